@@ -1,0 +1,34 @@
+"""Reinforcement-learning environments that live on the GPU and are plain Python to write."""
+
+from gymnasium.vector import AutoresetMode
+
+from operant_gpu import envs
+from operant_gpu.environment import Environment
+from operant_gpu.errors import (
+    ActionError,
+    BackendError,
+    InvalidConfig,
+    OperantError,
+    ResetNeeded,
+    UnsupportedConstruct,
+)
+from operant_gpu.registry import list_envs, make, register
+from operant_gpu.vector import VecEnv
+
+__all__ = [
+    "ActionError",
+    "AutoresetMode",
+    "BackendError",
+    "Environment",
+    "InvalidConfig",
+    "OperantError",
+    "ResetNeeded",
+    "UnsupportedConstruct",
+    "VecEnv",
+    "envs",
+    "list_envs",
+    "make",
+    "register",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Backends: the same environment functions on different machines."""

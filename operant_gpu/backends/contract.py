@@ -1,0 +1,96 @@
+"""A trial of an environment's functions on two rows, before anything is allocated."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from operant_gpu.backends.numpy import lower_to_numpy
+from operant_gpu.backends.numpy_ops import NumpyRng
+from operant_gpu.environment import Environment
+from operant_gpu.errors import InvalidConfig, UnsupportedConstruct
+from operant_gpu.spaces import action_layout, observation_size
+
+_ROWS = 2
+
+
+def check_contract(environment: Environment, params: Any) -> None:
+    """Run reset, step and observe once and check what they return.
+
+    Raises:
+        UnsupportedConstruct: If a function uses what the lowering does not know.
+        InvalidConfig: If a function fails or returns something else than its contract says.
+    """
+    observation_space, action_space = environment.spaces(params)
+    clock = np.zeros(_ROWS, np.int32)
+    rng = NumpyRng(np.zeros(_ROWS, np.int64), np.arange(_ROWS, dtype=np.int32), clock, clock, 0)
+    state = _as_columns(environment, "reset", _trial(environment, "reset", rng, params))
+    result = _trial(environment, "step", state, _trial_action(action_space), rng, params)
+    if not isinstance(result, tuple) or len(result) != 3:
+        raise InvalidConfig("step", f"must return (State, reward, terminated), got {_describe(result)}")
+    _as_columns(environment, "step", result[0])
+    for name, value in zip(("reward", "terminated"), result[1:], strict=True):
+        _check_block("step", name, value)
+    components = _trial(environment, "observe", state, params)
+    size = observation_size(observation_space)
+    if not isinstance(components, tuple) or len(components) != size:
+        raise InvalidConfig("observe", f"must return a tuple of {size} components ({observation_space}), got {_describe(components)}")
+    for position, value in enumerate(components):
+        _check_block("observe", f"component {position}", value)
+
+
+def _trial(environment: Environment, name: str, *arguments: Any) -> Any:
+    function = lower_to_numpy(getattr(environment, name))
+    try:
+        with np.errstate(all="ignore"):
+            return function(*arguments)
+    except UnsupportedConstruct as error:
+        raise UnsupportedConstruct(f"{_place(error, function)}: {error}") from error
+    except Exception as error:
+        raise InvalidConfig(name, f"{_place(error, function)}: {type(error).__name__}: {error}") from error
+
+
+def _place(error: Exception, function: Callable[..., Any]) -> str:
+    """Return file, line and text of the innermost line of the author's file that the error passed through."""
+    file = function.__code__.co_filename
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    if not frames:
+        return f"{file}:{function.__code__.co_firstlineno}, in {function.__name__}"
+    return f"{file}:{frames[-1].lineno}, in {frames[-1].name}: `{frames[-1].line}`"
+
+
+def _trial_action(space: Any) -> Any:
+    layout = action_layout(space)
+    lows = layout.low or (0.0,) * layout.size
+    blocks = tuple(np.full(_ROWS, low, np.int32 if layout.is_discrete else np.float32) for low in lows)
+    return blocks if layout.shape else blocks[0]
+
+
+def _as_columns(environment: Environment, name: str, state: Any) -> Any:
+    if not isinstance(state, environment.state):
+        raise InvalidConfig(name, f"must return {_signature(environment.state)}, got {_describe(state)}")
+    for field, value in zip(state._fields, state, strict=True):
+        _check_block(name, f"field {field!r}", value)
+    dtypes = environment.column_dtypes()
+    columns = (np.broadcast_to(np.asarray(v).astype(dtypes[f]), _ROWS) for f, v in zip(state._fields, state, strict=True))
+    return environment.state(*columns)
+
+
+def _check_block(function: str, what: str, value: Any) -> None:
+    if np.shape(value) not in ((), (_ROWS,)) or np.asarray(value).dtype.kind not in "biuf":
+        raise InvalidConfig(function, f"{what} must be a number or a block of one number per environment, got {_describe(value)}")
+
+
+def _signature(state: Any) -> str:
+    return f"{state.__name__}({', '.join(state._fields)})"
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, np.ndarray):
+        return f"a block of {value.dtype}"
+    return repr(value)

@@ -1,0 +1,272 @@
+"""Lowering: environment functions written for Triton become plain Python functions over a module of operations.
+
+The function's syntax tree is rewritten (operators and `tl.` functions into calls of the module, names into what they
+stand for) and compiled again under its own file name and line numbers, so that tracebacks point at the author's
+source. What Triton itself would refuse, or what the rewriting does not know, is an error here.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import textwrap
+from collections.abc import Callable
+from types import FunctionType, ModuleType
+from typing import Any, NoReturn
+
+from operant_gpu.errors import UnsupportedConstruct
+from operant_gpu.lang import constexpr_value, is_jit_function, numpy_dtype, tl
+
+# An operator's name in the tree and the function of the module of operations that it becomes.
+_OPERATORS = {
+    "Add": "add", "Sub": "sub", "Mult": "mul", "Div": "truediv", "FloorDiv": "floordiv", "Mod": "mod",
+    "LShift": "lshift", "RShift": "rshift", "BitAnd": "and_", "BitOr": "or_", "BitXor": "xor",
+    "Lt": "lt", "LtE": "le", "Gt": "gt", "GtE": "ge", "Eq": "eq", "NotEq": "ne",
+    "USub": "neg", "UAdd": "pos", "Invert": "invert",
+}  # fmt: skip
+_BUILTINS = {"range": "runtime_range", "min": "minimum", "max": "maximum"}
+_PLAIN = (ast.Constant, ast.Tuple, ast.Load, ast.Store, ast.Pass, ast.keyword, ast.Starred)
+
+
+def lower(function: Any, ops: ModuleType, intrinsics: dict[Any, Callable[..., Any]]) -> Callable[..., Any]:
+    """Return a Python function that does what the jit function `function` does, over `ops`.
+
+    Args:
+        function: A function decorated with `jit`.
+        ops: Module of operations: `add`, `where`, `sin`, ...
+        intrinsics: Jit functions that are replaced rather than lowered.
+
+    Raises:
+        UnsupportedConstruct: Naming file and line, if the function uses what the lowering does not know.
+    """
+    if function in intrinsics:
+        return intrinsics[function]
+    return _lowered(function, ops, tuple(intrinsics.items()))
+
+
+@functools.cache
+def _lowered(function: Any, ops: ModuleType, intrinsics: tuple[Any, ...]) -> Callable[..., Any]:
+    original: FunctionType = function.fn
+    source, first_line = _source(original)
+    tree = ast.parse(source)
+    ast.increment_lineno(tree, first_line - 1)
+    definition = tree.body[0]
+    assert isinstance(definition, ast.FunctionDef)
+    namespace: dict[str, Any] = {}
+    tree.body = [_Rewriter(original, ops, dict(intrinsics), namespace).definition(definition)]
+    code = compile(ast.fix_missing_locations(tree), original.__code__.co_filename, "exec")
+    exec(code, namespace)
+    result: FunctionType = namespace[definition.name]
+    result.__defaults__ = _constants(original.__defaults__)
+    return result
+
+
+def _constants(defaults: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+    return defaults and tuple(constexpr_value(default) for default in defaults)
+
+
+def _source(function: FunctionType) -> tuple[str, int]:
+    try:
+        lines, first_line = inspect.getsourcelines(function)
+    except OSError as error:
+        raise UnsupportedConstruct(
+            f"the source of {function.__name__} cannot be read ({error}): define environment functions in a file"
+        ) from error
+    return textwrap.dedent("".join(lines)), first_line
+
+
+class _Rewriter(ast.NodeTransformer):
+    """Rewrites one function; `namespace` collects what its names stand for."""
+
+    def __init__(
+        self, function: FunctionType, ops: ModuleType, intrinsics: dict[Any, Any], namespace: dict[str, Any]
+    ) -> None:
+        self._function, self._ops, self._intrinsics, self._namespace = function, ops, intrinsics, namespace
+        self._locals: set[str] = set()
+
+    def definition(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        arguments = node.args
+        if arguments.vararg or arguments.kwarg or arguments.kwonlyargs or arguments.posonlyargs:
+            self._refuse(node, "only plain arguments are supported")
+        self._locals = set(self._function.__code__.co_varnames)
+        for argument in arguments.args:
+            argument.annotation = None
+        node.decorator_list, node.returns, arguments.defaults = [], None, []
+        # Defaults are set on the compiled function from the original's values.
+        node.body = [self.visit(statement) for statement in node.body]
+        return node
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        if not isinstance(node, _PLAIN):
+            self._refuse(node, f"{type(node).__name__} is not supported in environment functions")
+        return super().generic_visit(node)
+
+    # Statements
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST:
+        if len(node.targets) != 1:
+            self._refuse(node, "assign to one target at a time")
+        self._check_target(node.targets[0])
+        node.value = self._op("value", self.visit(node.value))
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        self._check_target(node.target)
+        if node.value is None:
+            self._refuse(node, "a declaration without a value")
+        assigned = self.visit(node.value)
+        constant = ast.unparse(node.annotation).endswith("constexpr")
+        return ast.Assign([node.target], assigned if constant else self._op("value", assigned), lineno=node.lineno)
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST:
+        # Never in place: the name may stand for a column of memory.
+        self._check_target(node.target)
+        assert isinstance(node.target, ast.Name)
+        left = ast.copy_location(ast.Name(node.target.id, ast.Load()), node)
+        result = self._op(self._operator(node.op), left, self.visit(node.value))
+        return ast.copy_location(ast.Assign([node.target], result), node)
+
+    def visit_Return(self, node: ast.Return) -> ast.AST:
+        node.value = node.value and self.visit(node.value)
+        return node
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        node.value = self.visit(node.value)
+        return node
+
+    def visit_If(self, node: ast.If) -> ast.AST:
+        node.test = self._op("static", self.visit(node.test))
+        node.body = [self.visit(statement) for statement in node.body]
+        node.orelse = [self.visit(statement) for statement in node.orelse]
+        return node
+
+    def visit_For(self, node: ast.For) -> ast.AST:
+        if node.orelse:
+            self._refuse(node, "for-else is not supported")
+        self._check_target(node.target)
+        node.iter = self.visit(node.iter)
+        node.body = [self.visit(statement) for statement in node.body]
+        return node
+
+    # Expressions
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        return self._op(self._operator(node.op), self.visit(node.left), self.visit(node.right))
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
+        operand = self.visit(node.operand)
+        if isinstance(node.op, ast.Not):
+            return ast.copy_location(ast.UnaryOp(node.op, self._op("static", operand)), node)
+        return self._op(self._operator(node.op), operand)
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        if len(node.ops) != 1:
+            self._refuse(node, "a chained comparison: write (a < b) & (b < c)")
+        return self._op(self._operator(node.ops[0]), self.visit(node.left), self.visit(node.comparators[0]))
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
+        node.values = [self._op("static", self.visit(operand)) for operand in node.values]
+        return node
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
+        node.test = self._op("static", self.visit(node.test))
+        node.body, node.orelse = self.visit(node.body), self.visit(node.orelse)
+        return node
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        return self._op("item", self.visit(node.value), self.visit(node.slice))
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        if node.id in self._locals:
+            return node
+        return self._constant(node, self._resolve(node))
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        if self._is_static_path(node):
+            return self._constant(node, self._resolve(node))
+        # A column of State, a field of params or of rng.
+        node.value = self.visit(node.value)
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        arguments = [self.visit(argument) for argument in node.args]
+        keywords = [ast.keyword(keyword.arg, self.visit(keyword.value)) for keyword in node.keywords]
+        if isinstance(node.func, ast.Attribute) and not self._is_static_path(node.func):
+            if node.func.attr != "to":
+                self._refuse(node, f"the method .{node.func.attr}() is not supported: .to(dtype) is the only one")
+            arguments.insert(0, self.visit(node.func.value))
+            return self._op("cast", *arguments, keywords=keywords)
+        return ast.copy_location(ast.Call(self.visit(node.func), arguments, keywords), node)
+
+    # Names
+
+    def _is_static_path(self, node: ast.expr) -> bool:
+        while isinstance(node, ast.Attribute):
+            node = node.value
+        return isinstance(node, ast.Name) and node.id not in self._locals
+
+    def _resolve(self, node: ast.expr) -> Any:
+        """Return what a name outside the function stands for: a constant, a dtype, a class or a function."""
+        name = ast.unparse(node)
+        if name in _BUILTINS or name == "len":
+            return getattr(self._ops, _BUILTINS.get(name, ""), len)
+        found = self._lookup(node)
+        if isinstance(found, tl.constexpr):
+            return constexpr_value(found)
+        if numpy_dtype(found) is not None:
+            return numpy_dtype(found)
+        if is_jit_function(found):
+            return lower(found, self._ops, self._intrinsics)
+        if isinstance(found, type) and issubclass(found, tuple):
+            return found
+        if isinstance(node, ast.Attribute) and self._lookup(node.value) in (tl, getattr(tl, "math", None)):
+            if node.attr in self._ops.TL_FUNCTIONS:
+                return getattr(self._ops, node.attr)
+            self._refuse(node, f"{name} is not available on every backend")
+        if isinstance(found, bool | int | float):
+            self._refuse(node, f"{name} is a plain number outside the function: wrap it, {name} = tl.constexpr({found!r})")
+        self._refuse(node, f"{name} is neither a jit function, a tl.constexpr, a NamedTuple class nor part of tl")
+
+    def _lookup(self, node: ast.expr) -> Any:
+        if isinstance(node, ast.Attribute):
+            owner = self._lookup(node.value)
+            if not hasattr(owner, node.attr):
+                self._refuse(node, f"{ast.unparse(node)} does not exist")
+            return getattr(owner, node.attr)
+        assert isinstance(node, ast.Name)
+        if node.id in self._function.__code__.co_freevars:
+            self._refuse(node, f"{node.id} belongs to an enclosing function: define it at the top of the module")
+        if node.id not in self._function.__globals__:
+            self._refuse(node, f"the name {node.id!r} is not defined")
+        return self._function.__globals__[node.id]
+
+    # Building and refusing
+
+    def _constant(self, node: ast.expr, found: Any) -> ast.AST:
+        name = "_".join(["outer", *ast.unparse(node).split(".")])
+        self._namespace[name] = found
+        return ast.copy_location(ast.Name(name, ast.Load()), node)
+
+    def _op(self, name: str, *arguments: Any, keywords: Any = ()) -> ast.expr:
+        slot = f"op_{name}"
+        self._namespace[slot] = getattr(self._ops, name)
+        call = ast.Call(ast.Name(slot, ast.Load()), list(arguments), list(keywords))
+        return ast.copy_location(call, arguments[0])
+
+    def _operator(self, node: ast.AST) -> str:
+        name = type(node).__name__
+        if name not in _OPERATORS:
+            self._refuse(node, f"the operator {name} is not supported")
+        return _OPERATORS[name]
+
+    def _check_target(self, target: ast.expr) -> None:
+        parts = target.elts if isinstance(target, ast.Tuple) else [target]
+        if not all(isinstance(part, ast.Name) for part in parts):
+            self._refuse(target, "assign to names alone: blocks and State cannot be changed in place")
+
+    def _refuse(self, node: ast.AST, message: str) -> NoReturn:
+        line = getattr(node, "lineno", self._function.__code__.co_firstlineno)
+        place = f"{self._function.__code__.co_filename}:{line}, in {self._function.__name__}"
+        text = f": `{ast.unparse(node).splitlines()[0]}`" if isinstance(node, ast.expr | ast.stmt) else ""
+        raise UnsupportedConstruct(f"{place}{text}: {message}")

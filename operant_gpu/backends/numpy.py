@@ -1,0 +1,167 @@
+"""The NumPy backend: the lowered functions over whole columns, resets over the rows that ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from torch import Tensor
+
+from operant_gpu.backends import numpy_ops
+from operant_gpu.backends.base import Batch, numpy_view
+from operant_gpu.backends.lowering import lower
+from operant_gpu.backends.numpy_ops import NumpyRng
+from operant_gpu.columns import Columns, Outputs
+from operant_gpu.lang import constexpr_value
+from operant_gpu.random import RESET_STREAM, STEP_STREAM, philox_words
+from operant_gpu.spaces import ActionLayout
+
+Array = np.ndarray[Any, Any]
+
+_RESET_STREAM, _STEP_STREAM = constexpr_value(RESET_STREAM), constexpr_value(STEP_STREAM)
+
+
+def lower_to_numpy(function: Any) -> Any:
+    """Return the NumPy form of an environment's jit function."""
+    return lower(function, numpy_ops, {philox_words: NumpyRng.words})
+
+
+class NumpyBackend:
+    """Implements `Backend` on the CPU, in the memory of the batch's tensors."""
+
+    name = "numpy"
+
+    def __init__(self, batch: Batch) -> None:
+        environment = batch.environment
+        self._reset, self._step, self._observe = map(lower_to_numpy, (environment.reset, environment.step, environment.observe))
+        self._params, self._layout, self._limit = batch.params, batch.actions, batch.max_episode_steps
+        self._mode = batch.autoreset_mode
+        self._state = environment.state(*map(numpy_view, batch.state))
+        self._columns = Columns(*map(numpy_view, batch.columns))  # type: ignore[arg-type]
+
+    def reset(self, mask: Tensor, obs: Tensor) -> None:
+        """Begin a new episode where `mask` holds and write every row's observation."""
+        columns: Any = self._columns
+        rows = numpy_view(mask).nonzero()[0]
+        columns.elapsed[rows], columns.episode_return[rows], columns.ended[rows] = 0, 0.0, False
+        with np.errstate(all="ignore"):
+            self._begin_episodes(rows)
+            _write(numpy_view(obs), self._observe(self._state, self._params))
+
+    def step(self, actions: Tensor, outputs: Outputs) -> None:
+        """Advance every environment by one action."""
+        out = Outputs(*map(numpy_view, outputs))  # type: ignore[arg-type]
+        columns: Any = self._columns
+        waiting = columns.ended.nonzero()[0]
+        if self._mode is not AutoresetMode.DISABLED:
+            columns.elapsed[waiting] = 0
+            columns.episode_return[waiting] = 0.0
+        with np.errstate(all="ignore"):
+            active = self._active_rows(numpy_view(actions), waiting)
+            self._advance(numpy_view(actions), active, out)
+            done = self._count(active, out)
+            self._finish(done, waiting, out)
+
+    def _active_rows(self, actions: Array, waiting: Array) -> Array | None:
+        """Return the mask of the rows that take their action, or None where all do; count the others."""
+        columns: Any = self._columns
+        valid = _valid_actions(actions, self._layout)
+        skips_ended = self._mode is not AutoresetMode.SAME_STEP and waiting.size > 0
+        if not skips_ended and valid.all():
+            return None
+        if not skips_ended:
+            _increase(columns.bad_actions, ~valid)
+            return valid
+        _increase(columns.bad_actions, ~valid & ~columns.ended)
+        if self._mode is AutoresetMode.DISABLED:
+            _increase(columns.late_steps, columns.ended)
+        return valid & ~columns.ended
+
+    def _advance(self, actions: Array, active: Array | None, out: Any) -> None:
+        columns: Any = self._columns
+        rng = NumpyRng(columns.seed, columns.env_id, columns.episode, columns.elapsed, _STEP_STREAM)
+        stepped, reward, terminated = self._step(self._state, _action_blocks(actions, self._layout), rng, self._params)
+        # State last: a function may return its input columns as anything.
+        out.reward[...], out.terminated[...] = reward, terminated
+        stepped = _detached(stepped, self._state)
+        for column, new in zip(self._state, stepped, strict=True):
+            np.copyto(column, new, where=True if active is None else active, casting="unsafe")
+        if active is not None:
+            out.reward[~active], out.terminated[~active] = 0.0, False
+
+    def _count(self, active: Array | None, out: Any) -> Array:
+        """Move the clock and the statistics on; return the rows whose episode ended."""
+        columns: Any = self._columns
+        _increase(columns.elapsed, 1 if active is None else active)
+        _increase(columns.episode_return, out.reward)
+        np.greater_equal(columns.elapsed, self._limit, out=out.truncated)
+        if active is not None:
+            np.logical_and(out.truncated, active, out=out.truncated)
+        ended = out.terminated | out.truncated
+        done = ended.nonzero()[0]
+        columns.log_count[done] += 1
+        columns.log_return[done] += columns.episode_return[done]
+        columns.log_length[done] += columns.elapsed[done]
+        if self._mode is AutoresetMode.DISABLED:
+            np.logical_or(columns.ended, ended, out=columns.ended)
+        else:
+            columns.ended[...] = ended
+        return done
+
+    def _finish(self, done: Array, waiting: Array, out: Any) -> None:
+        """Reset the rows that the mode resets now, and observe."""
+        if self._mode is AutoresetMode.SAME_STEP:
+            _write(out.final_obs, self._observe(self._state, self._params))
+            np.copyto(out.obs, out.final_obs)
+            if done.size:
+                _write(out.obs, self._observe(self._begin_episodes(done), self._params), done)
+            return
+        if self._mode is AutoresetMode.NEXT_STEP and waiting.size:
+            self._begin_episodes(waiting)
+        _write(out.obs, self._observe(self._state, self._params))
+
+    def _begin_episodes(self, rows: Array) -> Any:
+        """Reset the given rows; return their new state."""
+        columns: Any = self._columns
+        columns.episode[rows] += 1
+        clock = np.zeros(rows.size, np.int32)
+        rng = NumpyRng(columns.seed[rows], columns.env_id[rows], columns.episode[rows], clock, _RESET_STREAM)
+        fresh = self._reset(rng, self._params)
+        for column, new in zip(self._state, fresh, strict=True):
+            column[rows] = new
+        return type(self._state)(*(column[rows] for column in self._state))
+
+
+def _increase(column: Array, amount: Any) -> None:
+    np.add(column, amount, out=column)
+
+
+def _valid_actions(actions: Array, layout: ActionLayout) -> Array:
+    if not layout.is_discrete:
+        return np.isfinite(actions).all(axis=1)
+    valid = (actions >= np.array(layout.low)) & (actions < np.array(layout.high)) if layout.shape else (
+        (actions >= layout.low[0]) & (actions < layout.high[0])
+    )
+    return valid.all(axis=1) if layout.shape else valid
+
+
+def _action_blocks(actions: Array, layout: ActionLayout) -> Any:
+    """Return actions as environment functions take them: a block, or a tuple of blocks."""
+    dtype = np.int32 if layout.is_discrete else np.float32
+    blocks = tuple(np.ascontiguousarray(column, dtype) for column in actions.reshape(len(actions), -1).T)
+    return blocks if layout.shape else blocks[0]
+
+
+def _detached(new: Sequence[Any], columns: Sequence[Array]) -> Sequence[Any]:
+    """Copy the values that are another field's column: writing one would change the other."""
+    identities = {id(column): position for position, column in enumerate(columns)}
+    return [
+        value.copy() if identities.get(id(value), position) != position else value for position, value in enumerate(new)
+    ]
+
+
+def _write(target: Array, components: Sequence[Any], rows: Any = ...) -> None:
+    for position, component in enumerate(components):
+        target[rows, position] = component

@@ -1,0 +1,251 @@
+"""What Triton's operators and functions mean, in NumPy.
+
+The lowering turns `a * b` into `mul(a, b)` and `tl.sin(x)` into `sin(x)` of this module. A value is an array (a block),
+a NumPy scalar (a scalar tensor in Triton) or a Python number (a compile-time constant, which does
+not take part in promotion). Where NumPy and Triton differ, this module follows Triton: an int32 and a float32
+give a float32, `//` rounds toward zero, `%` has the sign of the dividend.
+"""
+
+from __future__ import annotations
+
+import builtins
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from operant_gpu.backends.philox import Words
+from operant_gpu.backends.philox import philox as _philox
+from operant_gpu.errors import UnsupportedConstruct
+from operant_gpu.random import Rng
+
+# The names of triton.language that environment functions may call.
+TL_FUNCTIONS = frozenset(
+    {"sin", "cos", "exp", "exp2", "log", "log2", "sqrt", "sqrt_rn", "rsqrt", "sigmoid", "floor", "ceil", "div_rn", "abs"}
+    | {"clamp", "minimum", "maximum", "where", "umulhi", "cast", "zeros_like", "static_assert", "static_range"}
+)
+
+_BOOL, _INT32 = np.dtype(np.bool_), np.dtype(np.int32)
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+
+
+class NumpyRng:
+    """An `Rng` that computes each block of words once."""
+
+    __slots__ = (*Rng._fields, "_blocks")
+
+    def __init__(self, seed: Any, env_id: Any, episode: Any, step: Any, stream: int) -> None:
+        self.seed, self.env_id, self.episode, self.step, self.stream = seed, env_id, episode, step, stream
+        self._blocks: dict[int, tuple[Words, Words, Words, Words]] = {}
+
+    def words(self, block: int) -> tuple[Words, Words, Words, Words]:
+        """Return the four words of one counter block."""
+        if type(block) is not int:
+            raise UnsupportedConstruct("a draw number must be known at compile time: a literal or a tl.static_range index")
+        if block not in self._blocks:
+            self._blocks[block] = _philox(self.seed, self.env_id, self.episode, self.step, self.stream + block)
+        return self._blocks[block]
+
+
+def static(value: Any) -> Any:
+    """Refuse a block where Python needs one truth value."""
+    if isinstance(value, np.ndarray):
+        raise UnsupportedConstruct(
+            "`if`, `and`, `or` and `not` need one truth value, this is a block of one per environment: "
+            "use tl.where(condition, a, b), and & | ~ between conditions"
+        )
+    return value
+
+
+def value(assigned: Any) -> Any:
+    """Turn a number that gets a name into a scalar of 32 bits, as Triton does."""
+    kind = type(assigned)
+    if kind is float:
+        return np.float32(assigned)
+    if kind is bool:
+        return np.bool_(assigned)
+    if kind is int:
+        return np.int32(assigned) if -(2**31) <= assigned < 2**31 else np.int64(assigned)
+    if kind is tuple:
+        return tuple(value(item) for item in assigned)
+    return assigned
+
+
+def item(container: Any, index: Any) -> Any:
+    """Return one component of a tuple."""
+    if not isinstance(container, tuple):
+        raise UnsupportedConstruct("only tuples can be indexed: a block has one number per environment")
+    return container[index]
+
+
+def _promoted(a_dtype: np.dtype[Any], b_dtype: np.dtype[Any]) -> np.dtype[Any]:
+    if a_dtype.kind == "f" or b_dtype.kind == "f":
+        return _FLOAT64 if _FLOAT64 in (a_dtype, b_dtype) else _FLOAT32
+    # C's rules: the wider wins, of two alike the unsigned one.
+    return builtins.max(a_dtype, b_dtype, key=lambda dtype: (dtype.itemsize, dtype.kind == "u", dtype.kind == "i"))
+
+
+def _against_number(block: Any, number: Any) -> Any:
+    """Widen a block's dtype to the kind of a Python number beside it."""
+    kind = block.dtype.kind
+    if type(number) is float and kind != "f":
+        return block.astype(_FLOAT32)
+    if type(number) is int and kind == "b":
+        return block.astype(_INT32)
+    return block
+
+
+def _pair(a: Any, b: Any) -> tuple[Any, Any]:
+    """Bring two operands to one dtype as Triton does."""
+    a_dtype, b_dtype = getattr(a, "dtype", None), getattr(b, "dtype", None)
+    if a_dtype is b_dtype:
+        return a, b
+    if b_dtype is None:
+        return _against_number(a, b), b
+    if a_dtype is None:
+        return a, _against_number(b, a)
+    common = _promoted(a_dtype, b_dtype)
+    return a.astype(common, copy=False), b.astype(common, copy=False)
+
+
+def _is_number(a: Any) -> bool:
+    return isinstance(a, bool | int | float)
+
+
+def _binary(name: str, on_numbers: Callable[..., Any], on_blocks: Callable[..., Any]) -> Callable[[Any, Any], Any]:
+    def apply(a: Any, b: Any) -> Any:
+        a, b = _pair(a, b)
+        if _is_number(a) and _is_number(b):
+            return on_numbers(a, b)
+        return on_blocks(a, b)
+
+    apply.__name__ = name
+    return apply
+
+
+def _arithmetic(name: str, on_numbers: Callable[..., Any], ufunc: Callable[..., Any]) -> Callable[[Any, Any], Any]:
+    def checked(a: Any, b: Any) -> Any:
+        result = ufunc(a, b)
+        if result.dtype is _BOOL:
+            raise UnsupportedConstruct(f"{name} of two conditions: use & | ^, or cast with .to(tl.int32) first")
+        return result
+
+    return _binary(name, on_numbers, checked)
+
+
+def _true_divide(a: Any, b: Any) -> Any:
+    if a.dtype.kind != "f" if isinstance(a, np.generic | np.ndarray) else b.dtype.kind != "f":
+        a, b = np.asarray(a, _FLOAT32), np.asarray(b, _FLOAT32)
+    return np.divide(a, b)
+
+
+def _truncating_divide(a: Any, b: Any) -> Any:
+    quotient = np.floor_divide(a, b)
+    if quotient.dtype.kind == "f":
+        raise UnsupportedConstruct("// of floats: use tl.floor(a / b)")
+    inexact = np.multiply(quotient, b) != a
+    return quotient + (inexact & ((a < 0) != (b < 0)))
+
+
+add = _arithmetic("+", operator.add, np.add)
+mul = _arithmetic("*", operator.mul, np.multiply)
+sub = _binary("-", operator.sub, np.subtract)
+truediv = _binary("/", operator.truediv, _true_divide)
+floordiv = _binary("//", operator.floordiv, _truncating_divide)
+mod = _binary("%", operator.mod, np.fmod)
+lshift = _binary("<<", operator.lshift, np.left_shift)
+rshift = _binary(">>", operator.rshift, np.right_shift)
+and_ = _binary("&", operator.and_, np.bitwise_and)
+or_ = _binary("|", operator.or_, np.bitwise_or)
+xor = _binary("^", operator.xor, np.bitwise_xor)
+lt = _binary("<", operator.lt, np.less)
+le = _binary("<=", operator.le, np.less_equal)
+gt = _binary(">", operator.gt, np.greater)
+ge = _binary(">=", operator.ge, np.greater_equal)
+eq = _binary("==", operator.eq, np.equal)
+ne = _binary("!=", operator.ne, np.not_equal)
+# Triton's default is to return the operand that is not NaN.
+minimum = _binary("minimum", builtins.min, np.fmin)
+maximum = _binary("maximum", builtins.max, np.fmax)
+neg, pos = operator.neg, operator.pos
+
+
+def invert(a: Any) -> Any:
+    """`~a`: of a condition its opposite."""
+    return not a if type(a) is bool else ~a
+
+
+def cast(a: Any, dtype: np.dtype[Any], bitcast: bool = False) -> Any:
+    """`a.to(dtype)`: C's conversion, or with `bitcast` the same bits."""
+    a = value(a)
+    if bitcast:
+        return a.view(dtype)
+    return a.astype(dtype, copy=False)
+
+
+def _floating(name: str, ufunc: Callable[..., Any]) -> Callable[[Any], Any]:
+    def apply(x: Any) -> Any:
+        x = value(x)
+        if x.dtype.kind != "f":
+            raise UnsupportedConstruct(f"tl.{name} of {x.dtype}: cast with .to(tl.float32) first")
+        return ufunc(x)
+
+    apply.__name__ = name
+    return apply
+
+
+sin, cos = _floating("sin", np.sin), _floating("cos", np.cos)
+exp, exp2 = _floating("exp", np.exp), _floating("exp2", np.exp2)
+log, log2 = _floating("log", np.log), _floating("log2", np.log2)
+sqrt, sqrt_rn = _floating("sqrt", np.sqrt), _floating("sqrt_rn", np.sqrt)
+rsqrt = _floating("rsqrt", lambda x: 1.0 / np.sqrt(x))
+sigmoid = _floating("sigmoid", lambda x: 1.0 / (1.0 + np.exp(-x)))
+floor, ceil = _floating("floor", np.floor), _floating("ceil", np.ceil)
+div_rn = truediv
+
+
+def abs(x: Any) -> Any:
+    """`tl.abs`."""
+    return np.abs(value(x))
+
+
+def clamp(x: Any, min: Any, max: Any) -> Any:
+    """`tl.clamp`."""
+    return minimum(maximum(x, min), max)
+
+
+def where(condition: Any, x: Any, y: Any) -> Any:
+    """`tl.where`: `x` where the condition holds, else `y`; both sides are computed."""
+    x, y = _pair(x, y)
+    if _is_number(x) and _is_number(y):
+        x, y = _pair(value(x), value(y))
+    return np.where(value(condition), x, y)
+
+
+def umulhi(a: Any, b: Any) -> Any:
+    """`tl.umulhi`: the upper 32 bits of a product of two uint32."""
+    if value(a).dtype != np.uint32 or value(b).dtype != np.uint32:
+        raise UnsupportedConstruct("tl.umulhi needs two uint32 blocks: cast with .to(tl.uint32)")
+    return ((np.asarray(a, np.uint64) * b) >> np.uint64(32)).astype(np.uint32)
+
+
+def zeros_like(x: Any) -> Any:
+    """`tl.zeros_like`."""
+    return np.zeros_like(x)
+
+
+def static_assert(condition: Any, message: str = "") -> None:
+    """`tl.static_assert`, checked when the function runs."""
+    if not static(condition):
+        raise UnsupportedConstruct(f"static assertion failed: {message}")
+
+
+def runtime_range(*bounds: Any) -> Any:
+    """`range`: its index is a run-time number in Triton, so here it is a NumPy scalar."""
+    return map(np.int32, range(*(int(static(bound)) for bound in bounds)))
+
+
+def static_range(*bounds: Any) -> Any:
+    """`tl.static_range`: its index is a compile-time constant."""
+    return range(*bounds)

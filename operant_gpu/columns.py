@@ -1,0 +1,54 @@
+"""The columns of memory that a vector environment and its backends share, one tensor each."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Columns(NamedTuple):
+    """What the library keeps of each environment, beside its state. Tensors of shape (num_envs,).
+
+    `episode` and `elapsed` are the clock of the random streams, the time limit and the statistics in one.
+    An ended episode leaves `elapsed` and `episode_return` standing until the next step, which reads them as zero
+    where `ended` is set: so they serve as the statistics of the episode that ended, at no cost.
+    """
+
+    seed: Tensor  # key of the streams
+    env_id: Tensor  # environment id in the streams
+    episode: Tensor  # number of the present episode, -1 before the first
+    elapsed: Tensor  # steps taken in the episode
+    episode_return: Tensor  # sum of its rewards
+    ended: Tensor  # the last step ended an episode
+    log_count: Tensor  # episodes finished since the logs were cleared
+    log_return: Tensor  # sum of their returns
+    log_length: Tensor  # sum of their lengths
+    bad_actions: Tensor  # actions out of range or not finite
+    late_steps: Tensor  # steps after an episode's end (DISABLED mode)
+
+
+class Outputs(NamedTuple):
+    """What a step writes. Observations are (num_envs, size), with any strides; the rest is (num_envs,)."""
+
+    obs: Tensor  # float32
+    final_obs: Tensor  # float32
+    reward: Tensor  # float32
+    terminated: Tensor  # bool
+    truncated: Tensor  # bool
+
+
+COLUMN_DTYPES = {
+    "seed": torch.int64,
+    "env_id": torch.int32,
+    "episode": torch.int32,
+    "elapsed": torch.int32,
+    "episode_return": torch.float32,
+    "ended": torch.bool,
+    "log_count": torch.int32,
+    "log_return": torch.float32,
+    "log_length": torch.int64,
+    "bad_actions": torch.int32,
+    "late_steps": torch.int32,
+}

@@ -1,0 +1,198 @@
+"""`Environment`: the definition of an environment as one frozen value."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from gymnasium import Space
+
+from operant_gpu.errors import InvalidConfig
+from operant_gpu.lang import is_jit_function, numpy_dtype
+from operant_gpu.spaces import action_layout, observation_size
+
+if TYPE_CHECKING:
+    from operant_gpu.vector import VecEnv
+
+# What VecEnv itself takes: an environment's own parameters must have other names.
+_RESERVED = frozenset(
+    {"num_envs", "device", "backend", "autoreset_mode", "max_episode_steps", "output", "copy", "debug", "render_mode"}
+    | {"first_env_id"}
+)
+_ARGUMENTS = {"reset": ("rng", "params"), "step": ("state", "action", "rng", "params"), "observe": ("state", "params")}
+
+
+class NoParams(NamedTuple):
+    """Parameters of an environment that has none."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Environment:
+    """An environment: its columns, its three functions and its spaces.
+
+    Calling it makes a `VecEnv`: `CartPole(num_envs=4096, gravity=1.6)`.
+
+    Attributes:
+        id: Name with version, such as "GridWalk-v0".
+        state: NamedTuple class with one field per column; the annotation is the column's dtype (`tl.float32`, ...).
+        reset: Jit function (rng, params) -> State.
+        step: Jit function (state, action, rng, params) -> (State, reward, terminated).
+        observe: Jit function (state, params) -> tuple of observation components.
+        observation_space: float32 Box of gymnasium.spaces, or a function from params to one.
+        action_space: Discrete, MultiDiscrete or float32 Box (k,), or a function from params to one.
+        params: NamedTuple class of int, float and bool constants with defaults; compiled into the kernels.
+        max_episode_steps: Steps after which an episode is truncated, or None.
+        reward_threshold: Mean return at which the task counts as solved, or None.
+        validate: Raises `InvalidConfig` on params that make no sense, or None.
+        draw: Function (state of plain numbers, params) -> uint8 array (height, width, 3), or None.
+
+    Raises:
+        InvalidConfig: If a part is missing or of the wrong kind.
+    """
+
+    id: str
+    state: type[Any]
+    reset: Any
+    step: Any
+    observe: Any
+    observation_space: Space[Any] | Callable[[Any], Space[Any]]
+    action_space: Space[Any] | Callable[[Any], Space[Any]]
+    params: type[Any] = NoParams
+    max_episode_steps: int | None = None
+    reward_threshold: float | None = None
+    validate: Callable[[Any], None] | None = None
+    draw: Callable[[Any, Any], np.ndarray[Any, Any]] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.id, str) or not re.fullmatch(r"[\w.-]+-v\d+", self.id):
+            raise InvalidConfig("id", f"expected a name with a version, such as 'GridWalk-v0', got {self.id!r}")
+        _check_named_tuple("state", self.state)
+        _check_named_tuple("params", self.params)
+        if not self.state._fields:
+            raise InvalidConfig("state", f"{self.state.__name__} has no field: an environment needs at least one column")
+        self.column_dtypes()
+        for name, arguments in _ARGUMENTS.items():
+            _check_function(name, getattr(self, name), arguments)
+        missing = [field for field in self.params._fields if field not in self.params._field_defaults]
+        if missing:
+            raise InvalidConfig("params", f"every field needs a default value, missing for {', '.join(missing)}")
+        taken = sorted(_RESERVED & set(self.params._fields))
+        if taken:
+            raise InvalidConfig("params", f"{', '.join(taken)} is an argument of VecEnv: choose another name")
+        limit = self.max_episode_steps
+        if limit is not None and (not _is_integer(limit) or limit < 1):
+            raise InvalidConfig("max_episode_steps", f"expected an integer of at least 1, or None, got {limit!r}")
+
+    def __call__(self, num_envs: int = 1, **settings: Any) -> VecEnv:
+        """Make a `VecEnv` of `num_envs` environments.
+
+        Args:
+            num_envs: How many environments to step together.
+            settings: Arguments of `VecEnv` (device, backend, ...) and fields of `params`.
+        """
+        from operant_gpu.vector import VecEnv
+
+        own = {name: settings.pop(name) for name in _RESERVED & settings.keys()}
+        return VecEnv(self, num_envs, params=self.make_params(settings), **own)
+
+    def make_params(self, overrides: Mapping[str, Any]) -> Any:
+        """Return `params` with defaults replaced by `overrides`, checked.
+
+        Raises:
+            InvalidConfig: If a name is unknown, a value is of the wrong type or `validate` refuses it.
+        """
+        for name in overrides:
+            if name not in self.params._fields:
+                raise InvalidConfig(name, _unknown(name, self))
+        defaults = self.params._field_defaults
+        values = {name: _checked_param(name, overrides.get(name, defaults[name]), defaults[name]) for name in defaults}
+        params = self.params(**values)
+        if self.validate is not None:
+            self.validate(params)
+        return params
+
+    def spaces(self, params: Any) -> tuple[Space[Any], Space[Any]]:
+        """Return the observation and action spaces of one environment with these params."""
+        observation, action = (
+            space if isinstance(space, Space) else space(params) for space in (self.observation_space, self.action_space)
+        )
+        observation_size(observation)
+        action_layout(action)
+        return observation, action
+
+    def column_dtypes(self) -> dict[str, np.dtype[Any]]:
+        """Return the NumPy dtype of each state column.
+
+        Raises:
+            InvalidConfig: If an annotation is not a dtype that a column can have.
+        """
+        dtypes = {}
+        for name, annotation in self.state.__annotations__.items():
+            dtype = numpy_dtype(_evaluate(annotation, self.state))
+            if dtype is None or dtype.kind == "u" and dtype.itemsize > 1:
+                raise InvalidConfig(
+                    "state",
+                    f"field {name!r} of {self.state.__name__} is annotated {annotation!r}: expected tl.float32, tl.float64, "
+                    "tl.int1, tl.int8, tl.int16, tl.int32, tl.int64 or tl.uint8",
+                )
+            dtypes[name] = dtype
+        return dtypes
+
+
+def _check_named_tuple(param: str, value: object) -> None:
+    if not (isinstance(value, type) and issubclass(value, tuple) and hasattr(value, "_field_defaults")):
+        raise InvalidConfig(param, f"expected a subclass of typing.NamedTuple, got {value!r}")
+
+
+def _check_function(name: str, function: Any, arguments: tuple[str, ...]) -> None:
+    signature = f"{name}({', '.join(arguments)})"
+    if not is_jit_function(function):
+        raise InvalidConfig(name, f"expected a function {signature} decorated with jit, got {function!r}")
+    given = tuple(inspect.signature(function.fn).parameters)
+    if len(given) != len(arguments):
+        raise InvalidConfig(name, f"expected the arguments {signature}, got {name}({', '.join(given)})")
+
+
+def _evaluate(annotation: object, owner: type[Any]) -> object:
+    """Resolve an annotation that `from __future__ import annotations` left as text."""
+    text = getattr(annotation, "__forward_arg__", annotation)
+    if not isinstance(text, str):
+        return annotation
+    try:
+        return eval(text, vars(sys.modules[owner.__module__]))
+    except (AttributeError, NameError, SyntaxError):
+        return annotation
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _checked_param(name: str, value: Any, default: Any) -> bool | int | float:
+    kind = type(default)
+    if kind is bool and isinstance(value, bool | np.bool_):
+        return bool(value)
+    if kind is int and _is_integer(value):
+        return int(value)
+    number = _is_integer(value) or isinstance(value, float | np.floating)
+    if kind is float and number and math.isfinite(value):
+        return float(value)
+    expected = {bool: "True or False", int: "an integer", float: "a finite number"}.get(kind)
+    if expected is None:
+        raise InvalidConfig(name, f"a default must be a bool, int or float, got {default!r}")
+    raise InvalidConfig(name, f"expected {expected} (default {default!r}), got {value!r}")
+
+
+def _unknown(name: str, environment: Environment) -> str:
+    known = [*environment.params._fields, *sorted(_RESERVED)]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    own = ", ".join(environment.params._fields) or "none"
+    return f"unknown setting; {hint}parameters of {environment.id}: {own}; settings: {', '.join(sorted(_RESERVED))}"

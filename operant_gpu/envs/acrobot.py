@@ -1,0 +1,149 @@
+"""Acrobot: swing the tip of a two-link arm above a line by driving the joint between the links.
+
+Equations of Sutton and Barto, "Reinforcement learning: an introduction" (the "book" variant of Gymnasium's Acrobot-v1);
+one fourth-order Runge-Kutta step of `dt` per action.
+
+Observation: cosine and sine of both angles, both angular velocities (rad/s). The first angle is zero hanging
+down, the second is relative to the first link.
+Action: torque -1, 0 or 1 N m on the joint.
+Reward: -1 each step, 0 at the goal.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+
+from operant_gpu.environment import Environment
+from operant_gpu.envs.checks import positive
+from operant_gpu.envs.drawing import gymnasium_drawing
+from operant_gpu.lang import jit, tl
+from operant_gpu.random import uniform
+
+PI = tl.constexpr(np.pi)
+
+
+class State(NamedTuple):
+    theta1: tl.float32
+    theta2: tl.float32
+    theta1_dot: tl.float32
+    theta2_dot: tl.float32
+
+
+class Params(NamedTuple):
+    dt: float = 0.2  # s between states
+    link_length_1: float = 1.0  # m
+    link_mass_1: float = 1.0  # kg
+    link_mass_2: float = 1.0  # kg
+    link_com_pos_1: float = 0.5  # m, centre of mass of link 1
+    link_com_pos_2: float = 0.5  # m
+    link_moi: float = 1.0  # kg m^2, of both links
+    gravity: float = 9.8  # m/s^2
+    max_vel_1: float = 4 * np.pi  # rad/s
+    max_vel_2: float = 9 * np.pi  # rad/s
+
+
+@jit
+def reset(rng, params):
+    return State(
+        theta1=uniform(rng, 0, -0.1, 0.1),
+        theta2=uniform(rng, 1, -0.1, 0.1),
+        theta1_dot=uniform(rng, 2, -0.1, 0.1),
+        theta2_dot=uniform(rng, 3, -0.1, 0.1),
+    )
+
+
+@jit
+def derivative(state, torque, params):
+    """Return the time derivative of the state."""
+    theta1, theta2, theta1_dot, theta2_dot = state
+    m1, m2, l1, lc1, lc2 = (
+        params.link_mass_1,
+        params.link_mass_2,
+        params.link_length_1,
+        params.link_com_pos_1,
+        params.link_com_pos_2,
+    )
+    sin2, cos2 = tl.sin(theta2), tl.cos(theta2)
+
+    d1 = m1 * lc1 * lc1 + m2 * (l1 * l1 + lc2 * lc2 + 2.0 * l1 * lc2 * cos2) + 2.0 * params.link_moi
+    d2 = m2 * (lc2 * lc2 + l1 * lc2 * cos2) + params.link_moi
+    phi2 = m2 * lc2 * params.gravity * tl.sin(theta1 + theta2)
+    phi1 = (
+        -m2 * l1 * lc2 * theta2_dot * (theta2_dot + 2.0 * theta1_dot) * sin2
+        + (m1 * lc1 + m2 * l1) * params.gravity * tl.sin(theta1)
+        + phi2
+    )
+    theta2_acc = (torque + d2 / d1 * phi1 - m2 * l1 * lc2 * theta1_dot * theta1_dot * sin2 - phi2) / (
+        m2 * lc2 * lc2 + params.link_moi - d2 * d2 / d1
+    )
+    theta1_acc = -(d2 * theta2_acc + phi1) / d1
+    return State(theta1_dot, theta2_dot, theta1_acc, theta2_acc)
+
+
+@jit
+def moved(state, slope, dt):
+    """Return state + dt * slope."""
+    return State(
+        state.theta1 + dt * slope.theta1,
+        state.theta2 + dt * slope.theta2,
+        state.theta1_dot + dt * slope.theta1_dot,
+        state.theta2_dot + dt * slope.theta2_dot,
+    )
+
+
+@jit
+def wrapped(angle):
+    """Return the same angle in [-pi, pi)."""
+    return angle - 2.0 * PI * tl.floor((angle + PI) / (2.0 * PI))
+
+
+@jit
+def step(state, action, rng, params):
+    torque = (action - 1).to(tl.float32)
+    k1 = derivative(state, torque, params)
+    k2 = derivative(moved(state, k1, params.dt / 2.0), torque, params)
+    k3 = derivative(moved(state, k2, params.dt / 2.0), torque, params)
+    k4 = derivative(moved(state, k3, params.dt), torque, params)
+    state = moved(state, moved(moved(moved(k1, k2, 2.0), k3, 2.0), k4, 1.0), params.dt / 6.0)
+
+    theta1, theta2 = wrapped(state.theta1), wrapped(state.theta2)
+    theta1_dot = tl.clamp(state.theta1_dot, -params.max_vel_1, params.max_vel_1)
+    theta2_dot = tl.clamp(state.theta2_dot, -params.max_vel_2, params.max_vel_2)
+    terminated = -tl.cos(theta1) - tl.cos(theta1 + theta2) > 1.0
+    return State(theta1, theta2, theta1_dot, theta2_dot), tl.where(terminated, 0.0, -1.0), terminated
+
+
+@jit
+def observe(state, params):
+    return (
+        tl.cos(state.theta1),
+        tl.sin(state.theta1),
+        tl.cos(state.theta2),
+        tl.sin(state.theta2),
+        state.theta1_dot,
+        state.theta2_dot,
+    )
+
+
+def observation_space(params: Params) -> spaces.Box:
+    high = np.array([1.0, 1.0, 1.0, 1.0, params.max_vel_1, params.max_vel_2], np.float32)
+    return spaces.Box(-high, high)
+
+
+Acrobot = Environment(
+    id="Acrobot-v1",
+    state=State,
+    params=Params,
+    reset=reset,
+    step=step,
+    observe=observe,
+    observation_space=observation_space,
+    action_space=spaces.Discrete(3),
+    max_episode_steps=500,
+    reward_threshold=-100.0,
+    validate=positive("dt", "link_length_1", "link_mass_1", "link_mass_2", "link_moi", "max_vel_1", "max_vel_2"),
+    draw=gymnasium_drawing("Acrobot-v1"),
+)

@@ -1,0 +1,80 @@
+"""GridWalk: walk to a random goal on a grid.
+
+Observation: x and y of the walker, x and y of the goal, each scaled to [-1, 1]; y points down.
+Action: 0 up, 1 down, 2 left, 3 right; the edge of the grid holds.
+Reward: 1 at the goal, which ends the episode, else -0.01.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gymnasium import spaces
+
+from operant_gpu.environment import Environment
+from operant_gpu.envs.drawing import draw_grid
+from operant_gpu.errors import InvalidConfig
+from operant_gpu.lang import jit, tl
+from operant_gpu.random import integers
+
+
+class State(NamedTuple):
+    x: tl.int32
+    y: tl.int32
+    goal_x: tl.int32
+    goal_y: tl.int32
+
+
+class Params(NamedTuple):
+    grid_size: int = 10
+
+
+@jit
+def reset(rng, params):
+    cells = params.grid_size * params.grid_size
+    start = integers(rng, 0, 0, cells)
+    # One cell fewer, and those from the start on shifted by one: uniform over all but the start.
+    goal = integers(rng, 1, 0, cells - 1)
+    goal += (goal >= start).to(tl.int32)
+    return State(
+        x=start % params.grid_size,
+        y=start // params.grid_size,
+        goal_x=goal % params.grid_size,
+        goal_y=goal // params.grid_size,
+    )
+
+
+@jit
+def step(state, action, rng, params):
+    right = (action == 3).to(tl.int32) - (action == 2).to(tl.int32)
+    down = (action == 1).to(tl.int32) - (action == 0).to(tl.int32)
+    x = tl.minimum(tl.maximum(state.x + right, 0), params.grid_size - 1)
+    y = tl.minimum(tl.maximum(state.y + down, 0), params.grid_size - 1)
+    terminated = (x == state.goal_x) & (y == state.goal_y)
+    return State(x, y, state.goal_x, state.goal_y), tl.where(terminated, 1.0, -0.01), terminated
+
+
+@jit
+def observe(state, params):
+    scale = 2.0 / (params.grid_size - 1)
+    return state.x * scale - 1.0, state.y * scale - 1.0, state.goal_x * scale - 1.0, state.goal_y * scale - 1.0
+
+
+def validate(params: Params) -> None:
+    if not 2 <= params.grid_size <= 32_768:
+        raise InvalidConfig("grid_size", f"expected 2 to 32768, got {params.grid_size}")
+
+
+GridWalk = Environment(
+    id="GridWalk-v0",
+    state=State,
+    params=Params,
+    reset=reset,
+    step=step,
+    observe=observe,
+    observation_space=spaces.Box(-1.0, 1.0, (4,)),
+    action_space=spaces.Discrete(4),
+    max_episode_steps=100,
+    validate=validate,
+    draw=draw_grid,
+)

@@ -1,0 +1,85 @@
+"""MountainCar: an underpowered car rocks itself out of a valley.
+
+From Moore's thesis, "Efficient memory-based learning for robot control" (1990), as in Gymnasium's MountainCar-v0.
+
+Observation: position, velocity.
+Action: 0 accelerates left, 1 coasts, 2 accelerates right.
+Reward: -1 each step until the goal.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+
+from operant_gpu.environment import Environment
+from operant_gpu.envs.checks import positive
+from operant_gpu.envs.drawing import gymnasium_drawing
+from operant_gpu.lang import jit, tl
+from operant_gpu.random import uniform
+
+
+class State(NamedTuple):
+    position: tl.float32
+    velocity: tl.float32
+
+
+class Params(NamedTuple):
+    min_position: float = -1.2
+    max_position: float = 0.6
+    max_speed: float = 0.07  # per step
+    goal_position: float = 0.5
+    goal_velocity: float = 0.0
+    force: float = 0.001
+    gravity: float = 0.0025
+
+
+@jit
+def roll(state, acceleration, params):
+    """Move the car by one step along the valley sin(3 x)."""
+    velocity = state.velocity + acceleration - params.gravity * tl.cos(3.0 * state.position)
+    velocity = tl.clamp(velocity, -params.max_speed, params.max_speed)
+    position = tl.clamp(state.position + velocity, params.min_position, params.max_position)
+    # The wall on the left stops the car.
+    velocity = tl.where((position == params.min_position) & (velocity < 0.0), 0.0, velocity)
+    return State(position, velocity)
+
+
+@jit
+def reset(rng, params):
+    return State(position=uniform(rng, 0, -0.6, -0.4), velocity=0.0)
+
+
+@jit
+def step(state, action, rng, params):
+    state = roll(state, (action - 1) * params.force, params)
+    terminated = (state.position >= params.goal_position) & (state.velocity >= params.goal_velocity)
+    return state, -1.0, terminated
+
+
+@jit
+def observe(state, params):
+    return state.position, state.velocity
+
+
+def observation_space(params: Params) -> spaces.Box:
+    low = np.array([params.min_position, -params.max_speed], np.float32)
+    return spaces.Box(low, np.array([params.max_position, params.max_speed], np.float32))
+
+
+MountainCar = Environment(
+    id="MountainCar-v0",
+    state=State,
+    params=Params,
+    reset=reset,
+    step=step,
+    observe=observe,
+    observation_space=observation_space,
+    action_space=spaces.Discrete(3),
+    max_episode_steps=200,
+    reward_threshold=-110.0,
+    validate=positive("max_speed"),
+    draw=gymnasium_drawing("MountainCar-v0"),
+)

@@ -1,0 +1,54 @@
+"""MountainCarContinuous: MountainCar with a motor whose force is chosen, and paid for.
+
+As in Gymnasium's MountainCarContinuous-v0.
+
+Observation: position, velocity.
+Action: force in [-1, 1]; beyond, it saturates.
+Reward: 100 at the goal, minus 0.1 times the square of the action each step.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gymnasium import spaces
+
+from operant_gpu.environment import Environment
+from operant_gpu.envs.checks import positive
+from operant_gpu.envs.drawing import gymnasium_drawing
+from operant_gpu.envs.mountain_car import State, observation_space, observe, reset, roll
+from operant_gpu.lang import jit, tl
+
+
+class Params(NamedTuple):
+    min_position: float = -1.2
+    max_position: float = 0.6
+    max_speed: float = 0.07  # per step
+    goal_position: float = 0.45
+    goal_velocity: float = 0.0
+    power: float = 0.0015
+    gravity: float = 0.0025
+
+
+@jit
+def step(state, action, rng, params):
+    state = roll(state, tl.clamp(action[0], -1.0, 1.0) * params.power, params)
+    terminated = (state.position >= params.goal_position) & (state.velocity >= params.goal_velocity)
+    reward = tl.where(terminated, 100.0, 0.0) - 0.1 * action[0] * action[0]
+    return state, reward, terminated
+
+
+MountainCarContinuous = Environment(
+    id="MountainCarContinuous-v0",
+    state=State,
+    params=Params,
+    reset=reset,
+    step=step,
+    observe=observe,
+    observation_space=observation_space,
+    action_space=spaces.Box(-1.0, 1.0, (1,)),
+    max_episode_steps=999,
+    reward_threshold=90.0,
+    validate=positive("max_speed"),
+    draw=gymnasium_drawing("MountainCarContinuous-v0"),
+)

@@ -1,0 +1,33 @@
+"""The one family of exceptions that operant_gpu raises."""
+
+
+class OperantError(Exception):
+    """Base of every error raised by operant_gpu."""
+
+
+class InvalidConfig(OperantError, ValueError):
+    """A setting that cannot work.
+
+    Attributes:
+        param: Name of the offending setting.
+    """
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(f"{param}: {message}")
+        self.param = param
+
+
+class ActionError(OperantError, ValueError):
+    """Actions that the environment cannot take: wrong shape, dtype, device or value."""
+
+
+class BackendError(OperantError, RuntimeError):
+    """A backend or device that is missing on this machine, or that does not fit the request."""
+
+
+class ResetNeeded(OperantError, RuntimeError):
+    """A step before the first reset, or any use after `close`."""
+
+
+class UnsupportedConstruct(OperantError, TypeError):
+    """A construct in an environment function that not every backend runs alike."""

@@ -1,0 +1,1 @@
+"""Generic Triton kernels. No environment is named here."""

@@ -1,0 +1,94 @@
+"""The language of environment functions: Triton's `jit` and `tl`, or stand-ins where Triton is missing.
+
+The stand-ins execute nothing. They carry the same names, so that the files that define environments
+import anywhere; the CPU backends then read the functions' source (see `backends/lowering.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+__all__ = ["HAS_TRITON", "constexpr_value", "is_jit_function", "jit", "numpy_dtype", "tl"]
+
+_NUMPY_DTYPES = {
+    "int1": np.dtype(np.bool_),
+    "int8": np.dtype(np.int8),
+    "int16": np.dtype(np.int16),
+    "int32": np.dtype(np.int32),
+    "int64": np.dtype(np.int64),
+    "uint8": np.dtype(np.uint8),
+    "uint32": np.dtype(np.uint32),
+    "uint64": np.dtype(np.uint64),
+    "fp32": np.dtype(np.float32),
+    "fp64": np.dtype(np.float64),
+}
+
+
+class _Dtype:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"tl.{self.name}"
+
+    def __call__(self) -> None:
+        # typing.NamedTuple on Python 3.10 accepts callables alone as annotations.
+        raise TypeError(f"{self!r} is a dtype, not a function: use value.to({self!r})")
+
+
+class _Constexpr:
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class _Function:
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self.fn = fn
+        self.__name__ = fn.__name__
+        self.__doc__ = fn.__doc__
+
+    def __call__(self, *_args: Any, **_kwargs: Any) -> None:
+        raise TypeError(f"{self.__name__} is a jit function: a backend runs it, Python does not")
+
+
+class _Language:
+    """Stands in for `triton.language`: dtypes, `constexpr`, and a name for every operation."""
+
+    constexpr = _Constexpr
+    float32 = _Dtype("fp32")
+    float64 = _Dtype("fp64")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Dtype(name) if name in _NUMPY_DTYPES else name
+
+
+HAS_TRITON: bool
+jit: Any
+tl: Any
+try:
+    import triton.language as tl
+    from triton import jit
+except ImportError:
+    HAS_TRITON, jit, tl = False, _Function, _Language()
+else:
+    HAS_TRITON = True
+
+
+def is_jit_function(value: object) -> bool:
+    """Tell whether `value` was decorated with `jit` (compiled, interpreted or stand-in)."""
+    return callable(getattr(value, "fn", None))
+
+
+def constexpr_value(value: object) -> Any:
+    """Return the number inside a `tl.constexpr`, and anything else as it is."""
+    return value.value if isinstance(value, tl.constexpr) else value
+
+
+def numpy_dtype(dtype: object) -> np.dtype[Any] | None:
+    """Return the NumPy dtype of a `tl` dtype, or None if `dtype` is not one that columns can have."""
+    return _NUMPY_DTYPES.get(getattr(dtype, "name", ""))

@@ -1,0 +1,150 @@
+"""Allocation of a batch's tensors, and their exposure as torch, NumPy or CuPy arrays."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from operant_gpu.columns import COLUMN_DTYPES, Columns, Outputs
+from operant_gpu.environment import Environment
+from operant_gpu.errors import BackendError, InvalidConfig
+
+_MAX_ENVS = 2**31 - 1
+# Observation, final observation; reward and the two flags.
+_OUTPUT_BYTES = 6
+
+
+def check_num_envs(num_envs: Any, bytes_each: int, device: torch.device) -> int:
+    """Return `num_envs` if it is a number of environments that fits into the device's memory."""
+    if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer):
+        raise InvalidConfig("num_envs", f"expected an integer of at least 1, got {num_envs!r}")
+    if not 1 <= num_envs <= _MAX_ENVS:
+        raise InvalidConfig("num_envs", f"expected 1 to {_MAX_ENVS} (ids are 32-bit integers), got {num_envs}")
+    needed, present = int(num_envs) * bytes_each, _memory_of(device)
+    if present is not None and needed > present:
+        fits = present // bytes_each
+        raise InvalidConfig(
+            "num_envs",
+            f"{num_envs} environments of {bytes_each} bytes need {needed / 2**30:.1f} GiB, {device} has "
+            f"{present / 2**30:.1f} GiB: at most {fits} fit",
+        )
+    return int(num_envs)
+
+
+def _memory_of(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        # Not every system tells; the allocation itself will.
+        return None
+
+
+def bytes_per_env(environment: Environment, size: int) -> int:
+    """Return the memory of one environment: state, columns and outputs with two observations of `size`."""
+    columns = sum(dtype.itemsize for dtype in (*environment.column_dtypes().values(), *COLUMN_DTYPES.values()))
+    return columns + 8 * size + _OUTPUT_BYTES
+
+
+def allocate_state(environment: Environment, num_envs: int, device: torch.device) -> Any:
+    """Return a `State` of zeroed tensors."""
+    dtypes = (torch.from_numpy(np.empty(0, dtype)).dtype for dtype in environment.column_dtypes().values())
+    return environment.state(*(torch.zeros(num_envs, dtype=dtype, device=device) for dtype in dtypes))
+
+
+def allocate_columns(num_envs: int, device: torch.device, first_env_id: int) -> Columns:
+    """Return the library's columns as they are before the first reset."""
+    columns = Columns(**{name: torch.zeros(num_envs, dtype=dtype, device=device) for name, dtype in COLUMN_DTYPES.items()})
+    columns.env_id.copy_(torch.arange(first_env_id, first_env_id + num_envs, device=device))
+    columns.episode.fill_(-1)
+    return columns
+
+
+def allocate_outputs(num_envs: int, size: int, device: torch.device, *, separate_final_obs: bool) -> Outputs:
+    """Return the outputs of a step. Observations are stored component by component."""
+
+    def observations() -> Tensor:
+        return torch.zeros(size, num_envs, device=device).T
+
+    obs = observations()
+    return Outputs(
+        obs=obs,
+        final_obs=observations() if separate_final_obs else obs,
+        reward=torch.zeros(num_envs, device=device),
+        terminated=torch.zeros(num_envs, dtype=torch.bool, device=device),
+        truncated=torch.zeros(num_envs, dtype=torch.bool, device=device),
+    )
+
+
+def redirected(outputs: Outputs, out: Mapping[str, Any], shape: tuple[int, ...]) -> Outputs:
+    """Return `outputs` with the caller's tensors in place of those named in `out`.
+
+    Args:
+        outputs: The environment's own.
+        out: Tensors by name; observations of shape (num_envs, *shape), any strides.
+        shape: Shape of one observation.
+
+    Raises:
+        InvalidConfig: If a name is unknown or a tensor does not fit.
+    """
+    shared = outputs.final_obs is outputs.obs
+    replaced = {}
+    for name, given in out.items():
+        if name not in Outputs._fields:
+            raise InvalidConfig("out", f"unknown output {name!r}: expected some of {', '.join(Outputs._fields)}")
+        if name == "final_obs" and shared:
+            raise InvalidConfig("out", "final_obs is obs itself in this auto-reset mode: leave it out")
+        own = getattr(outputs, name)
+        expected = (own.shape[0], *shape) if name in ("obs", "final_obs") else tuple(own.shape)
+        if not isinstance(given, Tensor):
+            raise InvalidConfig("out", f"{name} must be a torch.Tensor, got {type(given).__name__}")
+        if given.shape != expected or given.dtype != own.dtype or given.device != own.device:
+            raise InvalidConfig(
+                "out",
+                f"{name} must be {own.dtype} of shape {expected} on {own.device}, "
+                f"got {given.dtype} {tuple(given.shape)} on {given.device}",
+            )
+        replaced[name] = given if given.shape == own.shape else given.view(own.shape)
+    if shared and "obs" in replaced:
+        replaced["final_obs"] = replaced["obs"]
+    return outputs._replace(**replaced)
+
+
+def unflattened(obs: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return flat observations (num_envs, size) as (num_envs, *shape), in the same memory."""
+    return obs if len(shape) == 1 else obs.unflatten(1, shape) if math.prod(shape) and shape else obs[:, 0]
+
+
+def exporter(output: str, device: torch.device) -> Callable[[Tensor], Any]:
+    """Return the function that exposes a tensor's memory as the library of `output` has it.
+
+    Raises:
+        InvalidConfig: If the name is unknown or cannot see this device's memory.
+        BackendError: If CuPy is missing.
+    """
+    if output == "torch":
+        return lambda tensor: tensor
+    if output == "numpy":
+        if device.type != "cpu":
+            raise InvalidConfig("output", f"'numpy' needs device='cpu', got {device}: use 'torch' or 'cupy'")
+        return lambda tensor: tensor.numpy()
+    if output == "cupy":
+        return _cupy_exporter(device)
+    raise InvalidConfig("output", f"expected 'torch', 'numpy' or 'cupy', got {output!r}")
+
+
+def _cupy_exporter(device: torch.device) -> Callable[[Tensor], Any]:
+    if device.type != "cuda":
+        raise InvalidConfig("output", f"'cupy' needs a CUDA device, got {device}: use 'torch' or 'numpy'")
+    try:
+        import cupy
+    except ImportError as error:
+        raise BackendError("output='cupy' needs CuPy: pip install 'operant-gpu[gpu]'") from error
+    return lambda tensor: cupy.from_dlpack(tensor)

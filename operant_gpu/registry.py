@@ -1,0 +1,74 @@
+"""Environments by name, here and in Gymnasium."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+from gymnasium.vector import AutoresetMode
+
+from operant_gpu.environment import Environment
+from operant_gpu.errors import InvalidConfig
+
+if TYPE_CHECKING:
+    from operant_gpu.vector import VecEnv
+
+NAMESPACE = "operant_gpu"
+
+_environments: dict[str, Environment] = {}
+
+
+def register(environment: Environment) -> Environment:
+    """Make an environment known to `make` and, as "operant_gpu/<id>", to `gymnasium.make_vec`.
+
+    Through Gymnasium the auto-reset mode defaults to NEXT_STEP, as that of Gymnasium's own vector environments does.
+
+    Args:
+        environment: The environment; it replaces one registered before with the same id.
+
+    Returns:
+        The environment, so that a definition can be registered where it stands.
+    """
+    if not isinstance(environment, Environment):
+        raise InvalidConfig("environment", f"expected an Environment, got {environment!r}")
+    name = f"{NAMESPACE}/{environment.id}"
+    _environments[environment.id] = environment
+    gymnasium.registry.pop(name, None)
+    gymnasium.register(
+        id=name,
+        vector_entry_point="operant_gpu.registry:make",
+        max_episode_steps=environment.max_episode_steps,
+        reward_threshold=environment.reward_threshold,
+        kwargs={"id": environment.id, "autoreset_mode": AutoresetMode.NEXT_STEP},
+    )
+    return environment
+
+
+def make(id: str, num_envs: int = 1, **settings: Any) -> VecEnv:
+    """Make a `VecEnv` of a registered environment.
+
+    Args:
+        id: Name of the environment, such as "CartPole-v1".
+        num_envs: How many environments to step together.
+        settings: Arguments of `VecEnv` (device, backend, ...) and parameters of the environment.
+
+    Raises:
+        InvalidConfig: If the id, a setting or a parameter is unknown or makes no sense.
+    """
+    return find(id)(num_envs, **settings)
+
+
+def find(id: str) -> Environment:
+    """Return the environment registered as `id`."""
+    environment = _environments.get(id) if isinstance(id, str) else None
+    if environment is None:
+        near = difflib.get_close_matches(str(id), _environments, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise InvalidConfig("id", f"unknown environment {id!r}; {hint}registered: {', '.join(list_envs())}")
+    return environment
+
+
+def list_envs() -> list[str]:
+    """Return the ids of all registered environments, sorted."""
+    return sorted(_environments)

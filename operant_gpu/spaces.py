@@ -1,0 +1,64 @@
+"""What the library needs to know of an environment's spaces: sizes, dtypes and bounds."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import Space, spaces
+
+from operant_gpu.errors import InvalidConfig
+
+
+class ActionLayout(NamedTuple):
+    """How the actions of one environment lie in memory and which are valid.
+
+    Attributes:
+        shape: () for Discrete, (k,) for MultiDiscrete and Box.
+        low: Smallest valid integer of each component; empty for Box.
+        high: One more than the largest valid integer of each component; empty for Box.
+    """
+
+    shape: tuple[int, ...]
+    low: tuple[int, ...] = ()
+    high: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of components."""
+        return math.prod(self.shape)
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether components are integers."""
+        return bool(self.low)
+
+
+def action_layout(space: Space[Any]) -> ActionLayout:
+    """Describe an action space.
+
+    Raises:
+        InvalidConfig: If the space is not Discrete, MultiDiscrete (one axis) or Box (one axis, float32).
+    """
+    if isinstance(space, spaces.Discrete):
+        return ActionLayout((), (int(space.start),), (int(space.start + space.n),))
+    if isinstance(space, spaces.MultiDiscrete) and len(space.shape) == 1:
+        low = tuple(int(start) for start in space.start)
+        return ActionLayout(space.shape, low, tuple(a + int(n) for a, n in zip(low, space.nvec, strict=True)))
+    if isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype == np.float32:
+        return ActionLayout(space.shape)
+    raise InvalidConfig(
+        "action_space", f"expected Discrete, MultiDiscrete (n,) or Box (k,) of float32 from gymnasium.spaces, got {space!r}"
+    )
+
+
+def observation_size(space: Space[Any]) -> int:
+    """Return the number of components of one observation.
+
+    Raises:
+        InvalidConfig: If the space is not a float32 Box.
+    """
+    if isinstance(space, spaces.Box) and space.dtype == np.float32 and math.prod(space.shape) > 0:
+        return math.prod(space.shape)
+    raise InvalidConfig("observation_space", f"expected a gymnasium.spaces.Box of float32, got {space!r}")

@@ -1,0 +1,413 @@
+"""`VecEnv`: many environments stepped together, as a `gymnasium.vector.VectorEnv` of device tensors."""
+
+from __future__ import annotations
+
+import functools
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import Space
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from operant_gpu import memory
+from operant_gpu.actions import ActionReader
+from operant_gpu.backends import select
+from operant_gpu.backends.base import NO_LIMIT, Batch
+from operant_gpu.backends.contract import check_contract
+from operant_gpu.columns import Outputs
+from operant_gpu.environment import Environment
+from operant_gpu.errors import ActionError, InvalidConfig, ResetNeeded, UnsupportedConstruct
+from operant_gpu.spaces import action_layout, observation_size
+
+Info = dict[str, Any]
+
+_STATE_FORMAT = 1
+
+
+class VecEnv(VectorEnv[Any, Any, Any]):
+    """Step `num_envs` environments together, on a GPU or a CPU.
+
+    What `reset` and `step` return is the library's own memory, written anew by every call: clone what must last, or
+    construct with `copy=True`. `step` does not synchronise with the device and can be captured in a CUDA graph.
+    Make one by calling an `Environment`, or with `operant_gpu.make`.
+
+    Args:
+        environment: The definition.
+        num_envs: How many environments, from 1 to what the device's memory holds.
+        params: The environment's constants, defaults if None.
+        device: "auto" (a GPU with Triton if there is one), "cpu", "cuda" or "cuda:<index>".
+        backend: "auto", "triton" or "numpy".
+        autoreset_mode: SAME_STEP (the step that ends an episode resets it, `info["final_obs"]` holds its last
+            observation), NEXT_STEP (the following step resets, ignores the action and gives reward 0) or DISABLED
+            (the caller resets with `options={"reset_mask": mask}`).
+        max_episode_steps: Steps after which an episode is truncated; None for the environment's own limit, -1 for none.
+        output: Arrays that come back: "torch", "numpy" (CPU) or "cupy" (GPU); views of the same memory.
+        copy: Whether to return fresh arrays at each call.
+        debug: Whether each step synchronises and raises `ActionError` at once for invalid action values.
+        render_mode: "rgb_array" if `render` is to be called, else None.
+        first_env_id: Id of the first environment in the random streams: processes that share a set of environments
+            each give their own.
+
+    Attributes:
+        environment: The definition.
+        params: The environment's constants.
+        state: The environment's `State` of live tensors of shape (num_envs,), writable in place (see `observe`).
+        device: Where the tensors are.
+        backend: Name of the backend.
+        autoreset_mode: When ended environments are reset.
+
+    Raises:
+        InvalidConfig: If a setting makes no sense.
+        BackendError: If the device or backend is not available.
+        UnsupportedConstruct: If an environment function uses what the backend does not know.
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        num_envs: int = 1,
+        *,
+        params: Any = None,
+        device: str | torch.device = "auto",
+        backend: str = "auto",
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        max_episode_steps: int | None = None,
+        output: str = "torch",
+        copy: bool = False,
+        debug: bool = False,
+        render_mode: str | None = None,
+        first_env_id: int = 0,
+    ) -> None:
+        self.environment = environment
+        self.params = environment.make_params({} if params is None else params._asdict())
+        self.single_observation_space, self.single_action_space = environment.spaces(self.params)
+        self.autoreset_mode = _autoreset_mode(autoreset_mode)
+        self.metadata = {"render_modes": ["rgb_array"], "autoreset_mode": self.autoreset_mode}
+        self.render_mode = _render_mode(render_mode, environment)
+        self.device, self.backend = select.resolve(device, backend)
+        _try_contract(environment, self.params, self.backend)
+        size = observation_size(self.single_observation_space)
+        self._shape = self.single_observation_space.shape or ()
+        self.num_envs = memory.check_num_envs(num_envs, memory.bytes_per_env(environment, size), self.device)
+        self.state = memory.allocate_state(environment, self.num_envs, self.device)
+        self._columns = memory.allocate_columns(self.num_envs, self.device, _first_env_id(first_env_id, self.num_envs))
+        self._env_ids = self._columns.env_id.clone()
+        self._outputs = memory.allocate_outputs(
+            self.num_envs, size, self.device, separate_final_obs=self.autoreset_mode is AutoresetMode.SAME_STEP
+        )
+        layout = action_layout(self.single_action_space)
+        self._reader = ActionReader(layout, self.num_envs, self.device)
+        self._limit = _limit(max_episode_steps, environment)
+        batch = Batch(environment, self.params, self.state, self._columns, layout, self._limit, self.autoreset_mode)
+        self._backend = select.create(self.backend, batch)
+        self._export = memory.exporter(output, self.device)
+        self._copy, self._debug, self._started = copy, debug, False
+        self._all = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
+        self._fixed = self._exported(self._outputs)
+
+    @functools.cached_property
+    def observation_space(self) -> Space[Any]:  # type: ignore[override]
+        """The space of a batch of observations."""
+        return batch_space(self.single_observation_space, self.num_envs)
+
+    @functools.cached_property
+    def action_space(self) -> Space[Any]:  # type: ignore[override]
+        """The space of a batch of actions."""
+        return batch_space(self.single_action_space, self.num_envs)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Any, Info]:
+        """Begin new episodes.
+
+        Args:
+            seed: Restarts the random streams: one integer in [0, 2**63) for all (environments differ by their
+                ids), or one per environment (environments with equal seeds then behave alike, wherever they
+                stand; None leaves one's stream as it is). Without a seed the streams go on; the very first come
+                from the operating system.
+            options: `{"reset_mask": mask}` resets only where the bool mask (num_envs,) holds; an observation is
+                returned for every environment.
+
+        Returns:
+            Observations (num_envs, *shape), float32, and an empty dict.
+
+        Raises:
+            InvalidConfig: If the seed or an option is not as described.
+        """
+        self._check_open()
+        mask = self._reset_mask(options)
+        if mask is not None and not self._started:
+            raise InvalidConfig("options", "the first reset takes every environment: call reset() before reset_mask")
+        if seed is None and not self._started:
+            seed = secrets.randbits(63)
+        mask = self._all if mask is None else mask
+        if seed is not None:
+            self._reseed(seed, mask)
+        self._backend.reset(mask, self._outputs.obs)
+        self._started = True
+        return self._first_output(), {}
+
+    def observe(self) -> Any:
+        """Return the observations of the present state, after it was written through `state`."""
+        self._check_started()
+        self._backend.reset(~self._all, self._outputs.obs)
+        return self._first_output()
+
+    def step(self, actions: Any, out: Mapping[str, Tensor] | None = None) -> tuple[Any, Any, Any, Any, Info]:
+        """Take one step in every environment.
+
+        Args:
+            actions: int32 or int64 (num_envs,) for Discrete, (num_envs, k) for MultiDiscrete, float32 (num_envs, k)
+                for Box; a tensor or DLPack array on `device`, on a CPU also a NumPy array or a list.
+            out: Tensors to write into instead of the environment's own: any of "obs", "final_obs" (SAME_STEP only),
+                "reward", "terminated" and "truncated".
+
+        Returns:
+            Observations (num_envs, *shape) float32, rewards (num_envs,) float32, `terminated` and `truncated`
+            (num_envs,) bool, and info. Info has `final_obs`, the observation before any reset, valid in every row,
+            with the mask `_final_obs` of episodes that ended, and `episode` with the return "r" and length "l" so far,
+            with the mask `_episode`. The arrays inside info are for reading: the environments go on from them.
+
+        Raises:
+            ActionError: If actions have the wrong shape, dtype or device; with `debug`, also for values out of
+                range or not finite. Without, such environments stay as they are, and `check` and `get_logs` raise.
+            InvalidConfig: If a tensor in `out` does not fit.
+            ResetNeeded: Before the first reset.
+        """
+        self._check_started()
+        tensor = self._reader.read(actions)
+        outputs = self._outputs if out is None else memory.redirected(self._outputs, out, self._shape)
+        self._backend.step(tensor, outputs)
+        if self._debug:
+            self.check()
+        exported = self._fixed if out is None and not self._copy else self._exported(outputs)
+        obs, final_obs, reward, terminated, truncated, ended, episode_return, length = exported
+        info = {
+            "final_obs": final_obs,
+            "_final_obs": ended,
+            "episode": {"r": episode_return, "l": length},
+            "_episode": ended,
+        }
+        return obs, reward, terminated, truncated, info
+
+    def check(self) -> None:
+        """Raise if any step since the last check was given an action it could not take.
+
+        Synchronises with the device. The counts start again from zero.
+
+        Raises:
+            ActionError: With the number of such actions and the first environment that got one.
+        """
+        columns = self._columns
+        bad, late = torch.stack([columns.bad_actions.sum(), columns.late_steps.sum()]).tolist()
+        if not bad and not late:
+            return
+        faults = []
+        if bad:
+            first = int(columns.bad_actions.gt(0).int().argmax())
+            faults.append(f"{bad} actions outside {self.single_action_space} or not finite (first in environment {first})")
+        if late:
+            first = int(columns.late_steps.gt(0).int().argmax())
+            faults.append(
+                f"{late} steps of ended episodes (first in environment {first}): "
+                'call reset(options={"reset_mask": terminated | truncated}) after a step that ends one'
+            )
+        columns.bad_actions.zero_()
+        columns.late_steps.zero_()
+        raise ActionError("; ".join(faults) + "; those environments were left as they were for the step")
+
+    def get_logs(self, clear: bool = False) -> dict[str, float]:
+        """Return statistics of the episodes finished since the logs were last cleared.
+
+        Synchronises with the device.
+
+        Args:
+            clear: Whether to start again from zero.
+
+        Returns:
+            "episode_count", and "mean_reward" and "mean_length" of an episode (NaN while there is none).
+
+        Raises:
+            ActionError: As `check`.
+        """
+        self.check()
+        logs = (self._columns.log_count, self._columns.log_return, self._columns.log_length)
+        count, total, length = torch.stack([column.sum(dtype=torch.float64) for column in logs]).tolist()
+        if clear:
+            for column in logs:
+                column.zero_()
+        return {
+            "episode_count": int(count),
+            "mean_reward": total / count if count else float("nan"),
+            "mean_length": length / count if count else float("nan"),
+        }
+
+    def state_dict(self) -> Info:
+        """Return a copy of everything that decides the future: state, clocks, seeds, statistics."""
+        return {
+            "format": _STATE_FORMAT,
+            **self._identity(),
+            "started": self._started,
+            "state": {name: column.clone() for name, column in self.state._asdict().items()},
+            "columns": {name: column.clone() for name, column in self._columns._asdict().items()},
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from where `state_dict` was taken; `observe` then gives the observations of that moment.
+
+        Raises:
+            InvalidConfig: If it belongs to other environments; nothing is changed then.
+        """
+        expected = {"format": _STATE_FORMAT, **self._identity()}
+        for name, value in expected.items():
+            if name not in state_dict or state_dict[name] != value:
+                raise InvalidConfig("state_dict", f"{name} is {state_dict.get(name, 'missing')!r}, expected {value!r}")
+        pairs = []
+        for part, owner in (("state", self.state), ("columns", self._columns)):
+            saved = state_dict.get(part, {})
+            for name, column in owner._asdict().items():
+                if name not in saved or saved[name].shape != column.shape or saved[name].dtype != column.dtype:
+                    raise InvalidConfig("state_dict", f"{part}[{name!r}] is missing or not {column.dtype} {tuple(column.shape)}")
+                pairs.append((column, saved[name]))
+        for column, saved_column in pairs:
+            column.copy_(saved_column)
+        self._started = bool(state_dict.get("started"))
+
+    def render(self, indices: Iterable[int] | None = None) -> tuple[np.ndarray[Any, Any], ...] | None:  # type: ignore[override]
+        """Draw environments.
+
+        Args:
+            indices: Which ones; all if None.
+
+        Returns:
+            One uint8 array (height, width, 3) for each, or None without `render_mode="rgb_array"`.
+
+        Raises:
+            InvalidConfig: If an index is out of range.
+        """
+        if self.render_mode is None or self.environment.draw is None:
+            return None
+        chosen = range(self.num_envs) if indices is None else list(indices)
+        for index in chosen:
+            if not 0 <= index < self.num_envs:
+                raise InvalidConfig("indices", f"environment {index} is out of range: there are {self.num_envs}")
+        rows = zip(*(column[list(chosen)].tolist() for column in self.state), strict=True)
+        return tuple(self.environment.draw(self.environment.state(*row), self.params) for row in rows)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Take no further steps."""
+        self._started = False
+
+    def __repr__(self) -> str:
+        return f"VecEnv({self.environment.id}, num_envs={self.num_envs}, backend={self.backend!r}, device='{self.device}')"
+
+    def _exported(self, outputs: Outputs) -> tuple[Any, ...]:
+        columns = self._columns
+        obs = memory.unflattened(outputs.obs, self._shape)
+        final_obs = obs if outputs.final_obs is outputs.obs else memory.unflattened(outputs.final_obs, self._shape)
+        flags = (outputs.reward, outputs.terminated, outputs.truncated)
+        tensors = (obs, final_obs, *flags, columns.ended, columns.episode_return, columns.elapsed)
+        return tuple(self._export(tensor.clone() if self._copy else tensor) for tensor in tensors)
+
+    def _first_output(self) -> Any:
+        return self._fixed[0] if not self._copy else self._exported(self._outputs)[0]
+
+    def _identity(self) -> Info:
+        return {
+            "id": self.environment.id,
+            "params": self.params._asdict(),
+            "num_envs": self.num_envs,
+            "max_episode_steps": self._limit,
+            "autoreset_mode": self.autoreset_mode.value,
+        }
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ResetNeeded(f"{self} is closed: make a new one")
+
+    def _check_started(self) -> None:
+        if not self._started:
+            self._check_open()
+            raise ResetNeeded("call reset() before step(), observe() or after load_state_dict() of an unstarted environment")
+
+    def _reset_mask(self, options: Mapping[str, Any] | None) -> Tensor | None:
+        if options is None:
+            return None
+        unknown = set(options) - {"reset_mask"}
+        if unknown:
+            raise InvalidConfig("options", f"unknown option {sorted(unknown)}: 'reset_mask' is the only one")
+        if options.get("reset_mask") is None:
+            return None
+        mask = torch.as_tensor(options["reset_mask"], device=self.device)
+        if mask.dtype != torch.bool or mask.shape != (self.num_envs,):
+            raise InvalidConfig(
+                "options", f"reset_mask must be bool of shape ({self.num_envs},), got {mask.dtype} {tuple(mask.shape)}"
+            )
+        return mask.contiguous()
+
+    def _reseed(self, seed: int | Sequence[int | None], mask: Tensor) -> None:
+        """Restart the streams where the mask holds."""
+        columns = self._columns
+        if isinstance(seed, int | np.integer):
+            seeds, env_ids = torch.full_like(columns.seed, _checked_seed(seed)), self._env_ids
+        else:
+            if len(seed) != self.num_envs:
+                raise InvalidConfig("seed", f"expected one seed for each of {self.num_envs} environments, got {len(seed)}")
+            given = [None if one is None else _checked_seed(one) for one in seed]
+            seeds = torch.tensor([one or 0 for one in given], device=self.device)
+            mask = mask & torch.tensor([one is not None for one in given], device=self.device)
+            env_ids = torch.zeros_like(columns.env_id)
+        columns.seed.copy_(torch.where(mask, seeds, columns.seed))
+        columns.env_id.copy_(torch.where(mask, env_ids, columns.env_id))
+        columns.episode.masked_fill_(mask, -1)
+
+
+def _try_contract(environment: Environment, params: Any, backend: str) -> None:
+    try:
+        check_contract(environment, params)
+    except UnsupportedConstruct:
+        # Triton itself decides what it compiles.
+        if backend != "triton":
+            raise
+
+
+def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
+    try:
+        return AutoresetMode(mode)
+    except ValueError as error:
+        names = ", ".join(f"AutoresetMode.{known.name}" for known in AutoresetMode)
+        raise InvalidConfig("autoreset_mode", f"expected one of {names}, got {mode!r}") from error
+
+
+def _render_mode(mode: str | None, environment: Environment) -> str | None:
+    if mode not in (None, "rgb_array"):
+        raise InvalidConfig("render_mode", f"expected None or 'rgb_array', got {mode!r}")
+    if mode is not None and environment.draw is None:
+        raise InvalidConfig("render_mode", f"{environment.id} has no draw function: give its Environment one")
+    return mode
+
+
+def _limit(max_episode_steps: int | None, environment: Environment) -> int:
+    limit = environment.max_episode_steps if max_episode_steps is None else max_episode_steps
+    if limit is None or limit == -1:
+        return NO_LIMIT
+    if isinstance(limit, bool) or not isinstance(limit, int | np.integer) or not 1 <= limit <= NO_LIMIT:
+        raise InvalidConfig("max_episode_steps", f"expected an integer of at least 1, or -1 for no limit, got {limit!r}")
+    return int(limit)
+
+
+def _first_env_id(first: int, num_envs: int) -> int:
+    if isinstance(first, bool) or not isinstance(first, int | np.integer) or not 0 <= first <= 2**31 - num_envs:
+        raise InvalidConfig("first_env_id", f"expected an integer from 0 to {2**31 - num_envs}, got {first!r}")
+    return int(first)
+
+
+def _checked_seed(seed: Any) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
+        raise InvalidConfig("seed", f"expected an integer in [0, 2**63), got {seed!r}")
+    return int(seed)
