@@ -43,7 +43,7 @@ class ActionReader:
     def _imported(self, actions: Any) -> Tensor:
         try:
             if not isinstance(actions, np.ndarray) and hasattr(actions, "__dlpack__"):
-                return torch.from_dlpack(actions)
+                return torch.utils.dlpack.from_dlpack(actions)
             # Python numbers have no width: they take the environment's.
             width = None if self._dtypes[0] is not torch.float32 or isinstance(actions, np.ndarray) else np.float32
             array = np.asarray(actions, width)

@@ -41,7 +41,7 @@ class Environment:
 
     Attributes:
         id: Name with version, such as "GridWalk-v0".
-        state: NamedTuple class with one field per column; the annotation is the column's dtype (`tl.float32`, ...).
+        state: NamedTuple class with one field per column, annotated with its dtype (`tl.float32`, ...).
         reset: Jit function (rng, params) -> State.
         step: Jit function (state, action, rng, params) -> (State, reward, terminated).
         observe: Jit function (state, params) -> tuple of observation components.
@@ -76,7 +76,9 @@ class Environment:
         _check_named_tuple("state", self.state)
         _check_named_tuple("params", self.params)
         if not self.state._fields:
-            raise InvalidConfig("state", f"{self.state.__name__} has no field: an environment needs at least one column")
+            raise InvalidConfig(
+                "state", f"{self.state.__name__} has no field: an environment needs at least one column"
+            )
         self.column_dtypes()
         for name, arguments in _ARGUMENTS.items():
             _check_function(name, getattr(self, name), arguments)
@@ -121,7 +123,8 @@ class Environment:
     def spaces(self, params: Any) -> tuple[Space[Any], Space[Any]]:
         """Return the observation and action spaces of one environment with these params."""
         observation, action = (
-            space if isinstance(space, Space) else space(params) for space in (self.observation_space, self.action_space)
+            space if isinstance(space, Space) else space(params)
+            for space in (self.observation_space, self.action_space)
         )
         observation_size(observation)
         action_layout(action)
@@ -136,11 +139,11 @@ class Environment:
         dtypes = {}
         for name, annotation in self.state.__annotations__.items():
             dtype = numpy_dtype(_evaluate(annotation, self.state))
-            if dtype is None or dtype.kind == "u" and dtype.itemsize > 1:
+            if dtype is None or (dtype.kind == "u" and dtype.itemsize > 1):
                 raise InvalidConfig(
                     "state",
-                    f"field {name!r} of {self.state.__name__} is annotated {annotation!r}: expected tl.float32, tl.float64, "
-                    "tl.int1, tl.int8, tl.int16, tl.int32, tl.int64 or tl.uint8",
+                    f"field {name!r} of {self.state.__name__} is annotated {annotation!r}: expected tl.float32, "
+                    "tl.float64, tl.int1, tl.int8, tl.int16, tl.int32, tl.int64 or tl.uint8",
                 )
             dtypes[name] = dtype
         return dtypes

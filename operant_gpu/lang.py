@@ -67,16 +67,16 @@ class _Language:
         return _Dtype(name) if name in _NUMPY_DTYPES else name
 
 
-HAS_TRITON: bool
-jit: Any
-tl: Any
 try:
-    import triton.language as tl
-    from triton import jit
+    import triton.language as _tl
+    from triton import jit as _jit
 except ImportError:
-    HAS_TRITON, jit, tl = False, _Function, _Language()
+    HAS_TRITON, _jit, _tl = False, _Function, _Language()
 else:
     HAS_TRITON = True
+
+jit: Any = _jit
+tl: Any = _tl
 
 
 def is_jit_function(value: object) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +15,7 @@ from operant_gpu.environment import Environment
 from operant_gpu.errors import BackendError, InvalidConfig
 
 _MAX_ENVS = 2**31 - 1
-# Observation, final observation; reward and the two flags.
+# Reward and the two flags.
 _OUTPUT_BYTES = 6
 
 
@@ -49,8 +48,9 @@ def _memory_of(device: torch.device) -> int | None:
 
 def bytes_per_env(environment: Environment, size: int) -> int:
     """Return the memory of one environment: state, columns and outputs with two observations of `size`."""
-    columns = sum(dtype.itemsize for dtype in (*environment.column_dtypes().values(), *COLUMN_DTYPES.values()))
-    return columns + 8 * size + _OUTPUT_BYTES
+    state = sum(dtype.itemsize for dtype in environment.column_dtypes().values())
+    columns = sum(dtype.itemsize for dtype in COLUMN_DTYPES.values())
+    return state + columns + 8 * size + _OUTPUT_BYTES
 
 
 def allocate_state(environment: Environment, num_envs: int, device: torch.device) -> Any:
@@ -61,7 +61,9 @@ def allocate_state(environment: Environment, num_envs: int, device: torch.device
 
 def allocate_columns(num_envs: int, device: torch.device, first_env_id: int) -> Columns:
     """Return the library's columns as they are before the first reset."""
-    columns = Columns(**{name: torch.zeros(num_envs, dtype=dtype, device=device) for name, dtype in COLUMN_DTYPES.items()})
+    columns = Columns(
+        **{name: torch.zeros(num_envs, dtype=dtype, device=device) for name, dtype in COLUMN_DTYPES.items()}
+    )
     columns.env_id.copy_(torch.arange(first_env_id, first_env_id + num_envs, device=device))
     columns.episode.fill_(-1)
     return columns
@@ -119,7 +121,9 @@ def redirected(outputs: Outputs, out: Mapping[str, Any], shape: tuple[int, ...])
 
 def unflattened(obs: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return flat observations (num_envs, size) as (num_envs, *shape), in the same memory."""
-    return obs if len(shape) == 1 else obs.unflatten(1, shape) if math.prod(shape) and shape else obs[:, 0]
+    if len(shape) == 1:
+        return obs
+    return obs.view(obs.shape[0], *shape) if shape else obs[:, 0]
 
 
 def exporter(output: str, device: torch.device) -> Callable[[Tensor], Any]:

@@ -49,7 +49,8 @@ def action_layout(space: Space[Any]) -> ActionLayout:
     if isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype == np.float32:
         return ActionLayout(space.shape)
     raise InvalidConfig(
-        "action_space", f"expected Discrete, MultiDiscrete (n,) or Box (k,) of float32 from gymnasium.spaces, got {space!r}"
+        "action_space",
+        f"expected Discrete, MultiDiscrete (n,) or Box (k,) of float32 from gymnasium.spaces, got {space!r}",
     )
 
 

@@ -210,7 +210,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         faults = []
         if bad:
             first = int(columns.bad_actions.gt(0).int().argmax())
-            faults.append(f"{bad} actions outside {self.single_action_space} or not finite (first in environment {first})")
+            space = self.single_action_space
+            faults.append(f"{bad} actions outside {space} or not finite (first in environment {first})")
         if late:
             first = int(columns.late_steps.gt(0).int().argmax())
             faults.append(
@@ -272,13 +273,14 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             saved = state_dict.get(part, {})
             for name, column in owner._asdict().items():
                 if name not in saved or saved[name].shape != column.shape or saved[name].dtype != column.dtype:
-                    raise InvalidConfig("state_dict", f"{part}[{name!r}] is missing or not {column.dtype} {tuple(column.shape)}")
+                    kind = f"{column.dtype} {tuple(column.shape)}"
+                    raise InvalidConfig("state_dict", f"{part}[{name!r}] is missing or not {kind}")
                 pairs.append((column, saved[name]))
         for column, saved_column in pairs:
             column.copy_(saved_column)
         self._started = bool(state_dict.get("started"))
 
-    def render(self, indices: Iterable[int] | None = None) -> tuple[np.ndarray[Any, Any], ...] | None:  # type: ignore[override]
+    def render(self, indices: Iterable[int] | None = None) -> tuple[np.ndarray[Any, Any], ...] | None:
         """Draw environments.
 
         Args:
@@ -304,7 +306,9 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self._started = False
 
     def __repr__(self) -> str:
-        return f"VecEnv({self.environment.id}, num_envs={self.num_envs}, backend={self.backend!r}, device='{self.device}')"
+        return (
+            f"VecEnv({self.environment.id}, num_envs={self.num_envs}, backend={self.backend!r}, device='{self.device}')"
+        )
 
     def _exported(self, outputs: Outputs) -> tuple[Any, ...]:
         columns = self._columns
@@ -333,7 +337,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
     def _check_started(self) -> None:
         if not self._started:
             self._check_open()
-            raise ResetNeeded("call reset() before step(), observe() or after load_state_dict() of an unstarted environment")
+            raise ResetNeeded("call reset() first: there is no episode yet")
 
     def _reset_mask(self, options: Mapping[str, Any] | None) -> Tensor | None:
         if options is None:
@@ -357,7 +361,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             seeds, env_ids = torch.full_like(columns.seed, _checked_seed(seed)), self._env_ids
         else:
             if len(seed) != self.num_envs:
-                raise InvalidConfig("seed", f"expected one seed for each of {self.num_envs} environments, got {len(seed)}")
+                raise InvalidConfig("seed", f"expected {self.num_envs} seeds, one per environment, got {len(seed)}")
             given = [None if one is None else _checked_seed(one) for one in seed]
             seeds = torch.tensor([one or 0 for one in given], device=self.device)
             mask = mask & torch.tensor([one is not None for one in given], device=self.device)
@@ -397,7 +401,9 @@ def _limit(max_episode_steps: int | None, environment: Environment) -> int:
     if limit is None or limit == -1:
         return NO_LIMIT
     if isinstance(limit, bool) or not isinstance(limit, int | np.integer) or not 1 <= limit <= NO_LIMIT:
-        raise InvalidConfig("max_episode_steps", f"expected an integer of at least 1, or -1 for no limit, got {limit!r}")
+        raise InvalidConfig(
+            "max_episode_steps", f"expected an integer of at least 1, or -1 for no limit, got {limit!r}"
+        )
     return int(limit)
 
 

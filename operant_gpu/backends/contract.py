@@ -37,7 +37,8 @@ def check_contract(environment: Environment, params: Any) -> None:
     components = _trial(environment, "observe", state, params)
     size = observation_size(observation_space)
     if not isinstance(components, tuple) or len(components) != size:
-        raise InvalidConfig("observe", f"must return a tuple of {size} components ({observation_space}), got {_describe(components)}")
+        expected = f"a tuple of {size} components, for {observation_space}"
+        raise InvalidConfig("observe", f"must return {expected}, got {_describe(components)}")
     for position, value in enumerate(components):
         _check_block("observe", f"component {position}", value)
 
@@ -75,13 +76,16 @@ def _as_columns(environment: Environment, name: str, state: Any) -> Any:
     for field, value in zip(state._fields, state, strict=True):
         _check_block(name, f"field {field!r}", value)
     dtypes = environment.column_dtypes()
-    columns = (np.broadcast_to(np.asarray(v).astype(dtypes[f]), _ROWS) for f, v in zip(state._fields, state, strict=True))
+    columns = (
+        np.broadcast_to(np.asarray(v).astype(dtypes[f]), _ROWS) for f, v in zip(state._fields, state, strict=True)
+    )
     return environment.state(*columns)
 
 
 def _check_block(function: str, what: str, value: Any) -> None:
     if np.shape(value) not in ((), (_ROWS,)) or np.asarray(value).dtype.kind not in "biuf":
-        raise InvalidConfig(function, f"{what} must be a number or a block of one number per environment, got {_describe(value)}")
+        expected = "a number, or a block of one number per environment"
+        raise InvalidConfig(function, f"{what} must be {expected}, got {_describe(value)}")
 
 
 def _signature(state: Any) -> str:

@@ -56,7 +56,7 @@ def _lowered(function: Any, ops: ModuleType, intrinsics: tuple[Any, ...]) -> Cal
     namespace: dict[str, Any] = {}
     tree.body = [_Rewriter(original, ops, dict(intrinsics), namespace).definition(definition)]
     code = compile(ast.fix_missing_locations(tree), original.__code__.co_filename, "exec")
-    exec(code, namespace)
+    exec(code, namespace)  # noqa: S102
     result: FunctionType = namespace[definition.name]
     result.__defaults__ = _constants(original.__defaults__)
     return result
@@ -206,7 +206,7 @@ class _Rewriter(ast.NodeTransformer):
             node = node.value
         return isinstance(node, ast.Name) and node.id not in self._locals
 
-    def _resolve(self, node: ast.expr) -> Any:
+    def _resolve(self, node: ast.expr) -> Any:  # noqa: RET503
         """Return what a name outside the function stands for: a constant, a dtype, a class or a function."""
         name = ast.unparse(node)
         if name in _BUILTINS or name == "len":
@@ -225,7 +225,7 @@ class _Rewriter(ast.NodeTransformer):
                 return getattr(self._ops, node.attr)
             self._refuse(node, f"{name} is not available on every backend")
         if isinstance(found, bool | int | float):
-            self._refuse(node, f"{name} is a plain number outside the function: wrap it, {name} = tl.constexpr({found!r})")
+            self._refuse(node, f"{name} is a plain number outside the function: write {name} = tl.constexpr({found!r})")
         self._refuse(node, f"{name} is neither a jit function, a tl.constexpr, a NamedTuple class nor part of tl")
 
     def _lookup(self, node: ast.expr) -> Any:

@@ -35,15 +35,17 @@ class NumpyBackend:
 
     def __init__(self, batch: Batch) -> None:
         environment = batch.environment
-        self._reset, self._step, self._observe = map(lower_to_numpy, (environment.reset, environment.step, environment.observe))
+        self._reset, self._step, self._observe = map(
+            lower_to_numpy, (environment.reset, environment.step, environment.observe)
+        )
         self._params, self._layout, self._limit = batch.params, batch.actions, batch.max_episode_steps
         self._mode = batch.autoreset_mode
         self._state = environment.state(*map(numpy_view, batch.state))
-        self._columns = Columns(*map(numpy_view, batch.columns))  # type: ignore[arg-type]
+        self._columns: Any = Columns(*map(numpy_view, batch.columns))  # type: ignore[arg-type]
 
     def reset(self, mask: Tensor, obs: Tensor) -> None:
         """Begin a new episode where `mask` holds and write every row's observation."""
-        columns: Any = self._columns
+        columns = self._columns
         rows = numpy_view(mask).nonzero()[0]
         columns.elapsed[rows], columns.episode_return[rows], columns.ended[rows] = 0, 0.0, False
         with np.errstate(all="ignore"):
@@ -53,7 +55,7 @@ class NumpyBackend:
     def step(self, actions: Tensor, outputs: Outputs) -> None:
         """Advance every environment by one action."""
         out = Outputs(*map(numpy_view, outputs))  # type: ignore[arg-type]
-        columns: Any = self._columns
+        columns = self._columns
         waiting = columns.ended.nonzero()[0]
         if self._mode is not AutoresetMode.DISABLED:
             columns.elapsed[waiting] = 0
@@ -66,8 +68,8 @@ class NumpyBackend:
 
     def _active_rows(self, actions: Array, waiting: Array) -> Array | None:
         """Return the mask of the rows that take their action, or None where all do; count the others."""
-        columns: Any = self._columns
-        valid = _valid_actions(actions, self._layout)
+        columns = self._columns
+        valid: Array = _valid_actions(actions, self._layout)
         skips_ended = self._mode is not AutoresetMode.SAME_STEP and waiting.size > 0
         if not skips_ended and valid.all():
             return None
@@ -77,10 +79,10 @@ class NumpyBackend:
         _increase(columns.bad_actions, ~valid & ~columns.ended)
         if self._mode is AutoresetMode.DISABLED:
             _increase(columns.late_steps, columns.ended)
-        return valid & ~columns.ended
+        return np.logical_and(valid, ~columns.ended)
 
     def _advance(self, actions: Array, active: Array | None, out: Any) -> None:
-        columns: Any = self._columns
+        columns = self._columns
         rng = NumpyRng(columns.seed, columns.env_id, columns.episode, columns.elapsed, _STEP_STREAM)
         stepped, reward, terminated = self._step(self._state, _action_blocks(actions, self._layout), rng, self._params)
         # State last: a function may return its input columns as anything.
@@ -93,14 +95,14 @@ class NumpyBackend:
 
     def _count(self, active: Array | None, out: Any) -> Array:
         """Move the clock and the statistics on; return the rows whose episode ended."""
-        columns: Any = self._columns
+        columns = self._columns
         _increase(columns.elapsed, 1 if active is None else active)
         _increase(columns.episode_return, out.reward)
         np.greater_equal(columns.elapsed, self._limit, out=out.truncated)
         if active is not None:
             np.logical_and(out.truncated, active, out=out.truncated)
         ended = out.terminated | out.truncated
-        done = ended.nonzero()[0]
+        done: Array = ended.nonzero()[0]
         columns.log_count[done] += 1
         columns.log_return[done] += columns.episode_return[done]
         columns.log_length[done] += columns.elapsed[done]
@@ -124,7 +126,7 @@ class NumpyBackend:
 
     def _begin_episodes(self, rows: Array) -> Any:
         """Reset the given rows; return their new state."""
-        columns: Any = self._columns
+        columns = self._columns
         columns.episode[rows] += 1
         clock = np.zeros(rows.size, np.int32)
         rng = NumpyRng(columns.seed[rows], columns.env_id[rows], columns.episode[rows], clock, _RESET_STREAM)
@@ -138,13 +140,12 @@ def _increase(column: Array, amount: Any) -> None:
     np.add(column, amount, out=column)
 
 
-def _valid_actions(actions: Array, layout: ActionLayout) -> Array:
+def _valid_actions(actions: Array, layout: ActionLayout) -> Any:
+    components = actions.reshape(len(actions), -1).T
     if not layout.is_discrete:
-        return np.isfinite(actions).all(axis=1)
-    valid = (actions >= np.array(layout.low)) & (actions < np.array(layout.high)) if layout.shape else (
-        (actions >= layout.low[0]) & (actions < layout.high[0])
-    )
-    return valid.all(axis=1) if layout.shape else valid
+        return np.isfinite(components).all(axis=0)
+    bounds = zip(components, layout.low, layout.high, strict=True)
+    return np.logical_and.reduce([(component >= low) & (component < high) for component, low, high in bounds])
 
 
 def _action_blocks(actions: Array, layout: ActionLayout) -> Any:

@@ -22,8 +22,19 @@ from operant_gpu.random import Rng
 
 # The names of triton.language that environment functions may call.
 TL_FUNCTIONS = frozenset(
-    {"sin", "cos", "exp", "exp2", "log", "log2", "sqrt", "sqrt_rn", "rsqrt", "sigmoid", "floor", "ceil", "div_rn", "abs"}
-    | {"clamp", "minimum", "maximum", "where", "umulhi", "cast", "zeros_like", "static_assert", "static_range"}
+    {"sin", "cos", "exp", "exp2", "log", "log2", "sqrt", "sqrt_rn", "rsqrt", "sigmoid", "floor", "ceil", "abs"}
+    | {
+        "div_rn",
+        "clamp",
+        "minimum",
+        "maximum",
+        "where",
+        "umulhi",
+        "cast",
+        "zeros_like",
+        "static_assert",
+        "static_range",
+    }
 )
 
 _BOOL, _INT32 = np.dtype(np.bool_), np.dtype(np.int32)
@@ -42,7 +53,9 @@ class NumpyRng:
     def words(self, block: int) -> tuple[Words, Words, Words, Words]:
         """Return the four words of one counter block."""
         if type(block) is not int:
-            raise UnsupportedConstruct("a draw number must be known at compile time: a literal or a tl.static_range index")
+            raise UnsupportedConstruct(
+                "a draw number must be a compile-time constant: a literal or a tl.static_range index"
+            )
         if block not in self._blocks:
             self._blocks[block] = _philox(self.seed, self.env_id, self.episode, self.step, self.stream + block)
         return self._blocks[block]

@@ -21,7 +21,10 @@ def philox(seed: Any, c0: Any, c1: Any, c2: Any, c3: Any) -> tuple[Words, Words,
 
     Args:
         seed: int64 keys, an array or a number.
-        c0: 32-bit counter words, as are `c1`, `c2` and `c3`; all broadcast together.
+        c0: First 32-bit counter word; it broadcasts with the others.
+        c1: Second.
+        c2: Third.
+        c3: Fourth.
     """
     keys, *counters = np.broadcast_arrays(np.asarray(seed, np.int64), *(np.asarray(c) for c in (c0, c1, c2, c3)))
     shape = keys.shape

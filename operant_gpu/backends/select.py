@@ -27,7 +27,7 @@ def resolve(device: str | torch.device, backend: str) -> tuple[torch.device, str
     if backend == "auto":
         backend = "triton" if resolved.type == "cuda" else "numpy"
     if backend == "numpy" and resolved.type != "cpu":
-        raise BackendError(f"the numpy backend runs on the CPU, got device {resolved}: use device='cpu', or backend='triton'")
+        raise BackendError(f"the numpy backend needs device='cpu', got {resolved}: use backend='triton' there")
     if backend == "triton":
         _check_triton(resolved)
     return resolved, backend
@@ -56,7 +56,9 @@ def _existing(device: str | torch.device) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     index = resolved.index if resolved.index is not None else torch.cuda.current_device() if count else 0
     if index >= count:
-        raise BackendError(f"device {resolved} is not there: torch {torch.__version__} sees {count} CUDA devices; use device='cpu'")
+        raise BackendError(
+            f"{resolved} is not there: torch {torch.__version__} sees {count} CUDA devices; use device='cpu'"
+        )
     return torch.device("cuda", index)
 
 

@@ -27,14 +27,14 @@ INTERPRETED = not isinstance(kernels.step_kernel, triton.JITFunction)
 def launch_shape(num_envs: int) -> tuple[int, int]:
     """Return (environments per program, warps per program).
 
-    Small batches are cut fine, so that every multiprocessor gets a program; large ones coarsely. The
-    interpreter pays for each program, so there one program takes all.
+    One environment a thread: more would spill registers in the larger environments. Small batches are cut finer, so
+    that every multiprocessor gets a program. The interpreter pays for each program, so there one takes all.
     """
     if INTERPRETED:
         return triton.next_power_of_2(num_envs), 4
     if num_envs <= 32_768:
         return 64, 2
-    return 256, 4
+    return 128, 4
 
 
 class TritonBackend:

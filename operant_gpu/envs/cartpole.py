@@ -1,7 +1,7 @@
 """CartPole: balance a pole on a cart that is pushed left or right.
 
-Equations of Florian, "Correct equations for the dynamics of the cart-pole system" (2007), without friction, as in Barto,
-Sutton and Anderson (1983) and Gymnasium's CartPole-v1.
+Equations of Florian, "Correct equations for the dynamics of the cart-pole system" (2007), without friction; the task of
+Barto, Sutton and Anderson (1983), as in Gymnasium's CartPole-v1.
 
 Observation: cart position (m), cart velocity (m/s), pole angle from upright (rad), pole velocity (rad/s).
 Action: 0 pushes left, 1 pushes right.

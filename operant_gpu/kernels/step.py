@@ -74,6 +74,13 @@ def _add(ptr, row, amount, mask):
 
 
 @triton.jit
+def _new_episode(columns, row, mask, episode, RNG: tl.constexpr, PARAMS: tl.constexpr, RESET: tl.constexpr):
+    """Return the first state of the given episodes; the streams of rows outside `mask` are not even read."""
+    seed, env_id = _load(columns.seed, row, mask), _load(columns.env_id, row, mask)
+    return RESET(RNG(seed, env_id, episode, tl.zeros_like(episode), RESET_STREAM), PARAMS)
+
+
+@triton.jit
 def step_kernel(
     state_ptr,
     columns,
@@ -108,7 +115,6 @@ def step_kernel(
     episode = _load(columns.episode, row, mask)
     elapsed = _load(columns.elapsed, row, mask)
     episode_return = _load(columns.episode_return, row, mask)
-    seed, env_id = _load(columns.seed, row, mask), _load(columns.env_id, row, mask)
     blocks, valid = _load_action(action_ptr, row, mask, action_row, action_column, LOW, HIGH, SIZE)
     if SCALAR:
         action = blocks[0]
@@ -125,6 +131,7 @@ def step_kernel(
         bad = bad & ~waiting
     _add(columns.bad_actions, row, 1, bad)
 
+    seed, env_id = _load(columns.seed, row, mask), _load(columns.env_id, row, mask)
     rng = RNG(seed, env_id, episode, elapsed, STEP_STREAM)
     stepped, reward, terminated = STEP(old, action, rng, PARAMS)
     state = STATE(*_where(active, stepped, old))
@@ -143,13 +150,11 @@ def step_kernel(
     if MODE == SAME_STEP:
         components = OBSERVE(state, PARAMS)
         _store_observation(outputs.final_obs, components, row, mask, final_row, final_column)
-        fresh = RESET(RNG(seed, env_id, episode + 1, tl.zeros_like(elapsed), RESET_STREAM), PARAMS)
-        state = STATE(*_where(done, fresh, state))
         episode += done.to(tl.int32)
+        state = STATE(*_where(done, _new_episode(columns, row, done, episode, RNG, PARAMS, RESET), state))
     elif MODE == NEXT_STEP:
-        fresh = RESET(RNG(seed, env_id, episode + 1, tl.zeros_like(elapsed), RESET_STREAM), PARAMS)
-        state = STATE(*_where(waiting, fresh, state))
         episode += waiting.to(tl.int32)
+        state = STATE(*_where(waiting, _new_episode(columns, row, waiting, episode, RNG, PARAMS, RESET), state))
     else:
         _add(columns.late_steps, row, 1, waiting)
         ended = done | waiting
@@ -187,9 +192,7 @@ def reset_kernel(
     chosen = _load(reset_mask_ptr, row, mask) != 0
     old = STATE(*[tl.load(ptr + row, mask=mask, other=0) for ptr in state_ptr])
     episode = _load(columns.episode, row, mask) + 1
-    seed, env_id = _load(columns.seed, row, mask), _load(columns.env_id, row, mask)
-    fresh = RESET(RNG(seed, env_id, episode, tl.zeros_like(episode), RESET_STREAM), PARAMS)
-    state = STATE(*_where(chosen, fresh, old))
+    state = STATE(*_where(chosen, _new_episode(columns, row, chosen, episode, RNG, PARAMS, RESET), old))
     _store_state(state_ptr, state, row, chosen)
     _store_observation(obs_ptr, OBSERVE(state, PARAMS), row, mask, obs_row, obs_column)
     tl.store(columns.episode + row, episode, mask=chosen)

@@ -1,0 +1,53 @@
+# Set-up needs Python (>= 3.10) and make alone: every command makes .venv on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+OLDEST_TRITON := $(VENV)/triton-3.6
+ENV ?= CartPole-v1
+
+.PHONY: help train test lint bench gpu clean
+
+help:  ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+train: $(VENV)/installed  ## Train ENV (CartPole-v1) until it is solved and save the policy
+	$(BIN)/operant-gpu train $(ENV)
+
+test: $(VENV)/tested $(OLDEST_TRITON)  ## Run the whole suite, then the kernels in Triton's interpreter
+	$(BIN)/python -m pytest --numprocesses 2
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest --numprocesses 2 -k triton
+
+lint: $(VENV)/tested  ## Check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(VENV)/tested  ## Measure throughput beside other libraries
+	-$(PIP) --editable '.[bench]'
+	$(BIN)/python bench/env_throughput.py
+
+# For a machine with a GPU, with the python that has torch, triton and pytest there; logs go to OUT.
+gpu: OUT ?= build
+gpu:  ## Run the GPU tests, then the benchmarks, and print a short table last
+	@mkdir -p $(OUT)
+	$(PYTHON) -m pytest -m gpu tests 2>&1 | tee $(OUT)/gpu-tests.log | tail -n 30
+	$(PYTHON) bench/env_throughput.py --json $(OUT)/env_throughput.json 2>&1 | tee $(OUT)/env_throughput.log
+
+clean:  ## Remove what the commands made
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) torch
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/tested: $(VENV)/installed
+	$(PIP) --editable '.[test]'
+	touch $@
+
+$(OLDEST_TRITON): $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ triton==3.6.0
