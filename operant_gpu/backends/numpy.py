@@ -79,7 +79,8 @@ class NumpyBackend:
         _increase(columns.bad_actions, ~valid & ~columns.ended)
         if self._mode is AutoresetMode.DISABLED:
             _increase(columns.late_steps, columns.ended)
-        return np.logical_and(valid, ~columns.ended)
+        active: Array = valid & ~columns.ended
+        return active
 
     def _advance(self, actions: Array, active: Array | None, out: Any) -> None:
         columns = self._columns
