@@ -6,7 +6,6 @@ import difflib
 import inspect
 import math
 import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -79,9 +78,9 @@ class Environment:
             raise InvalidConfig(
                 "state", f"{self.state.__name__} has no field: an environment needs at least one column"
             )
-        self.column_dtypes()
         for name, arguments in _ARGUMENTS.items():
             _check_function(name, getattr(self, name), arguments)
+        self.column_dtypes()
         missing = [field for field in self.params._fields if field not in self.params._field_defaults]
         if missing:
             raise InvalidConfig("params", f"every field needs a default value, missing for {', '.join(missing)}")
@@ -138,7 +137,7 @@ class Environment:
         """
         dtypes = {}
         for name, annotation in self.state.__annotations__.items():
-            dtype = numpy_dtype(_evaluate(annotation, self.state))
+            dtype = numpy_dtype(_evaluate(annotation, self.reset.fn.__globals__))
             if dtype is None or (dtype.kind == "u" and dtype.itemsize > 1):
                 raise InvalidConfig(
                     "state",
@@ -163,13 +162,13 @@ def _check_function(name: str, function: Any, arguments: tuple[str, ...]) -> Non
         raise InvalidConfig(name, f"expected the arguments {signature}, got {name}({', '.join(given)})")
 
 
-def _evaluate(annotation: object, owner: type[Any]) -> object:
+def _evaluate(annotation: object, names: dict[str, Any]) -> object:
     """Resolve an annotation that `from __future__ import annotations` left as text."""
     text = getattr(annotation, "__forward_arg__", annotation)
     if not isinstance(text, str):
         return annotation
     try:
-        return eval(text, vars(sys.modules[owner.__module__]))
+        return eval(text, names)
     except (AttributeError, NameError, SyntaxError):
         return annotation
 

@@ -1,7 +1,7 @@
 """What the tests share: the backends present in this process, and skipping without a GPU.
 
-Triton reads TRITON_INTERPRET when kernels are decorated, so the interpreter has a process of its own: `make test` runs the
-suite, and then `TRITON_INTERPRET=1 pytest -k triton`, where the fixture `backend` is "triton" as well as "numpy".
+Triton reads TRITON_INTERPRET when kernels are decorated, so the interpreter has a process of its own: `make test` runs
+the suite, and then `TRITON_INTERPRET=1 pytest -k triton`, where the fixture `backend` is "triton" as well as "numpy".
 """
 
 from __future__ import annotations

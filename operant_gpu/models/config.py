@@ -61,7 +61,7 @@ class PPOConfig:
 
 
 def _check_type(name: str, value: Any, default: Any) -> None:
-    expected: tuple[type, ...] = (float, int) if isinstance(default, float) else (type(default),)
+    expected: Any = (float, int) if isinstance(default, float) else (type(default),)
     if isinstance(value, bool) is not isinstance(default, bool) or not isinstance(value, expected):
         raise InvalidConfig(name, f"expected {expected[0].__name__}, got {value!r}")
     if isinstance(value, tuple):

@@ -165,10 +165,8 @@ class PPO:
         steps = self.config.n_steps * self.env.num_envs
         if steps < self.config.batch_size:
             collected = f"the {self.config.n_steps} x {self.env.num_envs} = {steps} steps of an iteration"
-            raise InvalidConfig(
-                "batch_size",
-                f"{self.config.batch_size} is more than {collected}: lower it, or raise n_steps or num_envs",
-            )
+            message = f"{self.config.batch_size} is more than {collected}: lower it, or raise n_steps or num_envs"
+            raise InvalidConfig("batch_size", message)
 
     def _anneal(self, progress: float) -> None:
         if self.config.anneal_lr:
