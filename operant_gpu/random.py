@@ -46,7 +46,8 @@ def philox_words(rng, block):
 
 
 @jit
-def _word(rng, i: tl.constexpr):
+def philox_word(rng, i: tl.constexpr):
+    """Return word number `i` of a stream."""
     w0, w1, w2, w3 = philox_words(rng, i // 4)
     if i % 4 == 0:
         return w0
@@ -76,7 +77,7 @@ def uniform(rng, i: tl.constexpr, low=0.0, high=1.0):
         low: Lower end, a number or a block.
         high: Upper end, a number or a block.
     """
-    return low + (high - low) * _unit(_word(rng, i))
+    return low + (high - low) * _unit(philox_word(rng, i))
 
 
 @jit
@@ -93,7 +94,7 @@ def integers(rng, i: tl.constexpr, low, high):
         low: Smallest value, a number or a block.
         high: One more than the largest value; `high - low` must lie in [1, 2**31).
     """
-    return low + tl.umulhi(_word(rng, i), tl.cast(high - low, tl.uint32)).to(tl.int32)
+    return low + tl.umulhi(philox_word(rng, i), tl.cast(high - low, tl.uint32)).to(tl.int32)
 
 
 @jit

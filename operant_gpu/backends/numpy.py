@@ -13,19 +13,49 @@ from operant_gpu.backends import numpy_ops
 from operant_gpu.backends.base import Batch, numpy_view
 from operant_gpu.backends.lowering import lower
 from operant_gpu.backends.numpy_ops import NumpyRng
+from operant_gpu.backends.tracing import Tape
 from operant_gpu.columns import Columns, Outputs
+from operant_gpu.environment import Environment
 from operant_gpu.lang import constexpr_value
-from operant_gpu.random import RESET_STREAM, STEP_STREAM, philox_words
+from operant_gpu.random import RESET_STREAM, STEP_STREAM, philox_word, philox_words
 from operant_gpu.spaces import ActionLayout
 
 Array = np.ndarray[Any, Any]
 
+# What NumPy does in its own way: it computes a block of words once, however many of them are drawn.
+_INTRINSICS = {philox_words: NumpyRng.words, philox_word: numpy_ops.word}
 _RESET_STREAM, _STEP_STREAM = constexpr_value(RESET_STREAM), constexpr_value(STEP_STREAM)
 
 
 def lower_to_numpy(function: Any) -> Any:
     """Return the NumPy form of an environment's jit function."""
-    return lower(function, numpy_ops, {philox_words: NumpyRng.words})
+    return lower(function, numpy_ops, _INTRINSICS)
+
+
+def _programs(environment: Environment, params: Any, layout: ActionLayout) -> tuple[Any, Any, Any]:
+    """Return reset(rng), step(state, action, rng) and observe(state) as programs that return flat tuples."""
+    columns = environment.column_dtypes().items()
+
+    def state_of(tape: Tape) -> Any:
+        return environment.state(*(tape.block(f"state.{name}", dtype) for name, dtype in columns))
+
+    def action_of(tape: Tape) -> Any:
+        dtype = np.int32 if layout.is_discrete else np.float32
+        if not layout.shape:
+            return tape.block("action", dtype)
+        return tuple(tape.block(f"action[{i}]", dtype) for i in range(layout.size))
+
+    resetting, stepping, observing = Tape(), Tape(), Tape()
+    with np.errstate(all="ignore"):
+        first = lower_to_numpy(environment.reset)(resetting.rng(), params)
+        step = lower_to_numpy(environment.step)
+        state, *outcome = step(state_of(stepping), action_of(stepping), stepping.rng(), params)
+        components = lower_to_numpy(environment.observe)(state_of(observing), params)
+    return (
+        resetting.compile("reset", "rng", first),
+        stepping.compile("step", "state, action, rng", [*state, *outcome]),
+        observing.compile("observe", "state", components),
+    )
 
 
 class NumpyBackend:
@@ -35,12 +65,12 @@ class NumpyBackend:
 
     def __init__(self, batch: Batch) -> None:
         environment = batch.environment
-        self._reset, self._step, self._observe = map(
-            lower_to_numpy, (environment.reset, environment.step, environment.observe)
-        )
-        self._params, self._layout, self._limit = batch.params, batch.actions, batch.max_episode_steps
+        self._reset, self._step, self._observe = _programs(environment, batch.params, batch.actions)
+        self._layout, self._limit = batch.actions, batch.max_episode_steps
         self._mode = batch.autoreset_mode
         self._state = environment.state(*map(numpy_view, batch.state))
+        self._position = {id(column): position for position, column in enumerate(self._state)}
+        self._outputs: tuple[Outputs | None, Any] = (None, None)
         self._columns: Any = Columns(*map(numpy_view, batch.columns))  # type: ignore[arg-type]
 
     def reset(self, mask: Tensor, obs: Tensor) -> None:
@@ -50,29 +80,35 @@ class NumpyBackend:
         columns.elapsed[rows], columns.episode_return[rows], columns.ended[rows] = 0, 0.0, False
         with np.errstate(all="ignore"):
             self._begin_episodes(rows)
-            _write(numpy_view(obs), self._observe(self._state, self._params))
+            _write(numpy_view(obs), self._observe(self._state))
 
     def step(self, actions: Tensor, outputs: Outputs) -> None:
         """Advance every environment by one action."""
-        out = Outputs(*map(numpy_view, outputs))  # type: ignore[arg-type]
+        out, taken = self._views(outputs), numpy_view(actions)
         columns = self._columns
         waiting = columns.ended.nonzero()[0]
         if self._mode is not AutoresetMode.DISABLED:
             columns.elapsed[waiting] = 0
             columns.episode_return[waiting] = 0.0
         with np.errstate(all="ignore"):
-            active = self._active_rows(numpy_view(actions), waiting)
-            self._advance(numpy_view(actions), active, out)
+            active = self._active_rows(taken, waiting)
+            self._advance(taken, active, out)
             done = self._count(active, out)
             self._finish(done, waiting, out)
+
+    def _views(self, outputs: Outputs) -> Any:
+        """Return the outputs as arrays; the environment's own are the same every step."""
+        if self._outputs[0] is not outputs:
+            self._outputs = outputs, Outputs(*map(numpy_view, outputs))  # type: ignore[arg-type]
+        return self._outputs[1]
 
     def _active_rows(self, actions: Array, waiting: Array) -> Array | None:
         """Return the mask of the rows that take their action, or None where all do; count the others."""
         columns = self._columns
-        valid: Array = _valid_actions(actions, self._layout)
         skips_ended = self._mode is not AutoresetMode.SAME_STEP and waiting.size > 0
-        if not skips_ended and valid.all():
+        if not skips_ended and _all_valid(actions, self._layout):
             return None
+        valid: Array = _valid_actions(actions, self._layout)
         if not skips_ended:
             _increase(columns.bad_actions, ~valid)
             return valid
@@ -85,14 +121,18 @@ class NumpyBackend:
     def _advance(self, actions: Array, active: Array | None, out: Any) -> None:
         columns = self._columns
         rng = NumpyRng(columns.seed, columns.env_id, columns.episode, columns.elapsed, _STEP_STREAM)
-        stepped, reward, terminated = self._step(self._state, _action_blocks(actions, self._layout), rng, self._params)
+        *stepped, reward, terminated = self._step(self._state, _action_blocks(actions, self._layout), rng)
         # State last: a function may return its input columns as anything.
         out.reward[...], out.terminated[...] = reward, terminated
-        stepped = _detached(stepped, self._state)
-        for column, new in zip(self._state, stepped, strict=True):
+        for column, new in zip(self._state, self._detached(stepped), strict=True):
             np.copyto(column, new, where=True if active is None else active, casting="unsafe")
         if active is not None:
             out.reward[~active], out.terminated[~active] = 0.0, False
+
+    def _detached(self, stepped: Sequence[Any]) -> Sequence[Any]:
+        """Copy the values that are another field's column: writing one would change the other."""
+        position = self._position
+        return [new.copy() if position.get(id(new), i) != i else new for i, new in enumerate(stepped)]
 
     def _count(self, active: Array | None, out: Any) -> Array:
         """Move the clock and the statistics on; return the rows whose episode ended."""
@@ -116,14 +156,14 @@ class NumpyBackend:
     def _finish(self, done: Array, waiting: Array, out: Any) -> None:
         """Reset the rows that the mode resets now, and observe."""
         if self._mode is AutoresetMode.SAME_STEP:
-            _write(out.final_obs, self._observe(self._state, self._params))
+            _write(out.final_obs, self._observe(self._state))
             np.copyto(out.obs, out.final_obs)
             if done.size:
-                _write(out.obs, self._observe(self._begin_episodes(done), self._params), done)
+                _write(out.obs, self._observe(self._begin_episodes(done)), done)
             return
         if self._mode is AutoresetMode.NEXT_STEP and waiting.size:
             self._begin_episodes(waiting)
-        _write(out.obs, self._observe(self._state, self._params))
+        _write(out.obs, self._observe(self._state))
 
     def _begin_episodes(self, rows: Array) -> Any:
         """Reset the given rows; return their new state."""
@@ -131,7 +171,7 @@ class NumpyBackend:
         columns.episode[rows] += 1
         clock = np.zeros(rows.size, np.int32)
         rng = NumpyRng(columns.seed[rows], columns.env_id[rows], columns.episode[rows], clock, _RESET_STREAM)
-        fresh = self._reset(rng, self._params)
+        fresh = self._reset(rng)
         for column, new in zip(self._state, fresh, strict=True):
             column[rows] = new
         return type(self._state)(*(column[rows] for column in self._state))
@@ -141,12 +181,21 @@ def _increase(column: Array, amount: Any) -> None:
     np.add(column, amount, out=column)
 
 
-def _valid_actions(actions: Array, layout: ActionLayout) -> Any:
+def _all_valid(actions: Array, layout: ActionLayout) -> bool:
+    if layout.shape or layout.low[0] != 0:
+        return bool(_valid_actions(actions, layout).all())
+    # Read as unsigned, negative numbers are huge: one reduction finds both faults.
+    return bool(actions.view(f"u{actions.itemsize}").max() < layout.high[0])
+
+
+def _valid_actions(actions: Array, layout: ActionLayout) -> Array:
+    """Return the mask of the rows whose action is in range, or finite."""
     components = actions.reshape(len(actions), -1).T
     if not layout.is_discrete:
-        return np.isfinite(components).all(axis=0)
+        return np.asarray(np.isfinite(components).all(axis=0))
     bounds = zip(components, layout.low, layout.high, strict=True)
-    return np.logical_and.reduce([(component >= low) & (component < high) for component, low, high in bounds])
+    checks = [(component >= low) & (component < high) for component, low, high in bounds]
+    return np.asarray(np.logical_and.reduce(checks))
 
 
 def _action_blocks(actions: Array, layout: ActionLayout) -> Any:
@@ -154,14 +203,6 @@ def _action_blocks(actions: Array, layout: ActionLayout) -> Any:
     dtype = np.int32 if layout.is_discrete else np.float32
     blocks = tuple(np.ascontiguousarray(column, dtype) for column in actions.reshape(len(actions), -1).T)
     return blocks if layout.shape else blocks[0]
-
-
-def _detached(new: Sequence[Any], columns: Sequence[Array]) -> Sequence[Any]:
-    """Copy the values that are another field's column: writing one would change the other."""
-    identities = {id(column): position for position, column in enumerate(columns)}
-    return [
-        value.copy() if identities.get(id(value), position) != position else value for position, value in enumerate(new)
-    ]
 
 
 def _write(target: Array, components: Sequence[Any], rows: Any = ...) -> None:

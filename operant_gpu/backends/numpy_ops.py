@@ -37,7 +37,10 @@ TL_FUNCTIONS = frozenset(
     }
 )
 
+# Blocks, and the scalars that stand for scalar tensors.
+_BLOCKS = (np.ndarray, np.generic)
 _BOOL, _INT32 = np.dtype(np.bool_), np.dtype(np.int32)
+_UINT64 = np.dtype(np.uint64)
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 
@@ -57,8 +60,12 @@ class NumpyRng:
                 "a draw number must be a compile-time constant: a literal or a tl.static_range index"
             )
         if block not in self._blocks:
-            self._blocks[block] = _philox(self.seed, self.env_id, self.episode, self.step, self.stream + block)
+            self._blocks[block] = self.compute(block)
         return self._blocks[block]
+
+    def compute(self, block: int) -> tuple[Words, Words, Words, Words]:
+        """Return the four words of one counter block, computed anew."""
+        return _philox(self.seed, self.env_id, self.episode, self.step, self.stream + block)
 
 
 def static(value: Any) -> Any:
@@ -102,36 +109,32 @@ def _promoted(a_dtype: np.dtype[Any], b_dtype: np.dtype[Any]) -> np.dtype[Any]:
 def _against_number(block: Any, number: Any) -> Any:
     """Widen a block's dtype to the kind of a Python number beside it."""
     kind = block.dtype.kind
-    if type(number) is float and kind != "f":
+    if kind == "f":
+        return block
+    if type(number) is float:
         return block.astype(_FLOAT32)
-    if type(number) is int and kind == "b":
-        return block.astype(_INT32)
-    return block
+    return block.astype(_INT32) if kind == "b" and type(number) is int else block
 
 
 def _pair(a: Any, b: Any) -> tuple[Any, Any]:
-    """Bring two operands to one dtype as Triton does."""
-    a_dtype, b_dtype = getattr(a, "dtype", None), getattr(b, "dtype", None)
-    if a_dtype is b_dtype:
-        return a, b
-    if b_dtype is None:
+    """Bring two operands to one dtype as Triton does; two Python numbers stay as they are."""
+    a_is_block, b_is_block = isinstance(a, _BLOCKS), isinstance(b, _BLOCKS)
+    if a_is_block and b_is_block:
+        if a.dtype is b.dtype:
+            return a, b
+        common = _promoted(a.dtype, b.dtype)
+        return a.astype(common, copy=False), b.astype(common, copy=False)
+    if a_is_block:
         return _against_number(a, b), b
-    if a_dtype is None:
-        return a, _against_number(b, a)
-    common = _promoted(a_dtype, b_dtype)
-    return a.astype(common, copy=False), b.astype(common, copy=False)
-
-
-def _is_number(a: Any) -> bool:
-    return isinstance(a, bool | int | float)
+    return a, _against_number(b, a) if b_is_block else b
 
 
 def _binary(name: str, on_numbers: Callable[..., Any], on_blocks: Callable[..., Any]) -> Callable[[Any, Any], Any]:
     def apply(a: Any, b: Any) -> Any:
         a, b = _pair(a, b)
-        if _is_number(a) and _is_number(b):
-            return on_numbers(a, b)
-        return on_blocks(a, b)
+        if isinstance(a, _BLOCKS) or isinstance(b, _BLOCKS):
+            return on_blocks(a, b)
+        return on_numbers(a, b)
 
     apply.__name__ = name
     return apply
@@ -147,9 +150,14 @@ def _arithmetic(name: str, on_numbers: Callable[..., Any], ufunc: Callable[..., 
     return _binary(name, on_numbers, checked)
 
 
+def _subtract(a: Any, b: Any) -> Any:
+    # NumPy has no difference of bools; _arithmetic refuses theirs.
+    return np.subtract(a, b) if _BOOL not in (value(a).dtype, value(b).dtype) else np.logical_xor(a, b)
+
+
 def _true_divide(a: Any, b: Any) -> Any:
-    if a.dtype.kind != "f" if isinstance(a, np.generic | np.ndarray) else b.dtype.kind != "f":
-        a, b = np.asarray(a, _FLOAT32), np.asarray(b, _FLOAT32)
+    if "f" not in (value(a).dtype.kind, value(b).dtype.kind):
+        a, b = cast(a, _FLOAT32), cast(b, _FLOAT32)
     return np.divide(a, b)
 
 
@@ -163,7 +171,7 @@ def _truncating_divide(a: Any, b: Any) -> Any:
 
 add = _arithmetic("+", operator.add, np.add)
 mul = _arithmetic("*", operator.mul, np.multiply)
-sub = _binary("-", operator.sub, np.subtract)
+sub = _arithmetic("-", operator.sub, _subtract)
 truediv = _binary("/", operator.truediv, _true_divide)
 floordiv = _binary("//", operator.floordiv, _truncating_divide)
 mod = _binary("%", operator.mod, np.fmod)
@@ -193,6 +201,8 @@ def cast(a: Any, dtype: np.dtype[Any], bitcast: bool = False) -> Any:
     """`a.to(dtype)`: C's conversion, or with `bitcast` the same bits."""
     a = value(a)
     if bitcast:
+        if a.dtype.itemsize != dtype.itemsize:
+            raise UnsupportedConstruct(f"a bitcast of {a.dtype} to {dtype}: the sizes differ")
         return a.view(dtype)
     return a.astype(dtype, copy=False)
 
@@ -231,16 +241,21 @@ def clamp(x: Any, min: Any, max: Any) -> Any:
 def where(condition: Any, x: Any, y: Any) -> Any:
     """`tl.where`: `x` where the condition holds, else `y`; both sides are computed."""
     x, y = _pair(x, y)
-    if _is_number(x) and _is_number(y):
+    if not isinstance(x, _BLOCKS) and not isinstance(y, _BLOCKS):
         x, y = _pair(value(x), value(y))
     return np.where(value(condition), x, y)
+
+
+def word(rng: NumpyRng, i: int) -> Words:
+    """Return word number `i` of a stream."""
+    return rng.words(i // 4)[i % 4]
 
 
 def umulhi(a: Any, b: Any) -> Any:
     """`tl.umulhi`: the upper 32 bits of a product of two uint32."""
     if value(a).dtype != np.uint32 or value(b).dtype != np.uint32:
         raise UnsupportedConstruct("tl.umulhi needs two uint32 blocks: cast with .to(tl.uint32)")
-    return ((np.asarray(a, np.uint64) * b) >> np.uint64(32)).astype(np.uint32)
+    return ((cast(a, _UINT64) * b) >> np.uint64(32)).astype(np.uint32)
 
 
 def zeros_like(x: Any) -> Any:

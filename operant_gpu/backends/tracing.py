@@ -1,0 +1,173 @@
+"""Tracing: a lowered function becomes a straight line of NumPy calls.
+
+Environment functions take no decision that depends on a block: what they do is the same whatever the numbers are.
+So one run on two rows shows all of it. Every NumPy call on a block is recorded, all else is folded into constants.
+The record is compiled into Python without branches or checks of types, in which a call writes into an operand's
+buffer where nobody needs that operand any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from operant_gpu.backends.numpy_ops import NumpyRng
+from operant_gpu.errors import UnsupportedConstruct
+
+_ROWS = 2
+
+
+class _Call(NamedTuple):
+    """One line of a record: `target = function(*arguments)`, blocks as `_Traced`, all else as it is."""
+
+    target: str
+    dtype: np.dtype[Any]
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+
+class Tape:
+    """Records what a function does with its blocks; `compile` makes a program of it.
+
+    Make the blocks with `block` and `rng`, call the function with them, compile what it returned.
+    """
+
+    def __init__(self) -> None:
+        self._inputs: dict[str, str] = {}
+        self._calls: list[_Call] = []
+
+    def block(self, expression: str, dtype: Any) -> Any:
+        """Return a block that the program finds at `expression`, such as "state.x"."""
+        name = f"input{len(self._inputs)}"
+        self._inputs[name] = expression
+        return _Traced.of(np.zeros(_ROWS, dtype), name, self)
+
+    def rng(self) -> NumpyRng:
+        """Return a stream that the program finds as "rng"."""
+        return _TracedRng(self)
+
+    def record(self, function: Callable[..., Any], arguments: tuple[Any, ...], sample: Any) -> _Traced:
+        """Add a call whose result on the two rows is `sample`."""
+        target = f"t{len(self._calls)}"
+        self._calls.append(_Call(target, sample.dtype, function, arguments))
+        return _Traced.of(sample, target, self)
+
+    def compile(self, name: str, parameters: str, results: Sequence[Any]) -> Callable[..., tuple[Any, ...]]:
+        """Return a function of `parameters` that computes the tuple `results`."""
+        wanted = {result.name for result in results if isinstance(result, _Traced)}
+        calls = _needed(self._calls, wanted)
+        used = wanted.union(*(_names(call) for call in calls))
+        inputs = [f"{input_name} = {found}" for input_name, found in self._inputs.items() if input_name in used]
+        namespace: dict[str, Any] = {}
+        lines = [*inputs, *_lines(calls, wanted, namespace), f"return {_tuple_of(results, namespace)}"]
+        source = f"def {name}({parameters}):\n" + "\n".join(f"    {line}" for line in lines)
+        exec(compile(source, f"<traced {name}>", "exec"), namespace)  # noqa: S102
+        program: Callable[..., tuple[Any, ...]] = namespace[name]
+        return program
+
+
+class _Traced(np.ndarray[Any, Any]):
+    """A block of two rows that records what is done with it."""
+
+    name: str
+    tape: Tape
+
+    @classmethod
+    def of(cls, sample: Any, name: str, tape: Tape) -> _Traced:
+        traced = np.asarray(sample).view(cls)
+        traced.name, traced.tape = name, tape
+        return traced
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        if method != "__call__" or kwargs:
+            raise UnsupportedConstruct(f"{ufunc.__name__}.{method} of a block")
+        return _tape_of(inputs).record(ufunc, inputs, ufunc(*map(_plain, inputs)))
+
+    def __array_function__(self, function: Callable[..., Any], types: Any, args: Any, kwargs: Any) -> Any:
+        return _tape_of(args).record(function, args, function(*map(_plain, args), **kwargs))
+
+    def astype(self, dtype: Any, *_: Any, **__: Any) -> Any:
+        """Record a conversion, unless it is none."""
+        if dtype == self.dtype:
+            return self
+        return self.tape.record(np.ndarray.astype, (self, dtype), _plain(self).astype(dtype))
+
+    def view(self, dtype: Any) -> Any:  # type: ignore[override]
+        """Record another reading of the same bits."""
+        return self.tape.record(np.ndarray.view, (self, dtype), _plain(self).view(dtype))
+
+
+class _TracedRng(NumpyRng):
+    """Stands for the stream that a program draws from."""
+
+    __slots__ = ("_tape",)
+
+    def __init__(self, tape: Tape) -> None:
+        counters = (tape.block(f"rng.{name}", np.int32) for name in ("env_id", "episode", "step"))
+        super().__init__(tape.block("rng.seed", np.int64), *counters, stream=0)
+        self._tape = tape
+
+    def compute(self, block: int) -> Any:
+        """Return blocks that the program finds in its own stream."""
+        return tuple(self._tape.block(f"rng.words({block})[{i}]", np.uint32) for i in range(4))
+
+
+def _plain(value: Any) -> Any:
+    return np.asarray(value) if isinstance(value, _Traced) else value
+
+
+def _tape_of(values: Sequence[Any]) -> Tape:
+    return next(value.tape for value in values if isinstance(value, _Traced))
+
+
+def _names(call: _Call) -> set[str]:
+    return {argument.name for argument in call.arguments if isinstance(argument, _Traced)}
+
+
+def _needed(calls: Sequence[_Call], wanted: set[str]) -> list[_Call]:
+    """Leave out the calls that no result depends on."""
+    alive, kept = set(wanted), []
+    for call in reversed(calls):
+        if call.target in alive:
+            alive |= _names(call)
+            kept.append(call)
+    return kept[::-1]
+
+
+def _lines(calls: Sequence[_Call], wanted: set[str], namespace: dict[str, Any]) -> list[str]:
+    """Return a line of Python for each call; `namespace` collects functions and constants."""
+    last_use = {name: position for position, call in enumerate(calls) for name in _names(call)}
+    # Buffers of blocks that are neither inputs nor results nor read through a view.
+    free = {call.target for call in calls if call.function is not np.ndarray.view} - wanted
+    free -= {name for call in calls if call.function is np.ndarray.view for name in _names(call)}
+    lines = []
+    for position, call in enumerate(calls):
+        dying = [
+            a for a in call.arguments if isinstance(a, _Traced) and last_use[a.name] == position and a.name in free
+        ]
+        arguments = [_text(argument, namespace) for argument in call.arguments]
+        if isinstance(call.function, np.ufunc):
+            # A further argument of a ufunc is the buffer for its result.
+            arguments += [a.name for a in dying if a.dtype == call.dtype][:1]
+        lines.append(f"{call.target} = {_text(call.function, namespace)}({', '.join(arguments)})")
+        # An array that goes out of use at once is the next call's buffer, still in the cache.
+        lines += [f"del {', '.join(sorted({a.name for a in dying}))}"] if dying else []
+    return lines
+
+
+def _text(value: Any, namespace: dict[str, Any]) -> str:
+    """Return the name of a block, or a name in `namespace` for anything else."""
+    if isinstance(value, _Traced):
+        return value.name
+    for name, known in namespace.items():
+        if known is value:
+            return name
+    name = f"k{len(namespace)}"
+    namespace[name] = value
+    return name
+
+
+def _tuple_of(results: Sequence[Any], namespace: dict[str, Any]) -> str:
+    return f"({''.join(_text(result, namespace) + ', ' for result in results)})"
