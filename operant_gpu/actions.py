@@ -47,7 +47,9 @@ class ActionReader:
             # Python numbers have no width: they take the environment's.
             width = None if self._dtypes[0] is not torch.float32 or isinstance(actions, np.ndarray) else np.float32
             array = np.asarray(actions, width)
-            return torch.from_numpy(array if array.flags.writeable else array.copy())
+            # torch takes neither negative strides nor read-only memory.
+            shareable = array.flags.writeable and min(array.strides, default=0) >= 0
+            return torch.from_numpy(array if shareable else array.copy())
         except (TypeError, ValueError, RuntimeError, BufferError) as error:
             raise ActionError(f"{self._expectation()}, got {type(actions).__name__}: {error}") from error
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import math
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -122,8 +122,7 @@ class Environment:
     def spaces(self, params: Any) -> tuple[Space[Any], Space[Any]]:
         """Return the observation and action spaces of one environment with these params."""
         observation, action = (
-            space if isinstance(space, Space) else space(params)
-            for space in (self.observation_space, self.action_space)
+            space(params) if callable(space) else space for space in (self.observation_space, self.action_space)
         )
         observation_size(observation)
         action_layout(action)
@@ -184,7 +183,7 @@ def _checked_param(name: str, value: Any, default: Any) -> bool | int | float:
     if kind is int and _is_integer(value):
         return int(value)
     number = _is_integer(value) or isinstance(value, float | np.floating)
-    if kind is float and number and math.isfinite(value):
+    if kind is float and number and abs(value) <= sys.float_info.max:
         return float(value)
     expected = {bool: "True or False", int: "an integer", float: "a finite number"}.get(kind)
     if expected is None:

@@ -32,9 +32,9 @@ class _Dtype:
         self.name = name
 
     def __repr__(self) -> str:
-        return f"tl.{self.name}"
+        return f"tl.{self.name.replace('fp', 'float')}"
 
-    def __call__(self) -> None:
+    def __call__(self, *_args: Any) -> None:
         # typing.NamedTuple on Python 3.10 accepts callables alone as annotations.
         raise TypeError(f"{self!r} is a dtype, not a function: use value.to({self!r})")
 

@@ -113,10 +113,18 @@ def redirected(outputs: Outputs, out: Mapping[str, Any], shape: tuple[int, ...])
                 f"{name} must be {own.dtype} of shape {expected} on {own.device}, "
                 f"got {given.dtype} {tuple(given.shape)} on {given.device}",
             )
-        replaced[name] = given if given.shape == own.shape else given.view(own.shape)
+        replaced[name] = given if given.shape == own.shape else _flattened(name, given, own.shape)
     if shared and "obs" in replaced:
         replaced["final_obs"] = replaced["obs"]
     return outputs._replace(**replaced)
+
+
+def _flattened(name: str, given: Tensor, shape: torch.Size) -> Tensor:
+    try:
+        return given.view(shape)
+    except RuntimeError as error:
+        message = f"the components of {name} must be evenly spaced in memory, got strides {given.stride()}"
+        raise InvalidConfig("out", message) from error
 
 
 def unflattened(obs: Tensor, shape: tuple[int, ...]) -> Tensor:

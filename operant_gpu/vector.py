@@ -143,9 +143,10 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         mask = self._reset_mask(options)
         if mask is not None and not self._started:
             raise InvalidConfig("options", "the first reset takes every environment: call reset() before reset_mask")
-        if seed is None and not self._started:
-            seed = secrets.randbits(63)
         mask = self._all if mask is None else mask
+        if not self._started:
+            # For all that `seed` leaves open.
+            self._reseed(secrets.randbits(63), mask)
         if seed is not None:
             self._reseed(seed, mask)
         self._backend.reset(mask, self._outputs.obs)
@@ -347,21 +348,26 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             raise InvalidConfig("options", f"unknown option {sorted(unknown)}: 'reset_mask' is the only one")
         if options.get("reset_mask") is None:
             return None
-        mask = torch.as_tensor(options["reset_mask"], device=self.device)
+        given = options["reset_mask"]
+        try:
+            # NumPy arrays by a copy: torch refuses some strides, and warns of read-only memory.
+            mask = torch.as_tensor(np.array(given) if isinstance(given, np.ndarray) else given, device=self.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InvalidConfig("options", f"reset_mask must be a tensor or array, got {given!r}: {error}") from error
         if mask.dtype != torch.bool or mask.shape != (self.num_envs,):
             raise InvalidConfig(
                 "options", f"reset_mask must be bool of shape ({self.num_envs},), got {mask.dtype} {tuple(mask.shape)}"
             )
         return mask.contiguous()
 
-    def _reseed(self, seed: int | Sequence[int | None], mask: Tensor) -> None:
+    def _reseed(self, seed: Any, mask: Tensor) -> None:
         """Restart the streams where the mask holds."""
         columns = self._columns
         if isinstance(seed, int | np.integer):
             seeds, env_ids = torch.full_like(columns.seed, _checked_seed(seed)), self._env_ids
         else:
-            if len(seed) != self.num_envs:
-                raise InvalidConfig("seed", f"expected {self.num_envs} seeds, one per environment, got {len(seed)}")
+            if not isinstance(seed, Sequence | np.ndarray) or len(seed) != self.num_envs:
+                raise InvalidConfig("seed", f"expected an integer, or {self.num_envs} of them in a list, got {seed!r}")
             given = [None if one is None else _checked_seed(one) for one in seed]
             seeds = torch.tensor([one or 0 for one in given], device=self.device)
             mask = mask & torch.tensor([one is not None for one in given], device=self.device)

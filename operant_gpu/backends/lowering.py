@@ -8,12 +8,11 @@ source. What Triton itself would refuse, or what the rewriting does not know, is
 from __future__ import annotations
 
 import ast
-import functools
 import inspect
 import textwrap
 from collections.abc import Callable
 from types import FunctionType, ModuleType
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from operant_gpu.errors import UnsupportedConstruct
 from operant_gpu.lang import constexpr_value, is_jit_function, numpy_dtype, tl
@@ -40,21 +39,34 @@ def lower(function: Any, ops: ModuleType, intrinsics: dict[Any, Callable[..., An
     Raises:
         UnsupportedConstruct: Naming file and line, if the function uses what the lowering does not know.
     """
-    if function in intrinsics:
-        return intrinsics[function]
-    return _lowered(function, ops, tuple(intrinsics.items()))
+    return _lower(function.fn, _Target(ops, {jit.fn: python for jit, python in intrinsics.items()}, {}), ())
 
 
-@functools.cache
-def _lowered(function: Any, ops: ModuleType, intrinsics: tuple[Any, ...]) -> Callable[..., Any]:
-    original: FunctionType = function.fn
+class _Target(NamedTuple):
+    """What functions are lowered to; `done` keeps those that are."""
+
+    ops: ModuleType
+    # By the functions inside the jit functions: a jit function's own hash has Triton analyse its source.
+    intrinsics: dict[FunctionType, Callable[..., Any]]
+    done: dict[FunctionType, Callable[..., Any]]
+
+
+def _lower(original: FunctionType, target: _Target, callers: tuple[FunctionType, ...]) -> Callable[..., Any]:
+    if original in target.intrinsics:
+        return target.intrinsics[original]
+    if original not in target.done:
+        target.done[original] = _rewritten(original, target, (*callers, original))
+    return target.done[original]
+
+
+def _rewritten(original: FunctionType, target: _Target, callers: tuple[FunctionType, ...]) -> Callable[..., Any]:
     source, first_line = _source(original)
     tree = ast.parse(source)
     ast.increment_lineno(tree, first_line - 1)
     definition = tree.body[0]
     assert isinstance(definition, ast.FunctionDef)
     namespace: dict[str, Any] = {}
-    tree.body = [_Rewriter(original, ops, dict(intrinsics), namespace).definition(definition)]
+    tree.body = [_Rewriter(original, target, callers, namespace).definition(definition)]
     code = compile(ast.fix_missing_locations(tree), original.__code__.co_filename, "exec")
     exec(code, namespace)  # noqa: S102
     result: FunctionType = namespace[definition.name]
@@ -80,9 +92,14 @@ class _Rewriter(ast.NodeTransformer):
     """Rewrites one function; `namespace` collects what its names stand for."""
 
     def __init__(
-        self, function: FunctionType, ops: ModuleType, intrinsics: dict[Any, Any], namespace: dict[str, Any]
+        self,
+        function: FunctionType,
+        target: _Target,
+        callers: tuple[FunctionType, ...],
+        namespace: dict[str, Any],
     ) -> None:
-        self._function, self._ops, self._intrinsics, self._namespace = function, ops, intrinsics, namespace
+        self._function, self._target, self._callers, self._namespace = function, target, callers, namespace
+        self._ops = target.ops
         self._locals: set[str] = set()
 
     def definition(self, node: ast.FunctionDef) -> ast.FunctionDef:
@@ -108,7 +125,8 @@ class _Rewriter(ast.NodeTransformer):
         if len(node.targets) != 1:
             self._refuse(node, "assign to one target at a time")
         self._check_target(node.targets[0])
-        node.value = self._op("value", self.visit(node.value))
+        conversion = "values" if isinstance(node.targets[0], ast.Tuple) else "value"
+        node.value = self._op(conversion, self.visit(node.value))
         return node
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
@@ -124,8 +142,8 @@ class _Rewriter(ast.NodeTransformer):
         self._check_target(node.target)
         assert isinstance(node.target, ast.Name)
         left = ast.copy_location(ast.Name(node.target.id, ast.Load()), node)
-        result = self._op(self._operator(node.op), left, self.visit(node.value))
-        return ast.copy_location(ast.Assign([node.target], result), node)
+        result = self._op(self._operator(node, node.op), left, self.visit(node.value))
+        return ast.copy_location(ast.Assign([node.target], self._op("value", result)), node)
 
     def visit_Return(self, node: ast.Return) -> ast.AST:
         node.value = node.value and self.visit(node.value)
@@ -152,18 +170,18 @@ class _Rewriter(ast.NodeTransformer):
     # Expressions
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
-        return self._op(self._operator(node.op), self.visit(node.left), self.visit(node.right))
+        return self._op(self._operator(node, node.op), self.visit(node.left), self.visit(node.right))
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
         operand = self.visit(node.operand)
         if isinstance(node.op, ast.Not):
             return ast.copy_location(ast.UnaryOp(node.op, self._op("static", operand)), node)
-        return self._op(self._operator(node.op), operand)
+        return self._op(self._operator(node, node.op), operand)
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
         if len(node.ops) != 1:
             self._refuse(node, "a chained comparison: write (a < b) & (b < c)")
-        return self._op(self._operator(node.ops[0]), self.visit(node.left), self.visit(node.comparators[0]))
+        return self._op(self._operator(node, node.ops[0]), self.visit(node.left), self.visit(node.comparators[0]))
 
     def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
         node.values = [self._op("static", self.visit(operand)) for operand in node.values]
@@ -186,8 +204,7 @@ class _Rewriter(ast.NodeTransformer):
         if self._is_static_path(node):
             return self._constant(node, self._resolve(node))
         # A column of State, a field of params or of rng.
-        node.value = self.visit(node.value)
-        return node
+        return self._op("field", self.visit(node.value), ast.Constant(node.attr))
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         arguments = [self.visit(argument) for argument in node.args]
@@ -216,14 +233,16 @@ class _Rewriter(ast.NodeTransformer):
             return constexpr_value(found)
         if numpy_dtype(found) is not None:
             return numpy_dtype(found)
-        if is_jit_function(found):
-            return lower(found, self._ops, self._intrinsics)
-        if isinstance(found, type) and issubclass(found, tuple):
-            return found
         if isinstance(node, ast.Attribute) and self._lookup(node.value) in (tl, getattr(tl, "math", None)):
             if node.attr in self._ops.TL_FUNCTIONS:
                 return getattr(self._ops, node.attr)
             self._refuse(node, f"{name} is not available on every backend")
+        if is_jit_function(found):
+            if found.fn in self._callers:
+                self._refuse(node, "a function cannot call itself")
+            return _lower(found.fn, self._target, self._callers)
+        if isinstance(found, type) and issubclass(found, tuple):
+            return found
         if isinstance(found, bool | int | float):
             self._refuse(node, f"{name} is a plain number outside the function: write {name} = tl.constexpr({found!r})")
         self._refuse(node, f"{name} is neither a jit function, a tl.constexpr, a NamedTuple class nor part of tl")
@@ -244,7 +263,7 @@ class _Rewriter(ast.NodeTransformer):
     # Building and refusing
 
     def _constant(self, node: ast.expr, found: Any) -> ast.AST:
-        name = "_".join(["outer", *ast.unparse(node).split(".")])
+        name = f"outer{len(self._namespace)}"
         self._namespace[name] = found
         return ast.copy_location(ast.Name(name, ast.Load()), node)
 
@@ -254,8 +273,8 @@ class _Rewriter(ast.NodeTransformer):
         call = ast.Call(ast.Name(slot, ast.Load()), list(arguments), list(keywords))
         return ast.copy_location(call, arguments[0])
 
-    def _operator(self, node: ast.AST) -> str:
-        name = type(node).__name__
+    def _operator(self, node: ast.AST, operator: ast.AST) -> str:
+        name = type(operator).__name__
         if name not in _OPERATORS:
             self._refuse(node, f"the operator {name} is not supported")
         return _OPERATORS[name]

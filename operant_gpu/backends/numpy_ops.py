@@ -9,6 +9,7 @@ give a float32, `//` rounds toward zero, `%` has the sign of the dividend.
 from __future__ import annotations
 
 import builtins
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -40,6 +41,8 @@ TL_FUNCTIONS = frozenset(
 # Blocks, and the scalars that stand for scalar tensors.
 _BLOCKS = (np.ndarray, np.generic)
 _BOOL, _INT32 = np.dtype(np.bool_), np.dtype(np.int32)
+_INTEGERS = (_INT32, np.dtype(np.uint32), np.dtype(np.int64), np.dtype(np.uint64))
+_TINY, _HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 _UINT64 = np.dtype(np.uint64)
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
@@ -48,6 +51,7 @@ class NumpyRng:
     """An `Rng` that computes each block of words once."""
 
     __slots__ = (*Rng._fields, "_blocks")
+    _fields = Rng._fields
 
     def __init__(self, seed: Any, env_id: Any, episode: Any, step: Any, stream: int) -> None:
         self.seed, self.env_id, self.episode, self.step, self.stream = seed, env_id, episode, step, stream
@@ -79,24 +83,45 @@ def static(value: Any) -> Any:
 
 
 def value(assigned: Any) -> Any:
-    """Turn a number that gets a name into a scalar of 32 bits, as Triton does."""
+    """Turn a number that gets a name into a scalar of the smallest type that holds it, as Triton does."""
     kind = type(assigned)
     if kind is float:
-        return np.float32(assigned)
+        normal = _TINY <= builtins.abs(assigned) <= _HUGE or assigned == 0.0 or not math.isfinite(assigned)
+        return np.float32(assigned) if normal else np.float64(assigned)
     if kind is bool:
         return np.bool_(assigned)
     if kind is int:
-        return np.int32(assigned) if -(2**31) <= assigned < 2**31 else np.int64(assigned)
-    if kind is tuple:
-        return tuple(value(item) for item in assigned)
-    return assigned
+        return next(dtype.type(assigned) for dtype in _INTEGERS if assigned in _range_of(dtype))
+    return values(assigned) if kind is tuple else assigned
+
+
+def values(assigned: Any) -> Any:
+    """Do as `value` for each of several names."""
+    return tuple(value(each) for each in assigned)
+
+
+def _range_of(dtype: np.dtype[Any]) -> range:
+    limits = np.iinfo(dtype)
+    return range(limits.min, limits.max + 1)
 
 
 def item(container: Any, index: Any) -> Any:
     """Return one component of a tuple."""
     if not isinstance(container, tuple):
         raise UnsupportedConstruct("only tuples can be indexed: a block has one number per environment")
+    if type(index) is not int:
+        raise UnsupportedConstruct("an index must be a compile-time constant: a literal or a tl.static_range index")
     return container[index]
+
+
+def field(container: Any, name: str) -> Any:
+    """Return a field of a State, of params or of rng."""
+    fields = getattr(container, "_fields", None)
+    if fields is None:
+        raise UnsupportedConstruct(f".{name} is not available: only State, params and rng have fields")
+    if name not in fields:
+        raise AttributeError(f"{type(container).__name__} has no field {name!r}, only {', '.join(fields)}")
+    return getattr(container, name)
 
 
 def _promoted(a_dtype: np.dtype[Any], b_dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -105,8 +105,8 @@ class _TracedRng(NumpyRng):
     __slots__ = ("_tape",)
 
     def __init__(self, tape: Tape) -> None:
-        counters = (tape.block(f"rng.{name}", np.int32) for name in ("env_id", "episode", "step"))
-        super().__init__(tape.block("rng.seed", np.int64), *counters, stream=0)
+        env_id, episode, step = (tape.block(f"rng.{name}", np.int32) for name in ("env_id", "episode", "step"))
+        super().__init__(tape.block("rng.seed", np.int64), env_id, episode, step, stream=0)
         self._tape = tape
 
     def compute(self, block: int) -> Any:
