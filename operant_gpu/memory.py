@@ -113,6 +113,9 @@ def redirected(outputs: Outputs, out: Mapping[str, Any], shape: tuple[int, ...])
                 f"{name} must be {own.dtype} of shape {expected} on {own.device}, "
                 f"got {given.dtype} {tuple(given.shape)} on {given.device}",
             )
+        if given.ndim == 1 and given.stride(0) != 1 and len(given) > 1:
+            message = f"{name} must be contiguous, got stride {given.stride(0)}: put the environments last, out[t]"
+            raise InvalidConfig("out", message)
         replaced[name] = given if given.shape == own.shape else _flattened(name, given, own.shape)
     if shared and "obs" in replaced:
         replaced["final_obs"] = replaced["obs"]

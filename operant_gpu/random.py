@@ -115,6 +115,6 @@ def normal(rng, i: tl.constexpr):
     # 1 - u lies in (0, 1], where the logarithm is finite.
     length = tl.sqrt(-2.0 * tl.log(1.0 - radius))
     if i % 2 == 0:
-        return length * tl.cos(_TWO_PI * angle)
+        return length * tl.cos(angle * _TWO_PI)
     else:
-        return length * tl.sin(_TWO_PI * angle)
+        return length * tl.sin(angle * _TWO_PI)

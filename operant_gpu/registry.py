@@ -40,7 +40,7 @@ def register(environment: Environment) -> Environment:
         vector_entry_point="operant_gpu.registry:make",
         max_episode_steps=environment.max_episode_steps,
         reward_threshold=environment.reward_threshold,
-        kwargs={"id": environment.id, "autoreset_mode": AutoresetMode.NEXT_STEP},
+        kwargs={"id": environment.id, "autoreset_mode": AutoresetMode.NEXT_STEP.value},
     )
     return environment
 

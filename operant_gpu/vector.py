@@ -87,7 +87,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self.params = environment.make_params({} if params is None else params._asdict())
         self.single_observation_space, self.single_action_space = environment.spaces(self.params)
         self.autoreset_mode = _autoreset_mode(autoreset_mode)
-        self.metadata = {"render_modes": ["rgb_array"], "autoreset_mode": self.autoreset_mode}
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 30, "autoreset_mode": self.autoreset_mode}
         self.render_mode = _render_mode(render_mode, environment)
         self.device, self.backend = select.resolve(device, backend)
         _try_contract(environment, self.params, self.backend)
@@ -166,7 +166,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             actions: int32 or int64 (num_envs,) for Discrete, (num_envs, k) for MultiDiscrete, float32 (num_envs, k)
                 for Box; a tensor or DLPack array on `device`, on a CPU also a NumPy array or a list.
             out: Tensors to write into instead of the environment's own: any of "obs", "final_obs" (SAME_STEP only),
-                "reward", "terminated" and "truncated".
+                "reward", "terminated" and "truncated". Observations may have any strides, the others none but 1.
 
         Returns:
             Observations (num_envs, *shape) float32, rewards (num_envs,) float32, `terminated` and `truncated`
@@ -273,10 +273,11 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         for part, owner in (("state", self.state), ("columns", self._columns)):
             saved = state_dict.get(part, {})
             for name, column in owner._asdict().items():
-                if name not in saved or saved[name].shape != column.shape or saved[name].dtype != column.dtype:
+                given = saved.get(name)
+                if not isinstance(given, Tensor) or given.shape != column.shape or given.dtype != column.dtype:
                     kind = f"{column.dtype} {tuple(column.shape)}"
                     raise InvalidConfig("state_dict", f"{part}[{name!r}] is missing or not {kind}")
-                pairs.append((column, saved[name]))
+                pairs.append((column, given))
         for column, saved_column in pairs:
             column.copy_(saved_column)
         self._started = bool(state_dict.get("started"))

@@ -59,13 +59,11 @@ def reset(rng, params):
 def derivative(state, torque, params):
     """Return the time derivative of the state."""
     theta1, theta2, theta1_dot, theta2_dot = state
-    m1, m2, l1, lc1, lc2 = (
-        params.link_mass_1,
-        params.link_mass_2,
-        params.link_length_1,
-        params.link_com_pos_1,
-        params.link_com_pos_2,
-    )
+    m1 = params.link_mass_1
+    m2 = params.link_mass_2
+    l1 = params.link_length_1
+    lc1 = params.link_com_pos_1
+    lc2 = params.link_com_pos_2
     sin2, cos2 = tl.sin(theta2), tl.cos(theta2)
 
     d1 = m1 * lc1 * lc1 + m2 * (l1 * l1 + lc2 * lc2 + 2.0 * l1 * lc2 * cos2) + 2.0 * params.link_moi

@@ -1,0 +1,145 @@
+"""Environments that the contract is tested on: every registered one, and handmade ones for what those leave out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+import operant_gpu
+from operant_gpu import AutoresetMode, Environment
+from operant_gpu.lang import jit, tl
+from operant_gpu.random import integers, normal, uniform
+
+MODES = list(AutoresetMode)
+
+
+class DriftState(NamedTuple):
+    x: tl.float32
+    y: tl.float32
+    energy: tl.float64
+    hops: tl.int32
+    lucky: tl.int1
+
+
+class DriftParams(NamedTuple):
+    noise: float = 0.1
+    period: int = 11
+    friction: bool = True
+
+
+@jit
+def drift_reset(rng, params):
+    lucky = integers(rng, 2, 0, 2) == 1
+    return DriftState(x=uniform(rng, 0, -0.5, 0.5), y=0.25 * normal(rng, 0), energy=0.0, hops=1, lucky=lucky)
+
+
+@jit
+def drift_step(state, action, rng, params):
+    push_x, push_y = action
+    x = state.x + 0.1 * push_x + params.noise * normal(rng, 0)
+    y = state.y + 0.1 * push_y + uniform(rng, 0, -0.1, 0.1)
+    if params.friction:
+        x *= 0.95
+        y *= 0.95
+    x, y = tl.clamp(x, -1.0, 1.0), tl.clamp(y, -1.0, 1.0)
+    hop = integers(rng, 1, 0, 7)
+    hops = state.hops + hop
+    terminated = hops % params.period == 0
+    reward = tl.where(state.lucky, x * y, x - y) - 0.25 * hop
+    return DriftState(x, y, state.energy + x * x + y * y, hops, ~state.lucky), reward, terminated
+
+
+@jit
+def drift_observe(state, params):
+    return state.x, state.y, (state.hops % params.period).to(tl.float32) / params.period
+
+
+Drift = Environment(
+    id="Drift-v0",
+    state=DriftState,
+    params=DriftParams,
+    reset=drift_reset,
+    step=drift_step,
+    observe=drift_observe,
+    observation_space=spaces.Box(np.array([-1, -1, 0], np.float32), 1.0),
+    action_space=spaces.Box(-1.0, 1.0, (2,)),
+)
+
+
+class DialsState(NamedTuple):
+    left: tl.int8
+    right: tl.int64
+
+
+@jit
+def dials_reset(rng, params):
+    return DialsState(left=integers(rng, 0, -2, 3), right=integers(rng, 1, -2, 3))
+
+
+@jit
+def dials_step(state, action, rng, params):
+    left = tl.minimum(tl.maximum(state.left + action[0], -4), 4)
+    right = tl.minimum(tl.maximum(state.right + action[1], -4), 4)
+    return DialsState(left, right), left * right, (left == 0) & (right == 0)
+
+
+@jit
+def dials_observe(state, params):
+    return state.left, state.right, state.left + state.right, 1.0
+
+
+# No Params, actions that start below zero, observations of two axes, a plain number as a component.
+Dials = Environment(
+    id="Dials-v0",
+    state=DialsState,
+    reset=dials_reset,
+    step=dials_step,
+    observe=dials_observe,
+    observation_space=spaces.Box(-8.0, 8.0, (2, 2)),
+    action_space=spaces.MultiDiscrete([3, 4], start=[-1, -2]),
+)
+
+# Makers of vector environments: the registered by their name, the handmade by themselves.
+MAKERS: dict[str, Callable[..., Any]] = {
+    **{name: functools.partial(operant_gpu.make, name) for name in operant_gpu.list_envs()},
+    Drift.id: Drift,
+    Dials.id: Dials,
+}
+
+
+def make_cpu(name: str, num_envs: int, backend: str, **settings: Any) -> operant_gpu.VecEnv:
+    return MAKERS[name](num_envs, device="cpu", backend=backend, **settings)
+
+
+def random_actions(env: operant_gpu.VecEnv, rng: np.random.Generator) -> torch.Tensor:
+    """Return a batch of valid actions, as a tensor."""
+    space = env.action_space
+    space.seed(int(rng.integers(2**31)))
+    return torch.as_tensor(space.sample())
+
+
+def invalid_actions(env: operant_gpu.VecEnv, actions: torch.Tensor, rows: list[int]) -> torch.Tensor:
+    """Return the actions with values in some rows that no environment can take."""
+    spoilt = actions.clone()
+    spoilt[rows] = torch.nan if actions.is_floating_point() else 99
+    return spoilt
+
+
+def everything(env: operant_gpu.VecEnv) -> dict[str, torch.Tensor]:
+    """Return all that decides the future of an environment, by name."""
+    saved = env.state_dict()
+    return {**saved["state"], **{f"columns.{name}": column for name, column in saved["columns"].items()}}
+
+
+def assert_same_tensors(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    """Compare bit for bit; NaNs are equal."""
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(
+            tensor, other[name], rtol=0, atol=0, equal_nan=True, msg=lambda m, n=name: f"{n}: {m}"
+        )

@@ -1,0 +1,263 @@
+"""Settings and calls that make no sense are refused with advice, and change nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from contract_envs import assert_same_tensors, everything
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import operant_gpu
+from operant_gpu import AutoresetMode, BackendError, InvalidConfig, OperantError, ResetNeeded, VecEnv
+from operant_gpu.envs import CartPole, GridWalk, Pendulum
+
+N = 4
+
+
+def cartpole(**options: Any) -> VecEnv:
+    return CartPole(N, **{"device": "cpu", "backend": "numpy", **options})
+
+
+@contextlib.contextmanager
+def refused(kind: type[OperantError], env: VecEnv | None = None, match: str | None = None) -> Iterator[None]:
+    """Expect an error of this kind, one line of text, that leaves the environment as it was."""
+    before = everything(env) if env else {}
+    with pytest.raises(kind, match=match) as raised:
+        yield
+    assert "\n" not in str(raised.value)
+    if env:
+        assert_same_tensors(before, everything(env))
+
+
+NOT_A_COUNT = [0, -1, 2**31, 10**30, True, 4.0, math.nan, "4", None, [4], np.float32(4)]
+
+
+@pytest.mark.parametrize("num_envs", NOT_A_COUNT, ids=repr)
+def test_a_number_of_environments_is_an_integer_from_one_on(num_envs: Any) -> None:
+    with refused(InvalidConfig, match="num_envs: expected") as _:
+        CartPole(num_envs, device="cpu")
+
+
+def test_more_environments_than_fit_into_memory_are_refused_with_what_fits() -> None:
+    with refused(InvalidConfig, match=r"num_envs: .* GiB.*: at most \d+ fit"):
+        CartPole(2**31 - 1, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind", "advice"),
+    [
+        ("device", "gpu", InvalidConfig, "'cpu', 'cuda'"),
+        ("device", "meta", InvalidConfig, "'cpu', 'cuda'"),
+        ("device", 3.5, InvalidConfig, "'cpu', 'cuda'"),
+        ("device", None, InvalidConfig, "'cpu', 'cuda'"),
+        ("backend", "jax", InvalidConfig, "'triton' or 'numpy'"),
+        ("backend", None, InvalidConfig, "'triton' or 'numpy'"),
+        ("output", "jax", InvalidConfig, "'torch', 'numpy' or 'cupy'"),
+        ("output", "cupy", InvalidConfig, "use 'torch' or 'numpy'"),
+        ("output", None, InvalidConfig, "'torch', 'numpy' or 'cupy'"),
+        ("autoreset_mode", "sometimes", InvalidConfig, "AutoresetMode.NEXT_STEP"),
+        ("autoreset_mode", None, InvalidConfig, "AutoresetMode.NEXT_STEP"),
+        ("render_mode", "human", InvalidConfig, "'rgb_array'"),
+        ("max_episode_steps", 0, InvalidConfig, "-1 for no limit"),
+        ("max_episode_steps", -2, InvalidConfig, "-1 for no limit"),
+        ("max_episode_steps", 2**31, InvalidConfig, "-1 for no limit"),
+        ("max_episode_steps", True, InvalidConfig, "-1 for no limit"),
+        ("max_episode_steps", 10.0, InvalidConfig, "-1 for no limit"),
+        ("first_env_id", -1, InvalidConfig, f"from 0 to {2**31 - N}"),
+        ("first_env_id", 2**31 - N + 1, InvalidConfig, f"from 0 to {2**31 - N}"),
+        ("first_env_id", True, InvalidConfig, "an integer from 0"),
+        ("first_env_id", "0", InvalidConfig, "an integer from 0"),
+    ],
+    ids=lambda value: repr(value) if not isinstance(value, type) else value.__name__,
+)
+def test_a_setting_that_makes_no_sense_is_refused(name: str, value: Any, kind: type[OperantError], advice: str) -> None:
+    with pytest.raises(kind) as raised:
+        cartpole(**{name: value})
+    assert advice in str(raised.value)
+    assert raised.value.param == name
+    assert repr(value) in str(raised.value) or str(value) in str(raised.value) or name == "output"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_device_that_is_not_there_is_a_backend_error() -> None:
+    for device in ("cuda", "cuda:7"):
+        with refused(BackendError, match="use device='cpu'"):
+            CartPole(N, device=device)
+
+
+def test_unknown_ids_are_refused_with_the_nearest_and_all_known() -> None:
+    with refused(InvalidConfig, match=r"did you mean 'CartPole-v1'\? registered: .*Pendulum-v1"):
+        operant_gpu.make("cartpole-v1")
+    for wrong in ("nothing like it", None, 7, ["CartPole-v1"]):
+        with refused(InvalidConfig, match="registered: .*CartPole-v1"):
+            operant_gpu.make(wrong)
+
+
+def test_unknown_parameters_are_refused_with_the_nearest_and_all_known() -> None:
+    with refused(InvalidConfig, match=r"gravitty: .*did you mean 'gravity'\?.*masscart.*num_envs"):
+        cartpole(gravitty=9.8)
+    with refused(InvalidConfig, match=r"bakend: .*did you mean 'backend'\?"):
+        cartpole(bakend="numpy")
+
+
+@given(
+    value=st.one_of(st.none(), st.text(), st.booleans(), st.sampled_from([math.nan, math.inf, -math.inf, 1j, [9.8]]))
+)
+@settings(deadline=None, max_examples=30)
+def test_a_float_parameter_is_a_finite_number(value: Any) -> None:
+    with refused(InvalidConfig, match="^gravity: expected a finite number"):
+        cartpole(gravity=value)
+
+
+@given(value=st.one_of(st.none(), st.text(), st.booleans(), st.floats()))
+@settings(deadline=None, max_examples=30)
+def test_an_integer_parameter_is_an_integer(value: Any) -> None:
+    with refused(InvalidConfig, match="^grid_size: expected an integer"):
+        GridWalk(N, device="cpu", grid_size=value)
+
+
+@pytest.mark.parametrize(
+    ("environment", "params"),
+    [
+        (CartPole, {"masspole": -0.1}),
+        (CartPole, {"length": 0.0}),
+        (CartPole, {"sutton_barto_reward": 1}),
+        (CartPole, {"tau": 10**400}),
+        (GridWalk, {"grid_size": 1}),
+        (GridWalk, {"grid_size": 40_000}),
+        (Pendulum, {"max_torque": -2.0}),
+    ],
+    ids=lambda value: getattr(value, "id", None) or next(iter(value)),
+)
+def test_parameters_out_of_range_are_refused(environment: Any, params: dict[str, Any]) -> None:
+    with pytest.raises(InvalidConfig, match="expected") as raised:
+        environment(N, device="cpu", backend="numpy", **params)
+    assert raised.value.param == next(iter(params))
+
+
+def test_a_step_before_the_first_reset_is_refused(backend: str) -> None:
+    env = cartpole(backend=backend)
+    for call in (lambda: env.step(torch.zeros(N, dtype=torch.int32)), env.observe):
+        with refused(ResetNeeded, env, "reset"):
+            call()
+    with refused(InvalidConfig, env, "the first reset takes every environment"):
+        env.reset(options={"reset_mask": torch.ones(N, dtype=torch.bool)})
+
+
+def test_a_closed_environment_takes_no_calls() -> None:
+    env = cartpole()
+    env.reset(seed=0)
+    env.close()
+    env.close()
+    for call in (lambda: env.step(torch.zeros(N, dtype=torch.int32)), env.reset, env.observe):
+        with refused(ResetNeeded, env, "is closed: make a new one"):
+            call()
+
+
+NOT_SEEDS = [
+    -1,
+    2**63,
+    True,
+    1.5,
+    "1",
+    [1, 2, 3],
+    [1, 2, 3, -4],
+    [1, 2, 3, 2**63],
+    [True] * N,
+    [0.5] * N,
+    {1: 2},
+    object(),
+]
+
+
+@pytest.mark.parametrize("seed", NOT_SEEDS, ids=lambda seed: type(seed).__name__)
+def test_seeds_are_integers_below_two_to_the_63(seed: Any) -> None:
+    env = cartpole()
+    env.reset(seed=1)
+    with refused(InvalidConfig, env, "^seed: expected"):
+        env.reset(seed=seed)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reset_mask": torch.ones(N)},
+        {"reset_mask": torch.ones(N, dtype=torch.int32)},
+        {"reset_mask": torch.ones(N + 1, dtype=torch.bool)},
+        {"reset_mask": torch.ones(N, 1, dtype=torch.bool)},
+        {"reset_mask": [True]},
+        {"reset_mask": "all"},
+        {"reset_mask": True},
+        {"reset_masks": torch.ones(N, dtype=torch.bool)},
+        {"low": -0.1, "high": 0.1},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_options_other_than_a_reset_mask_are_refused(options: dict[str, Any]) -> None:
+    env = cartpole()
+    env.reset(seed=1)
+    with refused(InvalidConfig, env, "^options: .*reset_mask"):
+        env.reset(seed=2, options=options)
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        {"observation": torch.zeros(N, 4)},
+        {"obs": torch.zeros(4, N)[:, :3]},
+        {"obs": torch.zeros(N, 4, dtype=torch.float64)},
+        {"obs": np.zeros((N, 4), np.float32)},
+        {"obs": torch.zeros(N, 4, device="meta")},
+        {"final_obs": torch.zeros(N)},
+        {"reward": torch.zeros(N, 1)},
+        {"reward": None},
+        {"reward": torch.zeros(N), "terminated": torch.zeros(N)},
+        {"truncated": torch.zeros(N, dtype=torch.uint8)},
+    ],
+    ids=lambda out: list(out)[-1],
+)
+def test_outputs_that_do_not_fit_are_refused(out: dict[str, Any]) -> None:
+    env = cartpole()
+    env.reset(seed=1)
+    with refused(InvalidConfig, env, f"^out: .*{list(out)[-1]}"):
+        env.step(torch.zeros(N, dtype=torch.int32), out=out)
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED], ids=lambda mode: mode.name)
+def test_a_separate_final_observation_is_refused_where_there_is_none(mode: AutoresetMode) -> None:
+    env = cartpole(autoreset_mode=mode)
+    env.reset(seed=1)
+    with refused(InvalidConfig, env, "final_obs is obs itself"):
+        env.step(torch.zeros(N, dtype=torch.int32), out={"final_obs": torch.zeros(N, 4)})
+
+
+@pytest.mark.parametrize("change", ["id", "params", "num_envs", "format", "columns", "state", "dtype"])
+def test_a_state_of_other_environments_is_refused(change: str) -> None:
+    env = cartpole()
+    env.reset(seed=1)
+    saved = env.state_dict()
+    if change in ("columns", "state"):
+        saved[change] = dict(list(saved[change].items())[1:])
+    elif change == "dtype":
+        saved["state"]["theta"] = saved["state"]["theta"].double()
+    else:
+        saved[change] = None
+    # What does fit differs, and must not be taken over either.
+    saved.get("state", {}).get("x_dot", torch.zeros(1)).add_(1.0)
+    with refused(InvalidConfig, env, "^state_dict: "):
+        env.load_state_dict(saved)
+
+
+@pytest.mark.parametrize("indices", [[N], [-1], [0, 1, 99]], ids=str)
+def test_rendering_environments_that_are_not_there_is_refused(indices: list[int]) -> None:
+    env = GridWalk(N, device="cpu", backend="numpy", render_mode="rgb_array")
+    env.reset(seed=1)
+    with refused(InvalidConfig, env, f"out of range: there are {N}"):
+        env.render(indices)

@@ -1,0 +1,107 @@
+"""The NumPy backend and Triton's interpreter give the same results, and write all that they should and no more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import INTERPRETED
+from contract_envs import MAKERS, MODES, everything, invalid_actions, make_cpu, random_actions
+
+from operant_gpu import AutoresetMode, VecEnv
+
+every_mode = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name.lower())
+every_environment = pytest.mark.parametrize("name", MAKERS)
+needs_interpreter = pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1")
+
+
+def assert_agree(numpy_tensors: dict[str, torch.Tensor], triton_tensors: dict[str, torch.Tensor], step: int) -> None:
+    """Compare integers and flags exactly, floats to 1e-6."""
+    for name, expected in numpy_tensors.items():
+        tolerance = 1e-6 if expected.is_floating_point() else 0
+        torch.testing.assert_close(
+            triton_tensors[name],
+            expected,
+            rtol=tolerance,
+            atol=tolerance,
+            equal_nan=True,
+            msg=lambda message, name=name: f"{name} at step {step}: {message}",
+        )
+
+
+def outputs_of(result: tuple[Any, ...]) -> dict[str, torch.Tensor]:
+    obs, reward, terminated, truncated, info = result
+    flags = {"terminated": terminated, "truncated": truncated, "ended": info["_final_obs"]}
+    episode = {"return": info["episode"]["r"], "length": info["episode"]["l"]}
+    return {"obs": obs, "final_obs": info["final_obs"], "reward": reward, **flags, **episode}
+
+
+@needs_interpreter
+@every_mode
+@every_environment
+def test_numpy_and_triton_agree_for_200_steps(name: str, mode: AutoresetMode) -> None:
+    # Terminations, truncations, refused actions and, where the caller resets, late steps all take place.
+    settings = {"autoreset_mode": mode, "max_episode_steps": 37}
+    envs = [make_cpu(name, 33, backend, **settings) for backend in ("numpy", "triton")]
+    first, second = (env.reset(seed=2**62 + 17)[0] for env in envs)
+    assert_agree({"obs": first}, {"obs": second}, step=0)
+    rng = np.random.default_rng(4)
+    for step in range(1, 201):
+        actions = random_actions(envs[0], rng)
+        if step % 20 == 0:
+            actions = invalid_actions(envs[0], actions, [step % 33, 5])
+        results = [outputs_of(env.step(actions)) for env in envs]
+        assert_agree(*results, step=step)
+        if mode is AutoresetMode.DISABLED and step % 9 == 0:
+            masks = [result["ended"].clone() for result in results]
+            first, second = (env.reset(options={"reset_mask": mask})[0] for env, mask in zip(envs, masks))
+            assert_agree({"obs": first}, {"obs": second}, step=step)
+    states = [everything(env) for env in envs]
+    assert_agree(*states, step=200)
+    assert states[0]["columns.log_count"].sum() > 33
+    assert states[0]["columns.bad_actions"].sum() > 0
+
+
+def poisoned_storage(env: VecEnv, slots: int) -> dict[str, torch.Tensor]:
+    """Return rollout storage (slots, num_envs, ...) of NaN rewards and observations, and of alternating flags."""
+    shape = (slots, env.num_envs)
+    flags = torch.arange(slots * env.num_envs).reshape(shape) % 2 == 0
+    storage = {
+        "obs": torch.full((*shape, *env.single_observation_space.shape), torch.nan),
+        "reward": torch.full(shape, torch.nan),
+        "terminated": flags.clone(),
+        "truncated": ~flags,
+    }
+    if env.autoreset_mode is AutoresetMode.SAME_STEP:
+        storage["final_obs"] = torch.full_like(storage["obs"], torch.nan)
+    return storage
+
+
+@pytest.mark.parametrize("num_envs", [1, 41, 341])
+@every_mode
+@pytest.mark.parametrize("name", ["CartPole-v1", "Drift-v0", "Dials-v0"])
+def test_a_step_fills_the_callers_rows_and_no_others(
+    name: str, backend: str, mode: AutoresetMode, num_envs: int
+) -> None:
+    settings = {"autoreset_mode": mode, "max_episode_steps": 2}
+    env = make_cpu(name, num_envs, backend, **settings)
+    reference = make_cpu(name, num_envs, "numpy", **settings)
+    env.reset(seed=9)
+    reference.reset(seed=9)
+    storage = poisoned_storage(env, slots=5)
+    before = {key: tensor.clone() for key, tensor in storage.items()}
+    rng = np.random.default_rng(1)
+    for slot in (1, 2, 3):
+        actions = random_actions(env, rng)
+        returned = outputs_of(env.step(actions, out={key: tensor[slot] for key, tensor in storage.items()}))
+        expected = outputs_of(reference.step(actions))
+        for key, tensor in storage.items():
+            assert returned[key].data_ptr() == tensor[slot].data_ptr()
+            assert_agree({key: expected[key]}, {key: tensor[slot]}, step=slot)
+    for key, tensor in storage.items():
+        for slot in (0, 4):
+            torch.testing.assert_close(tensor[slot], before[key][slot], rtol=0, atol=0, equal_nan=True)
+    # The environment's own memory took no part: it goes on from its own state.
+    assert_agree(everything(reference), everything(env), step=3)

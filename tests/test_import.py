@@ -1,0 +1,128 @@
+"""The library imports and steps where Triton and CuPy are missing, and then gives the same results."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contract_envs import Dials, Drift
+from digests import digests
+
+import operant_gpu
+
+HERE = Path(__file__).parent
+# None in sys.modules makes an import fail as that of a missing package does.
+EXTRAS = ("triton", "cupy", "pygame", "pynvml")
+WITHOUT_EXTRAS = """
+import sys
+for name in ("triton", "triton.language", "cupy", "pygame", "pynvml"):
+    sys.modules[name] = None
+"""
+
+
+def run_python(code: str) -> Any:
+    """Run code in a process of its own; return what it prints last, read as JSON."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), str(HERE)])
+    finished = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def without_triton() -> dict[str, Any]:
+    """What a process without Triton and CuPy found."""
+    return run_python(
+        WITHOUT_EXTRAS
+        + """
+import json
+import operant_gpu
+loaded = [name for name, module in sys.modules.items() if module is not None]
+from contract_envs import Dials, Drift
+from digests import digests
+found = {"has_triton": operant_gpu.lang.HAS_TRITON, "loaded": loaded, "digests": digests()}
+for name, make in (("Drift", Drift), ("Dials", Dials)):
+    env = make(5, device="auto")
+    env.reset(seed=3)
+    env.action_space.seed(1)
+    for _ in range(20):
+        obs, *_ = env.step(env.action_space.sample())
+    found[name] = obs.tolist()
+    found["backend"] = [env.backend, str(env.device)]
+try:
+    operant_gpu.make("CartPole-v1", backend="triton", device="cpu")
+except operant_gpu.BackendError as error:
+    found["error"] = str(error)
+print(json.dumps(found))
+"""
+    )
+
+
+def test_the_library_imports_nothing_of_what_is_missing(without_triton: dict[str, Any]) -> None:
+    assert without_triton["has_triton"] is False
+    foreign = [name for name in without_triton["loaded"] if name.split(".")[0] in EXTRAS]
+    assert foreign == []
+    assert "operant_gpu.backends.triton" not in without_triton["loaded"]
+    assert not [name for name in without_triton["loaded"] if name.startswith("operant_gpu.kernels")]
+
+
+def test_the_backend_is_numpy_and_asking_for_triton_says_what_to_install(without_triton: dict[str, Any]) -> None:
+    assert without_triton["backend"] == ["numpy", "cpu"]
+    assert "pip install 'operant-gpu[gpu]'" in without_triton["error"]
+    assert "backend='numpy'" in without_triton["error"]
+
+
+def test_every_environment_gives_the_same_fifty_steps_without_triton(without_triton: dict[str, Any]) -> None:
+    assert without_triton["digests"] == digests()
+    assert len(without_triton["digests"]) == 3 * len(operant_gpu.list_envs())
+
+
+@pytest.mark.parametrize("environment", [Drift, Dials], ids=["Drift", "Dials"])
+def test_a_users_environment_gives_the_same_steps_without_triton(
+    environment: operant_gpu.Environment, without_triton: dict[str, Any]
+) -> None:
+    env = environment(5, device="cpu", backend="numpy")
+    env.reset(seed=3)
+    env.action_space.seed(1)
+    for _ in range(20):
+        obs, *_ = env.step(env.action_space.sample())
+    assert obs.tolist() == without_triton[environment.id.removesuffix("-v0")]
+
+
+def test_importing_loads_no_optional_package_and_touches_no_gpu() -> None:
+    found = run_python(
+        """
+import json, sys
+import operant_gpu, torch
+names = [name for name in ("cupy", "pygame", "pynvml", "operant_gpu.kernels.step") if name in sys.modules]
+print(json.dumps([names, torch.cuda.is_initialized()]))
+"""
+    )
+    assert found == [[], False]
+
+
+def test_stand_ins_are_not_for_calling() -> None:
+    found = run_python(
+        WITHOUT_EXTRAS
+        + """
+import json
+from operant_gpu.envs import CartPole
+from operant_gpu.lang import tl
+messages = []
+for call in (lambda: CartPole.step(1, 2, 3, 4), lambda: tl.float32(1.0)):
+    try:
+        call()
+    except TypeError as error:
+        messages.append(str(error))
+print(json.dumps(messages))
+"""
+    )
+    assert found == [
+        "step is a jit function: a backend runs it, Python does not",
+        "tl.float32 is a dtype, not a function: use value.to(tl.float32)",
+    ]

@@ -1,0 +1,66 @@
+"""What the lowering does not know is an error that names the author's file and line, never a silent difference."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import refused_constructs
+from cells import environment
+from refused_constructs import HELPERS, STEPS
+
+from operant_gpu import UnsupportedConstruct
+
+
+def refused_line(function: Any) -> int:
+    lines, first = inspect.getsourcelines(function.fn)
+    return first + next(offset for offset, line in enumerate(lines) if "# refused" in line)
+
+
+def assert_refused(step: Any, where: Any, advice: str = ": ") -> None:
+    """Check that an environment with this step is refused, and that the marked line of `where` is named."""
+    with pytest.raises(UnsupportedConstruct, match=advice) as raised:
+        environment(step)(2, device="cpu", backend="numpy")
+    assert f"{refused_constructs.__file__}:{refused_line(where)}," in str(raised.value)
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.__name__)
+def test_a_refused_construct_is_named_with_its_file_and_line(step: Any) -> None:
+    assert_refused(step, HELPERS.get(step.__name__, step))
+
+
+def test_a_variable_of_an_enclosing_function_is_refused() -> None:
+    step = refused_constructs.in_a_closure(1.0)
+    assert_refused(step, step, "offset belongs to an enclosing function")
+
+
+@pytest.mark.parametrize(
+    ("step", "advice"),
+    [
+        (refused_constructs.if_on_a_block, "tl.where"),
+        (refused_constructs.and_of_blocks, "& | ~"),
+        (refused_constructs.chained_comparison, r"\(a < b\) & \(b < c\)"),
+        (refused_constructs.plain_number_global, r"GRAVITY = tl\.constexpr\(9\.8\)"),
+        (refused_constructs.sum_of_conditions, r"\.to\(tl\.int32\)"),
+        (refused_constructs.floor_division_of_floats, r"tl\.floor\(a / b\)"),
+        (refused_constructs.sine_of_integers, r"\.to\(tl\.float32\)"),
+        (refused_constructs.failed_static_assertion, "power is small"),
+    ],
+    ids=lambda value: getattr(value, "__name__", "advice"),
+)
+def test_a_refusal_says_what_to_write_instead(step: Any, advice: str) -> None:
+    assert_refused(step, step, advice)
+
+
+def test_recursion_is_refused() -> None:
+    with pytest.raises(UnsupportedConstruct):
+        environment(refused_constructs.recursion)(2, device="cpu", backend="numpy")
+
+
+def test_a_function_without_a_source_is_refused() -> None:
+    namespace: dict[str, Any] = {}
+    exec("def step(state, action, rng, params):\n    return state, 0.0, False", namespace)
+    step = type("Sourceless", (), {"fn": staticmethod(namespace["step"]), "__call__": lambda self: None})()
+    with pytest.raises(UnsupportedConstruct, match="define environment functions in a file"):
+        environment(step)(2, device="cpu", backend="numpy")
