@@ -232,8 +232,8 @@ def with_the_motion(index: int, actions: int) -> Callable[[Array], Any]:
     return lambda obs: (actions - 1) * int(obs[index] > 0)
 
 
-# Environment, its time limit, policy, how its episodes end. A pole on end and a double pendulum are unstable: what float32
-# rounds off grows e-fold within a few steps, so their episodes are short, and Acrobot's begin half way up.
+# Environment, its time limit, policy, how its episodes end. A pole on end and a double pendulum are unstable: what
+# float32 rounds off grows e-fold within a few steps, so their episodes are short, and Acrobot's begin half way up.
 EPISODES = [
     ("CartPole-v1", 50, balance, "truncated"),
     ("CartPole-v1", 500, lambda obs: 1, "terminated"),
