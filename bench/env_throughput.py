@@ -89,14 +89,18 @@ def main(settings: Settings) -> None:
 
 def describe(env: str) -> dict[str, Any]:
     """Return what a reader needs to know of the machine and the software."""
-    packages = ("operant-gpu", "torch", "numpy", "triton", "gymnasium", "envpool")
+    packages = ("torch", "numpy", "triton", "gymnasium", "envpool")
     return {
         "machine": machine_name(),
         "cores": os.cpu_count(),
         "env": env,
         "command": "python " + " ".join(sys.argv),
         "date": datetime.now(timezone.utc).date().isoformat(),
-        "versions": {"python": platform.python_version(), **{name: version_of(name) for name in packages}},
+        "versions": {
+            "operant_gpu": operant_gpu.__version__,
+            "python": platform.python_version(),
+            **{name: version_of(name) for name in packages},
+        },
     }
 
 

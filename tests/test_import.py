@@ -99,7 +99,7 @@ def test_importing_loads_no_optional_package_and_touches_no_gpu() -> None:
         """
 import json, sys
 import operant_gpu, torch
-names = [name for name in ("cupy", "pygame", "pynvml", "operant_gpu.kernels.step") if name in sys.modules]
+names = [name for name in ("cupy", "pygame", "operant_gpu.kernels.step") if name in sys.modules]
 print(json.dumps([names, torch.cuda.is_initialized()]))
 """
     )
