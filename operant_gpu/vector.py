@@ -14,14 +14,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from operant_gpu import memory
+from operant_gpu import memory, settings
 from operant_gpu.actions import ActionReader
 from operant_gpu.backends import select
-from operant_gpu.backends.base import NO_LIMIT, Batch
-from operant_gpu.backends.contract import check_contract
+from operant_gpu.backends.base import Batch
 from operant_gpu.columns import Outputs
 from operant_gpu.environment import Environment
-from operant_gpu.errors import ActionError, InvalidConfig, ResetNeeded, UnsupportedConstruct
+from operant_gpu.errors import ActionError, InvalidConfig, ResetNeeded
 from operant_gpu.spaces import action_layout, observation_size
 
 Info = dict[str, Any]
@@ -86,23 +85,25 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self.environment = environment
         self.params = environment.make_params({} if params is None else params._asdict())
         self.single_observation_space, self.single_action_space = environment.spaces(self.params)
-        self.autoreset_mode = _autoreset_mode(autoreset_mode)
+        self.autoreset_mode = settings.autoreset_mode(autoreset_mode)
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 30, "autoreset_mode": self.autoreset_mode}
-        self.render_mode = _render_mode(render_mode, environment)
+        self.render_mode = settings.render_mode(render_mode, environment)
         self.device, self.backend = select.resolve(device, backend)
-        _try_contract(environment, self.params, self.backend)
+        settings.try_contract(environment, self.params, self.backend)
         size = observation_size(self.single_observation_space)
         self._shape = self.single_observation_space.shape or ()
         self.num_envs = memory.check_num_envs(num_envs, memory.bytes_per_env(environment, size), self.device)
         self.state = memory.allocate_state(environment, self.num_envs, self.device)
-        self._columns = memory.allocate_columns(self.num_envs, self.device, _first_env_id(first_env_id, self.num_envs))
+        self._columns = memory.allocate_columns(
+            self.num_envs, self.device, settings.first_env_id(first_env_id, self.num_envs)
+        )
         self._env_ids = self._columns.env_id.clone()
         self._outputs = memory.allocate_outputs(
             self.num_envs, size, self.device, separate_final_obs=self.autoreset_mode is AutoresetMode.SAME_STEP
         )
         layout = action_layout(self.single_action_space)
         self._reader = ActionReader(layout, self.num_envs, self.device)
-        self._limit = _limit(max_episode_steps, environment)
+        self._limit = settings.step_limit(max_episode_steps, environment)
         batch = Batch(environment, self.params, self.state, self._columns, layout, self._limit, self.autoreset_mode)
         self._backend = select.create(self.backend, batch)
         self._export = memory.exporter(output, self.device)
@@ -365,62 +366,14 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         """Restart the streams where the mask holds."""
         columns = self._columns
         if isinstance(seed, int | np.integer):
-            seeds, env_ids = torch.full_like(columns.seed, _checked_seed(seed)), self._env_ids
+            seeds, env_ids = torch.full_like(columns.seed, settings.seed_number(seed)), self._env_ids
         else:
             if not isinstance(seed, Sequence | np.ndarray) or len(seed) != self.num_envs:
                 raise InvalidConfig("seed", f"expected an integer, or {self.num_envs} of them in a list, got {seed!r}")
-            given = [None if one is None else _checked_seed(one) for one in seed]
+            given = [None if one is None else settings.seed_number(one) for one in seed]
             seeds = torch.tensor([one or 0 for one in given], device=self.device)
             mask = mask & torch.tensor([one is not None for one in given], device=self.device)
             env_ids = torch.zeros_like(columns.env_id)
         columns.seed.copy_(torch.where(mask, seeds, columns.seed))
         columns.env_id.copy_(torch.where(mask, env_ids, columns.env_id))
         columns.episode.masked_fill_(mask, -1)
-
-
-def _try_contract(environment: Environment, params: Any, backend: str) -> None:
-    try:
-        check_contract(environment, params)
-    except UnsupportedConstruct:
-        # Triton itself decides what it compiles.
-        if backend != "triton":
-            raise
-
-
-def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
-    try:
-        return AutoresetMode(mode)
-    except ValueError as error:
-        names = ", ".join(f"AutoresetMode.{known.name}" for known in AutoresetMode)
-        raise InvalidConfig("autoreset_mode", f"expected one of {names}, got {mode!r}") from error
-
-
-def _render_mode(mode: str | None, environment: Environment) -> str | None:
-    if mode not in (None, "rgb_array"):
-        raise InvalidConfig("render_mode", f"expected None or 'rgb_array', got {mode!r}")
-    if mode is not None and environment.draw is None:
-        raise InvalidConfig("render_mode", f"{environment.id} has no draw function: give its Environment one")
-    return mode
-
-
-def _limit(max_episode_steps: int | None, environment: Environment) -> int:
-    limit = environment.max_episode_steps if max_episode_steps is None else max_episode_steps
-    if limit is None or limit == -1:
-        return NO_LIMIT
-    if isinstance(limit, bool) or not isinstance(limit, int | np.integer) or not 1 <= limit <= NO_LIMIT:
-        raise InvalidConfig(
-            "max_episode_steps", f"expected an integer of at least 1, or -1 for no limit, got {limit!r}"
-        )
-    return int(limit)
-
-
-def _first_env_id(first: int, num_envs: int) -> int:
-    if isinstance(first, bool) or not isinstance(first, int | np.integer) or not 0 <= first <= 2**31 - num_envs:
-        raise InvalidConfig("first_env_id", f"expected an integer from 0 to {2**31 - num_envs}, got {first!r}")
-    return int(first)
-
-
-def _checked_seed(seed: Any) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
-        raise InvalidConfig("seed", f"expected an integer in [0, 2**63), got {seed!r}")
-    return int(seed)

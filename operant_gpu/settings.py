@@ -1,0 +1,64 @@
+"""Checks of the arguments of `VecEnv`: each returns the setting as it is meant, or raises `InvalidConfig`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from operant_gpu.backends.base import NO_LIMIT
+from operant_gpu.backends.contract import check_contract
+from operant_gpu.environment import Environment
+from operant_gpu.errors import InvalidConfig, UnsupportedConstruct
+
+
+def try_contract(environment: Environment, params: Any, backend: str) -> None:
+    """Try the environment's functions, but leave what the lowering does not know to Triton where Triton compiles it."""
+    try:
+        check_contract(environment, params)
+    except UnsupportedConstruct:
+        if backend != "triton":
+            raise
+
+
+def autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
+    """Return the mode, given itself or by its value, such as "SameStep"."""
+    try:
+        return AutoresetMode(mode)
+    except ValueError as error:
+        names = ", ".join(f"AutoresetMode.{known.name}" for known in AutoresetMode)
+        raise InvalidConfig("autoreset_mode", f"expected one of {names}, got {mode!r}") from error
+
+
+def render_mode(mode: str | None, environment: Environment) -> str | None:
+    """Return the mode if the environment can be drawn that way."""
+    if mode not in (None, "rgb_array"):
+        raise InvalidConfig("render_mode", f"expected None or 'rgb_array', got {mode!r}")
+    if mode is not None and environment.draw is None:
+        raise InvalidConfig("render_mode", f"{environment.id} has no draw function: give its Environment one")
+    return mode
+
+
+def step_limit(max_episode_steps: int | None, environment: Environment) -> int:
+    """Return the time limit: the environment's own for None, none for -1."""
+    limit = environment.max_episode_steps if max_episode_steps is None else max_episode_steps
+    if limit is None or limit == -1:
+        return NO_LIMIT
+    return _integer("max_episode_steps", limit, 1, NO_LIMIT, ", or -1 for no limit")
+
+
+def first_env_id(first: int, num_envs: int) -> int:
+    """Return the id of the first environment; ids are int32."""
+    return _integer("first_env_id", first, 0, 2**31 - num_envs)
+
+
+def seed_number(seed: Any) -> int:
+    """Return a seed that the streams can take as their key."""
+    return _integer("seed", seed, 0, 2**63 - 1)
+
+
+def _integer(param: str, value: Any, low: int, high: int, note: str = "") -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
+        raise InvalidConfig(param, f"expected an integer from {low} to {high}{note}, got {value!r}")
+    return int(value)
