@@ -63,6 +63,7 @@ SHORT = {
 }
 LONG = {
     "CartPole": Episodes("CartPole-v1", pushes, 0.0, (0.05,) * 4, {"T"}),
+    "CartPole, pushed over": Episodes("CartPole-v1", coast, 0.0, (0.05,) * 4, {"T"}),
     # Balanced exactly and not pushed: a fall would be of rounding's making.
     "CartPole, limit": Episodes("CartPole-v1", pushes, 0.0, (0.0,) * 4, {"t"}, params={"force_mag": 0.0}, rows=2),
     "MountainCar": Episodes("MountainCar-v0", pump, -0.5, (0.1, 0.0), {"T", "t"}),
@@ -146,3 +147,48 @@ def test_spaces_limits_and_starts_are_those_of_gymnasium(name: str) -> None:
     quantiles = [np.quantile(draws, [0, 0.25, 0.5, 0.75, 1], axis=0) for draws in (own, theirs)]
     width = np.maximum(np.ptp(theirs, axis=0), 1e-9)
     assert (np.abs(quantiles[0] - quantiles[1]) <= 0.06 * width).all()
+
+
+def balance(obs: np.ndarray) -> np.ndarray:
+    return (obs @ np.array([1, 1.5, 20, 4], np.float32) > 0).astype(np.int64)
+
+
+def swing(obs: np.ndarray) -> np.ndarray:
+    """Drive the joint the way the second link turns."""
+    return np.where(obs[:, 5] < 0, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "policy", "spread", "flags"),
+    [("CartPole-v1", balance, 0.05, "t"), ("Acrobot-v1", swing, 0.1, "T")],
+)
+def test_a_controller_ends_episodes_as_in_gymnasium(name: str, policy: Any, spread: float, flags: str) -> None:
+    # Each side follows its own observations: replayed, actions for float64 let a balanced float32 pole fall.
+    rows = 5
+    start = np.random.default_rng(2).uniform(-spread, spread, (rows, 4)).astype(np.float32)
+    env = operant_gpu.make(name, rows, device="cpu", backend="numpy")
+    env.reset(seed=0)
+    set_states(env, start)
+    obs = env.observe().numpy().copy()
+    expected = [controlled_episode(name, policy, *pair) for pair in zip(start, obs, strict=True)]
+    assert {end[1] for end in expected} == {flags}
+
+    actual: dict[int, tuple[int, str]] = {}
+    for step in range(1, max(end[0] for end in expected) + 1):
+        obs, _, terminated, truncated, info = env.step(policy(obs))
+        obs = obs.numpy()
+        for row in set(np.flatnonzero(info["_episode"].numpy()).tolist()) - actual.keys():
+            actual[row] = (step, "T" * bool(terminated[row]) + "t" * bool(truncated[row]))
+    assert [actual.get(row) for row in range(rows)] == expected
+
+
+def controlled_episode(name: str, policy: Any, state: np.ndarray, obs: np.ndarray) -> tuple[int, str]:
+    """Return length and flags of an episode in Gymnasium."""
+    reference = gymnasium_env(name, {})
+    reference.reset(seed=0)
+    reference.unwrapped.state = state.astype(np.float64)
+    length, terminated, truncated = 0, False, False
+    while not (terminated or truncated):
+        obs, _, terminated, truncated, _ = reference.step(policy(obs[None])[0])
+        length += 1
+    return length, "T" * terminated + "t" * truncated
