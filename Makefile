@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OLDEST_TRITON := $(VENV)/triton-3.6
 ENV ?= CartPole-v1
+# A failure before a pipe is a failure.
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
 
 .PHONY: help train test lint bench gpu clean
 
@@ -38,6 +41,7 @@ clean:  ## Remove what the commands made
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
+	@echo "Setting up $(VENV), once: this takes a minute or two"
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt

@@ -199,15 +199,21 @@ def ours(env: str, num_envs: int, actions: list[np.ndarray[Any, Any]], device: s
 
 
 def ours_as_graph(env: str, num_envs: int, actions: list[np.ndarray[Any, Any]]) -> Contender:
-    """Return our environments on a GPU, each step a replay of one captured launch."""
+    """Return our environments on a GPU, each step a replay of a captured launch."""
     vec = operant_gpu.make(env, num_envs, device="cuda")
-    batch = torch.as_tensor(actions[0], device="cuda")
+    batches = [torch.as_tensor(batch, device="cuda") for batch in actions]
     vec.reset(seed=0)
-    vec.step(batch)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        vec.step(batch)
-    return Contender("operant_gpu triton, graph", lambda i: graph.replay(), torch.cuda.synchronize)
+    vec.step(batches[0])
+    graphs = [torch.cuda.CUDAGraph() for _ in batches]
+    for graph, batch in zip(graphs, batches, strict=True):
+        with torch.cuda.graph(graph):
+            vec.step(batch)
+
+    def replay(number: int, _memory: Any = (vec, batches)) -> None:
+        # The graphs write to memory that must live as long as they.
+        graphs[number].replay()
+
+    return Contender("operant_gpu triton, graph", replay, torch.cuda.synchronize)
 
 
 def gymnasium_vector(env: str, num_envs: int, actions: list[np.ndarray[Any, Any]]) -> Contender | None:

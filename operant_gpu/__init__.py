@@ -10,6 +10,7 @@ from operant_gpu.errors import (
     InvalidConfig,
     OperantError,
     ResetNeeded,
+    TrainingError,
     UnsupportedConstruct,
 )
 from operant_gpu.registry import list_envs, make, register
@@ -23,6 +24,7 @@ __all__ = [
     "InvalidConfig",
     "OperantError",
     "ResetNeeded",
+    "TrainingError",
     "UnsupportedConstruct",
     "VecEnv",
     "envs",

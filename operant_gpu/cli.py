@@ -6,11 +6,13 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+import torch
 import tyro
 from rich.console import Console
 
-from operant_gpu.errors import OperantError
+from operant_gpu.errors import InvalidConfig, OperantError
 from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.models.ppo import Metrics
 from operant_gpu.progress import TrainingDisplay
@@ -25,7 +27,7 @@ _INTERRUPTED = 130
 class Train:
     """Train a policy with PPO until the environment counts as solved, and save it."""
 
-    env: tyro.conf.Positional[str]
+    env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
     """Environment, such as CartPole-v1."""
     num_envs: int = 128
     """How many environments to step together."""
@@ -37,36 +39,66 @@ class Train:
     """Where to save the policy; runs/<env>.pt if not given."""
     ppo: tyro.conf.OmitArgPrefixes[PPOConfig] = field(default_factory=PPOConfig)
 
-    def run(self, console: Console) -> None:
-        """Train, report and save."""
+    def run(self, console: Console) -> int:
+        """Train, report and save, also what was learned until an interruption; return the exit status."""
         env = make(self.env, self.num_envs, device=self.device)
+        if env.device.type == "cpu":
+            # Networks this small gain nothing from threads, and threads that wait for each other spin: on a machine
+            # with other work that made training ten times slower.
+            torch.set_num_threads(1)
         learner = PPO(env, self.ppo)
-        out = self.out or Path("runs") / f"{self.env}.pt"
-        started = time.perf_counter()
-        reached = self._train(learner, env, console)
+        out = _checked_target(self.out or Path("runs") / f"{self.env}.pt")
+        console.print(
+            f"{self.env}: {self.num_envs} environments, {env.backend} backend on {env.device}", highlight=False
+        )
+        started, status, reached = time.perf_counter(), 0, Metrics()
+        try:
+            self._train(learner, env, console, reached)
+        except KeyboardInterrupt:
+            status = _INTERRUPTED
         seconds = time.perf_counter() - started
         learner.save(out)
-        console.print(_report(env, reached, seconds), f"Policy saved to {out}", sep="\n", soft_wrap=True)
+        report = _report(env, reached, seconds)
+        console.print(report, f"Policy saved to {out}", sep="\n", soft_wrap=True, highlight=False)
+        return status
 
-    def _train(self, learner: PPO, env: VecEnv, console: Console) -> Metrics:
-        latest: Metrics = {}
+    def _train(self, learner: PPO, env: VecEnv, console: Console, reached: Metrics) -> None:
         goal = env.environment.reward_threshold
         with TrainingDisplay(console, env.environment.id, self.total_timesteps, goal) as display:
 
             def after_iteration(metrics: Metrics) -> bool:
-                latest.update(metrics)
+                reached.update(metrics)
                 display.update(metrics)
-                return goal is None or not metrics["mean_reward"] >= goal
+                return not _solved(metrics, goal)
 
             learner.learn(self.total_timesteps, after_iteration)
-        return latest
+
+
+def _checked_target(out: Path) -> Path:
+    """Return the path if a file can be written there: better to know before training than after."""
+    if out.is_dir() or not out.name:
+        raise InvalidConfig("out", f"expected a file to save the policy to, got the folder {str(out)!r}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidConfig("out", f"cannot make the folder {str(out.parent)!r}: {error}") from error
+    return out
+
+
+def _solved(metrics: Metrics, goal: float | None) -> bool:
+    """Tell whether the last 100 episodes reach the goal; the first few to end are the shortest, and prove nothing."""
+    return goal is not None and metrics["episodes"] >= 100 and metrics["mean_reward"] >= goal
 
 
 def _report(env: VecEnv, reached: Metrics, seconds: float) -> str:
-    goal = env.environment.reward_threshold
-    solved = goal is not None and reached["mean_reward"] >= goal
-    verdict = f"Solved {env.environment.id}" if solved else f"Trained {env.environment.id}"
-    score = f"mean return {reached['mean_reward']:.1f} over the last 100 episodes"
+    goal, name = env.environment.reward_threshold, env.environment.id
+    if not reached:
+        return f"Stopped {name} before the first iteration was over"
+    verdict = f"Solved {name}" if _solved(reached, goal) else f"Trained {name}"
+    count = min(100, int(reached["episodes"]))
+    score = (
+        f"mean return {reached['mean_reward']:.4g} over the last {count} episodes" if count else "no episode finished"
+    )
     target = "" if goal is None else f" (goal {goal:g})"
     return f"{verdict}: {score}{target}, {reached['timesteps']:,} steps in {seconds:.1f} s"
 
@@ -76,13 +108,12 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     command: Train = tyro.extras.subcommand_cli_from_dict({"train": Train}, prog="operant-gpu", args=arguments)
     try:
-        command.run(console)
+        return command.run(console)
     except OperantError as error:
         Console(stderr=True).print(f"operant-gpu: {error}", markup=False, highlight=False, soft_wrap=True)
         return _USER_ERROR
     except KeyboardInterrupt:
         return _INTERRUPTED
-    return 0
 
 
 if __name__ == "__main__":

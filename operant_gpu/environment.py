@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from operant_gpu.vector import VecEnv
 
 # What VecEnv itself takes: an environment's own parameters must have other names.
-_RESERVED = frozenset(
-    {"num_envs", "device", "backend", "autoreset_mode", "max_episode_steps", "output", "copy", "debug", "render_mode"}
-    | {"first_env_id"}
-)
+_RESERVED = {
+    *("num_envs", "params", "device", "backend", "autoreset_mode", "max_episode_steps", "output", "copy", "debug"),
+    *("render_mode", "first_env_id"),
+}
 _ARGUMENTS = {"reset": ("rng", "params"), "step": ("state", "action", "rng", "params"), "observe": ("state", "params")}
 
 
@@ -88,7 +88,7 @@ class Environment:
         if taken:
             raise InvalidConfig("params", f"{', '.join(taken)} is an argument of VecEnv: choose another name")
         limit = self.max_episode_steps
-        if limit is not None and (not _is_integer(limit) or limit < 1):
+        if limit is not None and (not is_integer(limit) or limit < 1):
             raise InvalidConfig("max_episode_steps", f"expected an integer of at least 1, or None, got {limit!r}")
 
     def __call__(self, num_envs: int = 1, **settings: Any) -> VecEnv:
@@ -101,7 +101,7 @@ class Environment:
         from operant_gpu.vector import VecEnv
 
         own = {name: settings.pop(name) for name in _RESERVED & settings.keys()}
-        return VecEnv(self, num_envs, params=self.make_params(settings), **own)
+        return VecEnv(self, num_envs, params=settings, **own)
 
     def make_params(self, overrides: Mapping[str, Any]) -> Any:
         """Return `params` with defaults replaced by `overrides`, checked.
@@ -135,8 +135,11 @@ class Environment:
             InvalidConfig: If an annotation is not a dtype that a column can have.
         """
         dtypes = {}
+        module = sys.modules.get(self.state.__module__)
+        # A file that was run or loaded in some other way has no module: its functions know its names.
+        names = vars(module) if module else self.reset.fn.__globals__
         for name, annotation in self.state.__annotations__.items():
-            dtype = numpy_dtype(_evaluate(annotation, self.reset.fn.__globals__))
+            dtype = numpy_dtype(_evaluate(annotation, names))
             if dtype is None or (dtype.kind == "u" and dtype.itemsize > 1):
                 raise InvalidConfig(
                     "state",
@@ -172,7 +175,8 @@ def _evaluate(annotation: object, names: dict[str, Any]) -> object:
         return annotation
 
 
-def _is_integer(value: object) -> bool:
+def is_integer(value: object) -> bool:
+    """Tell whether `value` is a whole number of Python or NumPy; True and False are not."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
@@ -180,9 +184,9 @@ def _checked_param(name: str, value: Any, default: Any) -> bool | int | float:
     kind = type(default)
     if kind is bool and isinstance(value, bool | np.bool_):
         return bool(value)
-    if kind is int and _is_integer(value):
+    if kind is int and is_integer(value):
         return int(value)
-    number = _is_integer(value) or isinstance(value, float | np.floating)
+    number = is_integer(value) or isinstance(value, float | np.floating)
     if kind is float and number and abs(value) <= sys.float_info.max:
         return float(value)
     expected = {bool: "True or False", int: "an integer", float: "a finite number"}.get(kind)

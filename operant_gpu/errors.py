@@ -29,5 +29,9 @@ class ResetNeeded(OperantError, RuntimeError):
     """A step before the first reset, or any use after `close`."""
 
 
+class TrainingError(OperantError, RuntimeError):
+    """A training run that has gone wrong: numbers that are not finite."""
+
+
 class UnsupportedConstruct(OperantError, TypeError):
     """A construct in an environment function that not every backend runs alike."""

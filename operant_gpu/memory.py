@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from operant_gpu.columns import COLUMN_DTYPES, Columns, Outputs
-from operant_gpu.environment import Environment
+from operant_gpu.environment import Environment, is_integer
 from operant_gpu.errors import BackendError, InvalidConfig
 
 _MAX_ENVS = 2**31 - 1
-# Reward and the two flags.
-_OUTPUT_BYTES = 6
+# Reward and two flags; the environment's id and two masks.
+_OTHER_BYTES = 12
 
 
 def check_num_envs(num_envs: Any, bytes_each: int, device: torch.device) -> int:
     """Return `num_envs` if it is a number of environments that fits into the device's memory."""
-    if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer):
+    if not is_integer(num_envs):
         raise InvalidConfig("num_envs", f"expected an integer of at least 1, got {num_envs!r}")
     if not 1 <= num_envs <= _MAX_ENVS:
         raise InvalidConfig("num_envs", f"expected 1 to {_MAX_ENVS} (ids are 32-bit integers), got {num_envs}")
@@ -31,14 +31,16 @@ def check_num_envs(num_envs: Any, bytes_each: int, device: torch.device) -> int:
         raise InvalidConfig(
             "num_envs",
             f"{num_envs} environments of {bytes_each} bytes need {needed / 2**30:.1f} GiB, {device} has "
-            f"{present / 2**30:.1f} GiB: at most {fits} fit",
+            f"{present / 2**30:.1f} GiB for them: at most {fits} fit",
         )
     return int(num_envs)
 
 
 def _memory_of(device: torch.device) -> int | None:
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        # What torch has cached of memory that nobody uses counts as free.
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -50,7 +52,7 @@ def bytes_per_env(environment: Environment, size: int) -> int:
     """Return the memory of one environment: state, columns and outputs with two observations of `size`."""
     state = sum(dtype.itemsize for dtype in environment.column_dtypes().values())
     columns = sum(dtype.itemsize for dtype in COLUMN_DTYPES.values())
-    return state + columns + 8 * size + _OUTPUT_BYTES
+    return state + columns + 8 * size + _OTHER_BYTES
 
 
 def allocate_state(environment: Environment, num_envs: int, device: torch.device) -> Any:
@@ -113,10 +115,12 @@ def redirected(outputs: Outputs, out: Mapping[str, Any], shape: tuple[int, ...])
                 f"{name} must be {own.dtype} of shape {expected} on {own.device}, "
                 f"got {given.dtype} {tuple(given.shape)} on {given.device}",
             )
-        if given.ndim == 1 and given.stride(0) != 1 and len(given) > 1:
+        if name not in ("obs", "final_obs") and given.stride(0) != 1 and len(given) > 1:
             message = f"{name} must be contiguous, got stride {given.stride(0)}: put the environments last, out[t]"
             raise InvalidConfig("out", message)
         replaced[name] = given if given.shape == own.shape else _flattened(name, given, own.shape)
+    if "final_obs" in replaced and replaced["final_obs"].data_ptr() == replaced.get("obs", own).data_ptr():
+        raise InvalidConfig("out", "obs and final_obs are the same memory: after a reset they differ")
     if shared and "obs" in replaced:
         replaced["final_obs"] = replaced["obs"]
     return outputs._replace(**replaced)

@@ -54,8 +54,11 @@ class TrainingDisplay:
 
     def update(self, metrics: Metrics) -> None:
         """Show the metrics of one iteration."""
-        status = f"return {metrics['mean_reward']:7.1f}{self._goal}  {metrics['sps']:,.0f} steps/s"
+        score = (
+            f"return {metrics['mean_reward']:7.4g}{self._goal}" if metrics["episodes"] else "no episode finished yet"
+        )
+        status = f"{score}  {metrics['sps']:,.0f} steps/s"
         self._progress.update(self._task, completed=metrics["timesteps"], status=status)
         if not self._console.is_terminal and time.monotonic() - self._last_line >= _LINE_INTERVAL:
             self._last_line = time.monotonic()
-            self._console.print(f"{self._title}  {metrics['timesteps']:>9,} steps  {status}")
+            self._console.print(f"{self._title}  {metrics['timesteps']:>9,} steps  {status}", highlight=False)

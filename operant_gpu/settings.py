@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from operant_gpu.backends.base import NO_LIMIT
 from operant_gpu.backends.contract import check_contract
-from operant_gpu.environment import Environment
+from operant_gpu.environment import Environment, is_integer
 from operant_gpu.errors import InvalidConfig, UnsupportedConstruct
 
 
@@ -59,6 +58,6 @@ def seed_number(seed: Any) -> int:
 
 
 def _integer(param: str, value: Any, low: int, high: int, note: str = "") -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
+    if not is_integer(value) or not low <= value <= high:
         raise InvalidConfig(param, f"expected an integer from {low} to {high}{note}, got {value!r}")
     return int(value)

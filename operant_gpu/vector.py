@@ -38,14 +38,15 @@ class VecEnv(VectorEnv[Any, Any, Any]):
     Args:
         environment: The definition.
         num_envs: How many environments, from 1 to what the device's memory holds.
-        params: The environment's constants, defaults if None.
+        params: The environment's parameters that are not to have their default values, by name.
         device: "auto" (a GPU with Triton if there is one), "cpu", "cuda" or "cuda:<index>".
         backend: "auto", "triton" or "numpy".
         autoreset_mode: SAME_STEP (the step that ends an episode resets it, `info["final_obs"]` holds its last
             observation), NEXT_STEP (the following step resets, ignores the action and gives reward 0) or DISABLED
             (the caller resets with `options={"reset_mask": mask}`).
         max_episode_steps: Steps after which an episode is truncated; None for the environment's own limit, -1 for none.
-        output: Arrays that come back: "torch", "numpy" (CPU) or "cupy" (GPU); views of the same memory.
+        output: Arrays that come back: "torch", "numpy" (CPU) or "cupy" (GPU); views of the same memory. CuPy must run
+            on torch's current stream to see each step finished.
         copy: Whether to return fresh arrays at each call.
         debug: Whether each step synchronises and raises `ActionError` at once for invalid action values.
         render_mode: "rgb_array" if `render` is to be called, else None.
@@ -59,6 +60,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         device: Where the tensors are.
         backend: Name of the backend.
         autoreset_mode: When ended environments are reset.
+        output: The library whose arrays come back.
 
     Raises:
         InvalidConfig: If a setting makes no sense.
@@ -71,7 +73,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         environment: Environment,
         num_envs: int = 1,
         *,
-        params: Any = None,
+        params: Mapping[str, Any] | None = None,
         device: str | torch.device = "auto",
         backend: str = "auto",
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
@@ -83,7 +85,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         first_env_id: int = 0,
     ) -> None:
         self.environment = environment
-        self.params = environment.make_params({} if params is None else params._asdict())
+        self.params = environment.make_params(params or {})
         self.single_observation_space, self.single_action_space = environment.spaces(self.params)
         self.autoreset_mode = settings.autoreset_mode(autoreset_mode)
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 30, "autoreset_mode": self.autoreset_mode}
@@ -94,9 +96,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self._shape = self.single_observation_space.shape or ()
         self.num_envs = memory.check_num_envs(num_envs, memory.bytes_per_env(environment, size), self.device)
         self.state = memory.allocate_state(environment, self.num_envs, self.device)
-        self._columns = memory.allocate_columns(
-            self.num_envs, self.device, settings.first_env_id(first_env_id, self.num_envs)
-        )
+        self._first_env_id = settings.first_env_id(first_env_id, self.num_envs)
+        self._columns = memory.allocate_columns(self.num_envs, self.device, self._first_env_id)
         self._env_ids = self._columns.env_id.clone()
         self._outputs = memory.allocate_outputs(
             self.num_envs, size, self.device, separate_final_obs=self.autoreset_mode is AutoresetMode.SAME_STEP
@@ -106,9 +107,10 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self._limit = settings.step_limit(max_episode_steps, environment)
         batch = Batch(environment, self.params, self.state, self._columns, layout, self._limit, self.autoreset_mode)
         self._backend = select.create(self.backend, batch)
-        self._export = memory.exporter(output, self.device)
+        self.output, self._export = output, memory.exporter(output, self.device)
         self._copy, self._debug, self._started = copy, debug, False
         self._all = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
+        self._none = torch.zeros_like(self._all)
         self._fixed = self._exported(self._outputs)
 
     @functools.cached_property
@@ -157,7 +159,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
     def observe(self) -> Any:
         """Return the observations of the present state, after it was written through `state`."""
         self._check_started()
-        self._backend.reset(~self._all, self._outputs.obs)
+        self._backend.reset(self._none, self._outputs.obs)
         return self._first_output()
 
     def step(self, actions: Any, out: Mapping[str, Tensor] | None = None) -> tuple[Any, Any, Any, Any, Info]:
@@ -256,6 +258,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             "format": _STATE_FORMAT,
             **self._identity(),
             "started": self._started,
+            "first_env_id": self._first_env_id,
             "state": {name: column.clone() for name, column in self.state._asdict().items()},
             "columns": {name: column.clone() for name, column in self._columns._asdict().items()},
         }
@@ -279,6 +282,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
                     kind = f"{column.dtype} {tuple(column.shape)}"
                     raise InvalidConfig("state_dict", f"{part}[{name!r}] is missing or not {kind}")
                 pairs.append((column, given))
+        self._first_env_id = settings.first_env_id(state_dict.get("first_env_id", 0), self.num_envs)
+        self._env_ids.copy_(torch.arange(self._first_env_id, self._first_env_id + self.num_envs))
         for column, saved_column in pairs:
             column.copy_(saved_column)
         self._started = bool(state_dict.get("started"))

@@ -9,6 +9,10 @@ from __future__ import annotations
 import os
 
 import pytest
+
+# Threads of one worker that wait would spin on the cores of the other; before torch is imported, and for subprocesses.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

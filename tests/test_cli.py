@@ -31,6 +31,7 @@ def test_train_reports_what_it_reached_and_saves_the_policy(tmp_path: Path, caps
         (["train", "CartPole-v1", "--num-envs", "0"], "num_envs: expected 1 to"),
         (["train", "CartPole-v1", "--gamma", "2"], "gamma: expected a number in [0, 1]"),
         (["train", "CartPole-v1", "--device", "abacus"], "device: expected 'auto'"),
+        (["train", "CartPole-v1", "--out", "."], "out: expected a file"),
     ],
 )
 def test_a_mistake_gets_one_line_and_status_2(
@@ -48,3 +49,17 @@ def test_help_names_the_options() -> None:
     command = [sys.executable, "-m", "operant_gpu.cli", "train", "--help"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert all(option in printed for option in ("--num-envs", "--total-timesteps", "--out", "--lr", "--gamma"))
+
+
+def test_an_interruption_keeps_what_was_learned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("operant_gpu.cli._solved", interrupted)
+    out = tmp_path / "policy.pt"
+    monkeypatch.setattr("operant_gpu.cli._report", lambda *_: "Interrupted")
+    assert main(["train", "CartPole-v1", "--out", str(out), "--device", "cpu", *QUICK]) == 130
+    assert f"Policy saved to {out}" in capsys.readouterr().out
+    assert PPO.load(out).timesteps == 128

@@ -13,7 +13,7 @@ from operant_gpu.columns import Columns, Outputs
 from operant_gpu.environment import Environment
 from operant_gpu.spaces import ActionLayout
 
-# A time limit that no episode reaches: `elapsed` is an int32.
+# What `elapsed`, an int32, can count to: without a time limit, episodes are truncated there.
 NO_LIMIT = 2**31 - 1
 
 
@@ -47,8 +47,6 @@ class Batch:
 
 class Backend(Protocol):
     """Steps and resets a batch in place."""
-
-    name: str
 
     def reset(self, mask: Tensor, obs: Tensor) -> None:
         """Begin a new episode where `mask` (bool, (num_envs,)) holds; write every row's observation."""

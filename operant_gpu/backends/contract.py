@@ -34,6 +34,8 @@ def check_contract(environment: Environment, params: Any) -> None:
     _as_columns(environment, "step", result[0])
     for name, value in zip(("reward", "terminated"), result[1:], strict=True):
         _check_block("step", name, value)
+    if np.asarray(result[2]).dtype.kind != "b":
+        raise InvalidConfig("step", f"terminated must be a condition, such as x > limit, got {_describe(result[2])}")
     components = _trial(environment, "observe", state, params)
     size = observation_size(observation_space)
     if not isinstance(components, tuple) or len(components) != size:

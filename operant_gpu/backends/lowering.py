@@ -8,6 +8,7 @@ source. What Triton itself would refuse, or what the rewriting does not know, is
 from __future__ import annotations
 
 import ast
+import builtins
 import inspect
 import textwrap
 from collections.abc import Callable
@@ -24,7 +25,7 @@ _OPERATORS = {
     "Lt": "lt", "LtE": "le", "Gt": "gt", "GtE": "ge", "Eq": "eq", "NotEq": "ne",
     "USub": "neg", "UAdd": "pos", "Invert": "invert",
 }  # fmt: skip
-_BUILTINS = {"range": "runtime_range", "min": "minimum", "max": "maximum"}
+_BUILTINS = {"range": "runtime_range", "min": "minimum", "max": "maximum", "len": "length"}
 _PLAIN = (ast.Constant, ast.Tuple, ast.Load, ast.Store, ast.Pass, ast.keyword, ast.Starred)
 
 
@@ -226,8 +227,8 @@ class _Rewriter(ast.NodeTransformer):
     def _resolve(self, node: ast.expr) -> Any:  # noqa: RET503
         """Return what a name outside the function stands for: a constant, a dtype, a class or a function."""
         name = ast.unparse(node)
-        if name in _BUILTINS or name == "len":
-            return getattr(self._ops, _BUILTINS.get(name, ""), len)
+        if name in _BUILTINS and name not in self._function.__globals__:
+            return getattr(self._ops, _BUILTINS[name])
         found = self._lookup(node)
         if isinstance(found, tl.constexpr):
             return constexpr_value(found)
@@ -244,8 +245,15 @@ class _Rewriter(ast.NodeTransformer):
         if isinstance(found, type) and issubclass(found, tuple):
             return found
         if isinstance(found, bool | int | float):
-            self._refuse(node, f"{name} is a plain number outside the function: write {name} = tl.constexpr({found!r})")
-        self._refuse(node, f"{name} is neither a jit function, a tl.constexpr, a NamedTuple class nor part of tl")
+            constant = f"{name.split('.')[-1].upper()} = tl.constexpr({name if '.' in name else repr(found)})"
+            self._refuse(
+                node, f"{name} is a plain number outside the function: write {constant} at the top of the module"
+            )
+        twin = name.split(".")[-1]
+        advice = f"use tl.{twin}" if twin in self._ops.TL_FUNCTIONS else "decorate functions with @jit"
+        self._refuse(
+            node, f"{name} is neither a jit function, a tl.constexpr, a NamedTuple class nor part of tl: {advice}"
+        )
 
     def _lookup(self, node: ast.expr) -> Any:
         if isinstance(node, ast.Attribute):
@@ -257,18 +265,21 @@ class _Rewriter(ast.NodeTransformer):
         if node.id in self._function.__code__.co_freevars:
             self._refuse(node, f"{node.id} belongs to an enclosing function: define it at the top of the module")
         if node.id not in self._function.__globals__:
-            self._refuse(node, f"the name {node.id!r} is not defined")
+            hint = f": use tl.{node.id}" if node.id in self._ops.TL_FUNCTIONS else ""
+            known = "is not available here" if hasattr(builtins, node.id) else "is not defined"
+            self._refuse(node, f"the name {node.id!r} {known}{hint}")
         return self._function.__globals__[node.id]
 
     # Building and refusing
 
     def _constant(self, node: ast.expr, found: Any) -> ast.AST:
-        name = f"outer{len(self._namespace)}"
+        # A space: no name of the author's can be the same.
+        name = f"outer {len(self._namespace)}"
         self._namespace[name] = found
         return ast.copy_location(ast.Name(name, ast.Load()), node)
 
     def _op(self, name: str, *arguments: Any, keywords: Any = ()) -> ast.expr:
-        slot = f"op_{name}"
+        slot = f"op {name}"
         self._namespace[slot] = getattr(self._ops, name)
         call = ast.Call(ast.Name(slot, ast.Load()), list(arguments), list(keywords))
         return ast.copy_location(call, arguments[0])
@@ -276,7 +287,8 @@ class _Rewriter(ast.NodeTransformer):
     def _operator(self, node: ast.AST, operator: ast.AST) -> str:
         name = type(operator).__name__
         if name not in _OPERATORS:
-            self._refuse(node, f"the operator {name} is not supported")
+            hint = ": write x * x" if name == "Pow" else ""
+            self._refuse(node, f"the operator {name} is not supported{hint}")
         return _OPERATORS[name]
 
     def _check_target(self, target: ast.expr) -> None:

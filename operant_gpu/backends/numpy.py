@@ -61,8 +61,6 @@ def _programs(environment: Environment, params: Any, layout: ActionLayout) -> tu
 class NumpyBackend:
     """Implements `Backend` on the CPU, in the memory of the batch's tensors."""
 
-    name = "numpy"
-
     def __init__(self, batch: Batch) -> None:
         environment = batch.environment
         self._reset, self._step, self._observe = _programs(environment, batch.params, batch.actions)

@@ -22,21 +22,10 @@ from operant_gpu.errors import UnsupportedConstruct
 from operant_gpu.random import Rng
 
 # The names of triton.language that environment functions may call.
-TL_FUNCTIONS = frozenset(
-    {"sin", "cos", "exp", "exp2", "log", "log2", "sqrt", "sqrt_rn", "rsqrt", "sigmoid", "floor", "ceil", "abs"}
-    | {
-        "div_rn",
-        "clamp",
-        "minimum",
-        "maximum",
-        "where",
-        "umulhi",
-        "cast",
-        "zeros_like",
-        "static_assert",
-        "static_range",
-    }
-)
+TL_FUNCTIONS = {
+    *("abs", "ceil", "clamp", "cast", "cos", "div_rn", "exp", "exp2", "floor", "log", "log2", "maximum", "minimum"),
+    *("rsqrt", "sigmoid", "sin", "sqrt", "sqrt_rn", "static_assert", "static_range", "umulhi", "where", "zeros_like"),
+}
 
 # Blocks, and the scalars that stand for scalar tensors.
 _BLOCKS = (np.ndarray, np.generic)
@@ -92,7 +81,9 @@ def value(assigned: Any) -> Any:
         return np.bool_(assigned)
     if kind is int:
         return next(dtype.type(assigned) for dtype in _INTEGERS if assigned in _range_of(dtype))
-    return values(assigned) if kind is tuple else assigned
+    if kind is tuple:
+        return values(assigned)
+    return kind(*values(assigned)) if hasattr(kind, "_fields") and issubclass(kind, tuple) else assigned
 
 
 def values(assigned: Any) -> Any:
@@ -103,6 +94,13 @@ def values(assigned: Any) -> Any:
 def _range_of(dtype: np.dtype[Any]) -> range:
     limits = np.iinfo(dtype)
     return range(limits.min, limits.max + 1)
+
+
+def length(container: Any) -> int:
+    """`len` of a tuple."""
+    if not isinstance(container, tuple):
+        raise UnsupportedConstruct("only tuples have a length: a block has one number per environment")
+    return len(container)
 
 
 def item(container: Any, index: Any) -> Any:

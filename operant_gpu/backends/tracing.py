@@ -96,7 +96,7 @@ class _Traced(np.ndarray[Any, Any]):
 
     def view(self, dtype: Any) -> Any:  # type: ignore[override]
         """Record another reading of the same bits."""
-        return self.tape.record(np.ndarray.view, (self, dtype), _plain(self).view(dtype))
+        return self.tape.record(_reinterpreted, (self, dtype), _plain(self).view(dtype))
 
 
 class _TracedRng(NumpyRng):
@@ -112,6 +112,11 @@ class _TracedRng(NumpyRng):
     def compute(self, block: int) -> Any:
         """Return blocks that the program finds in its own stream."""
         return tuple(self._tape.block(f"rng.words({block})[{i}]", np.uint32) for i in range(4))
+
+
+def _reinterpreted(block: Any, dtype: Any) -> Any:
+    # A copy: a view of a column would change when the column is written.
+    return block.view(dtype).copy()
 
 
 def _plain(value: Any) -> Any:
@@ -139,9 +144,8 @@ def _needed(calls: Sequence[_Call], wanted: set[str]) -> list[_Call]:
 def _lines(calls: Sequence[_Call], wanted: set[str], namespace: dict[str, Any]) -> list[str]:
     """Return a line of Python for each call; `namespace` collects functions and constants."""
     last_use = {name: position for position, call in enumerate(calls) for name in _names(call)}
-    # Buffers of blocks that are neither inputs nor results nor read through a view.
-    free = {call.target for call in calls if call.function is not np.ndarray.view} - wanted
-    free -= {name for call in calls if call.function is np.ndarray.view for name in _names(call)}
+    # Buffers of blocks that are neither inputs nor results.
+    free = {call.target for call in calls} - wanted
     lines = []
     for position, call in enumerate(calls):
         dying = [

@@ -41,8 +41,6 @@ def launch_shape(num_envs: int) -> tuple[int, int]:
 class TritonBackend:
     """Implements `Backend` with one kernel launch a call, and no synchronisation."""
 
-    name = "triton"
-
     def __init__(self, batch: Batch) -> None:
         self._state, self._columns, self._num_envs = batch.state, batch.columns, batch.num_envs
         block, warps = launch_shape(batch.num_envs)

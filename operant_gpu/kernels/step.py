@@ -32,7 +32,8 @@ def _where(condition, chosen, other):
     """Return the fields of `chosen` where the condition holds, in the dtypes of `other`'s."""
     fields = ()
     for i in tl.static_range(len(other)):
-        fields = fields + (tl.where(condition, chosen[i], other[i]).to(other[i].dtype),)
+        # Cast first: `where` of an int and a float would take the other rows through float32 as well.
+        fields = fields + (tl.where(condition, tl.cast(chosen[i], other[i].dtype), other[i]),)
     return fields
 
 
@@ -44,6 +45,8 @@ def _store_state(state_ptr, state, row, mask):
 
 @triton.jit
 def _store_observation(obs_ptr, components, row, mask, obs_row, obs_column):
+    # A stride of num_envs times a component leaves 32 bits on large devices.
+    obs_column = tl.cast(obs_column, tl.int64)
     for i in tl.static_range(len(components)):
         # A component may be a plain number: `where` makes a block of it.
         tl.store(obs_ptr + row * obs_row + i * obs_column, tl.where(mask, components[i], 0.0).to(tl.float32), mask=mask)
@@ -56,6 +59,7 @@ def _load_action(
     """Return a tuple of int32 or float32 blocks, and where all of them are valid."""
     valid = mask
     blocks = ()
+    action_column = tl.cast(action_column, tl.int64)
     for i in tl.static_range(SIZE):
         block = tl.load(action_ptr + row * action_row + i * action_column, mask=mask, other=0)
         if len(LOW) > 0:

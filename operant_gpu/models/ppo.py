@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import deque
@@ -14,7 +15,8 @@ import torch
 from gymnasium.vector import AutoresetMode
 from torch import Generator, Tensor, nn
 
-from operant_gpu.errors import InvalidConfig
+from operant_gpu.environment import is_integer
+from operant_gpu.errors import InvalidConfig, TrainingError
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.policy import ActorCritic
 from operant_gpu.models.rollout import Batch, Rollout, generalized_advantages
@@ -67,21 +69,23 @@ class PPO:
         Args:
             total_timesteps: Steps to take in this call, over all environments.
             callback: Called with the metrics once an iteration; training stops when it returns False. Metrics are
-                timesteps, sps (steps per second), episodes, mean_reward and mean_length (of the last 100
-                episodes, NaN before the first ends), policy_loss, value_loss, entropy, approx_kl, clip_frac,
-                explained_variance, grad_norm and lr.
+                timesteps, sps (steps per second), episodes, mean_reward and mean_length (of the last 100 episodes, of
+                all while there are fewer, NaN before the first ends), policy_loss, value_loss, entropy, approx_kl,
+                clip_frac, explained_variance, grad_norm and lr.
 
         Returns:
             The learner itself.
 
         Raises:
             InvalidConfig: If `total_timesteps` is not above 0, or an iteration has fewer steps than `batch_size`.
-            ActionError: If the policy produced actions that are not finite.
+            TrainingError: If a loss or gradient is not finite; the policy is of no use then.
         """
-        if isinstance(total_timesteps, bool) or not isinstance(total_timesteps, int) or total_timesteps < 1:
+        if not is_integer(total_timesteps) or total_timesteps < 1:
             raise InvalidConfig("total_timesteps", f"expected an integer of at least 1, got {total_timesteps!r}")
         self._check_batch()
         rollout = self._rollout = self._rollout or self._first_rollout()
+        # The caller may have stepped or reset the environments since the last call.
+        rollout.obs[-1] = self.env.observe()
         started, first = time.perf_counter(), self.timesteps
         while self.timesteps - first < total_timesteps:
             self._anneal((self.timesteps - first) / total_timesteps)
@@ -135,7 +139,8 @@ class PPO:
 
         Args:
             path: The file.
-            env: Environments to go on with; one new environment as it was saved, if None.
+            env: Environments to go on with; if None, one new environment of the same id and parameters. Sampling
+                begins anew from the seed.
 
         Raises:
             InvalidConfig: If the file is not such a checkpoint, or its policy does not fit the environment.
@@ -157,9 +162,7 @@ class PPO:
         obs, _ = self.env.reset(seed=self.config.seed)
         with torch.no_grad():
             action = self.policy.act(obs, Generator(self.env.device))[0]
-        rollout = Rollout(self.env, self.config.n_steps, action)
-        rollout.obs[-1] = obs
-        return rollout
+        return Rollout(self.env, self.config.n_steps, action)
 
     def _check_batch(self) -> None:
         steps = self.config.n_steps * self.env.num_envs
@@ -210,10 +213,12 @@ class PPO:
         measured = []
         for _ in range(self.config.n_epochs):
             order = torch.randperm(size, generator=self._generator, device=self.env.device)
-            for rows in order.chunk(size // self.config.batch_size):
+            for rows in order.tensor_split(size // self.config.batch_size):
                 minibatch = Batch(*(tensor[rows] for tensor in batch))
                 measured.append(self._climb(minibatch))
         means = torch.stack(measured).mean(0).tolist()
+        if not all(map(math.isfinite, means)):
+            raise TrainingError(f"a loss or gradient is not finite after {self.timesteps} timesteps: try a lower lr")
         unexplained = (batch.returns - batch.values).var() / batch.returns.var()
         names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_frac", "grad_norm")
         return {
@@ -261,6 +266,8 @@ def _check(env: VecEnv, config: PPOConfig) -> None:
         raise InvalidConfig("env", f"expected a VecEnv (operant_gpu.make(...)), got {env!r}")
     if not isinstance(config, PPOConfig):
         raise InvalidConfig("config", f"expected a PPOConfig, got {config!r}")
+    if env.output != "torch":
+        raise InvalidConfig("env", f"PPO needs output='torch', got {env.output!r}")
     if env.autoreset_mode is not AutoresetMode.SAME_STEP:
         raise InvalidConfig("env", f"PPO needs autoreset_mode=SAME_STEP, got {env.autoreset_mode.name}")
 

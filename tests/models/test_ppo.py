@@ -12,7 +12,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 import operant_gpu
-from operant_gpu import Environment, InvalidConfig
+from operant_gpu import Environment, InvalidConfig, TrainingError
 from operant_gpu.lang import jit, tl
 from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.models.policy import ActorCritic
@@ -253,3 +253,36 @@ def test_environments_and_settings_that_do_not_fit_are_refused() -> None:
     for total in (0, -5, 1.5, True):
         with pytest.raises(InvalidConfig, match="total_timesteps"):
             PPO(cartpole).learn(total)
+
+
+def test_no_minibatch_is_smaller_than_asked() -> None:
+    """Of 21 steps in minibatches of 4, none has one step: its advantages would have no deviation."""
+    config = PPOConfig(n_steps=7, batch_size=4, n_epochs=1, hidden_sizes=(8,))
+    learner = PPO(operant_gpu.make("CartPole-v1", 3, device="cpu"), config)
+    sizes: list[int] = []
+    climb = learner._climb
+    learner._climb = lambda batch: (sizes.append(len(batch.obs)), climb(batch))[1]
+    learner.learn(21)
+    assert sum(sizes) == 21
+    assert min(sizes) >= 4
+
+
+def test_learning_goes_on_from_the_state_that_the_environments_are_in() -> None:
+    env = operant_gpu.make("CartPole-v1", 16, device="cpu")
+    learner = PPO(env, SMALL).learn(128)
+    env.reset(seed=99)
+    expected = env.observe().clone()
+    learner.learn(128)
+    assert torch.equal(learner._rollout.obs[0], expected)
+
+
+def test_numbers_that_are_not_finite_stop_the_training() -> None:
+    learner = PPO(operant_gpu.make("CartPole-v1", 16, device="cpu"), SMALL)
+    learner.policy.critic[-1].bias.data[:] = math.nan
+    with pytest.raises(TrainingError, match="not finite after 128 timesteps"):
+        learner.learn(256)
+
+
+def test_numpy_environments_are_refused() -> None:
+    with pytest.raises(InvalidConfig, match="output='torch'"):
+        PPO(operant_gpu.make("CartPole-v1", 16, device="cpu", output="numpy"))
