@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ MAX_STACK = 48
 
 
 @pytest.mark.parametrize("path", [None, OLDEST_TRITON], ids=["installed", "oldest"])
-def test_every_kernel_compiles_within_its_resources(path: Path | None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_kernel_compiles_within_its_resources(path: Path | None, record_property: Any) -> None:
     if path is not None and not path.exists():
         pytest.skip("the oldest supported Triton is installed by `make test`")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
@@ -37,9 +38,8 @@ def test_every_kernel_compiles_within_its_resources(path: Path | None, capsys: p
     usages = json.loads(summary)
 
     worst = {name: max(usage[name] for usage in usages) for name in ("registers", "stack", "spills")}
-    with capsys.disabled():
-        triton, limits = usages[0]["triton"], f"of {MAX_REGISTERS}, {MAX_STACK}, {MAX_SPILLS} allowed"
-        print(f"\n{len(table)} kernels by Triton {triton}: at most {worst} {limits}")
+    limits = f"of {MAX_REGISTERS}, {MAX_STACK}, {MAX_SPILLS} allowed"
+    record_property("summary", f"{len(table)} kernels by Triton {usages[0]['triton']}: at most {worst} {limits}")
     assert {usage["target"] for usage in usages} == {f"sm_{target}" for target in TARGETS}
     assert worst["registers"] <= MAX_REGISTERS
     assert worst["stack"] <= MAX_STACK
