@@ -75,7 +75,7 @@ def uniform(rng, i: tl.constexpr, low=0.0, high=1.0):
         low: Lower end, a number or a block.
         high: Upper end, a number or a block.
     """
-    return low + (high - low) * _unit(philox_word(rng, i))
+    return _unit(philox_word(rng, i)) * (high - low) + low
 
 
 @jit

@@ -32,8 +32,9 @@ def _where(condition, chosen, other):
     """Return the fields of `chosen` where the condition holds, in the dtypes of `other`'s."""
     fields = ()
     for i in tl.static_range(len(other)):
-        # Cast first: `where` of an int and a float would take the other rows through float32 as well.
-        fields = fields + (tl.where(condition, tl.cast(chosen[i], other[i].dtype), other[i]),)
+        # A block of its own first, then the cast: `where` of a float and an int takes both through float32.
+        block = tl.where(condition, chosen[i], 0).to(other[i].dtype)
+        fields = fields + (tl.where(condition, block, other[i]),)
     return fields
 
 
