@@ -21,6 +21,7 @@ from operant_gpu.random import RESET_STREAM, STEP_STREAM, philox_word, philox_wo
 from operant_gpu.spaces import ActionLayout
 
 Array = np.ndarray[Any, Any]
+_UNSIGNED: dict[int, Any] = {4: np.dtype(np.uint32), 8: np.dtype(np.uint64)}
 
 # What NumPy does in its own way: it computes a block of words once, however many of them are drawn.
 _INTRINSICS = {philox_words: NumpyRng.words, philox_word: numpy_ops.word}
@@ -85,7 +86,7 @@ class NumpyBackend:
         out, taken = self._views(outputs), numpy_view(actions)
         columns = self._columns
         waiting = columns.ended.nonzero()[0]
-        if self._mode is not AutoresetMode.DISABLED:
+        if waiting.size and self._mode is not AutoresetMode.DISABLED:
             columns.elapsed[waiting] = 0
             columns.episode_return[waiting] = 0.0
         with np.errstate(all="ignore"):
@@ -123,7 +124,10 @@ class NumpyBackend:
         # State last: a function may return its input columns as anything.
         out.reward[...], out.terminated[...] = reward, terminated
         for column, new in zip(self._state, self._detached(stepped), strict=True):
-            np.copyto(column, new, where=True if active is None else active, casting="unsafe")
+            if active is None:
+                column[...] = new
+            else:
+                np.copyto(column, new, where=active, casting="unsafe")
         if active is not None:
             out.reward[~active], out.terminated[~active] = 0.0, False
 
@@ -142,9 +146,10 @@ class NumpyBackend:
             np.logical_and(out.truncated, active, out=out.truncated)
         ended = out.terminated | out.truncated
         done: Array = ended.nonzero()[0]
-        columns.log_count[done] += 1
-        columns.log_return[done] += columns.episode_return[done]
-        columns.log_length[done] += columns.elapsed[done]
+        if done.size:
+            columns.log_count[done] += 1
+            columns.log_return[done] += columns.episode_return[done]
+            columns.log_length[done] += columns.elapsed[done]
         if self._mode is AutoresetMode.DISABLED:
             np.logical_or(columns.ended, ended, out=columns.ended)
         else:
@@ -183,7 +188,7 @@ def _all_valid(actions: Array, layout: ActionLayout) -> bool:
     if layout.shape or layout.low[0] != 0:
         return bool(_valid_actions(actions, layout).all())
     # Read as unsigned, negative numbers are huge: one reduction finds both faults.
-    return bool(actions.view(f"u{actions.itemsize}").max() < layout.high[0])
+    return bool(np.maximum.reduce(actions.view(_UNSIGNED[actions.itemsize])) < layout.high[0])
 
 
 def _valid_actions(actions: Array, layout: ActionLayout) -> Array:
@@ -199,10 +204,11 @@ def _valid_actions(actions: Array, layout: ActionLayout) -> Array:
 def _action_blocks(actions: Array, layout: ActionLayout) -> Any:
     """Return actions as environment functions take them: a block, or a tuple of blocks."""
     dtype = np.int32 if layout.is_discrete else np.float32
-    blocks = tuple(np.ascontiguousarray(column, dtype) for column in actions.reshape(len(actions), -1).T)
-    return blocks if layout.shape else blocks[0]
+    if not layout.shape:
+        return np.ascontiguousarray(actions, dtype)
+    return tuple(np.ascontiguousarray(column, dtype) for column in actions.reshape(len(actions), -1).T)
 
 
 def _write(target: Array, components: Sequence[Any], rows: Any = ...) -> None:
     for position, component in enumerate(components):
-        target[rows, position] = component
+        target[:, position][rows] = component

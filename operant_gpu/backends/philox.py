@@ -29,22 +29,30 @@ def philox(seed: Any, c0: Any, c1: Any, c2: Any, c3: Any) -> tuple[Words, Words,
     """
     shape = np.broadcast(seed, c0, c1, c2, c3).shape
     (size,) = shape or (1,)
-    # Rows of full length: NumPy is twice as fast without broadcasting.
-    multipliers, weyl = _MULTIPLIERS.repeat(size).reshape(2, size), _WEYL.repeat(size).reshape(2, size)
-    # The pairs (c2, c0), which a round multiplies, and (c1, c3), which it mixes in.
-    even, odd, mixed = np.zeros((2, size), np.uint64), np.empty((2, size), np.uint32), np.empty((2, size), np.uint32)
-    halves = even.view(np.uint32)
-    low, high, swapped = halves[:, _LOW::2], halves[:, _HIGH::2], mixed[::-1]
-    low[0], low[1], odd[0], odd[1] = c2, c0, c1, c3
-    keys = np.ascontiguousarray(seed, np.int64).view(np.uint32).reshape(-1, 2)
-    key = np.empty((2, size), np.uint32)
-    key[0], key[1] = keys[:, _LOW], keys[:, _HIGH]
-    for _ in range(_ROUNDS):
-        np.multiply(even, multipliers, out=even)
-        np.bitwise_xor(high, odd, out=mixed)
-        np.bitwise_xor(mixed, key, out=mixed)
+    # Flat pairs: NumPy is twice as fast without broadcasting and on one axis.
+    multipliers = _MULTIPLIERS.repeat(size)
+    # The pair (c2, c0), which a round multiplies, its products, and what a round mixes into their upper halves.
+    even, odd = np.empty((2, size), np.uint32), np.empty((2, size), np.uint32)
+    even[0], even[1], odd[0], odd[1] = c2, c0, c1, c3
+    products, mixed = np.empty(2 * size, np.uint64), np.empty(2 * size, np.uint32)
+    halves = products.view(np.uint32)
+    low, high, swapped = halves[_LOW::2], halves[_HIGH::2], mixed.reshape(2, size)[::-1]
+    factors = even.astype(np.uint64)
+    flat = factors.reshape(-1)
+    pair = np.empty((2, size), np.uint32)
+    words = np.ascontiguousarray(seed, np.int64).view(np.uint32).reshape(-1, 2)
+    pair[0], pair[1] = words[:, _LOW], words[:, _HIGH]
+    key, weyl = pair.reshape(-1), _WEYL.repeat(size)
+    # The first round mixes the counter into the key, the others what the round before left in the low halves.
+    np.bitwise_xor(key, odd.reshape(-1), out=mixed)
+    np.multiply(flat, multipliers, out=products)
+    np.bitwise_xor(high, mixed, out=mixed)
+    for _ in range(_ROUNDS - 1):
+        np.copyto(factors, swapped)
         np.add(key, weyl, out=key)
-        # The mixed words are the next (c0, c2), the low halves the next (c1, c3).
-        np.copyto(odd, low)
-        np.copyto(even, swapped)
-    return mixed[0].reshape(shape), odd[0].reshape(shape), mixed[1].reshape(shape), odd[1].reshape(shape)
+        np.bitwise_xor(key, low, out=mixed)
+        np.multiply(flat, multipliers, out=products)
+        np.bitwise_xor(high, mixed, out=mixed)
+    c0, c2 = mixed[:size], mixed[size:]
+    c1, c3 = low[:size], low[size:]
+    return c0.reshape(shape), c1.reshape(shape), c2.reshape(shape), c3.reshape(shape)

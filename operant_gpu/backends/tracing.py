@@ -17,6 +17,8 @@ from operant_gpu.backends.numpy_ops import NumpyRng
 from operant_gpu.errors import UnsupportedConstruct
 
 _ROWS = 2
+# Below this many rows a call costs more than the mispredicted branches.
+_FEW = 256
 
 
 class _Call(NamedTuple):
@@ -86,7 +88,12 @@ class _Traced(np.ndarray[Any, Any]):
         return _tape_of(inputs).record(ufunc, inputs, ufunc(*map(_plain, inputs)))
 
     def __array_function__(self, function: Callable[..., Any], types: Any, args: Any, kwargs: Any) -> Any:
-        return _tape_of(args).record(function, args, function(*map(_plain, args), **kwargs))
+        sample = function(*map(_plain, args), **kwargs)
+        if function is np.where and sample.dtype.itemsize == 4 and _is_condition(args[0]):
+            # Numbers have no width: they take the result's.
+            sides = (side if isinstance(side, _Traced) else sample.dtype.type(side) for side in args[1:])
+            function, args = _select, (args[0], *sides)
+        return _tape_of(args).record(function, args, sample)
 
     def astype(self, dtype: Any, *_: Any, **__: Any) -> Any:
         """Record a conversion, unless it is none."""
@@ -112,6 +119,25 @@ class _TracedRng(NumpyRng):
     def compute(self, block: int) -> Any:
         """Return blocks that the program finds in its own stream."""
         return tuple(self._tape.block(f"rng.words({block})[{i}]", np.uint32) for i in range(4))
+
+
+def _is_condition(value: Any) -> bool:
+    return isinstance(value, _Traced) and value.dtype == np.bool_
+
+
+def _select(condition: Any, x: Any, y: Any) -> Any:
+    """Choose among 32-bit values by their bits: np.where branches at each row, and random actions mispredict it."""
+    if condition.size < _FEW:
+        return np.where(condition, x, y)
+    bits, dtype = condition.astype(np.uint32), x.dtype
+    x, y = x.view(np.uint32), y.view(np.uint32)
+    if x.ndim or y.ndim:
+        np.negative(bits, out=bits)
+        np.bitwise_and(bits, np.bitwise_xor(x, y), out=bits)
+    else:
+        np.multiply(bits, np.bitwise_xor(x, y), out=bits)
+    np.bitwise_xor(bits, y, out=bits)
+    return bits.view(dtype)
 
 
 def _reinterpreted(block: Any, dtype: Any) -> Any:
