@@ -1,4 +1,4 @@
-"""Actions as users give them, checked from what the host knows of them: kind, shape, dtype, device."""
+"""Actions as users give them: a check of what the host knows of them, a report of those that steps refused."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import Space
 from torch import Tensor
 
+from operant_gpu.columns import Columns
 from operant_gpu.errors import ActionError
 from operant_gpu.spaces import ActionLayout
 
@@ -68,6 +70,32 @@ class ActionReader:
         shape = tuple(tensor.shape)
         hint = f": use {steps}" if steps != "actions" else ": one row per environment"
         return f"{self._expectation()}, got {_name(tensor.dtype)} {shape} on {tensor.device}{hint}"
+
+
+def raise_refused(columns: Columns, space: Space[Any]) -> None:
+    """Raise if steps refused actions since the last call; the counts start again from zero.
+
+    Synchronises with the device.
+
+    Raises:
+        ActionError: With the number of such actions and the first environment that got one.
+    """
+    bad, late = torch.stack([columns.bad_actions.sum(), columns.late_steps.sum()]).tolist()
+    if not bad and not late:
+        return
+    faults = []
+    if bad:
+        first = int(columns.bad_actions.gt(0).int().argmax())
+        faults.append(f"{bad} actions outside {space} or not finite (first in environment {first})")
+    if late:
+        first = int(columns.late_steps.gt(0).int().argmax())
+        faults.append(
+            f"{late} steps of ended episodes (first in environment {first}): "
+            'call reset(options={"reset_mask": terminated | truncated}) after a step that ends one'
+        )
+    columns.bad_actions.zero_()
+    columns.late_steps.zero_()
+    raise ActionError("; ".join(faults) + "; those environments were left as they were for the step")
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -30,13 +30,17 @@ class Columns(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a step writes. Observations are (num_envs, size), with any strides; the rest is (num_envs,)."""
+    """What a step writes.
+
+    Observations and action masks are (num_envs, size), with any strides; the rest is (num_envs,).
+    """
 
     obs: Tensor  # float32
     final_obs: Tensor  # float32
     reward: Tensor  # float32
     terminated: Tensor  # bool
     truncated: Tensor  # bool
+    action_mask: Tensor | None = None  # bool; None if the environment has none
 
 
 COLUMN_DTYPES = {

@@ -25,7 +25,12 @@ _RESERVED = {
     *("num_envs", "params", "device", "backend", "autoreset_mode", "max_episode_steps", "output", "copy", "debug"),
     *("render_mode", "first_env_id"),
 }
-_ARGUMENTS = {"reset": ("rng", "params"), "step": ("state", "action", "rng", "params"), "observe": ("state", "params")}
+_ARGUMENTS = {
+    "reset": ("rng", "params"),
+    "step": ("state", "action", "rng", "params"),
+    "observe": ("state", "params"),
+    "action_mask": ("state", "params"),
+}
 
 
 class NoParams(NamedTuple):
@@ -34,7 +39,7 @@ class NoParams(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Environment:
-    """An environment: its columns, its three functions and its spaces.
+    """An environment: its columns, its functions and its spaces.
 
     Calling it makes a `VecEnv`: `CartPole(num_envs=4096, gravity=1.6)`.
 
@@ -50,6 +55,8 @@ class Environment:
         max_episode_steps: Steps after which an episode is truncated, or None.
         reward_threshold: Mean return at which the task counts as solved, or None.
         validate: Raises `InvalidConfig` on params that make no sense, or None.
+        action_mask: Jit function (state, params) -> tuple of conditions, one for each action: whether it is legal.
+            MultiDiscrete has its components' one after the other. None where every action is always legal.
         draw: Function (state of plain numbers, params) -> uint8 array (height, width, 3), or None.
 
     Raises:
@@ -67,6 +74,7 @@ class Environment:
     max_episode_steps: int | None = None
     reward_threshold: float | None = None
     validate: Callable[[Any], None] | None = None
+    action_mask: Any = None
     draw: Callable[[Any, Any], np.ndarray[Any, Any]] | None = None
 
     def __post_init__(self) -> None:
@@ -79,7 +87,8 @@ class Environment:
                 "state", f"{self.state.__name__} has no field: an environment needs at least one column"
             )
         for name, arguments in _ARGUMENTS.items():
-            _check_function(name, getattr(self, name), arguments)
+            if name != "action_mask" or self.action_mask is not None:
+                _check_function(name, getattr(self, name), arguments)
         self.column_dtypes()
         missing = [field for field in self.params._fields if field not in self.params._field_defaults]
         if missing:
@@ -120,12 +129,18 @@ class Environment:
         return params
 
     def spaces(self, params: Any) -> tuple[Space[Any], Space[Any]]:
-        """Return the observation and action spaces of one environment with these params."""
+        """Return the observation and action spaces of one environment with these params.
+
+        Raises:
+            InvalidConfig: If a space has no layout in memory, or has no actions for `action_mask` to tell of.
+        """
         observation, action = (
             space(params) if callable(space) else space for space in (self.observation_space, self.action_space)
         )
         observation_size(observation)
-        action_layout(action)
+        layout = action_layout(action)
+        if self.action_mask is not None and not layout.is_discrete:
+            raise InvalidConfig("action_mask", f"needs a Discrete or MultiDiscrete action space, got {action!r}")
         return observation, action
 
     def column_dtypes(self) -> dict[str, np.dtype[Any]]:

@@ -48,11 +48,11 @@ def _memory_of(device: torch.device) -> int | None:
         return None
 
 
-def bytes_per_env(environment: Environment, size: int) -> int:
+def bytes_per_env(environment: Environment, size: int, mask_size: int = 0) -> int:
     """Return the memory of one environment: state, columns and outputs with two observations of `size`."""
     state = sum(dtype.itemsize for dtype in environment.column_dtypes().values())
     columns = sum(dtype.itemsize for dtype in COLUMN_DTYPES.values())
-    return state + columns + 8 * size + _OTHER_BYTES
+    return state + columns + 8 * size + mask_size + _OTHER_BYTES
 
 
 def allocate_state(environment: Environment, num_envs: int, device: torch.device) -> Any:
@@ -71,19 +71,23 @@ def allocate_columns(num_envs: int, device: torch.device, first_env_id: int) -> 
     return columns
 
 
-def allocate_outputs(num_envs: int, size: int, device: torch.device, *, separate_final_obs: bool) -> Outputs:
-    """Return the outputs of a step. Observations are stored component by component."""
+def allocate_outputs(
+    num_envs: int, size: int, device: torch.device, *, separate_final_obs: bool, mask_size: int = 0
+) -> Outputs:
+    """Return the outputs of a step. Observations and action masks are stored component by component."""
 
     def observations() -> Tensor:
         return torch.zeros(size, num_envs, device=device).T
 
     obs = observations()
+    action_mask = torch.zeros(mask_size, num_envs, dtype=torch.bool, device=device).T if mask_size else None
     return Outputs(
         obs=obs,
         final_obs=observations() if separate_final_obs else obs,
         reward=torch.zeros(num_envs, device=device),
         terminated=torch.zeros(num_envs, dtype=torch.bool, device=device),
         truncated=torch.zeros(num_envs, dtype=torch.bool, device=device),
+        action_mask=action_mask,
     )
 
 
@@ -92,17 +96,18 @@ def redirected(outputs: Outputs, out: Mapping[str, Any], shape: tuple[int, ...])
 
     Args:
         outputs: The environment's own.
-        out: Tensors by name; observations of shape (num_envs, *shape), any strides.
+        out: Tensors by name; observations of shape (num_envs, *shape) and action masks with any strides.
         shape: Shape of one observation.
 
     Raises:
         InvalidConfig: If a name is unknown or a tensor does not fit.
     """
     shared = outputs.final_obs is outputs.obs
+    present = [name for name, own in outputs._asdict().items() if own is not None]
     replaced = {}
     for name, given in out.items():
-        if name not in Outputs._fields:
-            raise InvalidConfig("out", f"unknown output {name!r}: expected some of {', '.join(Outputs._fields)}")
+        if name not in present:
+            raise InvalidConfig("out", f"unknown output {name!r}: expected some of {', '.join(present)}")
         if name == "final_obs" and shared:
             raise InvalidConfig("out", "final_obs is obs itself in this auto-reset mode: leave it out")
         own = getattr(outputs, name)
@@ -115,11 +120,11 @@ def redirected(outputs: Outputs, out: Mapping[str, Any], shape: tuple[int, ...])
                 f"{name} must be {own.dtype} of shape {expected} on {own.device}, "
                 f"got {given.dtype} {tuple(given.shape)} on {given.device}",
             )
-        if name not in ("obs", "final_obs") and given.stride(0) != 1 and len(given) > 1:
+        if own.ndim == 1 and given.stride(0) != 1 and len(given) > 1:
             message = f"{name} must be contiguous, got stride {given.stride(0)}: put the environments last, out[t]"
             raise InvalidConfig("out", message)
         replaced[name] = given if given.shape == own.shape else _flattened(name, given, own.shape)
-    if "final_obs" in replaced and replaced["final_obs"].data_ptr() == replaced.get("obs", own).data_ptr():
+    if "final_obs" in replaced and replaced["final_obs"].data_ptr() == replaced.get("obs", outputs.obs).data_ptr():
         raise InvalidConfig("out", "obs and final_obs are the same memory: after a reset they differ")
     if shared and "obs" in replaced:
         replaced["final_obs"] = replaced["obs"]

@@ -30,6 +30,11 @@ class ActionLayout(NamedTuple):
         return math.prod(self.shape)
 
     @property
+    def num_actions(self) -> int:
+        """Number of discrete actions, those of all components together; 0 for Box."""
+        return sum(self.high) - sum(self.low)
+
+    @property
     def is_discrete(self) -> bool:
         """Whether components are integers."""
         return bool(self.low)

@@ -15,12 +15,12 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from operant_gpu import memory, settings
-from operant_gpu.actions import ActionReader
+from operant_gpu.actions import ActionReader, raise_refused
 from operant_gpu.backends import select
-from operant_gpu.backends.base import Batch
+from operant_gpu.backends.base import NO_LIMIT, Batch
 from operant_gpu.columns import Outputs
 from operant_gpu.environment import Environment
-from operant_gpu.errors import ActionError, InvalidConfig, ResetNeeded
+from operant_gpu.errors import InvalidConfig, ResetNeeded
 from operant_gpu.spaces import action_layout, observation_size
 
 Info = dict[str, Any]
@@ -61,6 +61,10 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         backend: Name of the backend.
         autoreset_mode: When ended environments are reset.
         output: The library whose arrays come back.
+        max_episode_steps: The time limit in force, or None.
+        action_mask: Which actions are legal in the present states: a live bool array (num_envs, n), as the last
+            `reset`, `observe` or `step` wrote it (a `step` with one in `out` writes there), or None if the environment
+            has no mask. A column stands for each action of Discrete, for MultiDiscrete component after component.
 
     Raises:
         InvalidConfig: If a setting makes no sense.
@@ -92,22 +96,26 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self.render_mode = settings.render_mode(render_mode, environment)
         self.device, self.backend = select.resolve(device, backend)
         settings.try_contract(environment, self.params, self.backend)
-        size = observation_size(self.single_observation_space)
+        layout, size = action_layout(self.single_action_space), observation_size(self.single_observation_space)
+        mask_size = 0 if environment.action_mask is None else layout.num_actions
         self._shape = self.single_observation_space.shape or ()
-        self.num_envs = memory.check_num_envs(num_envs, memory.bytes_per_env(environment, size), self.device)
+        bytes_each = memory.bytes_per_env(environment, size, mask_size)
+        self.num_envs = memory.check_num_envs(num_envs, bytes_each, self.device)
         self.state = memory.allocate_state(environment, self.num_envs, self.device)
         self._first_env_id = settings.first_env_id(first_env_id, self.num_envs)
         self._columns = memory.allocate_columns(self.num_envs, self.device, self._first_env_id)
         self._env_ids = self._columns.env_id.clone()
+        separate = self.autoreset_mode is AutoresetMode.SAME_STEP
         self._outputs = memory.allocate_outputs(
-            self.num_envs, size, self.device, separate_final_obs=self.autoreset_mode is AutoresetMode.SAME_STEP
+            self.num_envs, size, self.device, separate_final_obs=separate, mask_size=mask_size
         )
-        layout = action_layout(self.single_action_space)
         self._reader = ActionReader(layout, self.num_envs, self.device)
         self._limit = settings.step_limit(max_episode_steps, environment)
+        self.max_episode_steps = None if self._limit == NO_LIMIT else self._limit
         batch = Batch(environment, self.params, self.state, self._columns, layout, self._limit, self.autoreset_mode)
         self._backend = select.create(self.backend, batch)
         self.output, self._export = output, memory.exporter(output, self.device)
+        self.action_mask = None if self._outputs.action_mask is None else self._export(self._outputs.action_mask)
         self._copy, self._debug, self._started = copy, debug, False
         self._all = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
         self._none = torch.zeros_like(self._all)
@@ -137,7 +145,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
                 returned for every environment.
 
         Returns:
-            Observations (num_envs, *shape), float32, and an empty dict.
+            Observations (num_envs, *shape), float32, and info: empty, or with "action_mask" (num_envs, n), bool, of
+            the actions that are legal now if the environment tells.
 
         Raises:
             InvalidConfig: If the seed or an option is not as described.
@@ -152,15 +161,16 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             self._reseed(secrets.randbits(63), mask)
         if seed is not None:
             self._reseed(seed, mask)
-        self._backend.reset(mask, self._outputs.obs)
+        self._backend.reset(mask, self._outputs)
         self._started = True
-        return self._first_output(), {}
+        obs, *_, action_mask = self._present()
+        return obs, {} if action_mask is None else {"action_mask": action_mask}
 
     def observe(self) -> Any:
-        """Return the observations of the present state, after it was written through `state`."""
+        """Return the observations of the present state, after it was written through `state`; refresh `action_mask`."""
         self._check_started()
-        self._backend.reset(self._none, self._outputs.obs)
-        return self._first_output()
+        self._backend.reset(self._none, self._outputs)
+        return self._present()[0]
 
     def step(self, actions: Any, out: Mapping[str, Tensor] | None = None) -> tuple[Any, Any, Any, Any, Info]:
         """Take one step in every environment.
@@ -169,13 +179,16 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             actions: int32 or int64 (num_envs,) for Discrete, (num_envs, k) for MultiDiscrete, float32 (num_envs, k)
                 for Box; a tensor or DLPack array on `device`, on a CPU also a NumPy array or a list.
             out: Tensors to write into instead of the environment's own: any of "obs", "final_obs" (SAME_STEP only),
-                "reward", "terminated" and "truncated". Observations may have any strides, the others none but 1.
+                "reward", "terminated", "truncated" and, if the environment has one, "action_mask". Observations and
+                action masks may have any strides, the others none but 1.
 
         Returns:
             Observations (num_envs, *shape) float32, rewards (num_envs,) float32, `terminated` and `truncated`
             (num_envs,) bool, and info. Info has `final_obs`, the observation before any reset, valid in every row,
             with the mask `_final_obs` of episodes that ended, and `episode` with the return "r" and length "l" so far,
-            with the mask `_episode`. The arrays inside info are for reading: the environments go on from them.
+            with the mask `_episode`. If the environment tells which actions are legal, `action_mask` (num_envs, n)
+            bool has those of the states that the observations show. What an illegal action does is up to the
+            environment's `step`. The arrays inside info are for reading: the environments go on from them.
 
         Raises:
             ActionError: If actions have the wrong shape, dtype or device; with `debug`, also for values out of
@@ -189,14 +202,16 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self._backend.step(tensor, outputs)
         if self._debug:
             self.check()
-        exported = self._fixed if out is None and not self._copy else self._exported(outputs)
-        obs, final_obs, reward, terminated, truncated, ended, episode_return, length = exported
+        exported = self._present() if out is None else self._exported(outputs)
+        obs, final_obs, reward, terminated, truncated, ended, episode_return, length, action_mask = exported
         info = {
             "final_obs": final_obs,
             "_final_obs": ended,
             "episode": {"r": episode_return, "l": length},
             "_episode": ended,
         }
+        if action_mask is not None:
+            info["action_mask"] = action_mask
         return obs, reward, terminated, truncated, info
 
     def check(self) -> None:
@@ -207,24 +222,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         Raises:
             ActionError: With the number of such actions and the first environment that got one.
         """
-        columns = self._columns
-        bad, late = torch.stack([columns.bad_actions.sum(), columns.late_steps.sum()]).tolist()
-        if not bad and not late:
-            return
-        faults = []
-        if bad:
-            first = int(columns.bad_actions.gt(0).int().argmax())
-            space = self.single_action_space
-            faults.append(f"{bad} actions outside {space} or not finite (first in environment {first})")
-        if late:
-            first = int(columns.late_steps.gt(0).int().argmax())
-            faults.append(
-                f"{late} steps of ended episodes (first in environment {first}): "
-                'call reset(options={"reset_mask": terminated | truncated}) after a step that ends one'
-            )
-        columns.bad_actions.zero_()
-        columns.late_steps.zero_()
-        raise ActionError("; ".join(faults) + "; those environments were left as they were for the step")
+        raise_refused(self._columns, self.single_action_space)
 
     def get_logs(self, clear: bool = False) -> dict[str, float]:
         """Return statistics of the episodes finished since the logs were last cleared.
@@ -323,11 +321,13 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         obs = memory.unflattened(outputs.obs, self._shape)
         final_obs = obs if outputs.final_obs is outputs.obs else memory.unflattened(outputs.final_obs, self._shape)
         flags = (outputs.reward, outputs.terminated, outputs.truncated)
-        tensors = (obs, final_obs, *flags, columns.ended, columns.episode_return, columns.elapsed)
-        return tuple(self._export(tensor.clone() if self._copy else tensor) for tensor in tensors)
+        episode = (columns.ended, columns.episode_return, columns.elapsed)
+        tensors = (obs, final_obs, *flags, *episode, outputs.action_mask)
+        return tuple(t if t is None else self._export(t.clone() if self._copy else t) for t in tensors)
 
-    def _first_output(self) -> Any:
-        return self._fixed[0] if not self._copy else self._exported(self._outputs)[0]
+    def _present(self) -> tuple[Any, ...]:
+        """Return the environment's own outputs, as they are now."""
+        return self._exported(self._outputs) if self._copy else self._fixed
 
     def _identity(self) -> Info:
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -104,11 +105,79 @@ Dials = Environment(
     action_space=spaces.MultiDiscrete([3, 4], start=[-1, -2]),
 )
 
+
+@jit
+def dials_action_mask(state, params):
+    left, right = state.left, state.right
+    return left > -4, True, left < 4, right > -3, right > -4, True, (left != right) & (right < 4)
+
+
+# The same with masks of both components.
+MaskedDials = dataclasses.replace(Dials, id="MaskedDials-v0", action_mask=dials_action_mask)
+
+
+class LedgeState(NamedTuple):
+    x: tl.int32
+    breath: tl.int32
+    winded: tl.int1
+
+
+class LedgeParams(NamedTuple):
+    width: int = 5
+
+
+@jit
+def ledge_reset(rng, params):
+    return LedgeState(x=integers(rng, 0, 0, params.width + 1), breath=integers(rng, 1, 0, 4), winded=False)
+
+
+@jit
+def ledge_action_mask(state, params):
+    return True, state.x > 0, state.x < params.width, (state.breath >= 2) & (state.x + 2 <= params.width), state.winded
+
+
+@jit
+def ledge_constant_mask(state, params):
+    return True, False, True, params.width > 2, params.width > 4
+
+
+@jit
+def ledge_step(state, action, rng, params):
+    rest, left, right, leap, pant = ledge_action_mask(state, params)
+    rests, walks_left, walks_right = rest & (action == 1), left & (action == 2), right & (action == 3)
+    leaps, pants = leap & (action == 4), pant & (action == 5)
+    x = state.x - walks_left.to(tl.int32) + walks_right.to(tl.int32) + 2 * leaps.to(tl.int32)
+    breath = state.breath + rests.to(tl.int32) + 3 * pants.to(tl.int32) - 2 * leaps.to(tl.int32)
+    legal = rests | walks_left | walks_right | leaps | pants
+    reward = tl.where(legal, -0.1 * params.width, -1.0)
+    return LedgeState(x, tl.minimum(breath, 5), leaps), reward, x == params.width
+
+
+@jit
+def ledge_observe(state, params):
+    return state.x, state.breath, state.winded
+
+
+# Illegal actions, which cost more, do nothing. Actions start at 1. The mask can be read off the observation.
+Ledge = Environment(
+    id="Ledge-v0",
+    state=LedgeState,
+    params=LedgeParams,
+    reset=ledge_reset,
+    step=ledge_step,
+    observe=ledge_observe,
+    action_mask=ledge_action_mask,
+    observation_space=spaces.Box(0.0, 5.0, (3,)),
+    action_space=spaces.Discrete(5, start=1),
+)
+
 # Makers of vector environments: the registered by their name, the handmade by themselves.
 MAKERS: dict[str, Callable[..., Any]] = {
     **{name: functools.partial(operant_gpu.make, name) for name in operant_gpu.list_envs()},
     Drift.id: Drift,
     Dials.id: Dials,
+    MaskedDials.id: MaskedDials,
+    Ledge.id: Ledge,
 }
 
 

@@ -152,6 +152,76 @@ def test_a_reset_or_observe_that_returns_something_else_is_refused(part: str, fu
     assert raised.value.param == part
 
 
+@jit
+def two_conditions(state, params):
+    return state.x > 0.0, True
+
+
+@jit
+def bare_condition(state, params):
+    return state.x > 0.0
+
+
+@jit
+def three_conditions(state, params):
+    return state.x > 0.0, True, True
+
+
+@jit
+def number_for_a_condition(state, params):
+    return True, 1
+
+
+@jit
+def column_for_a_condition(state, params):
+    return state.i, state.x > 0.0
+
+
+@jit
+def nested_condition(state, params):
+    return True, (True, False)
+
+
+@jit
+def mask_of_unknown_field(state, params):
+    return state.speed > 0.0, True
+
+
+@pytest.mark.parametrize(
+    ("function", "advice"),
+    [
+        (bare_condition, r"a tuple of 2 conditions, for Discrete\(2\), got a block of bool"),
+        (three_conditions, r"a tuple of 2 conditions, for Discrete\(2\), got a tuple of 3"),
+        (number_for_a_condition, "condition 1 must be a condition, such as x > limit, got 1"),
+        (column_for_a_condition, "condition 0 must be a condition, such as x > limit, got a block of int32"),
+        (nested_condition, "condition 1 must be a number, or a block .*, got a tuple of 2"),
+        (mask_of_unknown_field, f"{__file__}:.*'speed'"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_an_action_mask_that_returns_something_else_is_refused(function: Any, advice: str) -> None:
+    with pytest.raises(InvalidConfig, match=advice) as raised:
+        environment(good_step, action_mask=function)(2, device="cpu", backend="numpy")
+    assert raised.value.param == "action_mask"
+
+
+def test_the_components_of_multi_discrete_have_their_conditions_one_after_the_other() -> None:
+    parts = {"action_mask": two_conditions, "action_space": spaces.MultiDiscrete([2, 3])}
+    with pytest.raises(InvalidConfig, match=r"a tuple of 5 conditions, for MultiDiscrete\(\[2 3\]\), got a tuple of 2"):
+        environment(good_step, **parts)(2, device="cpu", backend="numpy")
+
+
+def box_of_actions(params: Any) -> Any:
+    return spaces.Box(-1.0, 1.0, (2,))
+
+
+@pytest.mark.parametrize("space", [spaces.Box(-1.0, 1.0, (2,)), box_of_actions], ids=["space", "function"])
+def test_a_box_of_actions_has_no_mask(space: Any) -> None:
+    with pytest.raises(InvalidConfig, match=r"needs a Discrete or MultiDiscrete action space, got Box") as raised:
+        environment(good_step, action_mask=two_conditions, action_space=space)(2, device="cpu", backend="numpy")
+    assert raised.value.param == "action_mask"
+
+
 class PlainClass:
     x: tl.float32
 
@@ -220,6 +290,9 @@ BAD_PARTS = [
     ("reset", good_step, r"reset\(rng, params\)"),
     ("observe", lambda state, params: (state.x,), "decorated with jit"),
     ("observe", good_step, r"observe\(state, params\)"),
+    ("action_mask", undecorated, "decorated with jit"),
+    ("action_mask", (True, True), "decorated with jit"),
+    ("action_mask", good_step, r"action_mask\(state, params\)"),
     ("max_episode_steps", 0, "at least 1"),
     ("max_episode_steps", 10.0, "at least 1"),
     ("max_episode_steps", True, "at least 1"),

@@ -25,16 +25,29 @@ MAX_SPILLS = 16
 MAX_STACK = 48
 
 
-@pytest.mark.parametrize("path", [None, OLDEST_TRITON], ids=["installed", "oldest"])
-def test_every_kernel_compiles_within_its_resources(path: Path | None, record_property: Any) -> None:
+every_triton = pytest.mark.parametrize("path", [None, OLDEST_TRITON], ids=["installed", "oldest"])
+
+
+def output_of(program: str, path: Path | None, *arguments: str) -> list[str]:
+    """Return the lines that a program beside this file prints, with the Triton at `path`."""
     if path is not None and not path.exists():
         pytest.skip("the oldest supported Triton is installed by `make test`")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join([*([str(path)] if path else []), str(HERE.parent)])
-    command = [sys.executable, str(HERE / "aot.py"), *TARGETS]
+    command = [sys.executable, str(HERE / program), *arguments]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
-    *table, summary = finished.stdout.splitlines()
+    return finished.stdout.splitlines()
+
+
+@every_triton
+def test_the_launcher_takes_every_kernels_arguments(path: Path | None) -> None:
+    assert len(output_of("launch.py", path)) >= 2 * 8
+
+
+@every_triton
+def test_every_kernel_compiles_within_its_resources(path: Path | None, record_property: Any) -> None:
+    *table, summary = output_of("aot.py", path, *TARGETS)
     usages = json.loads(summary)
 
     worst = {name: max(usage[name] for usage in usages) for name in ("registers", "stack", "spills")}

@@ -86,7 +86,7 @@ def test_shapes_dtypes_and_bounds(name: str, backend: str, mode: AutoresetMode) 
     env = make(name, backend, mode)
     assert env.autoreset_mode is env.metadata["autoreset_mode"] is mode
     obs, info = env.reset(seed=5)
-    assert info == {}
+    assert list(info) == ([] if env.action_mask is None else ["action_mask"])
     assert_observations(env, obs)
     for moved in run(env):
         assert_observations(env, moved.obs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,8 @@ def outputs_of(result: tuple[Any, ...]) -> dict[str, torch.Tensor]:
     obs, reward, terminated, truncated, info = result
     flags = {"terminated": terminated, "truncated": truncated, "ended": info["_final_obs"]}
     episode = {"return": info["episode"]["r"], "length": info["episode"]["l"]}
-    return {"obs": obs, "final_obs": info["final_obs"], "reward": reward, **flags, **episode}
+    masks = {name: info[name] for name in ("action_mask",) if name in info}
+    return {"obs": obs, "final_obs": info["final_obs"], "reward": reward, **flags, **episode, **masks}
 
 
 @needs_interpreter
@@ -45,8 +47,8 @@ def test_numpy_and_triton_agree_for_200_steps(name: str, mode: AutoresetMode) ->
     # Terminations, truncations, refused actions and, where the caller resets, late steps all take place.
     settings = {"autoreset_mode": mode, "max_episode_steps": 37}
     envs = [make_cpu(name, 33, backend, **settings) for backend in ("numpy", "triton")]
-    first, second = (env.reset(seed=2**62 + 17)[0] for env in envs)
-    assert_agree({"obs": first}, {"obs": second}, step=0)
+    first, second = ({"obs": obs, **info} for obs, info in (env.reset(seed=2**62 + 17) for env in envs))
+    assert_agree(first, second, step=0)
     rng = np.random.default_rng(4)
     for step in range(1, 201):
         actions = random_actions(envs[0], rng)
@@ -56,8 +58,9 @@ def test_numpy_and_triton_agree_for_200_steps(name: str, mode: AutoresetMode) ->
         assert_agree(*results, step=step)
         if mode is AutoresetMode.DISABLED and step % 9 == 0:
             masks = [result["ended"].clone() for result in results]
-            first, second = (env.reset(options={"reset_mask": mask})[0] for env, mask in zip(envs, masks))
-            assert_agree({"obs": first}, {"obs": second}, step=step)
+            fresh = (env.reset(options={"reset_mask": mask}) for env, mask in zip(envs, masks))
+            first, second = ({"obs": obs, **info} for obs, info in fresh)
+            assert_agree(first, second, step=step)
     states = [everything(env) for env in envs]
     assert_agree(*states, step=200)
     assert states[0]["columns.log_count"].sum() > 33
@@ -65,7 +68,7 @@ def test_numpy_and_triton_agree_for_200_steps(name: str, mode: AutoresetMode) ->
 
 
 def poisoned_storage(env: VecEnv, slots: int) -> dict[str, torch.Tensor]:
-    """Return rollout storage (slots, num_envs, ...) of NaN rewards and observations, and of alternating flags."""
+    """Return rollout storage (slots, num_envs, ...): NaN for numbers, flags and masks that alternate."""
     shape = (slots, env.num_envs)
     flags = torch.arange(slots * env.num_envs).reshape(shape) % 2 == 0
     storage = {
@@ -76,12 +79,15 @@ def poisoned_storage(env: VecEnv, slots: int) -> dict[str, torch.Tensor]:
     }
     if env.autoreset_mode is AutoresetMode.SAME_STEP:
         storage["final_obs"] = torch.full_like(storage["obs"], torch.nan)
+    if env.action_mask is not None:
+        shape = (slots, *env.action_mask.shape)
+        storage["action_mask"] = torch.arange(math.prod(shape)).reshape(shape) % 2 == 0
     return storage
 
 
 @pytest.mark.parametrize("num_envs", [1, 41, 341])
 @every_mode
-@pytest.mark.parametrize("name", ["CartPole-v1", "Drift-v0", "Dials-v0"])
+@pytest.mark.parametrize("name", ["CartPole-v1", "Drift-v0", "Dials-v0", "Ledge-v0"])
 def test_a_step_fills_the_callers_rows_and_no_others(
     name: str, backend: str, mode: AutoresetMode, num_envs: int
 ) -> None:

@@ -161,3 +161,12 @@ def test_a_state_dict_carries_the_ids_that_later_seeds_go_by() -> None:
     first.reset(seed=1)
     other.load_state_dict(first.state_dict())
     assert torch.equal(first.reset(seed=3)[0], other.reset(seed=3)[0])
+
+
+@pytest.mark.parametrize(
+    ("given", "in_force"), [({}, 500), ({"max_episode_steps": 9}, 9), ({"max_episode_steps": -1}, None)], ids=str
+)
+def test_the_time_limit_in_force_can_be_read(given: dict[str, int], in_force: int | None) -> None:
+    env = operant_gpu.make("CartPole-v1", 2, device="cpu", backend="numpy", **given)
+    assert env.max_episode_steps == in_force
+    assert counters(keep)(2, device="cpu", backend="numpy").max_episode_steps is None

@@ -48,8 +48,8 @@ class Batch:
 class Backend(Protocol):
     """Steps and resets a batch in place."""
 
-    def reset(self, mask: Tensor, obs: Tensor) -> None:
-        """Begin a new episode where `mask` (bool, (num_envs,)) holds; write every row's observation."""
+    def reset(self, mask: Tensor, outputs: Outputs) -> None:
+        """Begin a new episode where `mask` (bool, (num_envs,)) holds; write every row's observation and action mask."""
 
     def step(self, actions: Tensor, outputs: Outputs) -> None:
         """Advance every environment by one action and write what came of it."""

@@ -18,7 +18,7 @@ _ROWS = 2
 
 
 def check_contract(environment: Environment, params: Any) -> None:
-    """Run reset, step and observe once and check what they return.
+    """Run each of the environment's functions once and check what it returns.
 
     Raises:
         UnsupportedConstruct: If a function uses what the lowering does not know.
@@ -34,15 +34,18 @@ def check_contract(environment: Environment, params: Any) -> None:
     _as_columns(environment, "step", result[0])
     for name, value in zip(("reward", "terminated"), result[1:], strict=True):
         _check_block("step", name, value)
-    if np.asarray(result[2]).dtype.kind != "b":
-        raise InvalidConfig("step", f"terminated must be a condition, such as x > limit, got {_describe(result[2])}")
+    _check_condition("step", "terminated", result[2])
     components = _trial(environment, "observe", state, params)
-    size = observation_size(observation_space)
-    if not isinstance(components, tuple) or len(components) != size:
-        expected = f"a tuple of {size} components, for {observation_space}"
-        raise InvalidConfig("observe", f"must return {expected}, got {_describe(components)}")
+    _check_tuple("observe", components, "components", observation_size(observation_space), observation_space)
     for position, value in enumerate(components):
         _check_block("observe", f"component {position}", value)
+    if environment.action_mask is None:
+        return
+    conditions = _trial(environment, "action_mask", state, params)
+    _check_tuple("action_mask", conditions, "conditions", action_layout(action_space).num_actions, action_space)
+    for position, value in enumerate(conditions):
+        _check_block("action_mask", f"condition {position}", value)
+        _check_condition("action_mask", f"condition {position}", value)
 
 
 def _trial(environment: Environment, name: str, *arguments: Any) -> Any:
@@ -85,9 +88,20 @@ def _as_columns(environment: Environment, name: str, state: Any) -> Any:
 
 
 def _check_block(function: str, what: str, value: Any) -> None:
-    if np.shape(value) not in ((), (_ROWS,)) or np.asarray(value).dtype.kind not in "biuf":
+    is_block = not isinstance(value, tuple) and np.shape(value) in ((), (_ROWS,))
+    if not is_block or np.asarray(value).dtype.kind not in "biuf":
         expected = "a number, or a block of one number per environment"
         raise InvalidConfig(function, f"{what} must be {expected}, got {_describe(value)}")
+
+
+def _check_condition(function: str, what: str, value: Any) -> None:
+    if np.asarray(value).dtype.kind != "b":
+        raise InvalidConfig(function, f"{what} must be a condition, such as x > limit, got {_describe(value)}")
+
+
+def _check_tuple(function: str, values: Any, what: str, size: int, space: Any) -> None:
+    if not isinstance(values, tuple) or len(values) != size:
+        raise InvalidConfig(function, f"must return a tuple of {size} {what}, for {space}, got {_describe(values)}")
 
 
 def _signature(state: Any) -> str:

@@ -33,8 +33,11 @@ def lower_to_numpy(function: Any) -> Any:
     return lower(function, numpy_ops, _INTRINSICS)
 
 
-def _programs(environment: Environment, params: Any, layout: ActionLayout) -> tuple[Any, Any, Any]:
-    """Return reset(rng), step(state, action, rng) and observe(state) as programs that return flat tuples."""
+def _programs(environment: Environment, params: Any, layout: ActionLayout) -> tuple[Any, Any, Any, Any]:
+    """Return reset(rng), step(state, action, rng), observe(state) and action_mask(state) as programs.
+
+    They return flat tuples; that of an action mask the environment does not have is empty.
+    """
     columns = environment.column_dtypes().items()
 
     def state_of(tape: Tape) -> Any:
@@ -46,16 +49,19 @@ def _programs(environment: Environment, params: Any, layout: ActionLayout) -> tu
             return tape.block("action", dtype)
         return tuple(tape.block(f"action[{i}]", dtype) for i in range(layout.size))
 
-    resetting, stepping, observing = Tape(), Tape(), Tape()
+    resetting, stepping, observing, masking = Tape(), Tape(), Tape(), Tape()
     with np.errstate(all="ignore"):
         first = lower_to_numpy(environment.reset)(resetting.rng(), params)
         step = lower_to_numpy(environment.step)
         state, *outcome = step(state_of(stepping), action_of(stepping), stepping.rng(), params)
         components = lower_to_numpy(environment.observe)(state_of(observing), params)
+        mask = environment.action_mask
+        conditions = lower_to_numpy(mask)(state_of(masking), params) if mask is not None else ()
     return (
         resetting.compile("reset", "rng", first),
         stepping.compile("step", "state, action, rng", [*state, *outcome]),
         observing.compile("observe", "state", components),
+        masking.compile("action_mask", "state", conditions),
     )
 
 
@@ -64,7 +70,8 @@ class NumpyBackend:
 
     def __init__(self, batch: Batch) -> None:
         environment = batch.environment
-        self._reset, self._step, self._observe = _programs(environment, batch.params, batch.actions)
+        programs = _programs(environment, batch.params, batch.actions)
+        self._reset, self._step, self._observe, self._action_mask = programs
         self._layout, self._limit = batch.actions, batch.max_episode_steps
         self._mode = batch.autoreset_mode
         self._state = environment.state(*map(numpy_view, batch.state))
@@ -72,14 +79,16 @@ class NumpyBackend:
         self._outputs: tuple[Outputs | None, Any] = (None, None)
         self._columns: Any = Columns(*map(numpy_view, batch.columns))  # type: ignore[arg-type]
 
-    def reset(self, mask: Tensor, obs: Tensor) -> None:
-        """Begin a new episode where `mask` holds and write every row's observation."""
+    def reset(self, mask: Tensor, outputs: Outputs) -> None:
+        """Begin a new episode where `mask` holds and write every row's observation and action mask."""
+        out = self._views(outputs)
         columns = self._columns
         rows = numpy_view(mask).nonzero()[0]
         columns.elapsed[rows], columns.episode_return[rows], columns.ended[rows] = 0, 0.0, False
         with np.errstate(all="ignore"):
             self._begin_episodes(rows)
-            _write(numpy_view(obs), self._observe(self._state))
+            _write(out.obs, self._observe(self._state))
+            _write(out.action_mask, self._action_mask(self._state))
 
     def step(self, actions: Tensor, outputs: Outputs) -> None:
         """Advance every environment by one action."""
@@ -94,11 +103,13 @@ class NumpyBackend:
             self._advance(taken, active, out)
             done = self._count(active, out)
             self._finish(done, waiting, out)
+            _write(out.action_mask, self._action_mask(self._state))
 
     def _views(self, outputs: Outputs) -> Any:
         """Return the outputs as arrays; the environment's own are the same every step."""
         if self._outputs[0] is not outputs:
-            self._outputs = outputs, Outputs(*map(numpy_view, outputs))  # type: ignore[arg-type]
+            views = (None if tensor is None else numpy_view(tensor) for tensor in outputs)
+            self._outputs = outputs, Outputs(*views)  # type: ignore[arg-type]
         return self._outputs[1]
 
     def _active_rows(self, actions: Array, waiting: Array) -> Array | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,20 @@ _MODES = {
 
 # Whether TRITON_INTERPRET was set when the kernels were decorated: they then run on the CPU.
 INTERPRETED = not isinstance(kernels.step_kernel, triton.JITFunction)
+
+
+@dataclass(frozen=True)
+class Maker:
+    """A NamedTuple class that a kernel calls.
+
+    Triton's launcher takes the bare class, as a compile-time constant, for a tuple of values and iterates over it.
+    """
+
+    cls: type[Any]
+
+    def __call__(self, *fields: Any) -> Any:
+        """Make a NamedTuple of blocks."""
+        return self.cls(*fields)
 
 
 def launch_shape(num_envs: int) -> tuple[int, int]:
@@ -52,16 +67,18 @@ class TritonBackend:
         device = batch.columns.seed.device
         self._device = torch.cuda.device(device) if device.type == "cuda" else None
 
-    def reset(self, mask: Tensor, obs: Tensor) -> None:
-        """Begin a new episode where `mask` holds and write every row's observation."""
-        arguments = (self._state, self._columns, mask, obs, *obs.stride(), self._num_envs)
+    def reset(self, mask: Tensor, outputs: Outputs) -> None:
+        """Begin a new episode where `mask` holds and write every row's observation and action mask."""
+        obs, action_mask = outputs.obs, outputs.action_mask
+        strides = (*obs.stride(), *_strides(action_mask))
+        arguments = (self._state, self._columns, mask, obs, action_mask, *strides, self._num_envs)
         self._launch(kernels.reset_kernel, arguments, self._reset_constants)
 
     def step(self, actions: Tensor, outputs: Outputs) -> None:
         """Advance every environment by one action."""
         action_row, action_column = (*actions.stride(), 0)[:2]
         arguments = (self._state, self._columns, actions, action_row, action_column)
-        strides = (*outputs.obs.stride(), *outputs.final_obs.stride())
+        strides = (*outputs.obs.stride(), *outputs.final_obs.stride(), *_strides(outputs.action_mask))
         self._launch(kernels.step_kernel, (*arguments, outputs, *strides, self._num_envs), self._step_constants)
 
     def _launch(self, kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any]) -> None:
@@ -74,15 +91,21 @@ class TritonBackend:
                 kernel[self._grid](*arguments, **constants, **self._options)
 
 
+def _strides(action_mask: Tensor | None) -> tuple[int | None, int | None]:
+    """Return the mask's strides, or what leaves no trace in a compiled kernel."""
+    return (None, None) if action_mask is None else (action_mask.stride(0), action_mask.stride(1))
+
+
 def reset_constants(batch: Batch) -> dict[str, Any]:
     """Return the compile-time arguments of the reset kernel, BLOCK apart."""
     environment = batch.environment
     return {
-        "STATE": environment.state,
-        "RNG": Rng,
+        "STATE": Maker(environment.state),
+        "RNG": Maker(Rng),
         "PARAMS": batch.params,
         "RESET": environment.reset,
         "OBSERVE": environment.observe,
+        "ACTION_MASK": environment.action_mask,
     }
 
 

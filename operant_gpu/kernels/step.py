@@ -4,8 +4,8 @@ Arguments of both kernels:
     state_ptr: NamedTuple of column pointers, one per field of `STATE`, each (num_envs,).
     columns: `Columns` of pointers, each (num_envs,).
     *_row, *_column: Strides in elements of a (num_envs, size) tensor.
-    STATE, RNG: The NamedTuple classes. PARAMS: The environment's constants.
-    RESET, STEP, OBSERVE: The environment's jit functions.
+    STATE, RNG: Make the NamedTuples of their fields. PARAMS: The environment's constants.
+    RESET, STEP, OBSERVE, ACTION_MASK: The environment's jit functions; the last may be None.
     BLOCK: Environments per program, a power of two.
 The reference they are tested against is the NumPy backend.
 """
@@ -45,12 +45,13 @@ def _store_state(state_ptr, state, row, mask):
 
 
 @triton.jit
-def _store_observation(obs_ptr, components, row, mask, obs_row, obs_column):
+def _store_components(ptr, components, row, mask, row_stride, column_stride, DTYPE: tl.constexpr):
     # A stride of num_envs times a component leaves 32 bits on large devices.
-    obs_column = tl.cast(obs_column, tl.int64)
+    column_stride = tl.cast(column_stride, tl.int64)
     for i in tl.static_range(len(components)):
         # A component may be a plain number: `where` makes a block of it.
-        tl.store(obs_ptr + row * obs_row + i * obs_column, tl.where(mask, components[i], 0.0).to(tl.float32), mask=mask)
+        block = tl.where(mask, components[i], 0).to(DTYPE)
+        tl.store(ptr + row * row_stride + i * column_stride, block, mask=mask)
 
 
 @triton.jit
@@ -97,6 +98,8 @@ def step_kernel(
     obs_column,
     final_row,
     final_column,
+    mask_row,
+    mask_column,
     num_envs,
     STATE: tl.constexpr,
     RNG: tl.constexpr,
@@ -104,6 +107,7 @@ def step_kernel(
     RESET: tl.constexpr,
     STEP: tl.constexpr,
     OBSERVE: tl.constexpr,
+    ACTION_MASK: tl.constexpr,
     LOW: tl.constexpr,
     HIGH: tl.constexpr,
     SIZE: tl.constexpr,
@@ -154,7 +158,7 @@ def step_kernel(
     ended = done
     if MODE == SAME_STEP:
         components = OBSERVE(state, PARAMS)
-        _store_observation(outputs.final_obs, components, row, mask, final_row, final_column)
+        _store_components(outputs.final_obs, components, row, mask, final_row, final_column, tl.float32)
         episode += done.to(tl.int32)
         state = STATE(*_where(done, _new_episode(columns, row, done, episode, RNG, PARAMS, RESET), state))
     elif MODE == NEXT_STEP:
@@ -165,7 +169,10 @@ def step_kernel(
         ended = done | waiting
 
     _store_state(state_ptr, state, row, mask)
-    _store_observation(outputs.obs, OBSERVE(state, PARAMS), row, mask, obs_row, obs_column)
+    _store_components(outputs.obs, OBSERVE(state, PARAMS), row, mask, obs_row, obs_column, tl.float32)
+    if ACTION_MASK is not None:
+        conditions = ACTION_MASK(state, PARAMS)
+        _store_components(outputs.action_mask, conditions, row, mask, mask_row, mask_column, tl.int1)
     tl.store(columns.episode + row, episode, mask=mask)
     tl.store(columns.elapsed + row, elapsed, mask=mask)
     tl.store(columns.episode_return + row, episode_return, mask=mask)
@@ -181,17 +188,21 @@ def reset_kernel(
     columns,
     reset_mask_ptr,
     obs_ptr,
+    action_mask_ptr,
     obs_row,
     obs_column,
+    mask_row,
+    mask_column,
     num_envs,
     STATE: tl.constexpr,
     RNG: tl.constexpr,
     PARAMS: tl.constexpr,
     RESET: tl.constexpr,
     OBSERVE: tl.constexpr,
+    ACTION_MASK: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Begin a new episode where the mask holds; write every row's observation."""
+    """Begin a new episode where the mask holds; write every row's observation and action mask."""
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = row < num_envs
     chosen = _load(reset_mask_ptr, row, mask) != 0
@@ -199,7 +210,10 @@ def reset_kernel(
     episode = _load(columns.episode, row, mask) + 1
     state = STATE(*_where(chosen, _new_episode(columns, row, chosen, episode, RNG, PARAMS, RESET), old))
     _store_state(state_ptr, state, row, chosen)
-    _store_observation(obs_ptr, OBSERVE(state, PARAMS), row, mask, obs_row, obs_column)
+    _store_components(obs_ptr, OBSERVE(state, PARAMS), row, mask, obs_row, obs_column, tl.float32)
+    if ACTION_MASK is not None:
+        conditions = ACTION_MASK(state, PARAMS)
+        _store_components(action_mask_ptr, conditions, row, mask, mask_row, mask_column, tl.int1)
     tl.store(columns.episode + row, episode, mask=chosen)
     tl.store(columns.elapsed + row, 0, mask=chosen)
     tl.store(columns.episode_return + row, 0.0, mask=chosen)
