@@ -9,7 +9,7 @@ ENV ?= CartPole-v1
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 
-.PHONY: help train test lint bench gpu clean
+.PHONY: help train test lint bench results gpu clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -26,9 +26,12 @@ lint: $(VENV)/tested  ## Check style and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(VENV)/tested  ## Measure throughput beside other libraries
-	-$(PIP) --editable '.[bench]'
+bench: $(VENV)/benched  ## Measure throughput beside other libraries
 	$(BIN)/python bench/env_throughput.py
+	$(BIN)/python bench/ppo_throughput.py
+
+results: $(VENV)/benched  ## Train everything beside Stable-Baselines3 and write docs/results.md (about 40 minutes)
+	$(BIN)/python bench/learning.py
 
 # For a machine with a GPU, with the python that has torch, triton and pytest there; logs go to OUT.
 gpu: OUT ?= build
@@ -36,6 +39,7 @@ gpu:  ## Run the GPU tests, then the benchmarks, and print a short table last
 	@mkdir -p $(OUT)
 	$(PYTHON) -m pytest -m gpu tests 2>&1 | tee $(OUT)/gpu-tests.log | tail -n 30
 	$(PYTHON) bench/env_throughput.py --json $(OUT)/env_throughput.json 2>&1 | tee $(OUT)/env_throughput.log
+	$(PYTHON) bench/ppo_throughput.py --json $(OUT)/ppo_throughput.json 2>&1 | tee $(OUT)/ppo_throughput.log
 
 clean:  ## Remove what the commands made
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -51,6 +55,10 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/tested: $(VENV)/installed
 	$(PIP) --editable '.[test]'
+	touch $@
+
+$(VENV)/benched: $(VENV)/tested
+	$(PIP) --editable '.[bench]'
 	touch $@
 
 $(OLDEST_TRITON): $(VENV)/installed

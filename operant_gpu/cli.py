@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import functools
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +17,8 @@ from rich.console import Console
 
 from operant_gpu.errors import InvalidConfig, OperantError
 from operant_gpu.models import PPO, PPOConfig
-from operant_gpu.models.ppo import Metrics
+from operant_gpu.models.presets import PRESETS
+from operant_gpu.models.telemetry import Metrics
 from operant_gpu.progress import TrainingDisplay
 from operant_gpu.registry import make
 from operant_gpu.vector import VecEnv
@@ -28,11 +32,9 @@ class Train:
     """Train a policy with PPO until the environment counts as solved, and save it."""
 
     env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
-    """Environment, such as CartPole-v1."""
-    num_envs: int = 128
-    """How many environments to step together."""
-    total_timesteps: int = 500_000
-    """Environment steps after which training stops, solved or not."""
+    """Environment, such as CartPole-v1; its tuned settings are the defaults below."""
+    config: Path | None = None
+    """TOML file of settings, taken in place of the tuned ones; options on the command line go first."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<index>."""
     out: Path | None = None
@@ -41,7 +43,7 @@ class Train:
 
     def run(self, console: Console) -> int:
         """Train, report and save, also what was learned until an interruption; return the exit status."""
-        env = make(self.env, self.num_envs, device=self.device)
+        env = make(self.env, self.ppo.num_envs, device=self.device)
         if env.device.type == "cpu":
             # Networks this small gain nothing from threads, and threads that wait for each other spin: on a machine
             # with other work that made training ten times slower.
@@ -49,7 +51,7 @@ class Train:
         learner = PPO(env, self.ppo)
         out = _checked_target(self.out or Path("runs") / f"{self.env}.pt")
         console.print(
-            f"{self.env}: {self.num_envs} environments, {env.backend} backend on {env.device}", highlight=False
+            f"{self.env}: {self.ppo.num_envs} environments, {env.backend} backend on {env.device}", highlight=False
         )
         started, status, reached = time.perf_counter(), 0, Metrics()
         try:
@@ -64,14 +66,14 @@ class Train:
 
     def _train(self, learner: PPO, env: VecEnv, console: Console, reached: Metrics) -> None:
         goal = env.environment.reward_threshold
-        with TrainingDisplay(console, env.environment.id, self.total_timesteps, goal) as display:
+        with TrainingDisplay(console, env.environment.id, self.ppo.total_timesteps, goal) as display:
 
             def after_iteration(metrics: Metrics) -> bool:
                 reached.update(metrics)
                 display.update(metrics)
                 return not _solved(metrics, goal)
 
-            learner.learn(self.total_timesteps, after_iteration)
+            learner.learn(callback=after_iteration)
 
 
 def _checked_target(out: Path) -> Path:
@@ -103,11 +105,23 @@ def _report(env: VecEnv, reached: Metrics, seconds: float) -> str:
     return f"{verdict}: {score}{target}, {reached['timesteps']:,} steps in {seconds:.1f} s"
 
 
+def _recommended(arguments: Sequence[str]) -> PPOConfig:
+    """Return what the options are to differ from: the environment's tuned settings, and those of a settings file."""
+    env = next((argument for argument in arguments if argument in PRESETS), None)
+    settings = PPOConfig() if env is None else PPOConfig.for_env(env)
+    reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    reader.add_argument("--config")
+    file = reader.parse_known_args(arguments)[0].config
+    return settings if file is None else PPOConfig.from_toml(file, settings)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit status: 0, or 2 for a user's mistake, or 130 when interrupted."""
     console = Console()
-    command: Train = tyro.extras.subcommand_cli_from_dict({"train": Train}, prog="operant-gpu", args=arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        train = functools.partial(Train, ppo=_recommended(arguments))
+        command: Train = tyro.extras.subcommand_cli_from_dict({"train": train}, prog="operant-gpu", args=arguments)
         return command.run(console)
     except OperantError as error:
         Console(stderr=True).print(f"operant-gpu: {error}", markup=False, highlight=False, soft_wrap=True)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
-    from operant_gpu.models.ppo import Metrics
+    from operant_gpu.models.telemetry import Metrics
 
 # Seconds between lines that are not drawn over each other.
 _LINE_INTERVAL = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from operant_gpu.cli import main
-from operant_gpu.models import PPO
+from operant_gpu.models import PPO, PPOConfig
 
 QUICK = ["--num-envs", "16", "--total-timesteps", "512", "--n-steps", "8", "--batch-size", "32"]
+SMALL = PPOConfig(num_envs=16, total_timesteps=512, n_steps=8, batch_size=32, gamma=0.5)
 
 
 def test_train_reports_what_it_reached_and_saves_the_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,21 +30,45 @@ def test_train_reports_what_it_reached_and_saves_the_policy(tmp_path: Path, caps
     ("arguments", "message"),
     [
         (["train", "CartPol-v1"], "did you mean 'CartPole-v1'"),
-        (["train", "CartPole-v1", "--num-envs", "0"], "num_envs: expected 1 to"),
+        (["train", "CartPole-v1", "--num-envs", "0"], "num_envs: expected an integer of at least 1, got 0"),
         (["train", "CartPole-v1", "--gamma", "2"], "gamma: expected a number in [0, 1]"),
         (["train", "CartPole-v1", "--device", "abacus"], "device: expected 'auto'"),
         (["train", "CartPole-v1", "--out", "."], "out: expected a file"),
+        (["train", "CartPole-v1", "--config", "missing.toml"], "config: cannot read settings from 'missing.toml'"),
+        (["train", "CartPole-v1", "--gru-size", "8", "--n-steps", "1"], "n_steps: a GRU learns nothing"),
     ],
 )
-def test_a_mistake_gets_one_line_and_status_2(
+def test_a_mistake_gets_its_reason_and_status_2(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
         sys.exit(main(arguments))
     assert caught.value.code == 2
-    error = capsys.readouterr().err
+    # Some messages come in a frame, broken into lines.
+    error = " ".join(re.sub("[─-╿]", " ", capsys.readouterr().err).split())
     assert message in error
     assert "Traceback" not in error
+
+
+def test_a_settings_file_replaces_the_tuned_settings_and_options_replace_both(tmp_path: Path) -> None:
+    SMALL.to_toml(tmp_path / "small.toml")
+    for name, arguments in (("file", []), ("option", ["--gamma", "0.75", "--hidden-sizes", "8", "8", "8"])):
+        out = tmp_path / f"{name}.pt"
+        options = ["--config", str(tmp_path / "small.toml"), "--out", str(out), "--device", "cpu", *arguments]
+        assert main(["train", "Pendulum-v1", *options]) == 0
+    assert PPO.load(tmp_path / "file.pt").config == SMALL
+    changed = PPO.load(tmp_path / "option.pt").config
+    assert (changed.gamma, changed.hidden_sizes, changed.num_envs) == (0.75, (8, 8, 8), 16)
+
+
+def test_the_tuned_settings_of_the_environment_are_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = {}
+    for env in ("Pendulum-v1", "CartPole-v1"):
+        with pytest.raises(SystemExit):
+            main(["train", env, "--help"])
+        printed[env] = capsys.readouterr().out
+        assert f"(default: {PPOConfig.for_env(env).gamma:g})" in " ".join(printed[env].split())
+    assert printed["Pendulum-v1"] != printed["CartPole-v1"]
 
 
 def test_help_names_the_options() -> None:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/custom_environments.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/custom_environments.md", "docs/training.md"])
 def test_the_python_blocks_of_a_page_run_one_after_the_other(page: str, tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert blocks

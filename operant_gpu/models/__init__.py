@@ -1,6 +1,9 @@
 """Learning algorithms in PyTorch, on the environments' device."""
 
 from operant_gpu.models.config import PPOConfig
+from operant_gpu.models.controller import Controller
+from operant_gpu.models.policy import Policy
 from operant_gpu.models.ppo import PPO
+from operant_gpu.models.rnd import RND, IntrinsicReward
 
-__all__ = ["PPO", "PPOConfig"]
+__all__ = ["PPO", "RND", "Controller", "IntrinsicReward", "PPOConfig", "Policy"]

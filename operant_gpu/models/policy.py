@@ -1,184 +1,189 @@
-"""Actor and critic: two multilayer perceptrons and a distribution over actions."""
+"""A policy: a network, the distribution over actions that it describes, and how its observations are scaled."""
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
-from gymnasium import Space, spaces
+from gymnasium import Space
 from torch import Generator, Tensor, nn
 
+from operant_gpu.environment import is_integer
 from operant_gpu.errors import InvalidConfig
-from operant_gpu.spaces import observation_size
+from operant_gpu.models.config import PPOConfig
+from operant_gpu.models.distributions import Distribution, distribution_for
+from operant_gpu.models.networks import build_network
+from operant_gpu.models.normalization import ObservationNormalizer
 
-_LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+
+class Decision(NamedTuple):
+    """What a policy does with a batch of observations."""
+
+    actions: Tensor  # (batch, ...) as the distribution draws them
+    log_probs: Tensor  # (batch,)
+    values: Tensor  # (batch,)
+    state: Tensor | None  # (batch, state_size) of a recurrent network, after these observations
 
 
 class Evaluation(NamedTuple):
-    """A policy's view of given actions: tensors of shape (batch,)."""
+    """A policy's view of given actions: tensors of the batch's shape."""
 
     log_prob: Tensor
     entropy: Tensor
     value: Tensor
 
 
-class Head(nn.Module):
-    """A distribution over actions, made from the last layer of the actor."""
-
-    outputs: int
-
-    def sample(self, features: Tensor, generator: Generator) -> Tensor:
-        """Draw actions."""
-        raise NotImplementedError
-
-    def mode(self, features: Tensor) -> Tensor:
-        """Return the likeliest actions."""
-        raise NotImplementedError
-
-    def log_prob(self, features: Tensor, actions: Tensor) -> Tensor:
-        """Return log-probabilities, (batch,)."""
-        raise NotImplementedError
-
-    def entropy(self, features: Tensor) -> Tensor:
-        """Return entropies, (batch,)."""
-        raise NotImplementedError
-
-    def for_environment(self, actions: Tensor) -> Tensor:
-        """Return actions as the environment takes them."""
-        raise NotImplementedError
-
-
-class CategoricalHead(Head):
-    """Actions of a Discrete space, from logits."""
-
-    def __init__(self, space: spaces.Discrete) -> None:
-        super().__init__()
-        self.outputs, self._start = int(space.n), int(space.start)
-
-    def sample(self, features: Tensor, generator: Generator) -> Tensor:
-        """Draw actions."""
-        return torch.multinomial(features.softmax(-1), 1, generator=generator)[:, 0]
-
-    def mode(self, features: Tensor) -> Tensor:
-        """Return the likeliest actions."""
-        return features.argmax(-1)
-
-    def log_prob(self, features: Tensor, actions: Tensor) -> Tensor:
-        """Return log-probabilities, (batch,)."""
-        return features.log_softmax(-1).gather(-1, actions[:, None])[:, 0]
-
-    def entropy(self, features: Tensor) -> Tensor:
-        """Return entropies, (batch,)."""
-        log_probs = features.log_softmax(-1)
-        return -(log_probs.exp() * log_probs).sum(-1)
-
-    def for_environment(self, actions: Tensor) -> Tensor:
-        """Return actions counted from the space's start."""
-        return actions + self._start
-
-
-class GaussianHead(Head):
-    """Actions of a Box: independent normals about the actor's output, of a deviation that does not see the state."""
-
-    low: Tensor
-    high: Tensor
-
-    def __init__(self, space: spaces.Box) -> None:
-        super().__init__()
-        self.outputs = space.shape[0]
-        self.log_std = nn.Parameter(torch.zeros(self.outputs))
-        self.register_buffer("low", torch.as_tensor(space.low), persistent=False)
-        self.register_buffer("high", torch.as_tensor(space.high), persistent=False)
-
-    def sample(self, features: Tensor, generator: Generator) -> Tensor:
-        """Draw actions, unclipped."""
-        noise = torch.randn(features.shape, generator=generator, device=features.device)
-        return features + noise * self.log_std.exp()
-
-    def mode(self, features: Tensor) -> Tensor:
-        """Return the means."""
-        return features
-
-    def log_prob(self, features: Tensor, actions: Tensor) -> Tensor:
-        """Return log-densities of the unclipped actions, (batch,)."""
-        deviations = (actions - features) * (-self.log_std).exp()
-        return (-0.5 * deviations.square() - self.log_std - _LOG_SQRT_2PI).sum(-1)
-
-    def entropy(self, features: Tensor) -> Tensor:
-        """Return differential entropies, (batch,)."""
-        return (self.log_std + 0.5 + _LOG_SQRT_2PI).sum().expand(len(features))
-
-    def for_environment(self, actions: Tensor) -> Tensor:
-        """Return actions clipped to the space."""
-        return actions.clamp(self.low, self.high)
-
-
-class ActorCritic(nn.Module):
-    """Separate tanh networks for the policy and for the state's value, orthogonally initialised.
+class Policy(nn.Module):
+    """Acts on observations and judges actions.
 
     Args:
-        observation_space: Box of one environment; observations are flattened.
-        action_space: Discrete, or Box of shape (k,).
-        hidden_sizes: Widths of the hidden layers of both networks.
-        generator: Source of the initial weights.
+        network: As `operant_gpu.models.networks` describes it.
+        distribution: What its outputs mean.
+        normalizer: Scales observations; None leaves them as they are.
+        use_amp: Whether the network computes in bfloat16 where autocast holds that to be safe.
 
-    Raises:
-        InvalidConfig: If there is no distribution for the action space.
+    Attributes:
+        state_size: Width of the memory of a recurrent network, 0 for others.
     """
 
     def __init__(
         self,
-        observation_space: Space[Any],
-        action_space: Space[Any],
-        hidden_sizes: Sequence[int],
-        generator: Generator,
+        network: nn.Module,
+        distribution: Distribution,
+        normalizer: ObservationNormalizer | None = None,
+        use_amp: bool = False,
     ) -> None:
         super().__init__()
-        size = observation_size(observation_space)
-        self.head = _head_for(action_space)
-        self.actor = _mlp([size, *hidden_sizes, self.head.outputs], 0.01, generator)
-        self.critic = _mlp([size, *hidden_sizes, 1], 1.0, generator)
+        self.network, self.distribution, self.normalizer = network, distribution, normalizer
+        self.state_size = int(getattr(network, "state_size", 0))
+        self._use_amp = use_amp
 
-    def act(self, obs: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Return sampled actions with their log-probabilities, and values, for observations (batch, ...)."""
-        flat = obs.flatten(1)
-        features = self.actor(flat)
-        actions = self.head.sample(features, generator)
-        return actions, self.head.log_prob(features, actions), self.critic(flat)[:, 0]
+    def forward(self, obs: Tensor, state: Tensor | None, starts: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return outputs, values and state as the network's protocol has them, in float32."""
+        if self.normalizer is not None:
+            obs = self.normalizer(obs)
+        with self._precision(obs):
+            if self.state_size:
+                outputs, values, state = self.network(obs, state, starts)
+                state = state.float()
+            else:
+                outputs, values = self.network(obs)
+        return outputs.float(), values.float(), state
 
-    def mode(self, obs: Tensor) -> Tensor:
-        """Return the likeliest actions."""
-        return self.head.mode(self.actor(obs.flatten(1)))
+    def act(
+        self, obs: Tensor, state: Tensor | None, starts: Tensor | None, mask: Tensor | None, generator: Generator
+    ) -> Decision:
+        """Draw actions for one observation (batch, *shape) of each environment.
 
-    def value(self, obs: Tensor) -> Tensor:
-        """Return values, (batch,)."""
-        values: Tensor = self.critic(obs.flatten(1))[:, 0]
-        return values
+        Args:
+            obs: Observations.
+            state: Memory from the step before; None for a network without one.
+            starts: Where an episode starts, (batch,) bool; None for a network without memory.
+            mask: Where actions are legal, (batch, choices) bool; None if all are.
+            generator: Source of the draws.
+        """
+        outputs, values, state = self._one_step(obs, state, starts)
+        actions = self.distribution.sample(outputs, mask, generator)
+        return Decision(actions, self.distribution.log_prob(outputs, actions, mask), values, state)
 
-    def evaluate(self, obs: Tensor, actions: Tensor) -> Evaluation:
-        """Return log-probabilities and entropies of given actions, and values."""
-        flat = obs.flatten(1)
-        features = self.actor(flat)
-        return Evaluation(self.head.log_prob(features, actions), self.head.entropy(features), self.critic(flat)[:, 0])
+    def mode(
+        self, obs: Tensor, state: Tensor | None, starts: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the likeliest actions and the state; arguments as for `act`."""
+        outputs, _, state = self._one_step(obs, state, starts)
+        return self.distribution.mode(outputs, mask), state
+
+    def value(self, obs: Tensor, state: Tensor | None, starts: Tensor | None) -> Tensor:
+        """Return values (batch,); arguments as for `act`."""
+        return self._one_step(obs, state, starts)[1]
+
+    def evaluate(
+        self, obs: Tensor, actions: Tensor, state: Tensor | None, starts: Tensor | None, mask: Tensor | None
+    ) -> Evaluation:
+        """Return log-probabilities and entropies of given actions, and values.
+
+        Observations are (batch, *shape), or (time, batch, *shape) for a recurrent network with the state (batch,
+        state_size) before them.
+        """
+        outputs, values, _ = self(obs, state, starts)
+        log_prob = self.distribution.log_prob(outputs, actions, mask)
+        return Evaluation(log_prob, self.distribution.entropy(outputs, mask), values)
+
+    def _one_step(
+        self, obs: Tensor, state: Tensor | None, starts: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        if starts is None:
+            outputs, values, state = self(obs, None, None)
+            return outputs, values, state
+        outputs, values, state = self(obs[None], state, starts[None])
+        return outputs[0], values[0], state
+
+    def _precision(self, obs: Tensor) -> AbstractContextManager[Any]:
+        if not self._use_amp:
+            return nullcontext()
+        # Without the cache of casts, which a CUDA graph would freeze.
+        return torch.autocast(obs.device.type, torch.bfloat16, cache_enabled=False)
 
 
-def _head_for(space: Space[Any]) -> Head:
-    if isinstance(space, spaces.Discrete):
-        return CategoricalHead(space)
-    if isinstance(space, spaces.Box):
-        return GaussianHead(space)
-    raise InvalidConfig("env", f"PPO takes Discrete and Box actions, got {space}")
+def make_policy(
+    observation_space: Space[Any], action_space: Space[Any], config: PPOConfig, network: nn.Module | None = None
+) -> Policy:
+    """Return a new policy for an environment's spaces, on the CPU.
+
+    Args:
+        observation_space: Box of one environment.
+        action_space: Discrete, MultiDiscrete (k,) or Box (k,).
+        config: The network's sizes, among others.
+        network: The caller's own, in place of the one that the settings describe.
+
+    Raises:
+        InvalidConfig: If there is no distribution for the actions, or the network does not keep to its protocol.
+    """
+    shape = observation_space.shape or ()
+    distribution = distribution_for(action_space, config.log_std_init)
+    # The CPU draws the weights, so that a seed gives the same policy on every device.
+    generator = Generator().manual_seed(config.seed)
+    normalizer = ObservationNormalizer(shape) if config.normalize_observations else None
+    if network is not None:
+        _check_network(network)
+    built = network or build_network(shape, distribution.outputs, config, generator)
+    policy = Policy(built, distribution, normalizer, config.use_amp)
+    if network is not None:
+        _check_protocol(policy, shape)
+    return policy
 
 
-def _mlp(sizes: Sequence[int], last_gain: float, generator: Generator) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for position, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
-        last = position == len(sizes) - 2
-        linear = nn.Linear(inputs, outputs)
-        nn.init.orthogonal_(linear.weight, last_gain if last else math.sqrt(2), generator=generator)
-        nn.init.zeros_(linear.bias)
-        layers += [linear] if last else [linear, nn.Tanh()]
-    return nn.Sequential(*layers)
+def _check_network(network: Any) -> None:
+    if not isinstance(network, nn.Module):
+        raise InvalidConfig("network", f"expected a torch.nn.Module, got {network!r}")
+    size = getattr(network, "state_size", 0)
+    if not is_integer(size) or size < 0:
+        raise InvalidConfig("network", f"state_size must be the width of its memory, got {size!r}")
+
+
+def _check_protocol(policy: Policy, shape: tuple[int, ...]) -> None:
+    """Try the caller's network on two observations."""
+    network, recurrent = policy.network, bool(policy.state_size)
+    lead = (1, 2) if recurrent else (2,)
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    obs = torch.zeros(*lead, *shape, device=device)
+    memory = (torch.zeros(2, policy.state_size, device=device), torch.ones(lead, dtype=torch.bool, device=device))
+    call = (
+        "forward(obs, state, starts) -> (outputs, values, state)" if recurrent else "forward(obs) -> (outputs, values)"
+    )
+    modes = {module: module.training for module in network.modules()}
+    try:
+        with torch.no_grad():
+            results = network.eval()(obs, *(memory if recurrent else ()))
+        shapes = [tuple(result.shape) for result in results]
+    except Exception as error:
+        raise InvalidConfig("network", f"{call} failed on observations {tuple(obs.shape)}: {error}") from error
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    expected = [(*lead, policy.distribution.outputs), lead, *([(2, policy.state_size)] if recurrent else [])]
+    if shapes != expected:
+        raise InvalidConfig(
+            "network", f"{call} must return shapes {expected} for observations {tuple(obs.shape)}, got {shapes}"
+        )

@@ -1,12 +1,15 @@
-"""Storage of one iteration's steps, written in place by the environments, and their advantages."""
+"""Storage of one iteration's steps, written in place by the environments, and what is estimated from it."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
+from operant_gpu.models.policy import Policy
 from operant_gpu.vector import VecEnv
 
 
@@ -16,43 +19,158 @@ class Rollout:
     Attributes:
         obs: (n_steps + 1, num_envs, *shape), the last row what follows the last step.
         final_obs: (n_steps, num_envs, *shape), the observation after each step and before any reset.
+        masks: (n_steps + 1, num_envs, choices) bool, legal actions; None where all always are.
+        starts: (n_steps + 1, num_envs) bool, whether the observation begins an episode; for recurrent policies.
+        states: (n_steps + 1, num_envs, state_size), the policy's memory before each observation; for recurrent ones.
         actions: (n_steps, num_envs, ...) as the policy drew them.
         log_probs, values, rewards: (n_steps, num_envs) float32.
         terminated, truncated: (n_steps, num_envs) bool.
         episode_return, episode_length: (n_steps, num_envs) of the episode so far.
     """
 
-    def __init__(self, env: VecEnv, n_steps: int, action: Tensor) -> None:
+    def __init__(self, env: VecEnv, policy: Policy, n_steps: int) -> None:
+        self.n_steps, num_envs, device = n_steps, env.num_envs, env.device
         shape = env.single_observation_space.shape or ()
         size = int(torch.Size(shape).numel())
 
         def observations(steps: int) -> Tensor:
             # Component by component, as the environments store them.
-            flat = torch.zeros(steps, size, env.num_envs, device=env.device).transpose(1, 2)
-            return flat.view(steps, env.num_envs, *shape)
+            flat = torch.zeros(steps, size, num_envs, device=device).transpose(1, 2)
+            return flat.view(steps, num_envs, *shape)
 
-        def column(dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.zeros(n_steps, env.num_envs, dtype=dtype, device=env.device)
+        def column(*shape: int, dtype: torch.dtype = torch.float32, steps: int = n_steps) -> Tensor:
+            return torch.zeros(steps, num_envs, *shape, dtype=dtype, device=device)
 
         self.obs, self.final_obs = observations(n_steps + 1), observations(n_steps)
-        self.actions = torch.zeros(n_steps, *action.shape, dtype=action.dtype, device=env.device)
+        choices = None if env.action_mask is None else env.action_mask.shape[1]
+        self.masks = None if choices is None else column(choices, dtype=torch.bool, steps=n_steps + 1)
+        memory = policy.state_size
+        self.starts = column(dtype=torch.bool, steps=n_steps + 1) if memory else None
+        self.states = column(memory, steps=n_steps + 1) if memory else None
+        distribution = policy.distribution
+        self.actions = column(*distribution.action_shape, dtype=distribution.action_dtype)
         self.log_probs, self.values, self.rewards = column(), column(), column()
-        self.terminated, self.truncated = column(torch.bool), column(torch.bool)
-        self.episode_return, self.episode_length = column(), column(torch.int32)
+        self.terminated, self.truncated = column(dtype=torch.bool), column(dtype=torch.bool)
+        self.episode_return, self.episode_length = column(), column(dtype=torch.int32)
+        # Made once: taking a row of a tensor costs a microsecond each time.
+        self._outputs = [self._step_outputs(step) for step in range(n_steps)]
+
+    @property
+    def ended(self) -> Tensor:
+        """Where a step ended its episode, (n_steps, num_envs)."""
+        return self.terminated | self.truncated
 
     def outputs(self, step: int) -> dict[str, Tensor]:
         """Return where the environments write step number `step`."""
-        return {
+        return self._outputs[step]
+
+    def _step_outputs(self, step: int) -> dict[str, Tensor]:
+        targets = {
             "obs": self.obs[step + 1],
             "final_obs": self.final_obs[step],
             "reward": self.rewards[step],
             "terminated": self.terminated[step],
             "truncated": self.truncated[step],
         }
+        return targets if self.masks is None else {**targets, "action_mask": self.masks[step + 1]}
+
+    def inputs(self, step: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return the observation, state and starts that the policy sees at a step."""
+        return self.obs[step], _row(self.states, step), _row(self.starts, step)
+
+    def begin(self, env: VecEnv) -> None:
+        """Go on from where the environments are, with an empty memory."""
+        self.obs[-1] = env.observe()
+        if self.masks is not None and env.action_mask is not None:
+            self.masks[-1] = env.action_mask
+        if self.starts is not None:
+            self.starts[-1] = True
+
+
+def _row(tensor: Tensor | None, step: int) -> Tensor | None:
+    return None if tensor is None else tensor[step]
+
+
+@torch.inference_mode()
+def collect(env: VecEnv, policy: Policy, rollout: Rollout, generator: Generator) -> None:
+    """Step the environments `n_steps` times, on from the rollout's last row, into the rollout."""
+    for kept in (rollout.obs, rollout.masks, rollout.starts, rollout.states):
+        if kept is not None:
+            kept[0] = kept[-1]
+    for step in range(rollout.n_steps):
+        decision = policy.act(*rollout.inputs(step), _row(rollout.masks, step), generator)
+        rollout.actions[step] = decision.actions
+        rollout.log_probs[step] = decision.log_probs
+        rollout.values[step] = decision.values
+        actions = policy.distribution.for_environment(decision.actions)
+        episode = env.step(actions, out=rollout.outputs(step))[-1]["episode"]
+        rollout.episode_return[step], rollout.episode_length[step] = episode["r"], episode["l"]
+        if decision.state is not None and rollout.states is not None and rollout.starts is not None:
+            rollout.states[step + 1] = decision.state
+            torch.logical_or(rollout.terminated[step], rollout.truncated[step], out=rollout.starts[step + 1])
+
+
+@torch.no_grad()
+def next_values(rollout: Rollout, policy: Policy, max_episode_steps: int | None) -> Tensor:
+    """Return the value (n_steps, num_envs) of the observation after each step, before any reset.
+
+    Where the time limit cut an episode, that is the value of its final observation: the episode would have gone on.
+    Truncations of one environment are at least `max_episode_steps` apart, so that a stretch of so many steps holds at
+    most one. One batch of values for each stretch suffices, and no wait for the device to tell where they are.
+    """
+    last = policy.value(*rollout.inputs(rollout.n_steps))
+    following = torch.cat([rollout.values[1:], last[None]])
+    stretch = min(max_episode_steps or rollout.n_steps, rollout.n_steps)
+    for first in range(0, rollout.n_steps, stretch):
+        steps = slice(first, first + stretch)
+        cut = rollout.truncated[steps] & ~rollout.terminated[steps]
+        value = policy.value(*_final_inputs(rollout, first + cut.byte().argmax(0)))
+        following[steps] = torch.where(cut, value, following[steps])
+    return following
+
+
+def _final_inputs(rollout: Rollout, step: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return what the policy sees at the end of one step of each environment, (num_envs,)."""
+    environment = torch.arange(len(step), device=step.device)
+    obs = rollout.final_obs[step, environment]
+    if rollout.states is None or rollout.starts is None:
+        return obs, None, None
+    return obs, rollout.states[step + 1, environment], torch.zeros_like(rollout.starts[0])
+
+
+def generalized_advantages(
+    rewards: Tensor, values: Tensor, following: Tensor, terminated: Tensor, ended: Tensor, gamma: float, lam: float
+) -> Tensor:
+    """Return generalized advantage estimates (Schulman et al., 2016, equation 16).
+
+    A terminated episode is worth nothing further; one that ended otherwise is worth the value of what would have
+    followed. Neither lets the advantages of the next episode through.
+
+    Args:
+        rewards: (n_steps, num_envs), as are all the others.
+        values: Of the observations before each step.
+        following: Values of the observations after each step, before any reset.
+        terminated: Whether the step ended its episode for good.
+        ended: Whether the step ended its episode, for good or at the time limit.
+        gamma: Discount factor.
+        lam: Weight of longer returns.
+    """
+    deltas = rewards + gamma * following * ~terminated - values
+    carries = gamma * lam * ~ended
+    advantages = torch.empty_like(rewards)
+    running = torch.zeros_like(rewards[0])
+    for step in reversed(range(len(rewards))):
+        running = deltas[step] + carries[step] * running
+        advantages[step] = running
+    return advantages
 
 
 class Batch(NamedTuple):
-    """Steps to learn from: tensors whose first axis is the step."""
+    """Steps to learn from.
+
+    For a network without memory the first axis is the step. For a recurrent one the first two are time and sequence,
+    and `state` (1, sequences, state_size) is what precedes the sequences.
+    """
 
     obs: Tensor
     actions: Tensor
@@ -60,36 +178,46 @@ class Batch(NamedTuple):
     values: Tensor
     advantages: Tensor
     returns: Tensor
+    masks: Tensor | None
+    starts: Tensor | None
+    state: Tensor | None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the batch with a function applied to each tensor it has."""
+        return Batch._make(None if tensor is None else function(tensor) for tensor in self)
 
 
-def generalized_advantages(
-    rewards: Tensor,
-    values: Tensor,
-    next_values: Tensor,
-    terminated: Tensor,
-    truncated: Tensor,
-    gamma: float,
-    lam: float,
-) -> Tensor:
-    """Return generalized advantage estimates (Schulman et al., 2016, equation 16).
+def make_batch(rollout: Rollout, advantages: Tensor) -> Batch:
+    """Return a rollout's steps with their advantages, and the returns that the critic learns."""
+    steps = rollout.n_steps
+    batch = Batch(
+        obs=rollout.obs[:-1],
+        actions=rollout.actions,
+        log_probs=rollout.log_probs,
+        values=rollout.values,
+        advantages=advantages,
+        returns=advantages + rollout.values,
+        masks=None if rollout.masks is None else rollout.masks[:steps],
+        starts=None if rollout.starts is None else rollout.starts[:steps],
+        state=None if rollout.states is None else rollout.states[:1],
+    )
+    return batch if batch.state is not None else batch.map(lambda tensor: tensor.flatten(0, 1))
 
-    A terminated episode is worth nothing further; a truncated one is worth the value of its final observation.
-    Neither lets the advantages of the next episode through.
 
-    Args:
-        rewards: (n_steps, num_envs), as are all the others.
-        values: Of the observations before each step.
-        next_values: Of the observations after each step, before any reset.
-        terminated: Whether the step ended its episode for good.
-        truncated: Whether the time limit cut its episode.
-        gamma: Discount factor.
-        lam: Weight of longer returns.
-    """
-    deltas = rewards + gamma * next_values * ~terminated - values
-    carries = gamma * lam * ~(terminated | truncated)
-    advantages = torch.empty_like(rewards)
-    running = torch.zeros_like(rewards[0])
-    for step in reversed(range(len(rewards))):
-        running = deltas[step] + carries[step] * running
-        advantages[step] = running
-    return advantages
+def minibatches(batch: Batch, batch_size: int, generator: Generator) -> Iterator[Batch]:
+    """Shuffle a batch's steps, or a recurrent one's sequences, and yield parts of at least `batch_size` steps."""
+    axis, length = (0, 1) if batch.state is None else (1, len(batch.obs))
+    count = batch.obs.shape[axis]
+    parts = max(1, count // math.ceil(batch_size / length))
+    order = permutation(count, generator)
+    shuffled = batch.map(lambda tensor: tensor.index_select(axis, order))
+    columns = ([None] * parts if tensor is None else tensor.tensor_split(parts, axis) for tensor in shuffled)
+    yield from map(Batch._make, zip(*columns, strict=True))
+
+
+def permutation(size: int, generator: Generator) -> Tensor:
+    """Return the numbers below `size` in random order, without waiting for the device."""
+    if generator.device.type == "cuda":
+        # Sorting random keys is known to be capturable in a CUDA graph; two equal keys only keep their order.
+        return torch.rand(size, generator=generator, device=generator.device).argsort()
+    return torch.randperm(size, generator=generator)

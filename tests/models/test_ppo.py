@@ -1,172 +1,57 @@
-"""PPO: its estimates against numbers worked out by hand, its semantics, and that it learns."""
+"""The learner as its users meet it: metrics, callbacks, repeatability, acting, refusals."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
+from learning_envs import Forbidden, Locate, Recall
+from torch._dynamo.exc import TorchDynamoException
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import operant_gpu
-from operant_gpu import Environment, InvalidConfig, TrainingError
-from operant_gpu.lang import jit, tl
-from operant_gpu.models import PPO, PPOConfig
-from operant_gpu.models.policy import ActorCritic
-from operant_gpu.models.rollout import Batch, generalized_advantages
+from operant_gpu import BackendError, InvalidConfig, TrainingError
+from operant_gpu.models import PPO, RND, IntrinsicReward, PPOConfig
 
-SMALL = PPOConfig(n_steps=8, batch_size=32, n_epochs=2, hidden_sizes=(16,))
+NAMES = {"timesteps", "iterations", "sps", "lr", "episodes", "mean_reward", "mean_length", "policy_loss", "value_loss"}
+NAMES |= {"entropy", "approx_kl", "clip_frac", "grad_norm", "explained_variance"}
 
 
-class State(NamedTuple):
-    level: tl.float32
+def small(**changes: object) -> PPOConfig:
+    return PPOConfig(**{"n_steps": 8, "batch_size": 32, "n_epochs": 2, "hidden_sizes": (16,), **changes})
 
 
-@jit
-def reset(rng, params):
-    return State(0.0)
+def cartpole(num_envs: int = 16, **settings: object):
+    return operant_gpu.make("CartPole-v1", num_envs, device="cpu", **settings)
 
 
-@jit
-def step(state, action, rng, params):
-    return state, 1.0, False
+VARIANTS = {
+    "plain": {},
+    "normalized": {"normalize_observations": True, "normalize_rewards": True},
+    "recurrent": {"gru_size": 8},
+    "curious": {"rnd_coef": 0.5},
+    "half": {"use_amp": True},
+    "early": {"target_kl": 0.001},
+}
 
 
-@jit
-def observe(state, params):
-    return (state.level,)
-
-
-# Rewards 1 forever: worth 1 / (1 - gamma), which a critic finds only if truncation is not an end.
-Forever = Environment(
-    id="Forever-v0",
-    state=State,
-    reset=reset,
-    step=step,
-    observe=observe,
-    observation_space=spaces.Box(-1.0, 1.0, (1,)),
-    action_space=spaces.Discrete(2),
-    max_episode_steps=5,
-)
-
-
-def column(*numbers: float) -> torch.Tensor:
-    return torch.tensor(numbers, dtype=torch.float32)[:, None]
-
-
-def flags(*numbers: int) -> torch.Tensor:
-    return torch.tensor(numbers, dtype=torch.bool)[:, None]
-
-
-def test_advantages_worked_out_by_hand() -> None:
-    # gamma 0.5, lambda 0.5. Step 1 terminates, step 3 is truncated.
-    # deltas: 1 + 0.5*4 - 2 = 1;  2 + 0 - 4 = -2;  3 + 0.5*8 - 6 = 1;  4 + 0.5*10 - 8 = 1;  5 + 0.5*2 - 1 = 5
-    # advantages, from the end: 5;  1 (cut);  1 + 0.25*1 = 1.25;  -2 (cut);  1 + 0.25*-2 = 0.5
-    advantages = generalized_advantages(
-        rewards=column(1, 2, 3, 4, 5),
-        values=column(2, 4, 6, 8, 1),
-        next_values=column(4, 6, 8, 10, 2),
-        terminated=flags(0, 1, 0, 0, 0),
-        truncated=flags(0, 0, 0, 1, 0),
-        gamma=0.5,
-        lam=0.5,
-    )
-    torch.testing.assert_close(advantages, column(0.5, -2, 1.25, 1, 5))
-
-
-def test_a_step_that_terminates_and_truncates_is_worth_nothing_further() -> None:
-    both = generalized_advantages(column(1), column(0), column(100), flags(1), flags(1), 0.99, 0.95)
-    torch.testing.assert_close(both, column(1))
-
-
-def test_one_gradient_step_against_float64_written_out() -> None:
-    """The measured losses of a minibatch equal the formulas of the paper in NumPy."""
-    env = operant_gpu.make("CartPole-v1", 4, device="cpu")
-    learner = PPO(env, SMALL)
-    generator = torch.Generator().manual_seed(0)
-    obs = torch.randn(6, 4, generator=generator)
-    actions = torch.tensor([0, 1, 1, 0, 1, 0])
-    log_probs = torch.log(torch.tensor([0.9, 0.2, 0.5, 0.4, 0.7, 0.1]))
-    advantages, returns = torch.randn(6, generator=generator), torch.randn(6, generator=generator)
-    logits, values = (
-        learner.policy.actor(obs).detach().double().numpy(),
-        learner.policy.value(obs).detach().double().numpy(),
-    )
-    measured = learner._climb(Batch(obs, actions, log_probs, values=returns, advantages=advantages, returns=returns))
-
-    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    ratio = probabilities[np.arange(6), actions.numpy()] / log_probs.double().exp().numpy()
-    a = advantages.double().numpy()
-    a = (a - a.mean()) / (a.std(ddof=1) + 1e-8)
-    expected = [
-        -np.minimum(ratio * a, np.clip(ratio, 0.8, 1.2) * a).mean(),
-        0.5 * ((values - returns.double().numpy()) ** 2).mean(),
-        -(probabilities * np.log(probabilities)).sum(1).mean(),
-        (ratio - 1 - np.log(ratio)).mean(),
-        (np.abs(ratio - 1) > 0.2).mean(),
-    ]
-    np.testing.assert_allclose(measured[:5].double().numpy(), expected, rtol=1e-5, atol=1e-7)
-
-
-def test_gaussian_log_probability_and_entropy_against_torch_distributions() -> None:
-    policy = ActorCritic(spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,)), (8,), torch.Generator().manual_seed(0))
-    policy.head.log_std.data[:] = torch.tensor([-0.7, 0.4])
-    obs, actions = torch.randn(5, 3), torch.randn(5, 2) * 3
-    reference = torch.distributions.Normal(policy.actor(obs), policy.head.log_std.exp())
-    evaluation = policy.evaluate(obs, actions)
-    torch.testing.assert_close(evaluation.log_prob, reference.log_prob(actions).sum(-1))
-    torch.testing.assert_close(evaluation.entropy, reference.entropy().sum(-1))
-
-
-def test_values_of_a_truncated_task_converge_to_the_infinite_horizon() -> None:
-    env = Forever(num_envs=16, device="cpu")
-    config = PPOConfig(gamma=0.9, n_steps=16, batch_size=64, lr=3e-3, anneal_lr=False, hidden_sizes=(16,), vf_coef=1.0)
-    learner = PPO(env, config).learn(40_000)
-    # With truncation as an end, five steps would be worth 1 + 0.9 + ... = 4.1 at most.
-    assert learner.policy.value(torch.zeros(1, 1)).item() == pytest.approx(1 / (1 - 0.9), rel=0.03)
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_cartpole_is_solved(seed: int) -> None:
-    env = operant_gpu.make("CartPole-v1", 128, device="cpu")
-    best = -math.inf
-
-    def until_solved(metrics: dict[str, float]) -> bool:
-        nonlocal best
-        best = max(best, metrics["mean_reward"])
-        return best < 475
-
-    PPO(env, PPOConfig(seed=seed)).learn(500_000, until_solved)
-    assert best >= 475
-
-
-def test_box_actions_are_learned() -> None:
-    env = operant_gpu.make("Pendulum-v1", 64, device="cpu")
-    returns: list[float] = []
-    config = PPOConfig(gamma=0.9, n_steps=64, n_epochs=10, lr=1e-3)
-    PPO(env, config).learn(150_000, lambda metrics: returns.append(metrics["mean_reward"]))
-    # Random torques reach about -1,200.
-    assert returns[-1] > -700
-
-
-def test_the_same_seed_gives_the_same_run() -> None:
-    def run(seed: int) -> tuple[list[dict[str, float]], torch.Tensor]:
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_same_seed_gives_the_same_run(variant: str) -> None:
+    def run(seed: int) -> tuple[str, torch.Tensor]:
+        # What other code draws makes no difference.
         torch.manual_seed(np.random.default_rng().integers(2**31))
         history: list[dict[str, float]] = []
-
-        def record(metrics: dict[str, float]) -> None:
-            history.append({name: value for name, value in metrics.items() if name != "sps"})
-
-        config = PPOConfig(n_steps=8, batch_size=32, hidden_sizes=(16,), seed=seed)
-        learner = PPO(operant_gpu.make("CartPole-v1", 8, device="cpu"), config).learn(640, record)
-        return history, torch.nn.utils.parameters_to_vector(learner.policy.parameters())
+        learner = PPO(cartpole(), small(seed=seed, **VARIANTS[variant]))
+        learner.learn(640, lambda metrics: history.append({k: v for k, v in metrics.items() if k != "sps"}))
+        # As text, since NaN, before the first episode ends, is not equal to itself.
+        return str(history), torch.nn.utils.parameters_to_vector(learner.policy.parameters())
 
     (history, weights), (again, weights_again), (_, others) = run(3), run(3), run(4)
-    # NaN, before the first episode ends, is not equal to itself.
-    assert str(history) == str(again)
+    assert history == again
     assert torch.equal(weights, weights_again)
     assert not torch.equal(weights, others)
 
@@ -178,39 +63,117 @@ def test_callback_gets_metrics_and_stops() -> None:
         calls.append(metrics)
         return len(calls) < 2
 
-    learner = PPO(operant_gpu.make("CartPole-v1", 16, device="cpu"), SMALL).learn(10_000, stop_at_second)
+    learner = PPO(cartpole(), small()).learn(10_000, stop_at_second)
     assert [call["timesteps"] for call in calls] == [128, 256]
     assert learner.timesteps == 256
-    names = {"timesteps", "sps", "episodes", "mean_reward", "mean_length", "entropy", "approx_kl", "clip_frac", "lr"}
-    assert names | {"policy_loss", "value_loss", "explained_variance", "grad_norm"} == set(calls[0])
+    assert set(calls[0]) == NAMES
+    assert all(math.isfinite(value) for name, value in calls[0].items() if name not in ("mean_reward", "mean_length"))
+
+
+def test_metrics_come_at_the_logging_interval_and_at_the_end_and_miss_nothing() -> None:
+    seldom: list[dict[str, float]] = []
+    PPO(cartpole(), small(log_interval=4)).learn(1280, seldom.append)
+    often: list[dict[str, float]] = []
+    PPO(cartpole(), small()).learn(1280, often.append)
+    assert [call["iterations"] for call in seldom] == [4, 8, 10]
+    assert seldom[-1]["episodes"] == often[-1]["episodes"] > 30
+    for name in ("policy_loss", "value_loss", "explained_variance", "grad_norm"):
+        assert seldom[0][name] == pytest.approx(np.mean([call[name] for call in often[:4]]), rel=1e-5)
 
 
 def test_metrics_count_the_episodes_that_the_environment_counts() -> None:
-    env = operant_gpu.make("CartPole-v1", 16, device="cpu")
+    env = cartpole()
     last: dict[str, float] = {}
-    PPO(env, SMALL).learn(2_560, last.update)
+    # All in one reading, so that the mean is over all episodes.
+    PPO(env, small(log_interval=1_000)).learn(2_560, last.update)
     logs = env.get_logs()
     assert last["episodes"] == logs["episode_count"] > 50
-    assert last["mean_reward"] == last["mean_length"] > 8
+    assert last["mean_reward"] == pytest.approx(logs["mean_reward"])
+    assert last["mean_length"] == pytest.approx(logs["mean_length"])
 
 
+def test_the_mean_return_is_of_the_latest_hundred_episodes_or_somewhat_more() -> None:
+    env = operant_gpu.make("CartPole-v1", 100, device="cpu", max_episode_steps=3)
+    history: list[dict[str, float]] = []
+    # Every third step all episodes end; none ends in the steps between.
+    PPO(env, small(n_steps=1, batch_size=100)).learn(1_200, lambda metrics: history.append(metrics))
+    assert [metrics["episodes"] for metrics in history[:7]] == [0, 0, 100, 100, 100, 200, 200]
+    assert math.isnan(history[1]["mean_reward"])
+    assert {metrics["mean_length"] for metrics in history[2:]} == {3.0}
+
+
+def test_the_learning_rate_falls_to_zero_over_the_training() -> None:
+    rates: list[float] = []
+    PPO(cartpole(), small(lr=1e-3)).learn(512, lambda metrics: rates.append(metrics["lr"]))
+    assert rates == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
+    rates.clear()
+    PPO(cartpole(), small(lr=1e-3, anneal_lr=False)).learn(256, lambda metrics: rates.append(metrics["lr"]))
+    assert rates == pytest.approx([1e-3, 1e-3])
+
+
+def test_total_timesteps_come_from_the_settings_if_not_given() -> None:
+    assert PPO(cartpole(), small(total_timesteps=300)).learn().timesteps == 384
+
+
+def test_without_settings_the_preset_of_the_environment_is_taken() -> None:
+    assert PPO(operant_gpu.make("Pendulum-v1", 2, device="cpu")).config == PPOConfig.for_env("Pendulum-v1")
+    assert PPO(Recall(2, device="cpu")).config == PPOConfig()
+
+
+class HostReads(TorchDispatchMode):
+    """Collects the operations that bring a number, or a size that depends on numbers, to the host."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "unique")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if any(name in str(function) for name in self.WAITING):
+            self.found.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "early"])
+@pytest.mark.parametrize("environment", ["CartPole-v1", "Pendulum-v1", "Forbidden", "Locate"])
+def test_nothing_is_read_on_the_host_within_an_iteration(environment: str, variant: str) -> None:
+    """On a GPU each such reading would wait for the device."""
+    own = {"Forbidden": Forbidden, "Locate": Locate}
+    env = own[environment](16, device="cpu") if environment in own else operant_gpu.make(environment, 16, device="cpu")
+    learner = PPO(env, small(cnn_channels=(4,), **VARIANTS[variant])).learn(128)
+    with HostReads() as reads:
+        learner._iterate(0.5)
+    assert reads.found == []
+    with reads:
+        learner._metrics()
+    # The reading itself, and that of the environments' faults.
+    assert len(reads.found) <= 3
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("id", ["CartPole-v1", "Pendulum-v1"])
-def test_save_and_load_give_the_same_policy(id: str, tmp_path) -> None:
+def test_save_and_load_give_the_same_policy(id: str, variant: str, tmp_path) -> None:
     env = operant_gpu.make(id, 8, device="cpu")
-    learner = PPO(env, SMALL).learn(640)
+    learner = PPO(env, small(**VARIANTS[variant])).learn(640)
     learner.save(tmp_path / "deep" / "policy.pt")
     loaded = PPO.load(tmp_path / "deep" / "policy.pt")
     obs, _ = env.reset(seed=5)
-    torch.testing.assert_close(loaded.predict(obs), learner.predict(obs), rtol=0, atol=0)
+    torch.testing.assert_close(loaded.controller()(obs), learner.controller()(obs), rtol=0, atol=0)
     assert loaded.config == learner.config
-    assert loaded.timesteps == learner.timesteps
+    assert (loaded.timesteps, loaded.iterations) == (learner.timesteps, learner.iterations) == (640, 10)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["policy.pt"]
+    for part in ("optimizer", "policy", "reward_normalizer", "intrinsic"):
+        one, other = getattr(loaded, part), getattr(learner, part)
+        assert (one is None) is (other is None)
+        if one is not None:
+            torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
 
 
 def test_loading_what_is_not_a_checkpoint_is_refused(tmp_path) -> None:
     (tmp_path / "text.pt").write_text("not a checkpoint")
     torch.save({"format": 99}, tmp_path / "foreign.pt")
-    PPO(operant_gpu.make("CartPole-v1", 8, device="cpu"), SMALL).save(tmp_path / "cartpole.pt")
+    PPO(cartpole(8), small()).save(tmp_path / "cartpole.pt")
     for path in ("missing.pt", "text.pt", "foreign.pt"):
         with pytest.raises(InvalidConfig, match=path):
             PPO.load(tmp_path / path)
@@ -218,10 +181,59 @@ def test_loading_what_is_not_a_checkpoint_is_refused(tmp_path) -> None:
         PPO.load(tmp_path / "cartpole.pt", operant_gpu.make("Pendulum-v1", 8, device="cpu"))
 
 
+class Linear(torch.nn.Module):
+    """A network of the caller's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 3)
+
+    def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        out = self.layer(obs)
+        return out[:, :2], out[:, 2]
+
+
+def test_a_network_of_the_callers_own_learns_and_is_loaded(tmp_path) -> None:
+    network = Linear()
+    before = network.layer.weight.detach().clone()
+    learner = PPO(cartpole(), small(), network=network).learn(640)
+    assert not torch.equal(network.layer.weight, before)
+    learner.save(tmp_path / "own.pt")
+    with pytest.raises(InvalidConfig, match="holds a Linear"):
+        PPO.load(tmp_path / "own.pt")
+    loaded = PPO.load(tmp_path / "own.pt", network=Linear())
+    assert torch.equal(loaded.policy.network.layer.weight, network.layer.weight)
+
+
+class Constant(IntrinsicReward):
+    def forward(self, rollout, generator):
+        return torch.full_like(rollout.rewards, 2.0)
+
+
+def test_an_intrinsic_reward_of_the_callers_own_is_added() -> None:
+    learner = PPO(cartpole(), small(), intrinsic=Constant())
+    learner._begin()
+    learner._stages[0]()
+    rollout = learner._rollout
+    with_bonus = learner._update.advantages(rollout)
+    rollout.rewards += 2.0
+    learner._update._intrinsic = None
+    torch.testing.assert_close(with_bonus, learner._update.advantages(rollout))
+
+
+def test_checkpoints_are_written_and_the_oldest_removed(tmp_path) -> None:
+    config = small(checkpoint_dir=tmp_path / "run", checkpoint_interval=2, checkpoint_keep=2)
+    learner = PPO(cartpole(), config).learn(128 * 7)
+    names = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert names == ["step-000000000768.pt", "step-000000000896.pt"]
+    assert PPO.load(tmp_path / "run" / names[1]).timesteps == learner.timesteps == 896
+    assert PPO.load(tmp_path / "run" / names[0]).iterations == 6
+
+
 def test_predict_takes_one_observation_or_many_and_stays_in_the_space() -> None:
     env = operant_gpu.make("Pendulum-v1", 8, device="cpu")
-    learner = PPO(env, SMALL)
-    learner.policy.actor[-1].bias.data[:] = 50.0
+    learner = PPO(env, small())
+    learner.policy.network.actor.bias.data[:] = 50.0
     one, many = learner.predict(np.zeros(3)), learner.predict(torch.zeros(7, 3), deterministic=False)
     assert one.shape == (1,)
     assert many.shape == (7, 1)
@@ -230,59 +242,100 @@ def test_predict_takes_one_observation_or_many_and_stays_in_the_space() -> None:
         learner.predict(np.zeros((2, 4)))
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("lr", 0.0), ("lr", math.nan), ("lr", "1e-3"), ("gamma", 1.5), ("gae_lambda", -0.1), ("n_steps", 0)]
-    + [("n_steps", 2.5), ("n_epochs", True), ("batch_size", 1), ("hidden_sizes", (64, 0)), ("hidden_sizes", 64)]
-    + [("seed", -1), ("anneal_lr", 1)],
-)
-def test_config_names_the_field_that_makes_no_sense(field: str, value: object) -> None:
-    with pytest.raises(InvalidConfig, match=field) as caught:
-        PPOConfig(**{field: value})
-    assert caught.value.param == field
+def test_predict_keeps_to_the_mask() -> None:
+    learner = PPO(Forbidden(4, device="cpu"), small())
+    mask = torch.tensor([[True, False, False, False, False], [False, False, False, False, True]])
+    for deterministic in (True, False):
+        assert learner.predict(torch.zeros(2, 1), deterministic, mask).tolist() == [0, 4]
+    assert learner.predict(torch.zeros(1), action_mask=mask[1]).item() == 4
+    with pytest.raises(InvalidConfig, match="action_mask"):
+        learner.predict(torch.zeros(2, 1), action_mask=mask[:, :2])
+
+
+def test_a_controller_remembers_within_an_episode_alone() -> None:
+    learner = PPO(Recall(4, device="cpu"), small(gru_size=8))
+    with pytest.raises(InvalidConfig, match="controller"):
+        learner.predict(torch.zeros(2, 2))
+    controller = learner.controller()
+    cue, nothing = torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2)
+
+    def memory_after(*steps: tuple[torch.Tensor, list[bool] | None]) -> torch.Tensor:
+        controller = learner.controller()
+        for obs, ended in steps:
+            controller(obs, ended)
+        return controller._state
+
+    assert not torch.equal(memory_after((cue, None), (nothing, None)), memory_after((nothing, None), (nothing, None)))
+    torch.testing.assert_close(memory_after((cue, None), (nothing, [True])), memory_after((nothing, None)))
+    assert controller(torch.zeros(3, 2)).shape == (3,)
+
+
+def test_numbers_that_are_not_finite_stop_the_training_with_their_place() -> None:
+    env = cartpole()
+    learner = PPO(env, small(log_interval=3))
+    learner.learn(128)
+    before = torch.nn.utils.parameters_to_vector(learner.policy.parameters()).detach().clone()
+    env.state.theta[5] = math.nan
+    with pytest.raises(TrainingError, match="observations of environment 5 at step 0 of iteration 1"):
+        learner.learn(512)
+    assert torch.equal(torch.nn.utils.parameters_to_vector(learner.policy.parameters()), before)
+
+
+def test_gradients_that_are_not_finite_name_their_parameter() -> None:
+    learner = PPO(cartpole(), small(max_grad_norm=1.0))
+    learner.policy.network.critic.weight.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(TrainingError, match=r"gradient of network\.critic\.weight in gradient step 1 of iteration 0"):
+        learner.learn(128)
 
 
 def test_environments_and_settings_that_do_not_fit_are_refused() -> None:
-    cartpole = operant_gpu.make("CartPole-v1", 2, device="cpu")
     with pytest.raises(InvalidConfig, match="SAME_STEP"):
-        PPO(operant_gpu.make("CartPole-v1", 2, device="cpu", autoreset_mode=AutoresetMode.NEXT_STEP))
+        PPO(cartpole(2, autoreset_mode=AutoresetMode.NEXT_STEP))
+    with pytest.raises(InvalidConfig, match="output='torch'"):
+        PPO(cartpole(2, output="numpy"))
     with pytest.raises(InvalidConfig, match="VecEnv"):
         PPO("CartPole-v1")
-    with pytest.raises(InvalidConfig, match="batch_size"):
-        PPO(cartpole, PPOConfig(n_steps=8, batch_size=32)).learn(100)
+    with pytest.raises(InvalidConfig, match="config"):
+        PPO(cartpole(2), {"lr": 1e-3})
+    with pytest.raises(InvalidConfig, match="engine"):
+        PPO(cartpole(2), small(engine="graph"))
+    with pytest.raises(InvalidConfig, match="rnd_coef"):
+        PPO(cartpole(2), small(rnd_coef=1.0), intrinsic=RND((4,), 2))
+    with pytest.raises(InvalidConfig, match="intrinsic"):
+        PPO(cartpole(2), small(), intrinsic=lambda rollout, generator: 0)
+    with pytest.raises(InvalidConfig, match=r"batch_size: 32 is more than the 8 x 2 = 16 steps"):
+        PPO(cartpole(2), small()).learn(100)
     for total in (0, -5, 1.5, True):
         with pytest.raises(InvalidConfig, match="total_timesteps"):
-            PPO(cartpole).learn(total)
+            PPO(cartpole(2)).learn(total)
 
 
-def test_no_minibatch_is_smaller_than_asked() -> None:
-    """Of 21 steps in minibatches of 4, none has one step: its advantages would have no deviation."""
-    config = PPOConfig(n_steps=7, batch_size=4, n_epochs=1, hidden_sizes=(8,))
-    learner = PPO(operant_gpu.make("CartPole-v1", 3, device="cpu"), config)
-    sizes: list[int] = []
-    climb = learner._climb
-    learner._climb = lambda batch: (sizes.append(len(batch.obs)), climb(batch))[1]
-    learner.learn(21)
-    assert sum(sizes) == 21
-    assert min(sizes) >= 4
+def test_a_compilation_that_fails_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(batch):
+        raise TorchDynamoException("No working C++ compiler found\nand much more")
+
+    monkeypatch.setattr(torch, "compile", lambda function: failing)
+    with pytest.raises(BackendError, match=r"No working C\+\+ compiler found; mend that, or set compile=False"):
+        PPO(cartpole(), small(compile=True)).learn(128)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_losses_learn_alike() -> None:
+    compiled, plain = (PPO(cartpole(), small(compile=choice)).learn(256) for choice in (True, False))
+    for one, other in zip(compiled.policy.parameters(), plain.policy.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_images_too_small_for_the_convolutions_are_refused() -> None:
+    with pytest.raises(InvalidConfig, match="cnn_channels"):
+        PPO(Locate(2, device="cpu"), small(cnn_channels=(4, 4, 4)))
 
 
 def test_learning_goes_on_from_the_state_that_the_environments_are_in() -> None:
-    env = operant_gpu.make("CartPole-v1", 16, device="cpu")
-    learner = PPO(env, SMALL).learn(128)
+    env = cartpole()
+    learner = PPO(env, small()).learn(128)
     env.reset(seed=99)
     expected = env.observe().clone()
     learner.learn(128)
     assert torch.equal(learner._rollout.obs[0], expected)
-
-
-def test_numbers_that_are_not_finite_stop_the_training() -> None:
-    learner = PPO(operant_gpu.make("CartPole-v1", 16, device="cpu"), SMALL)
-    learner.policy.critic[-1].bias.data[:] = math.nan
-    with pytest.raises(TrainingError, match="not finite after 128 timesteps"):
-        learner.learn(256)
-
-
-def test_numpy_environments_are_refused() -> None:
-    with pytest.raises(InvalidConfig, match="output='torch'"):
-        PPO(operant_gpu.make("CartPole-v1", 16, device="cpu", output="numpy"))

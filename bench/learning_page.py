@@ -1,0 +1,242 @@
+"""Write docs/results.md from what `bench/learning.py` measured: every figure on that page comes from the raw data."""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from learning_plot import NAMES, draw_curves
+from learning_run import EPISODES, GRID_WALK_SHARE, PENDULUM_GOAL, Run
+from peers_sb3_settings import ZOO
+
+INTRODUCTION = """\
+# Results
+
+How PPO learns here beside PPO of Stable-Baselines3 (SB3), on one machine, one run at a time and in turn.
+[`bench/learning.py`](../bench/learning.py) measures, and writes this page, its pictures and [the raw data]({data}).
+
+An environment is solved once at least {episodes} episodes have ended and the mean return of the last {episodes} reaches
+the goal. Those are episodes of training, with actions sampled. The goals are those of the environments' authors;
+Pendulum and GridWalk have none, and take {pendulum:g} and {share:.0%} of the mean return of the shortest walks. Seconds
+are those of training until then, without imports and construction.
+
+Ours are the presets of the library, SB3's are [the settings of rl-baselines3-zoo]({zoo}), and for GridWalk, which the
+zoo does not have, SB3's defaults with eight environments. SB3 steps Gymnasium's environments one by one, as the zoo
+does (`DummyVecEnv`), so seconds compare environments and learners together; steps compare how much experience each
+needs. A run of SB3 may go on beyond the zoo's number of steps while it has time, except where a setting follows a
+schedule, which ends there (CartPole-v1)."""
+
+MEDIANS = """\
+Medians are over all seeds, with [least, most]. A seed that was not solved counts as slower than any that was, so a
+median among such seeds is "not solved"."""
+
+CURVES = """\
+## Curves
+
+A line for each seed, to the goal or to where it was given up: the mean return of the last {episodes} episodes, or of
+all while there are fewer. Of episodes begun together the shortest end first, so where short episodes are good the first
+means are better than the policy, the more so the more environments there are. Time is on a logarithmic scale."""
+
+SETTINGS = """\
+## Settings
+
+What differs from the defaults of [`PPOConfig`](../operant_gpu/models/config.py) and of SB3's PPO:"""
+
+RUN_IT = """\
+## Run it again
+
+```sh
+pip install -e . stable-baselines3 matplotlib
+python bench/learning.py                                              # all of this page
+python bench/learning.py --envs Pendulum-v1 --no-sb3                  # one environment; the others stay as they are
+python bench/learning.py --render-only                                # the page from the raw data
+python bench/learning_run.py --env CartPole-v1 --seed 3               # one run of ours
+python bench/learning_run.py --env CartPole-v1 --seed 3 --contender sb3
+```"""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The runs of one contender on one environment."""
+
+    runs: tuple[Run, ...]
+
+    def to_goal(self, quantity: str) -> list[float]:
+        """Return "seconds" or "timesteps" to the goal, in order; infinite where it was not reached."""
+        return sorted(getattr(run, quantity) if run.outcome == "solved" else math.inf for run in self.runs)
+
+    def median(self, quantity: str) -> float:
+        """Return the median to the goal; infinite if that seed did not reach it, NaN without seeds."""
+        return statistics.median(self.to_goal(quantity)) if self.runs else math.nan
+
+    def solved(self) -> str:
+        """Return how many seeds were solved."""
+        count = sum(run.outcome == "solved" for run in self.runs)
+        return f"{count}/{len(self.runs)}" if self.runs else "-"
+
+    def seconds(self) -> str:
+        """Return median, least and most seconds to the goal."""
+        times = self.to_goal("seconds")
+        if not times or math.isinf(times[0]):
+            return "not solved" if times else "-"
+        return f"{number(self.median('seconds'))} [{number(times[0])}, {number(times[-1])}]"
+
+
+def write_page(report: dict[str, Any], data: Path, docs: Path) -> Path:
+    """Write results.md and its pictures.
+
+    Args:
+        report: The raw data.
+        data: Where it is, for a link.
+        docs: Folder to write to.
+
+    Returns:
+        The page.
+    """
+    runs = {env: [Run(**run) for run in entry["runs"]] for env, entry in report["environments"].items()}
+    for env, entry in report["environments"].items():
+        draw_curves(env, entry["goal"], runs[env], docs / image_of(env))
+    page = docs / "results.md"
+    link = Path(os.path.relpath(data.resolve(), docs.resolve())).as_posix()
+    page.write_text("\n\n".join(sections(report, runs, link)) + "\n")
+    return page
+
+
+def sections(report: dict[str, Any], runs: dict[str, list[Run]], data: str) -> Iterator[str]:
+    """Yield the page's parts."""
+    entries = report["environments"]
+    yield INTRODUCTION.format(data=data, episodes=EPISODES, pendulum=PENDULUM_GOAL, share=GRID_WALK_SHARE, zoo=ZOO)
+    yield "## Time to the goal"
+    yield table(
+        ["environment", "goal", "solved", "seconds", "steps", "SB3 solved", "SB3 seconds", "SB3 steps", "SB3 / ours"],
+        [goal_row(env, entries[env], runs[env]) for env in entries],
+    )
+    yield MEDIANS
+    yield unsolved(entries, runs)
+    yield f"## What was run\n\n{machine_of(report['machine'])}"
+    yield "\n".join(conditions(entries))
+    yield disturbance(runs)
+    yield "Median seconds of a whole process, imports and construction included:"
+    yield table(
+        ["environment", "ours", "SB3"],
+        [[f"`{env}`", *(processes(sample(runs[env], name)) for name in NAMES)] for env in entries],
+    )
+    yield CURVES.format(episodes=EPISODES)
+    yield from (f"![Learning curves of {env}]({image_of(env)})" for env in entries)
+    yield SETTINGS
+    yield table(
+        ["environment", "ours", "SB3"],
+        [[f"`{env}`", *(preset(sample(runs[env], name)) for name in NAMES)] for env in entries],
+        left=3,
+    )
+    yield RUN_IT
+
+
+def image_of(env: str) -> Path:
+    """Return where the picture of an environment is, from the page."""
+    return Path("images") / f"learning-{env}.png"
+
+
+def sample(runs: Sequence[Run], contender: str) -> Sample:
+    """Return the runs of one contender."""
+    return Sample(tuple(run for run in runs if run.contender == contender))
+
+
+def goal_row(env: str, entry: dict[str, Any], runs: Sequence[Run]) -> list[str]:
+    """Return one row of the first table."""
+    ours, sb3 = (sample(runs, name) for name in NAMES)
+    measured = [
+        cell
+        for each in (ours, sb3)
+        for cell in (each.solved(), each.seconds(), number(each.median("timesteps"), thousands=True))
+    ]
+    return [f"`{env}`", f"{entry['goal']:.4g}", *measured, ratio(ours, sb3, entry["cap"])]
+
+
+def ratio(ours: Sample, sb3: Sample, cap: float) -> str:
+    """Return how many times as long as ours SB3 takes; a lower bound where its time was up."""
+    seconds, sb3_seconds = ours.median("seconds"), sb3.median("seconds")
+    if not math.isfinite(seconds) or math.isnan(sb3_seconds):
+        return "-"
+    if math.isfinite(sb3_seconds):
+        return number(sb3_seconds / seconds)
+    stopped = all(run.outcome in ("solved", "out of time") for run in sb3.runs)
+    return f"> {number(cap / seconds)}" if stopped else "-"
+
+
+def number(value: float, thousands: bool = False) -> str:
+    """Return a number as text."""
+    if math.isnan(value):
+        return "-"
+    if math.isinf(value):
+        return "not solved"
+    return f"{value:,.0f}" if thousands or value >= 100 else f"{value:.1f}"
+
+
+def unsolved(entries: dict[str, Any], runs: dict[str, list[Run]]) -> str:
+    """Return a list of the runs that did not reach the goal."""
+    missed = [run for env in entries for run in runs[env] if run.outcome != "solved"]
+    if not missed:
+        return "Every run reached its goal."
+    return "Runs that did not reach the goal:\n\n" + "\n".join(map(how_it_ended, missed))
+
+
+def how_it_ended(run: Run) -> str:
+    """Return what became of a run that did not reach the goal."""
+    start = f"- `{run.env}`, {NAMES[run.contender]}, seed {run.seed}: {run.outcome}"
+    if run.outcome == "failed":
+        return f"{start}, {run.error}"
+    mean = "no episode ended" if run.mean_return is None else f"last mean {run.mean_return:.4g}"
+    return f"{start} after {number(run.seconds)} s and {run.timesteps:,} steps, {mean}"
+
+
+def machine_of(machine: dict[str, Any]) -> str:
+    """Return the machine in words."""
+    cpu = f"{machine['cpu']}, {machine['cores']} cores"
+    where = f"{machine['gpu']} for ours, {cpu} for SB3" if machine["gpu"] else cpu
+    return f"{where}. On a CPU each run had one thread and no other run beside it."
+
+
+def disturbance(runs: dict[str, list[Run]]) -> str:
+    """Return how much of its time on a CPU the least favoured run had."""
+    shares = [run.cpu_seconds / run.seconds for env in runs for run in runs[env] if run.seconds]
+    return f"Of its seconds of training each run had a core for at least {min(shares, default=0.0):.0%}."
+
+
+def conditions(entries: dict[str, Any]) -> Iterator[str]:
+    """Yield a line for each time that something was measured, with the environments it was measured for."""
+    groups = defaultdict(list)
+    for env, entry in entries.items():
+        versions = ", ".join(f"{name} {version}" for name, version in entry["versions"].items() if version)
+        line = f"{entry['date']}, `{entry['command']}`, at most {entry['cap']:g} s of training a run; {versions}"
+        groups[line].append(f"`{env}`")
+    yield from (f"- {', '.join(envs)}: {line}." for line, envs in groups.items())
+
+
+def processes(runs: Sample) -> str:
+    """Return the median seconds of the processes."""
+    return number(statistics.median(run.process_seconds for run in runs.runs)) if runs.runs else "-"
+
+
+def preset(runs: Sample) -> str:
+    """Return the settings of a contender's runs."""
+    known = [run.preset for run in runs.runs if run.outcome != "failed"]
+    if not known:
+        return "-"
+    return ", ".join(f"`{name}={value!r}`" for name, value in known[0].items()) or "defaults"
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Return a Markdown table, all but the first `left` columns aligned to the right."""
+    rules = ["---" if column < left else "---:" for column in range(len(headings))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, rules, *rows))
+
+
+if __name__ == "__main__":
+    raise SystemExit("This is a part of bench/learning.py: python bench/learning.py --render-only")

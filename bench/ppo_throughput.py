@@ -1,0 +1,208 @@
+"""Measure how many environment steps a second PPO learns from, and where an iteration's time goes.
+
+    python bench/ppo_throughput.py [--env CartPole-v1] [--num-envs 128 4096] [--repeats 7]
+
+On a GPU the eager loop and the loop of CUDA graphs take turns, so that a machine that slows down slows both. Four
+passes in eight minibatches over 32 steps of every environment, with the preset's network (64x64 for CartPole).
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from env_throughput import RESULTS, describe, slug
+from rich.console import Console
+from rich.table import Table
+
+import operant_gpu
+from operant_gpu.models import PPO, PPOConfig
+
+N_STEPS, MINIBATCHES = 32, 8
+WARM_UP = 4
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Measure how many environment steps a second PPO learns from, and where an iteration's time goes."""
+
+    env: str = "CartPole-v1"
+    """Environment of operant_gpu."""
+    num_envs: tuple[int, ...] = (4_096, 16_384, 65_536) if torch.cuda.is_available() else (128, 4_096)
+    """How many environments to step together."""
+    repeats: int = 7
+    """Repeats of each measurement."""
+    seconds: float = 1.0
+    """About how long one repeat takes."""
+    compile: bool = False
+    """Whether to measure with torch.compile too."""
+    json: Path | None = None
+    """Where to write the result; bench/results/<machine>-ppo-<env>.json if not given."""
+
+
+def main(settings: Settings) -> None:
+    """Measure, print tables and write JSON."""
+    if not torch.cuda.is_available():
+        # As the command line does: networks this small gain nothing from threads.
+        torch.set_num_threads(1)
+    console = Console()
+    report = describe(settings.env)
+    report["rows"] = [row for num_envs in settings.num_envs for row in measure_size(settings, num_envs)]
+    report["split"] = {str(num_envs): split(learner_of(settings.env, num_envs)) for num_envs in settings.num_envs}
+    path = settings.json or RESULTS / f"{slug(report['machine'])}-ppo-{slug(settings.env)}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    console.print(speed_table(report), split_table(report), sep="\n")
+    console.print(f"{report['command']}\n{report['versions']}\nwritten to {path}", highlight=False)
+
+
+def learner_of(env: str, num_envs: int, **changes: Any) -> PPO:
+    """Return a learner that has warmed up: kernels compiled, graphs captured."""
+    vec = operant_gpu.make(env, num_envs)
+    size = {"n_steps": N_STEPS, "n_epochs": 4, "batch_size": N_STEPS * num_envs // MINIBATCHES, "log_interval": 10**9}
+    learner = PPO(vec, PPOConfig.for_env(env, **{"engine": "eager", **size, **changes}))
+    return learner.learn(WARM_UP * N_STEPS * num_envs)
+
+
+def measure_size(settings: Settings, num_envs: int) -> list[dict[str, Any]]:
+    """Return one row per engine at this number of environments."""
+    engines: dict[str, dict[str, Any]] = {"eager": {}}
+    if torch.cuda.is_available():
+        engines["graph"] = {"engine": "graph"}
+    if settings.compile:
+        engines |= {f"{name}, compiled": {**changes, "compile": True} for name, changes in engines.items()}
+    learners = {name: learner_of(settings.env, num_envs, **changes) for name, changes in engines.items()}
+    iterations = {name: max(1, round(settings.seconds / timed(learner, 3))) for name, learner in learners.items()}
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for _ in range(settings.repeats):
+        for name, learner in learners.items():
+            seconds[name].append(timed(learner, iterations[name]))
+    steps = N_STEPS * num_envs
+    return [
+        {
+            "engine": f"{name} (fell back to {learners[name].engine})" if is_other(name, learners[name]) else name,
+            "num_envs": num_envs,
+            "steps_per_second": steps / statistics.median(times),
+            "slowest": steps / max(times),
+            "fastest": steps / min(times),
+            "seconds_per_iteration": statistics.median(times),
+        }
+        for name, times in seconds.items()
+    ]
+
+
+def is_other(name: str, learner: PPO) -> bool:
+    """Tell whether a learner runs in another way than it was asked to."""
+    return not name.startswith(learner.engine)
+
+
+def timed(learner: PPO, iterations: int) -> float:
+    """Return the seconds of one iteration, over several of them."""
+    wait()
+    started = time.perf_counter()
+    for _ in range(iterations):
+        learner._iterate(1.0)
+    wait()
+    return (time.perf_counter() - started) / iterations
+
+
+def wait() -> None:
+    """Return once the device has done all it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def split(learner: PPO, iterations: int = 20) -> dict[str, float]:
+    """Return the seconds of each part of an eager iteration; on a GPU, with a wait after each part."""
+    update, faults = learner._update, learner._telemetry.faults
+    parts: list[tuple[str, Any, str]] = [
+        ("environment steps", learner.env, "step"),
+        ("policy acts", learner.policy, "act"),
+        ("advantages", update, "advantages"),
+        ("forward and losses", update, "_objective"),
+        ("backward", torch.Tensor, "backward"),
+        ("gradient norms and Adam", update.optimizer, "gradient_norms"),
+        ("gradient norms and Adam", update.optimizer, "step"),
+        ("metrics and faults", learner._telemetry, "add_step"),
+        ("metrics and faults", learner._telemetry, "add_iteration"),
+        ("metrics and faults", faults, "inspect_step"),
+        ("metrics and faults", faults, "inspect_rollout"),
+    ]
+    seconds: dict[str, float] = defaultdict(float)
+    with stopwatches(parts, seconds):
+        total = timed(learner, iterations)
+    means = {name: spent / iterations for name, spent in seconds.items()}
+    return {**means, "shuffles, storage and the rest": total - sum(means.values())}
+
+
+@contextmanager
+def stopwatches(parts: list[tuple[str, Any, str]], seconds: dict[str, float]) -> Iterator[None]:
+    """Time functions, given as (name, owner, attribute), until the end of the block."""
+    originals = [(owner, attribute, getattr(owner, attribute)) for _, owner, attribute in parts]
+    for (name, owner, attribute), (*_, original) in zip(parts, originals, strict=True):
+        setattr(owner, attribute, with_stopwatch(original, name, seconds))
+    try:
+        yield
+    finally:
+        for owner, attribute, original in originals:
+            setattr(owner, attribute, original)
+
+
+def with_stopwatch(function: Callable[..., Any], name: str, seconds: dict[str, float]) -> Callable[..., Any]:
+    """Return the function, adding the time of its calls to `seconds[name]`."""
+
+    def measured(*arguments: Any, **keywords: Any) -> Any:
+        started = time.perf_counter()
+        result = function(*arguments, **keywords)
+        wait()
+        seconds[name] += time.perf_counter() - started
+        return result
+
+    return measured
+
+
+def speed_table(report: dict[str, Any]) -> Table:
+    """Return trained steps per second, a row per engine and size."""
+    table = Table(title=f"{report['env']} on {report['machine']}: environment steps that PPO learns from")
+    for heading in ("environments", "engine", "M steps/s", "spread", "ms an iteration", "x eager"):
+        table.add_column(heading, justify="left" if heading == "engine" else "right")
+    for row in report["rows"]:
+        eager = next(
+            other for other in report["rows"] if other["num_envs"] == row["num_envs"] and other["engine"] == "eager"
+        )
+        table.add_row(
+            f"{row['num_envs']:,}",
+            row["engine"],
+            f"{row['steps_per_second'] / 1e6:.3f}",
+            f"{row['slowest'] / 1e6:.3f}-{row['fastest'] / 1e6:.3f}",
+            f"{row['seconds_per_iteration'] * 1e3:.2f}",
+            f"{row['steps_per_second'] / eager['steps_per_second']:.2f}",
+        )
+    return table
+
+
+def split_table(report: dict[str, Any]) -> Table:
+    """Return where an eager iteration's time goes, a column per size."""
+    sizes = report["split"]
+    table = Table(title="Where an eager iteration's time goes")
+    table.add_column("part")
+    for num_envs in sizes:
+        table.add_column(f"{int(num_envs):,} environments", justify="right")
+    for name in next(iter(sizes.values())):
+        cells = [f"{parts[name] * 1e3:.2f} ms  {parts[name] / sum(parts.values()):4.0%}" for parts in sizes.values()]
+        table.add_row(name, *cells)
+    return table
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, args=sys.argv[1:]))

@@ -1,0 +1,113 @@
+"""Where numbers that are not finite first appear, found on the device and read when it suits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from operant_gpu.models.rollout import Rollout
+
+# What is looked at once an iteration, in the order of the data's way.
+_COLLECTED = ("observations", "rewards", "log-probabilities of actions", "values")
+_LOSSES = ("policy loss", "value loss", "entropy")
+_NEVER = math.inf
+# A moment is iteration * _STRIDE + the number of the gradient step in it, exact in a float64.
+_STRIDE = 2**20
+
+
+class Fault(NamedTuple):
+    """Numbers that are not finite.
+
+    Attributes:
+        site: What they were found in.
+        iteration: Counted from 0.
+        gradient_step: Within the iteration, counted from 1; 0 while steps were collected.
+        step: Of the rollout; for what was collected.
+        environment: The first such one in that step.
+    """
+
+    site: str
+    iteration: int
+    gradient_step: int
+    step: int
+    environment: int
+
+    def __str__(self) -> str:
+        if self.gradient_step:
+            return f"{self.site} in gradient step {self.gradient_step} of iteration {self.iteration}"
+        return f"{self.site} of environment {self.environment} at step {self.step} of iteration {self.iteration}"
+
+
+class FaultLog:
+    """Remembers where numbers that are not finite were first seen, without waiting for the device.
+
+    Args:
+        parameters: Names of the parameters whose gradients are watched.
+        num_envs: How many environments there are.
+        device: Where the data is.
+
+    Attributes:
+        columns: What `decode` reads, float64: moments and places of every site.
+    """
+
+    def __init__(self, parameters: Sequence[str], num_envs: int, device: torch.device) -> None:
+        self._sites = [*_COLLECTED, *_LOSSES, *(f"gradient of {name}" for name in parameters)]
+        self._num_envs = num_envs
+        self._iteration = torch.full((), -1, dtype=torch.float64, device=device)
+        self.columns = torch.zeros(len(self._sites) + len(_COLLECTED), dtype=torch.float64, device=device)
+        self._moments, self._places = torch.split(self.columns, [len(self._sites), len(_COLLECTED)])
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all faults."""
+        self._moments.fill_(_NEVER)
+
+    @property
+    def any(self) -> Tensor:
+        """Whether there has been a fault, on the device."""
+        return torch.lt(self._moments, _NEVER).any()
+
+    def inspect_rollout(self, rollout: Rollout) -> None:
+        """Look at an iteration's steps."""
+        self._iteration += 1
+        obs = rollout.obs[:-1].isfinite() & rollout.final_obs.isfinite()
+        sound = (
+            obs.flatten(2).all(-1),
+            *(column.isfinite() for column in (rollout.rewards, rollout.log_probs, rollout.values)),
+        )
+        bad = ~torch.stack(sound).flatten(1)
+        found, place = bad.any(1), bad.byte().argmax(1)
+        fresh = found & (self._moments[: len(_COLLECTED)] == _NEVER)
+        self._places.copy_(torch.where(fresh, place.double(), self._places))
+        self._record(slice(0, len(_COLLECTED)), found, 0)
+
+    def inspect_step(self, losses: Tensor, gradient_norms: Tensor, gradient_step: int) -> Tensor:
+        """Look at a gradient step, numbered from 1; return whether all is well, on the device.
+
+        Args:
+            losses: Policy loss, value loss and entropy.
+            gradient_norms: One for each parameter.
+            gradient_step: Its number in the iteration.
+        """
+        bad = ~torch.cat([losses, gradient_norms]).isfinite()
+        self._record(slice(len(_COLLECTED), None), bad, gradient_step)
+        return ~self.any
+
+    def _record(self, sites: slice, bad: Tensor, gradient_step: int) -> None:
+        moment = torch.where(bad, self._iteration * _STRIDE + gradient_step, _NEVER)
+        torch.minimum(self._moments[sites], moment, out=self._moments[sites])
+
+    def decode(self, columns: Sequence[float]) -> list[Fault]:
+        """Return the faults in `columns` as read from the device, the earliest first."""
+        faults = []
+        for site, name in enumerate(self._sites):
+            if columns[site] < _NEVER:
+                iteration, gradient_step = divmod(int(columns[site]), _STRIDE)
+                collected = site < len(_COLLECTED)
+                place = int(columns[len(self._sites) + site]) if collected else 0
+                faults.append(Fault(name, iteration, gradient_step, *divmod(place, self._num_envs)))
+        return sorted(faults, key=lambda fault: (fault.iteration, fault.gradient_step, fault.step))

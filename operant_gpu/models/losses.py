@@ -1,0 +1,48 @@
+"""The terms of PPO's objective (Schulman et al., 2017), and what tells how far a policy has moved.
+
+Functions of tensors of one shape; means are over all elements.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_EPS = 1e-8
+
+
+def normalized(advantages: Tensor) -> Tensor:
+    """Return advantages shifted and scaled to mean 0 and deviation 1."""
+    return (advantages - advantages.mean()) / (advantages.std() + _EPS)
+
+
+def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_eps: float) -> Tensor:
+    """Return the policy loss, equation 7: pessimistic, and flat where the ratio has moved far enough."""
+    clipped = ratio.clamp(1.0 - clip_eps, 1.0 + clip_eps)
+    return -torch.minimum(ratio * advantages, clipped * advantages).mean()
+
+
+def squared_error(values: Tensor, returns: Tensor) -> Tensor:
+    """Return half the mean squared error of values."""
+    return 0.5 * (values - returns).square().mean()
+
+
+def clipped_squared_error(values: Tensor, old_values: Tensor, returns: Tensor, clip_eps: float) -> Tensor:
+    """Return half the mean of the larger squared error: of the values, or of those moved by at most `clip_eps`."""
+    clipped = old_values + (values - old_values).clamp(-clip_eps, clip_eps)
+    return 0.5 * torch.maximum((values - returns).square(), (clipped - returns).square()).mean()
+
+
+def approximate_kl(ratio: Tensor, log_ratio: Tensor) -> Tensor:
+    """Return Schulman's estimate of the divergence from the policy that collected: unbiased, and never negative."""
+    return (ratio - 1.0 - log_ratio).mean()
+
+
+def clip_fraction(ratio: Tensor, clip_eps: float) -> Tensor:
+    """Return the share of ratios beyond the clip."""
+    return ((ratio - 1.0).abs() > clip_eps).float().mean()
+
+
+def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
+    """Return the share of the returns' variance that values account for: 1 is all of it, 0 is none."""
+    return 1.0 - (returns - values).var() / returns.var()

@@ -1,0 +1,140 @@
+"""Networks for actor and critic: multilayer perceptrons, convolutions for images, a GRU for memory.
+
+What PPO needs of a network is one of two call signatures, which any `nn.Module` may have:
+
+- `forward(obs) -> (outputs, values)`: observations (batch, *shape), outputs (batch, k) that describe a distribution
+  over actions (`Distribution.outputs` says how many), and values (batch,).
+- With an integer attribute `state_size`, a recurrent one: `forward(obs, state, starts) -> (outputs, values, state)`,
+  over sequences: observations (time, batch, *shape), the state before them (batch, state_size), and where an episode
+  starts (time, batch), bool: there the state counts as zero. Outputs (time, batch, k), values (time, batch), and
+  the state after.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TypeVar
+
+import torch
+from torch import Generator, Tensor, nn
+
+from operant_gpu.errors import InvalidConfig
+from operant_gpu.models.config import PPOConfig
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+_ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU, "gelu": nn.GELU}
+# The gains of Andrychowicz et al., "What matters in on-policy reinforcement learning?" (2021): a first policy that
+# hardly looks at the observation explores evenly.
+_HIDDEN_GAIN, _POLICY_GAIN, _VALUE_GAIN = math.sqrt(2), 0.01, 1.0
+_KERNEL = 3
+
+
+class ActorCritic(nn.Module):
+    """Features of observations, and from them a distribution's outputs and the value.
+
+    Args:
+        shape: Of one observation: (channels, height, width) for an image, else it is flattened.
+        outputs: How many numbers describe a distribution over actions.
+        config: Sizes, activation and whether the features are shared.
+        generator: Source of the initial weights, which are orthogonal.
+
+    Raises:
+        InvalidConfig: If an image is too small for the convolutions.
+    """
+
+    def __init__(self, shape: tuple[int, ...], outputs: int, config: PPOConfig, generator: Generator) -> None:
+        super().__init__()
+        trunks = 1 if config.shared_trunk else 2
+        self.trunks = nn.ModuleList(_trunk(shape, config, generator) for _ in range(trunks))
+        width = _width(self.trunks[0], shape)
+        self.actor = _linear(width, outputs, _POLICY_GAIN, generator)
+        self.critic = _linear(width, 1, _VALUE_GAIN, generator)
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return outputs (batch, k) and values (batch,)."""
+        features = [trunk(obs) for trunk in self.trunks]
+        return self.actor(features[0]), self.critic(features[-1]).squeeze(-1)
+
+
+class RecurrentActorCritic(nn.Module):
+    """As `ActorCritic`, with a GRU after each trunk.
+
+    Attributes:
+        state_size: Width of the state: that of the GRUs together.
+    """
+
+    def __init__(self, shape: tuple[int, ...], outputs: int, config: PPOConfig, generator: Generator) -> None:
+        super().__init__()
+        trunks = 1 if config.shared_trunk else 2
+        self.trunks = nn.ModuleList(_trunk(shape, config, generator) for _ in range(trunks))
+        width = _width(self.trunks[0], shape)
+        self.memories = nn.ModuleList(
+            orthogonal(nn.GRUCell(width, config.gru_size), 1.0, generator) for _ in range(trunks)
+        )
+        self.actor = _linear(config.gru_size, outputs, _POLICY_GAIN, generator)
+        self.critic = _linear(config.gru_size, 1, _VALUE_GAIN, generator)
+        self.state_size = trunks * config.gru_size
+
+    def forward(self, obs: Tensor, state: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return outputs (time, batch, k), values (time, batch) and the state after them (batch, state_size)."""
+        flat = obs.flatten(0, 1)
+        states = state.chunk(len(self.trunks), -1)
+        histories = []
+        for trunk, memory, last in zip(self.trunks, self.memories, states, strict=True):
+            features = trunk(flat).unflatten(0, obs.shape[:2])
+            histories.append(_remember(memory, features, last, starts[..., None]))
+        state = torch.cat([history[-1] for history in histories], -1)
+        return self.actor(histories[0]), self.critic(histories[-1]).squeeze(-1), state
+
+
+def _remember(memory: nn.Module, features: Tensor, state: Tensor, starts: Tensor) -> Tensor:
+    """Return the states (time, batch, width) after each of the features."""
+    history = []
+    for feature, start in zip(features, starts, strict=True):
+        state = memory(feature, torch.where(start, 0.0, state))
+        history.append(state)
+    return torch.stack(history)
+
+
+def build_network(shape: tuple[int, ...], outputs: int, config: PPOConfig, generator: Generator) -> nn.Module:
+    """Return the network that the settings describe; see `ActorCritic`."""
+    kind = RecurrentActorCritic if config.gru_size else ActorCritic
+    return kind(shape, outputs, config, generator)
+
+
+def _trunk(shape: tuple[int, ...], config: PPOConfig, generator: Generator) -> nn.Sequential:
+    activation = _ACTIVATIONS[config.activation]
+    layers: list[nn.Module] = []
+    if len(shape) == 3:
+        for inputs, channels in itertools.pairwise([shape[0], *config.cnn_channels]):
+            layers += [orthogonal(nn.Conv2d(inputs, channels, _KERNEL), _HIDDEN_GAIN, generator), activation()]
+    layers.append(nn.Flatten())
+    width = _width(nn.Sequential(*layers), shape)
+    for inputs, size in itertools.pairwise([width, *config.hidden_sizes]):
+        layers += [_linear(inputs, size, _HIDDEN_GAIN, generator), activation()]
+    return nn.Sequential(*layers)
+
+
+def _width(layers: nn.Module, shape: tuple[int, ...]) -> int:
+    try:
+        with torch.no_grad():
+            return int(layers(torch.zeros(1, *shape)).shape[-1])
+    except RuntimeError as error:
+        message = f"images of shape {shape} are too small for the convolutions: give fewer channels"
+        raise InvalidConfig("cnn_channels", message) from error
+
+
+def _linear(inputs: int, outputs: int, gain: float, generator: Generator) -> nn.Linear:
+    return orthogonal(nn.Linear(inputs, outputs), gain, generator)
+
+
+def orthogonal(layer: Layer, gain: float, generator: Generator) -> Layer:
+    """Return the layer with orthogonal weights and biases of zero."""
+    for name, parameter in layer.named_parameters():
+        if name.startswith("weight"):
+            nn.init.orthogonal_(parameter, gain, generator=generator)
+        else:
+            nn.init.zeros_(parameter)
+    return layer

@@ -1,0 +1,107 @@
+"""Running statistics on the device, and what PPO scales by them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+# As in Stable-Baselines3's VecNormalize.
+_EPS = 1e-8
+_CLIP = 10.0
+
+
+class RunningMoments(nn.Module):
+    """Mean and variance of all that was seen, merged batch by batch (Chan, Golub and LeVeque, 1979).
+
+    Merging is associative: moments of parts give those of the whole. Accumulated in float64, on the device.
+
+    Args:
+        shape: Shape of one sample.
+    """
+
+    mean: Tensor
+    var: Tensor
+    count: Tensor
+
+    def __init__(self, shape: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, samples: Tensor) -> None:
+        """Take in samples (..., *shape). A batch with a number that is not finite is left out whole."""
+        axes = tuple(range(samples.dim() - self.mean.dim()))
+        var, mean = torch.var_mean(samples, axes, correction=0)
+        self.merge(mean.double(), var.double(), samples.numel() / max(1, self.mean.numel()))
+
+    def merge(self, mean: Tensor, var: Tensor, count: float | Tensor) -> None:
+        """Take in the moments of `count` other samples."""
+        total = self.count + count
+        share = count / total
+        delta = mean - self.mean
+        spread = self.var * (1 - share) + var * share + delta.square() * share * (1 - share)
+        sound = mean.isfinite().all() & var.isfinite().all()
+        for own, merged in ((self.mean, self.mean + delta * share), (self.var, spread), (self.count, total)):
+            own.copy_(torch.where(sound, merged, own))
+
+
+class ObservationNormalizer(nn.Module):
+    """Shifts and scales observations to mean 0 and deviation 1, and clips them to [-10, 10].
+
+    Observations pass unchanged until the first `update`.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.moments = RunningMoments(shape)
+        self.register_buffer("shift", torch.zeros(shape))
+        self.register_buffer("scale", torch.ones(shape))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Return normalized observations."""
+        return ((obs - self.shift) * self.scale).clamp(-_CLIP, _CLIP)
+
+    def update(self, obs: Tensor) -> None:
+        """Take in observations (..., *shape)."""
+        self.moments.update(obs)
+        self.shift.copy_(self.moments.mean)
+        self.scale.copy_((self.moments.var + _EPS).rsqrt())
+
+
+class RewardNormalizer(nn.Module):
+    """Divides rewards by the running deviation of the discounted return, and clips them to [-10, 10].
+
+    Args:
+        num_envs: How many environments there are.
+        gamma: Discount factor.
+    """
+
+    returns: Tensor
+
+    def __init__(self, num_envs: int, gamma: float) -> None:
+        super().__init__()
+        self._gamma = gamma
+        self.moments = RunningMoments()
+        self.register_buffer("returns", torch.zeros(num_envs), persistent=False)
+
+    def forward(self, rewards: Tensor, ended: Tensor) -> Tensor:
+        """Take in rewards (n_steps, num_envs), and return them scaled.
+
+        Args:
+            rewards: Of consecutive steps.
+            ended: Whether the step ended its episode.
+        """
+        history = torch.empty_like(rewards)
+        running = self.returns
+        for step, reward in enumerate(rewards):
+            history[step] = running = running * self._gamma + reward
+            running = running * ~ended[step]
+        self.moments.update(history)
+        self.returns.copy_(running.nan_to_num(0.0, 0.0, 0.0))
+        scale = (self.moments.var + _EPS).rsqrt().float()
+        return (rewards * scale).clamp(-_CLIP, _CLIP)

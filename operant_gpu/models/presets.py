@@ -1,0 +1,40 @@
+"""Tuned settings of PPO for the environments of the library: what differs from the defaults.
+
+Tuned for time to a solved environment on a CPU; `docs/results.md` has what they reach.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_SCALED = {"normalize_observations": True, "normalize_rewards": True}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "CartPole-v1": {"num_envs": 64, "lr": 4e-3},
+    "Acrobot-v1": {},
+    # Without curiosity no torque schedule of chance reaches the goal, and every return is the same.
+    "MountainCar-v0": {
+        "num_envs": 64,
+        "total_timesteps": 1_000_000,
+        "batch_size": 256,
+        "n_epochs": 8,
+        "gamma": 0.999,
+        "ent_coef": 0.01,
+        "rnd_coef": 0.3,
+        **_SCALED,
+    },
+    "MountainCarContinuous-v0": {"num_envs": 64, "batch_size": 256, "rnd_coef": 1.0, **_SCALED},
+    # Costs reach -16 a step and a swing takes a second: a short horizon, and rewards of a unit scale.
+    "Pendulum-v1": {
+        "num_envs": 32,
+        "total_timesteps": 300_000,
+        "n_steps": 128,
+        "n_epochs": 10,
+        "lr": 2e-3,
+        "gamma": 0.9,
+        "max_grad_norm": 5.0,
+        "activation": "relu",
+        "normalize_rewards": True,
+    },
+    "GridWalk-v0": {"total_timesteps": 300_000, "ent_coef": 0.01},
+}

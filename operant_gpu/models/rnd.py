@@ -1,0 +1,100 @@
+"""Curiosity: a bonus for observations that a network has not yet learned to predict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from operant_gpu.models.networks import orthogonal
+from operant_gpu.models.normalization import ObservationNormalizer, RewardNormalizer
+from operant_gpu.models.optimizer import Adam
+from operant_gpu.models.rollout import Rollout, permutation
+
+_HIDDEN, _FEATURES = 64, 32
+# As in the paper: observations are clipped to five deviations, and the predictor learns from a quarter of them.
+_CLIP, _SHARE = 5.0, 4
+_LR, _BATCH_SIZE = 1e-3, 256
+
+
+class IntrinsicReward(nn.Module):
+    """A reward of the learner's own, added to the environment's.
+
+    PPO calls it once an iteration, with the rollout and a random generator. It returns bonuses (n_steps, num_envs), and
+    may learn from the rollout. It must not wait for the device, and do the same work at each call.
+    """
+
+    def forward(self, rollout: Rollout, generator: Generator) -> Tensor:
+        """Return bonuses (n_steps, num_envs)."""
+        raise NotImplementedError
+
+
+class RND(IntrinsicReward):
+    """Random network distillation (Burda et al., 2019).
+
+    The bonus of a step is the error with which a network predicts what a fixed random network makes of the observation
+    after it: large where observations are new. It is scaled by the running deviation of its discounted return, which
+    goes on over the ends of episodes.
+
+    Args:
+        shape: Of one observation.
+        num_envs: How many environments there are.
+        gamma: Discount factor.
+        coef: Weight of the bonus.
+        seed: Seed of both networks.
+        device: Where the rollouts are.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        num_envs: int,
+        gamma: float = 0.99,
+        coef: float = 1.0,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__()
+        self._coef = coef
+        inputs = int(torch.Size(shape).numel())
+        weights = Generator().manual_seed(seed)
+        self.target, self.predictor = _features(inputs, weights), _features(inputs, weights)
+        self.target.requires_grad_(False)
+        self.normalizer = ObservationNormalizer((inputs,))
+        self.scale = RewardNormalizer(num_envs, gamma)
+        self.to(device)
+        self._optimizer = Adam(self.predictor.parameters(), _LR, torch.device(device))
+
+    def forward(self, rollout: Rollout, generator: Generator) -> Tensor:
+        """Return bonuses (n_steps, num_envs), and learn to predict a quarter of the observations."""
+        obs = rollout.final_obs.flatten(2).flatten(0, 1)
+        self.normalizer.update(obs)
+        inputs = self.normalizer(obs).clamp(-_CLIP, _CLIP)
+        with torch.no_grad():
+            targets = self.target(inputs)
+            novelty = (self.predictor(inputs) - targets).square().mean(-1).view_as(rollout.rewards)
+            bonus: Tensor = self._coef * self.scale(novelty, torch.zeros_like(rollout.terminated))
+        self._distil(inputs, targets, generator)
+        return bonus
+
+    def get_extra_state(self) -> Any:
+        """Return the optimizer's state, for `state_dict`."""
+        return self._optimizer.state_dict()
+
+    def set_extra_state(self, state: Any) -> None:
+        """Go on with the optimizer from a saved state."""
+        self._optimizer.load_state_dict(state)
+
+    def _distil(self, inputs: Tensor, targets: Tensor, generator: Generator) -> None:
+        chosen = permutation(len(inputs), generator)[: max(1, len(inputs) // _SHARE)]
+        for rows in chosen.tensor_split(max(1, len(chosen) // _BATCH_SIZE)):
+            self._optimizer.zero_grad()
+            loss = (self.predictor(inputs[rows]) - targets[rows]).square().mean()
+            loss.backward()
+            self._optimizer.step(condition=loss.isfinite())
+
+
+def _features(inputs: int, weights: Generator) -> nn.Sequential:
+    first, last = nn.Linear(inputs, _HIDDEN), nn.Linear(_HIDDEN, _FEATURES)
+    return nn.Sequential(orthogonal(first, 2**0.5, weights), nn.ReLU(), orthogonal(last, 2**0.5, weights))

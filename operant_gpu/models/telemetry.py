@@ -1,0 +1,81 @@
+"""What training measures: summed up on the device, read in one transfer at the logging interval."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from operant_gpu.models.faults import Fault, FaultLog
+from operant_gpu.models.rollout import Rollout
+
+Metrics = dict[str, float]
+
+_STEP_METRICS = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_frac", "grad_norm")
+# Episodes that `mean_reward` and `mean_length` are taken over, at least.
+_RECENT_EPISODES = 100
+
+
+class Telemetry:
+    """Sums of metrics on the device.
+
+    Args:
+        parameters: Names of the policy's parameters.
+        num_envs: How many environments there are.
+        device: Where the data is.
+
+    Attributes:
+        faults: Where numbers that are not finite appeared.
+    """
+
+    def __init__(self, parameters: Sequence[str], num_envs: int, device: torch.device) -> None:
+        self.faults = FaultLog(parameters, num_envs, device)
+        # Gradient steps: their number and sums. Iterations: their number, explained variance. Episodes: likewise.
+        self._sums = torch.zeros(len(_STEP_METRICS) + 1 + 2 + 3, dtype=torch.float64, device=device)
+        self._steps, self._iterations, self._episodes = torch.split(self._sums, [len(_STEP_METRICS) + 1, 2, 3])
+        self._one = torch.ones((), dtype=torch.float64, device=device)
+        self._recent: deque[tuple[float, float, float]] = deque()
+        self._finished = 0
+
+    def add_step(self, measured: Tensor, counts: Tensor | None) -> None:
+        """Take in what was measured in one gradient step.
+
+        Args:
+            measured: policy_loss, value_loss, entropy, approx_kl, clip_frac, grad_norm.
+            counts: Whether to, on the device; None for yes.
+        """
+        row = torch.cat([self._one[None], measured.double()])
+        self._steps += row if counts is None else torch.where(counts, row, 0.0)
+
+    def add_iteration(self, rollout: Rollout, explained_variance: Tensor) -> None:
+        """Take in an iteration's episodes, and how well the values foresaw its returns."""
+        self._iterations += torch.stack([self._one, explained_variance.double()])
+        ended = rollout.ended
+        columns = torch.stack([ended.float(), rollout.episode_return * ended, rollout.episode_length * ended])
+        self._episodes += columns.sum((1, 2), dtype=torch.float64)
+
+    def read(self) -> tuple[Metrics, list[Fault]]:
+        """Return the means since the last reading, and the faults so far; waits for the device.
+
+        `mean_reward` and `mean_length` are over the last readings that hold at least 100 episodes, NaN before the
+        first episode ends.
+        """
+        columns = torch.cat([self._sums, self.faults.columns]).tolist()
+        self._sums.zero_()
+        count, *sums = columns[: len(self._steps)]
+        iterations, explained, *episodes = columns[len(self._steps) : len(self._sums)]
+        metrics = {name: total / max(1.0, count) for name, total in zip(_STEP_METRICS, sums, strict=True)}
+        metrics["explained_variance"] = explained / max(1.0, iterations)
+        return {**self._episode_metrics(*episodes), **metrics}, self.faults.decode(columns[len(self._sums) :])
+
+    def _episode_metrics(self, count: float, total_return: float, total_length: float) -> Metrics:
+        self._finished += int(count)
+        if count:
+            self._recent.append((count, total_return, total_length))
+        while sum(entry[0] for entry in self._recent) - (self._recent[0][0] if self._recent else 0) >= _RECENT_EPISODES:
+            self._recent.popleft()
+        counts, returns, lengths = (sum(column) for column in zip(*self._recent)) if self._recent else (0, 0.0, 0.0)
+        mean = [total / counts if counts else float("nan") for total in (returns, lengths)]
+        return {"episodes": self._finished, "mean_reward": mean[0], "mean_length": mean[1]}

@@ -1,0 +1,155 @@
+"""What PPO does with a rollout: estimate advantages, then climb the clipped objective."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+
+from operant_gpu.errors import BackendError
+from operant_gpu.models import losses
+from operant_gpu.models.config import PPOConfig
+from operant_gpu.models.normalization import RewardNormalizer
+from operant_gpu.models.optimizer import Adam
+from operant_gpu.models.policy import Policy
+from operant_gpu.models.rnd import IntrinsicReward
+from operant_gpu.models.rollout import (
+    Batch,
+    Rollout,
+    generalized_advantages,
+    make_batch,
+    minibatches,
+    next_values,
+)
+from operant_gpu.models.telemetry import Telemetry
+
+# An iteration stops learning once its policy is this many times `target_kl` away.
+_KL_MARGIN = 1.5
+
+Objective = Callable[[Batch], tuple[Tensor, Tensor]]
+
+
+class Update:
+    """One iteration's learning. Nothing in it waits for the device, but for an early stop on a CPU.
+
+    Args:
+        policy: What is improved.
+        optimizer: Of the policy's parameters.
+        config: Hyperparameters.
+        generator: Source of the shuffles.
+        telemetry: Takes what is measured.
+        max_episode_steps: The environments' time limit.
+        reward_normalizer: Scales the environment's rewards; None leaves them as they are.
+        intrinsic: A reward of the learner's own, or None.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        optimizer: Adam,
+        config: PPOConfig,
+        generator: Generator,
+        telemetry: Telemetry,
+        max_episode_steps: int | None,
+        reward_normalizer: RewardNormalizer | None,
+        intrinsic: IntrinsicReward | None,
+    ) -> None:
+        self.policy, self.optimizer, self.config = policy, optimizer, config
+        self._generator, self._telemetry, self._limit = generator, telemetry, max_episode_steps
+        self._reward_normalizer, self._intrinsic = reward_normalizer, intrinsic
+        self._objective = _compiled(self.objective) if config.compile else self.objective
+        self._stopped = torch.zeros((), dtype=torch.bool, device=generator.device)
+
+    def __call__(self, rollout: Rollout) -> None:
+        """Learn from a rollout."""
+        self._telemetry.faults.inspect_rollout(rollout)
+        advantages = self.advantages(rollout)
+        batch = make_batch(rollout, advantages)
+        self._telemetry.add_iteration(rollout, losses.explained_variance(batch.values, batch.returns))
+        self._climb(batch)
+        # Not before: the policy is to be judged as it saw the observations when it acted.
+        if self.policy.normalizer is not None:
+            self.policy.normalizer.update(rollout.obs[:-1])
+
+    def advantages(self, rollout: Rollout) -> Tensor:
+        """Return the advantages (n_steps, num_envs) of a rollout's actions."""
+        rewards = rollout.rewards
+        if self._reward_normalizer is not None:
+            rewards = self._reward_normalizer(rewards, rollout.ended)
+        if self._intrinsic is not None:
+            rewards = rewards + self._intrinsic(rollout, self._generator)
+        following = next_values(rollout, self.policy, self._limit)
+        flags, config = (rollout.terminated, rollout.ended), self.config
+        return generalized_advantages(rewards, rollout.values, following, *flags, config.gamma, config.gae_lambda)
+
+    def objective(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the loss of a minibatch, and policy_loss, value_loss, entropy, approx_kl and clip_frac."""
+        config = self.config
+        state = None if batch.state is None else batch.state[0]
+        new = self.policy.evaluate(batch.obs, batch.actions, state, batch.starts, batch.masks)
+        log_ratio = new.log_prob - batch.log_probs
+        ratio = log_ratio.exp()
+        advantages = losses.normalized(batch.advantages) if config.normalize_advantages else batch.advantages
+        policy_loss = losses.clipped_surrogate(ratio, advantages, config.clip_eps)
+        if config.vf_clip_eps is None:
+            value_loss = losses.squared_error(new.value, batch.returns)
+        else:
+            value_loss = losses.clipped_squared_error(new.value, batch.values, batch.returns, config.vf_clip_eps)
+        entropy = new.entropy.mean()
+        loss = policy_loss + config.vf_coef * value_loss
+        # Left out of the graph where it would only cost a backward pass of zeros.
+        if config.ent_coef:
+            loss = loss - config.ent_coef * entropy
+        with torch.no_grad():
+            distance = losses.approximate_kl(ratio, log_ratio), losses.clip_fraction(ratio, config.clip_eps)
+        return loss, torch.stack([policy_loss, value_loss, entropy, *distance]).detach()
+
+    def _climb(self, batch: Batch) -> None:
+        """Take `n_epochs` passes over the batch in minibatches."""
+        numbers = itertools.count(1)
+        self._stopped.zero_()
+        for _ in range(self.config.n_epochs):
+            for minibatch in minibatches(batch, self.config.batch_size, self._generator):
+                self._improve(minibatch, next(numbers))
+                if self._is_over():
+                    return
+
+    def _improve(self, batch: Batch, number: int) -> None:
+        """Take one gradient step on a minibatch, unless the iteration has stopped or something is not finite."""
+        loss, measured = self._objective(batch)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norms = self.optimizer.gradient_norms()
+        sound = self._telemetry.faults.inspect_step(measured[:3], norms, number)
+        counts = None
+        if self.config.target_kl is not None:
+            counts = ~self._stopped
+            self._stopped |= measured[3] > _KL_MARGIN * self.config.target_kl
+            sound &= ~self._stopped
+        norm = norms.norm()
+        self._telemetry.add_step(torch.cat([measured, norm[None]]), counts)
+        self.optimizer.step(norm, self.config.max_grad_norm, sound)
+
+    def _is_over(self) -> bool:
+        """Tell whether to spare the rest of an iteration that has stopped; a GPU is not waited for."""
+        return self.config.target_kl is not None and self._stopped.device.type == "cpu" and bool(self._stopped)
+
+
+def _compiled(function: Objective) -> Objective:
+    # Here, since it takes a second to import.
+    from torch._dynamo.exc import TorchDynamoException
+
+    compiled = torch.compile(function)
+
+    def call(batch: Batch) -> tuple[Tensor, Tensor]:
+        try:
+            return compiled(batch)
+        except TorchDynamoException as error:
+            # The first line says what failed; the rest is the compiler's own account.
+            reason = str(error).splitlines()[0]
+            message = f"compile=True, but torch.compile failed: {reason}; mend that, or set compile=False"
+            raise BackendError(message) from error
+
+    return call

@@ -1,0 +1,245 @@
+"""Settings of PPO: each rule, presets, TOML files."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import operant_gpu
+from operant_gpu import InvalidConfig
+from operant_gpu.models import PPOConfig
+from operant_gpu.models.presets import PRESETS
+
+SHIPPED = sorted({value.id for value in vars(operant_gpu.envs).values() if isinstance(value, operant_gpu.Environment)})
+
+COUNTS = ["num_envs", "total_timesteps", "n_steps", "n_epochs", "batch_size", "log_interval"]
+COUNTS += ["checkpoint_interval", "checkpoint_keep"]
+POSITIVE = ["lr", "clip_eps", "vf_clip_eps", "max_grad_norm", "target_kl"]
+NON_NEGATIVE = ["vf_coef", "ent_coef", "rnd_coef", "gru_size"]
+FRACTIONS = ["gamma", "gae_lambda"]
+FLAGS = ["anneal_lr", "normalize_advantages", "normalize_observations", "normalize_rewards", "shared_trunk"]
+FLAGS += ["use_amp", "compile"]
+WIDTHS = ["hidden_sizes", "cnn_channels"]
+INTEGERS = [*COUNTS, "gru_size", "seed"]
+NUMBERS = [*POSITIVE, *FRACTIONS, "vf_coef", "ent_coef", "rnd_coef", "log_std_init"]
+
+OUT_OF_RANGE = [
+    *((name, value) for name in COUNTS for value in (0, -1)),
+    *((name, value) for name in POSITIVE for value in (0.0, -1e-3)),
+    *((name, -1) for name in NON_NEGATIVE),
+    *((name, value) for name in FRACTIONS for value in (-1e-6, 1 + 1e-6)),
+    *((name, value) for name in WIDTHS for value in ((0,), (64, -1))),
+    ("seed", -1),
+    ("seed", 2**63),
+    ("activation", "sigmoid"),
+    ("engine", "fast"),
+]
+WRONG_TYPE = [
+    *((name, value) for name in INTEGERS for value in (1.0, "1", None, True)),
+    *((name, value) for name in NUMBERS for value in ("0.1", True, (0.1,))),
+    *((name, value) for name in NUMBERS for value in (math.nan, math.inf, -math.inf)),
+    *((name, None) for name in NUMBERS if name not in ("vf_clip_eps", "target_kl")),
+    *((name, value) for name in FLAGS for value in (0, 1, "true", None)),
+    *((name, value) for name in WIDTHS for value in (64, "64", (64.0,), (True,), {64: 64})),
+    ("activation", None),
+    ("activation", 1),
+    ("engine", True),
+    ("checkpoint_dir", 1),
+]
+EDGES = [
+    *((name, 1) for name in COUNTS if name != "batch_size"),
+    *((name, 0) for name in NON_NEGATIVE),
+    *((name, value) for name in FRACTIONS for value in (0, 1)),
+    *((name, ()) for name in WIDTHS),
+    ("batch_size", 2),
+    ("seed", 2**63 - 1),
+    ("vf_clip_eps", None),
+    ("target_kl", None),
+    ("log_std_init", -3.0),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), [*OUT_OF_RANGE, *WRONG_TYPE])
+def test_a_value_that_makes_no_sense_is_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(InvalidConfig, match=rf"^{name}: expected .*, got") as caught:
+        PPOConfig(**{name: value})
+    assert caught.value.param == name
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "value"), EDGES)
+def test_the_edge_of_a_rule_is_allowed(name: str, value: object) -> None:
+    assert getattr(PPOConfig(**{name: value}), name) == value
+
+
+def test_every_field_is_tested_above() -> None:
+    tested = {*INTEGERS, *NUMBERS, *FLAGS, *WIDTHS, "activation", "engine", "checkpoint_dir"}
+    assert tested == {setting.name for setting in fields(PPOConfig)}
+
+
+def test_an_integer_beyond_all_floats_is_refused_by_name() -> None:
+    with pytest.raises(InvalidConfig, match="lr"):
+        PPOConfig(lr=10**400)
+
+
+def test_values_come_out_in_the_type_of_their_field() -> None:
+    config = PPOConfig(lr=1, vf_clip_eps=1, hidden_sizes=[8, 4], checkpoint_dir=Path("runs") / "one")
+    assert [type(value) for value in (config.lr, config.vf_clip_eps)] == [float, float]
+    assert config.hidden_sizes == (8, 4)
+    assert config.checkpoint_dir == str(Path("runs/one"))
+    assert hash(config) == hash(replace(config))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("batch_size", {"batch_size": 1}),
+        ("n_steps", {"gru_size": 8, "n_steps": 1}),
+        ("batch_size", {"gru_size": 8, "n_steps": 64, "batch_size": 63}),
+    ],
+)
+def test_settings_that_do_not_fit_each_other_are_refused(name: str, changes: dict[str, object]) -> None:
+    with pytest.raises(InvalidConfig, match=rf"^{name}: .*: raise it") as caught:
+        PPOConfig(**changes)
+    assert caught.value.param == name
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"batch_size": 1, "normalize_advantages": False},
+        {"n_steps": 1},
+        {"n_steps": 64, "batch_size": 63},
+        {"gru_size": 8, "n_steps": 64, "batch_size": 64},
+        {"gru_size": 8, "n_steps": 2},
+        {"shared_trunk": True, "hidden_sizes": ()},
+    ],
+)
+def test_neighbours_of_those_are_allowed(changes: dict[str, object]) -> None:
+    PPOConfig(**changes)
+
+
+def test_a_minibatch_larger_than_an_iteration_is_refused() -> None:
+    config = PPOConfig(n_steps=8, batch_size=32)
+    config.check_rollout(4)
+    with pytest.raises(InvalidConfig, match=r"^batch_size: 32 is more than the 8 x 3 = 24 steps") as caught:
+        config.check_rollout(3)
+    assert caught.value.param == "batch_size"
+
+
+POSITIVE_FLOATS = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
+NON_NEGATIVE_FLOATS = st.floats(min_value=0, allow_infinity=False)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+VALID = st.fixed_dictionaries(
+    {},
+    optional={
+        **{name: st.integers(2, 10**12) for name in COUNTS},
+        **dict.fromkeys(POSITIVE, POSITIVE_FLOATS),
+        **{name: st.none() | POSITIVE_FLOATS for name in ("vf_clip_eps", "target_kl")},
+        **dict.fromkeys(("vf_coef", "ent_coef", "rnd_coef"), NON_NEGATIVE_FLOATS),
+        **{name: st.floats(0, 1) for name in FRACTIONS},
+        **{name: st.booleans() for name in FLAGS},
+        **{name: st.lists(st.integers(1, 10**6), max_size=4).map(tuple) for name in WIDTHS},
+        "activation": st.sampled_from(["tanh", "relu", "elu", "silu", "gelu"]),
+        "engine": st.sampled_from(["auto", "graph", "eager"]),
+        "log_std_init": st.floats(allow_nan=False, allow_infinity=False),
+        "seed": st.integers(0, 2**63 - 1),
+        "checkpoint_dir": st.none() | TEXT,
+    },
+)
+
+
+@given(changes=VALID)
+@settings(max_examples=200, deadline=None)
+def test_a_written_file_reads_back_as_the_same_settings(
+    tmp_path_factory: pytest.TempPathFactory, changes: dict[str, object]
+) -> None:
+    config = PPOConfig(**changes)
+    path = tmp_path_factory.getbasetemp() / "config.toml"
+    config.to_toml(path)
+    assert PPOConfig.from_toml(path) == config
+    assert PPOConfig.from_toml(str(path)) == config
+
+
+def test_memory_comes_back_from_a_file(tmp_path: Path) -> None:
+    config = PPOConfig(gru_size=16, n_steps=8, batch_size=64)
+    config.to_toml(tmp_path / "config.toml")
+    assert PPOConfig.from_toml(tmp_path / "config.toml") == config
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "config.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_file_changes_what_it_names(tmp_path: Path) -> None:
+    path = write(tmp_path, "lr = 1\nhidden_sizes = [32]\n# comment\nanneal_lr = false\n")
+    assert PPOConfig.from_toml(path) == PPOConfig(lr=1.0, hidden_sizes=(32,), anneal_lr=False)
+    base = PPOConfig.for_env("Pendulum-v1", seed=3)
+    assert PPOConfig.from_toml(path, base) == replace(base, lr=1.0, hidden_sizes=(32,), anneal_lr=False)
+    assert PPOConfig.from_toml(write(tmp_path, ""), base) == base
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rate = 1", r"^learning_rate: unknown setting of PPO; .*settings: num_envs, "),
+        ("gama = 0.9", r"^gama: .*did you mean 'gamma'\?"),
+        ("[ppo]\nlr = 0.1", r"^ppo: unknown setting"),
+        ("seed = 1\nlr = = 1", r"^config: cannot read settings from '.*config.toml': .*line 2"),
+        ("lr = -1.0", r"^lr: expected a number above 0, got -1.0"),
+        ("lr = nan", r"^lr: expected a finite number"),
+        ("hidden_sizes = [64, 'wide']", r"^hidden_sizes: expected a tuple of integers"),
+        ("hidden_sizes = [[64]]", r"^hidden_sizes: expected a tuple of integers"),
+        ("seed = 1.0", r"^seed: expected int"),
+        ("anneal_lr = 1", r"^anneal_lr: expected bool"),
+        ("checkpoint_dir = 2026-01-01", r"^checkpoint_dir: expected str"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InvalidConfig, match=message):
+        PPOConfig.from_toml(write(tmp_path, text))
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "latin.toml").write_bytes("checkpoint_dir = 'Läufe'".encode("latin-1"))
+    (tmp_path / "folder.toml").mkdir()
+    for name in ("missing.toml", "latin.toml", "folder.toml"):
+        with pytest.raises(InvalidConfig, match=rf"^config: cannot read settings from '.*{name}'"):
+            PPOConfig.from_toml(tmp_path / name)
+
+
+@pytest.mark.parametrize("id", SHIPPED)
+def test_each_environment_of_the_library_has_a_preset(id: str) -> None:
+    assert id in operant_gpu.list_envs()
+    config = PPOConfig.for_env(id)
+    assert asdict(config) == {**asdict(PPOConfig()), **PRESETS[id]}
+    config.check_rollout(config.num_envs)
+
+
+def test_presets_are_for_environments_of_the_library() -> None:
+    assert sorted(PRESETS) == SHIPPED
+
+
+def test_overrides_go_over_the_preset() -> None:
+    preset = PPOConfig.for_env("Pendulum-v1")
+    config = PPOConfig.for_env("Pendulum-v1", gamma=0.5, seed=7)
+    assert config == replace(preset, gamma=0.5, seed=7)
+    assert preset.gamma != 0.5
+    with pytest.raises(InvalidConfig, match=r"^gama: .*'gamma'"):
+        PPOConfig.for_env("Pendulum-v1", gama=0.5)
+    with pytest.raises(InvalidConfig, match=r"^gamma: expected"):
+        PPOConfig.for_env("Pendulum-v1", gamma=2.0)
+
+
+def test_an_environment_without_preset_is_refused_with_a_hint() -> None:
+    with pytest.raises(InvalidConfig, match=r"^id: .*'CartPole-v2'; did you mean 'CartPole-v1'\?.*Pendulum-v1"):
+        PPOConfig.for_env("CartPole-v2")
+    with pytest.raises(InvalidConfig, match=r"^id: there is no preset for 'Doom'; presets: "):
+        PPOConfig.for_env("Doom")

@@ -1,0 +1,189 @@
+"""Curiosity: what its bonus is large for, and what it leaves alone."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+import operant_gpu
+from operant_gpu.models import RND, PPOConfig
+from operant_gpu.models.policy import make_policy
+from operant_gpu.models.rollout import Rollout
+
+STEPS, NUM_ENVS = 16, 8
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def rollout() -> Rollout:
+    env = operant_gpu.make("CartPole-v1", NUM_ENVS, device="cpu")
+    policy = make_policy(env.single_observation_space, env.single_action_space, PPOConfig(hidden_sizes=(8,)))
+    rollout = Rollout(env, policy, STEPS)
+    rollout.final_obs.copy_(random(STEPS, NUM_ENVS, 4))
+    return rollout
+
+
+def curious(**changes: object) -> RND:
+    return RND((4,), NUM_ENVS, **changes)
+
+
+def copied(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def train(rnd: RND, rollout: Rollout, iterations: int) -> list[Tensor]:
+    generator = Generator().manual_seed(1)
+    return [rnd(rollout, generator) for _ in range(iterations)]
+
+
+def test_the_bonus_is_one_finite_number_for_each_step(rollout: Rollout) -> None:
+    (bonus,) = train(curious(), rollout, 1)
+    assert bonus.shape == (STEPS, NUM_ENVS)
+    assert bonus.dtype == torch.float32
+    assert bonus.isfinite().all()
+    assert (bonus >= 0).all()
+    assert not bonus.requires_grad
+
+
+def test_images_are_flattened() -> None:
+    env = operant_gpu.make("CartPole-v1", NUM_ENVS, device="cpu")
+    policy = make_policy(env.single_observation_space, env.single_action_space, PPOConfig(hidden_sizes=(8,)))
+    rollout = Rollout(env, policy, STEPS)
+    rollout.final_obs = random(STEPS, NUM_ENVS, 2, 3, 3)
+    assert RND((2, 3, 3), NUM_ENVS)(rollout, Generator()).shape == (STEPS, NUM_ENVS)
+
+
+def test_the_bonus_falls_for_what_is_seen_again_and_again(rollout: Rollout) -> None:
+    bonuses = [bonus.mean().item() for bonus in train(curious(), rollout, 60)]
+    assert bonuses[-1] < 0.5 * bonuses[0]
+
+
+def test_the_bonus_is_larger_for_what_was_never_seen(rollout: Rollout) -> None:
+    rnd = curious()
+    corners = torch.tensor([[1.0, 1.0, -1.0, -1.0], [1.0, -1.0, 1.0, -1.0], [-1.0, 1.0, 1.0, 1.0], [-1.0] * 4])
+    rollout.final_obs.copy_(corners.repeat(STEPS, 2, 1))
+    train(rnd, rollout, 100)
+    # A corner as they are, so that it is not just far away.
+    rollout.final_obs[5, 3] = torch.tensor([1.0, 1.0, 1.0, -1.0])
+    bonus = rnd(rollout, Generator().manual_seed(2))
+    others = bonus.flatten()[torch.arange(STEPS * NUM_ENVS) != 5 * NUM_ENVS + 3]
+    assert bonus[5, 3] > 5 * others.max()
+
+
+def test_the_bonus_is_the_scaled_error_of_the_prediction(rollout: Rollout) -> None:
+    rnd = curious(gamma=0.9, coef=0.5)
+    predictor = copy.deepcopy(rnd.predictor)
+    bonus = rnd(rollout, Generator())
+    obs = rollout.final_obs.double()
+    scaled = ((obs - obs.mean((0, 1))) / obs.std((0, 1), correction=0)).clamp(-5, 5).float()
+    errors = (predictor(scaled) - rnd.target(scaled)).square().mean(-1).double()
+    running, history = torch.zeros(NUM_ENVS).double(), []
+    for error in errors:
+        running = 0.9 * running + error
+        history.append(running)
+    deviation = torch.stack(history).std(correction=0)
+    torch.testing.assert_close(bonus.double(), 0.5 * errors / deviation, rtol=1e-3, atol=1e-4)
+
+
+def test_the_bonus_is_of_the_observation_before_any_reset(rollout: Rollout) -> None:
+    (before,) = train(curious(), rollout, 1)
+    rollout.obs.fill_(7.0)
+    assert torch.equal(train(curious(), rollout, 1)[0], before)
+    rollout.final_obs[3, 2] += 1.0
+    assert not torch.equal(train(curious(), rollout, 1)[0], before)
+
+
+def test_its_return_goes_on_over_the_ends_of_episodes(rollout: Rollout) -> None:
+    without = train(curious(), rollout, 3)
+    rollout.terminated[::2] = rollout.truncated[1::3] = True
+    for one, other in zip(without, train(curious(), rollout, 3), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_observations_are_clipped_to_five_deviations(rollout: Rollout) -> None:
+    rnd, seen = curious(), []
+    for network in (rnd.target, rnd.predictor):
+        network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    rollout.final_obs[0, 0] = 1e4
+    rollout.final_obs[0, 1] = -1e4
+    train(rnd, rollout, 1)
+    # Target and predictor for the bonus; then the predictor learns from a quarter.
+    assert [len(inputs) for inputs in seen] == [128, 128, 32]
+    assert all((inputs[0] == 5).all() and (inputs[1] == -5).all() for inputs in seen[:2])
+    assert max(inputs.abs().max() for inputs in seen) == 5
+
+
+def test_the_weight_scales_the_bonus(rollout: Rollout) -> None:
+    one, three = train(curious(), rollout, 3), train(curious(coef=3.0), rollout, 3)
+    torch.testing.assert_close([3 * bonus for bonus in one], three)
+
+
+def test_the_target_never_changes_and_the_predictor_does(rollout: Rollout) -> None:
+    rnd = curious()
+    target, predictor = copied(rnd.target), copied(rnd.predictor)
+    assert not torch.equal(target["0.weight"], predictor["0.weight"])
+    train(rnd, rollout, 5)
+    torch.testing.assert_close(copied(rnd.target), target, rtol=0, atol=0)
+    assert not any(torch.equal(value, predictor[name]) for name, value in rnd.predictor.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in rnd.target.parameters())
+
+
+def test_the_seed_decides_both_networks(rollout: Rollout) -> None:
+    torch.manual_seed(1)
+    one = train(curious(seed=3), rollout, 3)
+    torch.manual_seed(2)
+    assert all(map(torch.equal, train(curious(seed=3), rollout, 3), one))
+    assert not torch.equal(train(curious(seed=4), rollout, 1)[0], one[0])
+
+
+def test_the_rollout_is_left_as_it_was(rollout: Rollout) -> None:
+    before = copy.deepcopy(vars(rollout))
+    train(curious(), rollout, 2)
+    torch.testing.assert_close(
+        {name: value for name, value in vars(rollout).items() if isinstance(value, Tensor)},
+        {name: value for name, value in before.items() if isinstance(value, Tensor)},
+        rtol=0,
+        atol=0,
+    )
+
+
+def test_a_saved_one_goes_on_alike(rollout: Rollout) -> None:
+    rnd, loaded = curious(), curious(seed=9)
+    train(rnd, rollout, 5)
+    file = io.BytesIO()
+    torch.save(rnd.state_dict(), file)
+    file.seek(0)
+    loaded.load_state_dict(torch.load(file, weights_only=True))
+    torch.testing.assert_close(copied_tensors(loaded), copied_tensors(rnd), rtol=0, atol=0)
+    # Returns belong to the environments at hand, and are not saved.
+    rnd.scale.returns.zero_()
+    # The second and third depend on the optimizer's moments.
+    for one, other in zip(train(rnd, rollout, 3), train(loaded, rollout, 3), strict=True):
+        assert torch.equal(one, other)
+    states = rnd.get_extra_state(), loaded.get_extra_state()
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+    assert states[0]["count"] == 8
+
+
+def copied_tensors(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+
+
+def test_a_number_that_is_not_finite_does_not_spoil_the_statistics(rollout: Rollout) -> None:
+    rnd = curious()
+    train(rnd, rollout, 2)
+    before = copied(rnd.normalizer)
+    rollout.final_obs[3, 2, 1] = math.nan
+    train(rnd, rollout, 1)
+    torch.testing.assert_close(copied(rnd.normalizer), before, rtol=0, atol=0)
+    assert rnd.scale.moments.var.isfinite()
+    assert rnd.scale.returns.isfinite().all()
+    assert all(parameter.isfinite().all() for parameter in rnd.parameters())
