@@ -185,8 +185,7 @@ class PPOConfig:
             values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise InvalidConfig("config", f"cannot read settings from {os.fspath(path)!r}: {error}") from error
-        lists = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        return (base or cls())._with(lists)
+        return (base or cls())._with(values)
 
     def to_toml(self, path: str | os.PathLike[str]) -> None:
         """Write all settings to a TOML file; those that are None are left out, as None is their default."""

@@ -44,5 +44,8 @@ def clip_fraction(ratio: Tensor, clip_eps: float) -> Tensor:
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
-    """Return the share of the returns' variance that values account for: 1 is all of it, 0 is none."""
+    """Return the share of the returns' variance that values account for: 1 is all of it, 0 is none.
+
+    Not finite where the returns do not vary.
+    """
     return 1.0 - (returns - values).var() / returns.var()

@@ -50,7 +50,7 @@ class RunningMoments(nn.Module):
 class ObservationNormalizer(nn.Module):
     """Shifts and scales observations to mean 0 and deviation 1, and clips them to [-10, 10].
 
-    Observations pass unchanged until the first `update`.
+    Until the first `update` they are only clipped.
     """
 
     shift: Tensor

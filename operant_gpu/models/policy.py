@@ -145,9 +145,11 @@ def make_policy(
     # The CPU draws the weights, so that a seed gives the same policy on every device.
     generator = Generator().manual_seed(config.seed)
     normalizer = ObservationNormalizer(shape) if config.normalize_observations else None
-    if network is not None:
+    if network is None:
+        built = build_network(shape, distribution.outputs, config, generator)
+    else:
         _check_network(network)
-    built = network or build_network(shape, distribution.outputs, config, generator)
+        built = network
     policy = Policy(built, distribution, normalizer, config.use_amp)
     if network is not None:
         _check_protocol(policy, shape)

@@ -316,6 +316,17 @@ def test_a_network_without_parameters_is_taken() -> None:
     assert policy_with(Fixed()).value(torch.ones(2, 4), None, None).tolist() == [1.0, 1.0]
 
 
+def test_a_network_that_is_an_empty_container_is_taken() -> None:
+    """Modules with a length, as `nn.Sequential` has one, are false where it is 0."""
+
+    class Container(FeedForward):
+        def __len__(self) -> int:
+            return 0
+
+    own = Container()
+    assert policy_with(own).network is own
+
+
 def test_the_trial_leaves_each_part_of_the_network_in_its_mode() -> None:
     own = FeedForward()
     own.norm.eval()
@@ -394,7 +405,7 @@ def test_the_refusal_says_what_was_expected() -> None:
     assert "[(1, 2, 3), (1, 2), (2, 4)] for observations (1, 2, 4)" in text
 
 
-@pytest.mark.parametrize("size", [None, "four", -1])
+@pytest.mark.parametrize("size", [None, "four", 2.5, -1])
 def test_a_state_size_that_is_no_size_is_refused(size: object) -> None:
     own = Recurrent()
     own.state_size = size

@@ -187,3 +187,12 @@ def test_a_number_that_is_not_finite_does_not_spoil_the_statistics(rollout: Roll
     assert rnd.scale.moments.var.isfinite()
     assert rnd.scale.returns.isfinite().all()
     assert all(parameter.isfinite().all() for parameter in rnd.parameters())
+
+
+def test_what_cannot_be_predicted_is_not_learned_from(rollout: Rollout) -> None:
+    rnd = curious()
+    train(rnd, rollout, 2)
+    before = copied_tensors(rnd)
+    rollout.final_obs.fill_(math.nan)
+    train(rnd, rollout, 1)
+    torch.testing.assert_close(copied_tensors(rnd), before, rtol=0, atol=0)
