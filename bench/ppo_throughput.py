@@ -59,7 +59,9 @@ def main(settings: Settings) -> None:
     console = Console()
     report = describe(settings.env)
     report["rows"] = [row for num_envs in settings.num_envs for row in measure_size(settings, num_envs)]
-    report["split"] = {str(num_envs): split(learner_of(settings.env, num_envs)) for num_envs in settings.num_envs}
+    report["split"] = {
+        str(num_envs): split(learner_of(settings.env, num_envs, rnd_coef=0.0)) for num_envs in settings.num_envs
+    }
     path = settings.json or RESULTS / f"{slug(report['machine'])}-ppo-{slug(settings.env)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + "\n")

@@ -15,14 +15,16 @@ import torch
 import tyro
 from rich.console import Console
 
-from operant_gpu.errors import InvalidConfig, OperantError
+from operant_gpu.errors import OperantError, TrainingError
 from operant_gpu.models import PPO, PPOConfig
+from operant_gpu.models.checkpoint import check_writable
 from operant_gpu.models.presets import PRESETS
 from operant_gpu.models.telemetry import Metrics
 from operant_gpu.progress import TrainingDisplay
 from operant_gpu.registry import make
 from operant_gpu.vector import VecEnv
 
+_FAILED = 1
 _USER_ERROR = 2
 _INTERRUPTED = 130
 
@@ -34,7 +36,7 @@ class Train:
     env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
     """Environment, such as CartPole-v1; its tuned settings are the defaults below."""
     config: Path | None = None
-    """TOML file of settings, taken in place of the tuned ones; options on the command line go first."""
+    """TOML file of settings, which replace tuned ones; options on the command line replace both."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<index>."""
     out: Path | None = None
@@ -49,7 +51,8 @@ class Train:
             # with other work that made training ten times slower.
             torch.set_num_threads(1)
         learner = PPO(env, self.ppo)
-        out = _checked_target(self.out or Path("runs") / f"{self.env}.pt")
+        out = self.out or Path("runs") / f"{self.env}.pt"
+        check_writable("out", out)
         console.print(
             f"{self.env}: {self.ppo.num_envs} environments, {env.backend} backend on {env.device}", highlight=False
         )
@@ -58,6 +61,10 @@ class Train:
             self._train(learner, env, console, reached)
         except KeyboardInterrupt:
             status = _INTERRUPTED
+        except TrainingError as error:
+            # The policy is the last good one.
+            Console(stderr=True).print(f"operant-gpu: {error}", markup=False, highlight=False, soft_wrap=True)
+            status = _FAILED
         seconds = time.perf_counter() - started
         learner.save(out)
         report = _report(env, reached, seconds)
@@ -74,17 +81,6 @@ class Train:
                 return not _solved(metrics, goal)
 
             learner.learn(callback=after_iteration)
-
-
-def _checked_target(out: Path) -> Path:
-    """Return the path if a file can be written there: better to know before training than after."""
-    if out.is_dir() or not out.name:
-        raise InvalidConfig("out", f"expected a file to save the policy to, got the folder {str(out)!r}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidConfig("out", f"cannot make the folder {str(out.parent)!r}: {error}") from error
-    return out
 
 
 def _solved(metrics: Metrics, goal: float | None) -> bool:
@@ -109,14 +105,18 @@ def _recommended(arguments: Sequence[str]) -> PPOConfig:
     """Return what the options are to differ from: the environment's tuned settings, and those of a settings file."""
     env = next((argument for argument in arguments if argument in PRESETS), None)
     settings = PPOConfig() if env is None else PPOConfig.for_env(env)
-    reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    reader = argparse.ArgumentParser("operant-gpu train", add_help=False, allow_abbrev=False)
     reader.add_argument("--config")
     file = reader.parse_known_args(arguments)[0].config
     return settings if file is None else PPOConfig.from_toml(file, settings)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return the exit status: 0, or 2 for a user's mistake, or 130 when interrupted."""
+    """Run the command line.
+
+    Returns:
+        The exit status: 0, or 1 if training failed, 2 for a user's mistake, 130 when interrupted.
+    """
     console = Console()
     arguments = sys.argv[1:] if arguments is None else arguments
     try:

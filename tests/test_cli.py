@@ -34,6 +34,7 @@ def test_train_reports_what_it_reached_and_saves_the_policy(tmp_path: Path, caps
         (["train", "CartPole-v1", "--gamma", "2"], "gamma: expected a number in [0, 1]"),
         (["train", "CartPole-v1", "--device", "abacus"], "device: expected 'auto'"),
         (["train", "CartPole-v1", "--out", "."], "out: expected a file"),
+        (["train", "CartPole-v1", "--out", "/dev/null/policy.pt"], "out: cannot write in the folder '/dev/null'"),
         (["train", "CartPole-v1", "--config", "missing.toml"], "config: cannot read settings from 'missing.toml'"),
         (["train", "CartPole-v1", "--gru-size", "8", "--n-steps", "1"], "n_steps: a GRU learns nothing"),
     ],
@@ -69,6 +70,13 @@ def test_the_tuned_settings_of_the_environment_are_the_defaults(capsys: pytest.C
         printed[env] = capsys.readouterr().out
         assert f"(default: {PPOConfig.for_env(env).gamma:g})" in " ".join(printed[env].split())
     assert printed["Pendulum-v1"] != printed["CartPole-v1"]
+
+
+def test_a_training_that_fails_keeps_the_last_good_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "policy.pt"
+    assert main(["train", "CartPole-v1", "--out", str(out), "--device", "cpu", "--lr", "1e30", *QUICK]) == 1
+    assert "a number is not finite" in capsys.readouterr().err
+    assert all(parameter.isfinite().all() for parameter in PPO.load(out).policy.parameters())
 
 
 def test_help_names_the_options() -> None:

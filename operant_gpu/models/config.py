@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
+import numpy as np
 import tomli_w
 
 from operant_gpu.errors import InvalidConfig
@@ -105,9 +106,9 @@ class PPOConfig:
     use_amp: bool = _setting(False)
     """Whether networks compute in bfloat16 where autocast holds that to be safe."""
     compile: bool = _setting(False)
-    """Whether network and losses go through `torch.compile`."""
+    """Whether the loss of a minibatch, with the network in it, goes through `torch.compile`."""
     engine: Engine = _setting("auto")
-    """"graph" captures rollout and update as CUDA graphs, "eager" does not; "auto" captures on a GPU if it can."""
+    """"graph" captures rollout and update as CUDA graphs, "eager" does not; "auto" does on a GPU where it can."""
     seed: int = _setting(0, _SEED)
     """Seed of initialisation, environments, sampling and shuffles."""
     log_interval: int = _setting(1, _COUNT)
@@ -205,6 +206,8 @@ class PPOConfig:
 
 def _checked_type(name: str, value: Any, hint: Any) -> Any:
     """Return the value in the type of the field, or raise `InvalidConfig`."""
+    if isinstance(value, np.generic):
+        value = value.item()
     choices = get_args(hint)
     if get_origin(hint) is Literal:
         if value not in choices:

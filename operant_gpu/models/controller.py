@@ -43,6 +43,8 @@ class Controller:
         mask = None
         if action_mask is not None:
             mask = self._read("action_mask", action_mask, torch.bool, (self._policy.distribution.outputs,))
+            if len(mask) != len(batch):
+                raise InvalidConfig("action_mask", f"expected one row for each of {len(batch)}, got {len(mask)}")
         state, starts = self._memory(len(batch), ended)
         if self._deterministic:
             actions, self._state = self._policy.mode(batch, state, starts, mask)
@@ -52,9 +54,13 @@ class Controller:
         return actions[0] if len(torch.as_tensor(obs).shape) == len(self._shape) else actions
 
     def _read(self, name: str, given: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-        tensor = torch.as_tensor(given, dtype=dtype, device=self._generator.device)
+        batch = f"(batch, {', '.join(map(str, shape))})"
+        try:
+            tensor = torch.as_tensor(given, dtype=dtype, device=self._generator.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InvalidConfig(name, f"expected numbers of shape {shape} or {batch}, got {given!r}") from error
         if tensor.shape != shape and tensor.shape[1:] != shape:
-            raise InvalidConfig(name, f"expected shape {shape} or (batch, {str(shape)[1:]}, got {tuple(tensor.shape)}")
+            raise InvalidConfig(name, f"expected shape {shape} or {batch}, got {tuple(tensor.shape)}")
         return tensor.reshape(-1, *shape)
 
     def _memory(self, size: int, ended: Any) -> tuple[Tensor | None, Tensor | None]:
@@ -63,6 +69,10 @@ class Controller:
         device = self._generator.device
         if self._state is None or len(self._state) != size:
             self._state = torch.zeros(size, self._policy.state_size, device=device)
+            return self._state, torch.ones(size, dtype=torch.bool, device=device)
         if ended is None:
             return self._state, torch.zeros(size, dtype=torch.bool, device=device)
-        return self._state, self._read("ended", ended, torch.bool, ()).reshape(size)
+        starts = self._read("ended", ended, torch.bool, ())
+        if len(starts) != size:
+            raise InvalidConfig("ended", f"expected one for each of {size} observations, got {len(starts)}")
+        return self._state, starts

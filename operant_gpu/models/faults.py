@@ -20,7 +20,7 @@ _STRIDE = 2**20
 
 
 class Fault(NamedTuple):
-    """Numbers that are not finite.
+    """Numbers that are not finite. As text it counts iterations from 1, as the metrics do.
 
     Attributes:
         site: What they were found in.
@@ -38,8 +38,8 @@ class Fault(NamedTuple):
 
     def __str__(self) -> str:
         if self.gradient_step:
-            return f"{self.site} in gradient step {self.gradient_step} of iteration {self.iteration}"
-        return f"{self.site} of environment {self.environment} at step {self.step} of iteration {self.iteration}"
+            return f"{self.site} in gradient step {self.gradient_step} of iteration {self.iteration + 1}"
+        return f"{self.site} of environment {self.environment} at step {self.step} of iteration {self.iteration + 1}"
 
 
 class FaultLog:
@@ -65,6 +65,10 @@ class FaultLog:
     def clear(self) -> None:
         """Forget all faults."""
         self._moments.fill_(_NEVER)
+
+    def resume(self, iterations: int) -> None:
+        """Count on from so many iterations."""
+        self._iteration.fill_(iterations - 1)
 
     @property
     def any(self) -> Tensor:

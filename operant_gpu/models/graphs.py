@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -13,7 +12,7 @@ class Stage:
     """A function without arguments or result, which works in place on device memory.
 
     On a GPU the first call runs it eagerly, which compiles kernels and lets libraries allocate; the second captures it,
-    and from then on it is replayed. If it cannot be captured, it runs eagerly for good and a warning says why.
+    and from then on it is replayed. If it cannot be captured, it runs eagerly for good.
 
     Args:
         function: Must do the same work on the same memory at each call, and not wait for the device.
@@ -22,12 +21,14 @@ class Stage:
 
     Attributes:
         captured: Whether calls replay a graph.
+        failure: Why it could not be captured; None while nothing has failed.
     """
 
     def __init__(self, function: Callable[[], None], generator: Generator, capture: bool) -> None:
         self._function, self._generator, self._device = function, generator, generator.device
         self._wanted, self._warm = capture and self._device.type == "cuda", False
         self._graph: torch.cuda.CUDAGraph | None = None
+        self.failure: str | None = None
 
     @property
     def captured(self) -> bool:
@@ -45,6 +46,10 @@ class Stage:
         else:
             self._function()
 
+    def run_eagerly(self) -> None:
+        """Capture no more, and replay nothing."""
+        self._wanted, self._graph = False, None
+
     def _warm_up(self) -> None:
         """Run on a stream apart, as the capture will: gradients are summed on the stream that first saw them."""
         self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
@@ -60,15 +65,18 @@ class Stage:
         backups = [generator.clone_state() for generator in drawn]
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self._generator)
+        current = torch.cuda.current_stream(self._device)
         try:
             with torch.cuda.graph(graph, stream=self._stream):
                 self._function()
         except Exception as error:
-            self._wanted = False
-            # A capture that failed leaves its generators waiting for its end.
+            self._wanted, self.failure = False, f"{type(error).__name__}: {error}"
+            # A capture that failed leaves its generators waiting for its end, and its memory pool in the allocator.
             for generator, backup in zip(drawn, backups, strict=True):
                 generator.graphsafe_set_state(backup)
-            message = f"no CUDA graph, training goes on eagerly: {type(error).__name__}: {error}"
-            warnings.warn(message, RuntimeWarning, stacklevel=2)
+            self._failed_graph = graph
         else:
             self._graph = graph
+        finally:
+            # Nor does it restore the stream.
+            torch.cuda.set_stream(current)

@@ -48,4 +48,4 @@ def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
 
     Not finite where the returns do not vary.
     """
-    return 1.0 - (returns - values).var() / returns.var()
+    return 1.0 - (returns - values).var(correction=0) / returns.var(correction=0)

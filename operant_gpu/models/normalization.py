@@ -30,19 +30,22 @@ class RunningMoments(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
 
     @torch.no_grad()
-    def update(self, samples: Tensor) -> None:
-        """Take in samples (..., *shape). A batch with a number that is not finite is left out whole."""
+    def update(self, samples: Tensor, allowed: Tensor | None = None) -> None:
+        """Take in samples (..., *shape), unless a number is not finite or `allowed`, on the device, is False."""
         axes = tuple(range(samples.dim() - self.mean.dim()))
-        var, mean = torch.var_mean(samples, axes, correction=0)
-        self.merge(mean.double(), var.double(), samples.numel() / max(1, self.mean.numel()))
+        # In float64 from the start: the square of 1e20 is beyond float32.
+        var, mean = torch.var_mean(samples.double(), axes, correction=0)
+        self.merge(mean, var, samples.numel() / max(1, self.mean.numel()), allowed)
 
-    def merge(self, mean: Tensor, var: Tensor, count: float | Tensor) -> None:
-        """Take in the moments of `count` other samples."""
+    def merge(self, mean: Tensor, var: Tensor, count: float | Tensor, allowed: Tensor | None = None) -> None:
+        """Take in the moments of `count` other samples; see `update`."""
         total = self.count + count
         share = count / total
         delta = mean - self.mean
         spread = self.var * (1 - share) + var * share + delta.square() * share * (1 - share)
         sound = mean.isfinite().all() & var.isfinite().all()
+        if allowed is not None:
+            sound = sound & allowed
         for own, merged in ((self.mean, self.mean + delta * share), (self.var, spread), (self.count, total)):
             own.copy_(torch.where(sound, merged, own))
 
@@ -66,9 +69,9 @@ class ObservationNormalizer(nn.Module):
         """Return normalized observations."""
         return ((obs - self.shift) * self.scale).clamp(-_CLIP, _CLIP)
 
-    def update(self, obs: Tensor) -> None:
-        """Take in observations (..., *shape)."""
-        self.moments.update(obs)
+    def update(self, obs: Tensor, allowed: Tensor | None = None) -> None:
+        """Take in observations (..., *shape); see `RunningMoments.update`."""
+        self.moments.update(obs, allowed)
         self.shift.copy_(self.moments.mean)
         self.scale.copy_((self.moments.var + _EPS).rsqrt())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -31,6 +31,11 @@ class Adam:
         self._means = [torch.zeros_like(parameter) for parameter in self._parameters]
         self._squares = [torch.zeros_like(parameter) for parameter in self._parameters]
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Apply a function to each tensor kept, such as a move to another device."""
+        self._lr, self._count = function(self._lr), function(self._count)
+        self._means, self._squares = list(map(function, self._means)), list(map(function, self._squares))
+
     def set_lr(self, lr: float) -> None:
         """Set the learning rate, without a wait."""
         self._lr.fill_(lr)
@@ -57,13 +62,16 @@ class Adam:
         scale = None if norm is None else ((norm + _NORM_EPS) / max_norm).clamp(min=1.0)
         skip = None if condition is None else 1.0 - condition.float()
         self._count += 1.0 if skip is None else 1.0 - skip
+        rows = zip(self._parameters, self._gradients(), self._means, self._squares, strict=True)
+        # Those frozen since keep their moments, which would go on moving them.
+        parameters, gradients, means, squares = map(list, zip(*(row for row in rows if row[0].requires_grad)))
         torch._fused_adam_(
-            self._parameters,
-            self._gradients(),
-            self._means,
-            self._squares,
+            parameters,
+            gradients,
+            means,
+            squares,
             [],
-            [self._count] * len(self._parameters),
+            [self._count] * len(parameters),
             lr=self._lr,
             beta1=_BETAS[0],
             beta2=_BETAS[1],

@@ -13,7 +13,7 @@ from operant_gpu.environment import is_integer
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.distributions import Distribution, distribution_for
-from operant_gpu.models.networks import build_network
+from operant_gpu.models.networks import ActorCritic, RecurrentActorCritic, build_network
 from operant_gpu.models.normalization import ObservationNormalizer
 
 
@@ -45,6 +45,7 @@ class Policy(nn.Module):
 
     Attributes:
         state_size: Width of the memory of a recurrent network, 0 for others.
+        is_built_in: Whether the network is one of the library.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Policy(nn.Module):
         super().__init__()
         self.network, self.distribution, self.normalizer = network, distribution, normalizer
         self.state_size = int(getattr(network, "state_size", 0))
+        self.is_built_in = isinstance(network, ActorCritic | RecurrentActorCritic)
         self._use_amp = use_amp
 
     def forward(self, obs: Tensor, state: Tensor | None, starts: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -189,3 +191,9 @@ def _check_protocol(policy: Policy, shape: tuple[int, ...]) -> None:
         raise InvalidConfig(
             "network", f"{call} must return shapes {expected} for observations {tuple(obs.shape)}, got {shapes}"
         )
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise InvalidConfig("network", f"{type(network).__name__} has no parameter to train")
+    for name, parameter in network.named_parameters():
+        if parameter.dtype != torch.float32:
+            message = f"parameters must be float32 (use_amp=True computes in bfloat16), {name} is {parameter.dtype}"
+            raise InvalidConfig("network", message)

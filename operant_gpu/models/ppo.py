@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from gymnasium.vector import AutoresetMode
 from torch import Generator, Tensor, nn
 
 from operant_gpu.environment import is_integer
-from operant_gpu.errors import InvalidConfig, TrainingError
+from operant_gpu.errors import ActionError, BackendError, InvalidConfig, TrainingError
 from operant_gpu.models import checkpoint
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.controller import Controller
+from operant_gpu.models.faults import Fault
 from operant_gpu.models.graphs import Stage
 from operant_gpu.models.normalization import RewardNormalizer
 from operant_gpu.models.optimizer import Adam
@@ -47,7 +53,7 @@ class PPO:
         iterations: Iterations so far.
 
     Raises:
-        InvalidConfig: If environments, settings and network do not fit, before anything is allocated.
+        InvalidConfig: If environments, settings and network do not fit.
     """
 
     def __init__(
@@ -73,17 +79,18 @@ class PPO:
         self._generator = Generator(device).manual_seed(config.seed)
         self._telemetry = Telemetry(list(parameters), env.num_envs, device)
         self._update = Update(
-            self.policy,
-            self.optimizer,
-            config,
-            self._generator,
-            self._telemetry,
-            env.max_episode_steps,
-            self.reward_normalizer,
-            self.intrinsic,
+            policy=self.policy,
+            optimizer=self.optimizer,
+            config=config,
+            generator=self._generator,
+            telemetry=self._telemetry,
+            max_episode_steps=env.max_episode_steps,
+            reward_normalizer=self.reward_normalizer,
+            intrinsic=self.intrinsic,
         )
         self._rollout: Rollout | None = None
         self._stages: list[Stage] = []
+        self._warned = False
 
     @property
     def engine(self) -> str:
@@ -93,27 +100,32 @@ class PPO:
     def learn(self, total_timesteps: int | None = None, callback: Callback | None = None) -> PPO:
         """Train for `total_timesteps` environment steps, rounded up to whole iterations.
 
-        The learning rate falls over this call. A recurrent policy's memory begins anew in each call.
+        The first call resets the environments with the config's seed. The learning rate falls over each call, and a
+        recurrent policy's memory begins anew.
 
         Args:
             total_timesteps: Steps to take in this call, over all environments; the config's if None.
             callback: Called with the metrics at every logging interval and after the last iteration; training stops
-                when it returns False. Metrics are timesteps, iterations, sps (steps per second), lr, episodes,
-                mean_reward and mean_length (of the last 100 episodes or some more; NaN before the first ends), and
-                as means since the last call policy_loss, value_loss, entropy, approx_kl, clip_frac, grad_norm and
-                explained_variance.
+                when it returns False. It must leave `env` alone: evaluate in environments of its own. Metrics are
+                timesteps, iterations, sps (steps per second), lr, episodes, mean_reward and mean_length (of the last
+                100 episodes or some more; NaN before the first ends), and as means since the last call policy_loss,
+                value_loss, entropy, approx_kl, clip_frac, grad_norm and explained_variance.
 
         Returns:
             The learner itself.
 
         Raises:
-            InvalidConfig: If `total_timesteps` is not above 0.
+            InvalidConfig: If `total_timesteps` is not above 0, an iteration has fewer steps than a minibatch, or the
+                folder for checkpoints cannot be made.
+            BackendError: With `engine="graph"`, if an iteration cannot be captured; if `torch.compile` fails.
             TrainingError: If an observation, reward, loss or gradient is not finite, with where that was first
                 seen. The policy stays as it was before, and can be saved.
         """
         total = self.config.total_timesteps if total_timesteps is None else total_timesteps
         if not is_integer(total) or total < 1:
             raise InvalidConfig("total_timesteps", f"expected an integer of at least 1, got {total!r}")
+        if callback is not None and not callable(callback):
+            raise InvalidConfig("callback", f"expected a function of a dict of metrics, got {callback!r}")
         self._begin()
         first, started, going_on = self.timesteps, time.perf_counter(), True
         while going_on:
@@ -123,7 +135,7 @@ class PPO:
             going_on = done < total
             if not going_on or self.iterations % self.config.log_interval == 0:
                 metrics = self._metrics() | {"sps": done / (time.perf_counter() - started)}
-                if callback is not None and callback(metrics) is False:
+                if callback is not None and _is_false(callback(metrics)):
                     going_on = False
             self._save_checkpoint(due=not going_on or self.iterations % self.config.checkpoint_interval == 0)
         return self
@@ -161,6 +173,7 @@ class PPO:
         path: str | os.PathLike[str],
         env: VecEnv | None = None,
         *,
+        config: PPOConfig | None = None,
         network: nn.Module | None = None,
         intrinsic: IntrinsicReward | None = None,
     ) -> PPO:
@@ -168,20 +181,23 @@ class PPO:
 
         Args:
             path: The file.
-            env: Environments to go on with; if None, one new environment of the same id and parameters. Sampling
-                begins anew from the seed.
+            env: Environments to go on with; if None, one new environment of the same id and parameters, enough to act
+                in. Sampling begins anew from the seed.
+            config: Settings to go on with; the saved ones if None. The network's must be the same.
             network: The caller's own, if it was trained with one.
             intrinsic: Likewise.
 
         Raises:
             InvalidConfig: If the file is not such a checkpoint, or its policy does not fit environment or network.
         """
-        return checkpoint.read(path, cls, env, network=network, intrinsic=intrinsic)
+        return checkpoint.read(path, cls, env, config, network=network, intrinsic=intrinsic)
 
     def _begin(self) -> None:
         """Go on from where the environments are: the caller may have stepped or reset them since the last call."""
         if self._rollout is None:
             self.config.check_rollout(self.env.num_envs)
+            if self.config.checkpoint_dir is not None:
+                checkpoint.check_writable("checkpoint_dir", Path(self.config.checkpoint_dir) / "checkpoint")
             self.env.reset(seed=self.config.seed)
             self._rollout = Rollout(self.env, self.policy, self.config.n_steps)
             self._stages = self._make_stages(self._rollout)
@@ -202,31 +218,61 @@ class PPO:
         self.optimizer.set_lr(self._lr)
         for stage in self._stages:
             stage()
+        self._go_on_without_graphs()
         self.timesteps += self.config.n_steps * self.env.num_envs
         self.iterations += 1
+
+    def _go_on_without_graphs(self) -> None:
+        """After a capture that failed, replay no graph: those captured before share generators with it."""
+        failures = [stage.failure for stage in self._stages if stage.failure is not None]
+        if not failures or self._warned:
+            return
+        for stage in self._stages:
+            stage.run_eagerly()
+        self._warned = True
+        if self.config.engine == "graph":
+            raise BackendError(f"engine='graph', but an iteration cannot be captured: {failures[0]}; use 'auto'")
+        message = f"no CUDA graph, training goes on eagerly: {failures[0]}"
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
 
     def _metrics(self) -> Metrics:
         """Read what was measured since the last time, and raise what has gone wrong. Waits for the device."""
         measured, faults = self._telemetry.read()
         if faults:
             self._telemetry.faults.clear()
-            later = f"; then {', '.join(map(str, faults[1:3]))}" if len(faults) > 1 else ""
-            message = (
-                f"a number is not finite: first {faults[0]}{later}. The policy is as it was before; try a lower lr"
-            )
+            # The environments count the actions that came of it; they are of no use to the next call.
+            with contextlib.suppress(ActionError):
+                self.env.check()
+            raise TrainingError(_account(faults))
+        if not torch.stack([parameter.isfinite().all() for parameter in self.policy.parameters()]).all():
+            message = f"the policy is not finite after iteration {self.iterations}: lower lr, from a checkpoint"
             raise TrainingError(message)
         self.env.check()
         return {"timesteps": self.timesteps, "iterations": self.iterations, "lr": self._lr, **measured}
 
     def _save_checkpoint(self, due: bool) -> None:
-        if due and self.config.checkpoint_dir is not None:
+        # After a fault nothing is learned until it is reported: such a checkpoint would only push out better ones.
+        if due and self.config.checkpoint_dir is not None and not self._telemetry.faults.any:
             checkpoint.write_newest(self.config.checkpoint_dir, self, self.config.checkpoint_keep)
+
+
+def _account(faults: list[Fault]) -> str:
+    later = f"; then {', '.join(map(str, faults[1:3]))}" if len(faults) > 1 else ""
+    advice = "try a lower lr" if faults[0].gradient_step else "look at what the environment gives"
+    return f"a number is not finite: first {faults[0]}{later}. The policy is as it was before; {advice}"
+
+
+def _is_false(result: object) -> bool:
+    """Tell Python's and NumPy's False from None and everything else."""
+    return isinstance(result, bool | np.bool_) and not result
 
 
 def _checked(env: VecEnv, config: PPOConfig | None, intrinsic: IntrinsicReward | None) -> PPOConfig:
     """Return the settings, if they fit the environments."""
     if not isinstance(env, VecEnv):
         raise InvalidConfig("env", f"expected a VecEnv (operant_gpu.make(...)), got {env!r}")
+    if env.single_observation_space.shape == ():
+        raise InvalidConfig("env", "PPO needs observations with an axis: give the Box a shape, such as (1,)")
     if env.output != "torch":
         raise InvalidConfig("env", f"PPO needs output='torch', got {env.output!r}")
     if env.autoreset_mode is not AutoresetMode.SAME_STEP:

@@ -78,6 +78,13 @@ class RND(IntrinsicReward):
         self._distil(inputs, targets, generator)
         return bonus
 
+    def _apply(self, fn: Any, recurse: bool = True) -> RND:
+        """Move the optimizer along with the networks."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if hasattr(self, "_optimizer"):
+            self._optimizer.map(fn)
+        return self
+
     def get_extra_state(self) -> Any:
         """Return the optimizer's state, for `state_dict`."""
         return self._optimizer.state_dict()

@@ -91,9 +91,14 @@ def _row(tensor: Tensor | None, step: int) -> Tensor | None:
     return None if tensor is None else tensor[step]
 
 
-@torch.inference_mode()
 def collect(env: VecEnv, policy: Policy, rollout: Rollout, generator: Generator) -> None:
     """Step the environments `n_steps` times, on from the rollout's last row, into the rollout."""
+    # Inference mode costs less, but a network of the caller's own may keep tensors that it then cannot learn with.
+    with torch.inference_mode() if policy.is_built_in else torch.no_grad():
+        _collect(env, policy, rollout, generator)
+
+
+def _collect(env: VecEnv, policy: Policy, rollout: Rollout, generator: Generator) -> None:
     for kept in (rollout.obs, rollout.masks, rollout.starts, rollout.states):
         if kept is not None:
             kept[0] = kept[-1]

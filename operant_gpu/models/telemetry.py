@@ -53,7 +53,8 @@ class Telemetry:
         """Take in an iteration's episodes, and how well the values foresaw its returns."""
         self._iterations += torch.stack([self._one, explained_variance.double()])
         ended = rollout.ended
-        columns = torch.stack([ended.float(), rollout.episode_return * ended, rollout.episode_length * ended])
+        sums = (torch.where(ended, column, 0.0) for column in (rollout.episode_return, rollout.episode_length.float()))
+        columns = torch.stack([ended.float(), *sums])
         self._episodes += columns.sum((1, 2), dtype=torch.float64)
 
     def read(self) -> tuple[Metrics, list[Fault]]:
@@ -68,7 +69,9 @@ class Telemetry:
         iterations, explained, *episodes = columns[len(self._steps) : len(self._sums)]
         metrics = {name: total / max(1.0, count) for name, total in zip(_STEP_METRICS, sums, strict=True)}
         metrics["explained_variance"] = explained / max(1.0, iterations)
-        return {**self._episode_metrics(*episodes), **metrics}, self.faults.decode(columns[len(self._sums) :])
+        faults = self.faults.decode(columns[len(self._sums) :])
+        # What ended in a fault is no episode to remember.
+        return {**self._episode_metrics(*([0.0] * 3 if faults else episodes)), **metrics}, faults
 
     def _episode_metrics(self, count: float, total_return: float, total_length: float) -> Metrics:
         self._finished += int(count)

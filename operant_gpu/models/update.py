@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from operant_gpu.errors import BackendError
+from operant_gpu.errors import BackendError, InvalidConfig
 from operant_gpu.models import losses
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.normalization import RewardNormalizer
@@ -47,6 +47,7 @@ class Update:
 
     def __init__(
         self,
+        *,
         policy: Policy,
         optimizer: Adam,
         config: PPOConfig,
@@ -71,7 +72,7 @@ class Update:
         self._climb(batch)
         # Not before: the policy is to be judged as it saw the observations when it acted.
         if self.policy.normalizer is not None:
-            self.policy.normalizer.update(rollout.obs[:-1])
+            self.policy.normalizer.update(rollout.obs[:-1], allowed=~self._telemetry.faults.any)
 
     def advantages(self, rollout: Rollout) -> Tensor:
         """Return the advantages (n_steps, num_envs) of a rollout's actions."""
@@ -79,10 +80,18 @@ class Update:
         if self._reward_normalizer is not None:
             rewards = self._reward_normalizer(rewards, rollout.ended)
         if self._intrinsic is not None:
-            rewards = rewards + self._intrinsic(rollout, self._generator)
+            rewards = rewards + self._bonus(rollout, self._intrinsic)
         following = next_values(rollout, self.policy, self._limit)
         flags, config = (rollout.terminated, rollout.ended), self.config
         return generalized_advantages(rewards, rollout.values, following, *flags, config.gamma, config.gae_lambda)
+
+    def _bonus(self, rollout: Rollout, intrinsic: IntrinsicReward) -> Tensor:
+        bonus: Tensor = intrinsic(rollout, self._generator)
+        if bonus.shape != rollout.rewards.shape:
+            expected = f"bonuses of shape {tuple(rollout.rewards.shape)}"
+            raise InvalidConfig("intrinsic", f"expected {expected}, got {tuple(bonus.shape)}")
+        # What the bonus was made from learns by itself.
+        return bonus.detach()
 
     def objective(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the loss of a minibatch, and policy_loss, value_loss, entropy, approx_kl and clip_frac."""
@@ -148,7 +157,7 @@ def _compiled(function: Objective) -> Objective:
             return compiled(batch)
         except TorchDynamoException as error:
             # The first line says what failed; the rest is the compiler's own account.
-            reason = str(error).splitlines()[0]
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             message = f"compile=True, but torch.compile failed: {reason}; mend that, or set compile=False"
             raise BackendError(message) from error
 

@@ -116,7 +116,7 @@ def test_faults_are_found_in_graphs() -> None:
     env = ENVIRONMENTS["CartPole"]()
     learner, _ = run(env, small(log_interval=3))
     env.state.theta[5] = math.nan
-    with pytest.raises(TrainingError, match="observations of environment 5 at step 0 of iteration 6"):
+    with pytest.raises(TrainingError, match="observations of environment 5 at step 0 of iteration 7"):
         learner.learn(512 * 6)
     assert all(parameter.isfinite().all() for parameter in learner.policy.parameters())
 

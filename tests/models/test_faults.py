@@ -121,7 +121,7 @@ def test_losses_are_named(log: FaultLog, rollout: Rollout, site: int, bad: float
     assert not inspect_step(log, losses, number=2)
     name = ("policy loss", "value loss", "entropy")[site]
     assert faults(log) == [Fault(name, 0, 2, 0, 0)]
-    assert str(faults(log)[0]) == f"{name} in gradient step 2 of iteration 0"
+    assert str(faults(log)[0]) == f"{name} in gradient step 2 of iteration 1"
 
 
 @pytest.mark.parametrize("bad", BAD)
@@ -133,7 +133,7 @@ def test_gradients_are_named_by_their_parameter(log: FaultLog, rollout: Rollout,
     norms[site] = bad
     assert not inspect_step(log, norms=norms, number=3)
     assert faults(log) == [Fault(f"gradient of {PARAMETERS[site]}", 1, 3, 0, 0)]
-    assert str(faults(log)[0]) == f"gradient of {PARAMETERS[site]} in gradient step 3 of iteration 1"
+    assert str(faults(log)[0]) == f"gradient of {PARAMETERS[site]} in gradient step 3 of iteration 2"
 
 
 def test_the_first_gradient_step_wins_over_later_ones(log: FaultLog, rollout: Rollout) -> None:
@@ -210,4 +210,4 @@ def test_a_fault_reads_as_a_place(log: FaultLog, rollout: Rollout) -> None:
     log.inspect_rollout(rollout)
     plant(rollout, "final_obs", 4, 2)
     log.inspect_rollout(rollout)
-    assert str(faults(log)[0]) == "observations of environment 2 at step 4 of iteration 1"
+    assert str(faults(log)[0]) == "observations of environment 2 at step 4 of iteration 2"

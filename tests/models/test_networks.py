@@ -308,12 +308,14 @@ def test_a_recurrent_network_of_the_callers_own_is_taken() -> None:
     assert decision.state.tolist() == [[1.0] * 4, [2.0] * 4]
 
 
-def test_a_network_without_parameters_is_taken() -> None:
+def test_a_network_without_parameters_to_train_is_refused() -> None:
     class Fixed(nn.Module):
         def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
             return obs[:, :OUTPUTS], obs[:, 0]
 
-    assert policy_with(Fixed()).value(torch.ones(2, 4), None, None).tolist() == [1.0, 1.0]
+    for own in (Fixed(), FeedForward().requires_grad_(False)):
+        with pytest.raises(InvalidConfig, match="no parameter to train"):
+            policy_with(own)
 
 
 def test_a_network_that_is_an_empty_container_is_taken() -> None:

@@ -230,6 +230,106 @@ def test_checkpoints_are_written_and_the_oldest_removed(tmp_path) -> None:
     assert PPO.load(tmp_path / "run" / names[0]).iterations == 6
 
 
+def test_a_second_run_in_the_same_folder_keeps_its_own_checkpoints(tmp_path) -> None:
+    config = small(checkpoint_dir=tmp_path, checkpoint_interval=1, checkpoint_keep=2)
+    PPO(cartpole(), config).learn(128 * 5)
+    PPO(cartpole(), config).learn(128)
+    assert "step-000000000128.pt" in {path.name for path in tmp_path.iterdir()}
+
+
+def test_folders_that_cannot_be_written_are_refused_before_training(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidConfig, match="checkpoint_dir: cannot write"):
+        PPO(cartpole(), small(checkpoint_dir=tmp_path / "file")).learn(128)
+    with pytest.raises(InvalidConfig, match="path: expected a file"):
+        PPO(cartpole(), small()).save(tmp_path)
+
+
+def test_after_a_fault_no_checkpoint_is_written(tmp_path) -> None:
+    env = cartpole()
+    learner = PPO(env, small(checkpoint_dir=tmp_path, checkpoint_interval=1, log_interval=100)).learn(128)
+    env.state.theta[5] = math.nan
+    with pytest.raises(TrainingError):
+        learner.learn(1280)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000000128.pt"]
+
+
+def test_training_goes_on_after_a_fault_was_mended() -> None:
+    env = operant_gpu.make("Pendulum-v1", 16, device="cpu", max_episode_steps=10)
+    learner = PPO(env, small(normalize_observations=True, normalize_rewards=True, log_interval=4)).learn(512)
+    before = {name: value.clone() for name, value in learner.policy.state_dict().items()}
+    env.state.theta[5] = math.nan
+    with pytest.raises(TrainingError, match="look at what the environment gives"):
+        learner.learn(512)
+    for name, value in learner.policy.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    env.reset(seed=0)
+    last: dict[str, float] = {}
+    learner.learn(512, last.update)
+    assert all(map(math.isfinite, last.values()))
+
+
+def test_a_policy_that_is_not_finite_after_its_last_step_is_reported() -> None:
+    with pytest.raises(TrainingError, match="the policy is not finite after iteration 1"):
+        PPO(cartpole(), small(lr=1e38, batch_size=128, n_epochs=1)).learn(128)
+
+
+def test_loading_without_the_intrinsic_reward_is_refused(tmp_path) -> None:
+    PPO(cartpole(), small(), intrinsic=Constant()).save(tmp_path / "own.pt")
+    with pytest.raises(InvalidConfig, match="intrinsic"):
+        PPO.load(tmp_path / "own.pt")
+
+
+def test_other_settings_can_be_given_when_loading(tmp_path) -> None:
+    env = cartpole(max_episode_steps=33)
+    PPO(env, small()).learn(128).save(tmp_path / "policy.pt")
+    assert PPO.load(tmp_path / "policy.pt").env.max_episode_steps == 33
+    loaded = PPO.load(tmp_path / "policy.pt", env, config=small(lr=1e-5)).learn(128)
+    assert (loaded.config.lr, loaded.timesteps) == (1e-5, 256)
+
+
+def test_a_file_that_lacks_a_part_is_refused(tmp_path) -> None:
+    PPO(cartpole(), small()).save(tmp_path / "policy.pt")
+    saved = torch.load(tmp_path / "policy.pt", weights_only=True)
+    del saved["optimizer"]
+    torch.save(saved, tmp_path / "policy.pt")
+    with pytest.raises(InvalidConfig, match="it lacks optimizer"):
+        PPO.load(tmp_path / "policy.pt")
+
+
+def test_callbacks_may_return_numpys_false_and_must_be_functions() -> None:
+    assert PPO(cartpole(), small()).learn(1280, lambda metrics: np.bool_(False)).timesteps == 128
+    with pytest.raises(InvalidConfig, match="callback"):
+        PPO(cartpole(), small()).learn(128, 3)
+
+
+def test_parameters_frozen_later_stay_as_they_are() -> None:
+    learner = PPO(cartpole(), small()).learn(256)
+    frozen = learner.policy.network.trunks[0][1].weight.requires_grad_(False)
+    before = frozen.clone()
+    learner.learn(256)
+    assert torch.equal(frozen, before)
+
+
+class Wrong(IntrinsicReward):
+    def forward(self, rollout, generator):
+        return rollout.rewards[0]
+
+
+def test_an_intrinsic_reward_of_another_shape_is_refused() -> None:
+    with pytest.raises(InvalidConfig, match=r"intrinsic: expected bonuses of shape \(8, 16\), got \(16,\)"):
+        PPO(cartpole(), small(), intrinsic=Wrong()).learn(128)
+
+
+def test_networks_in_another_precision_are_refused() -> None:
+    class Double(Linear):
+        def forward(self, obs):
+            return tuple(part.float() for part in super().forward(obs.double()))
+
+    with pytest.raises(InvalidConfig, match="parameters must be float32"):
+        PPO(cartpole(), small(), network=Double().double())
+
+
 def test_predict_takes_one_observation_or_many_and_stays_in_the_space() -> None:
     env = operant_gpu.make("Pendulum-v1", 8, device="cpu")
     learner = PPO(env, small())
@@ -238,8 +338,9 @@ def test_predict_takes_one_observation_or_many_and_stays_in_the_space() -> None:
     assert one.shape == (1,)
     assert many.shape == (7, 1)
     assert one.item() == 2.0
-    with pytest.raises(InvalidConfig, match="obs"):
-        learner.predict(np.zeros((2, 4)))
+    for wrong in (np.zeros((2, 4)), None, "three", (torch.zeros(3), {})):
+        with pytest.raises(InvalidConfig, match="obs"):
+            learner.predict(wrong)
 
 
 def test_predict_keeps_to_the_mask() -> None:
@@ -248,8 +349,9 @@ def test_predict_keeps_to_the_mask() -> None:
     for deterministic in (True, False):
         assert learner.predict(torch.zeros(2, 1), deterministic, mask).tolist() == [0, 4]
     assert learner.predict(torch.zeros(1), action_mask=mask[1]).item() == 4
-    with pytest.raises(InvalidConfig, match="action_mask"):
-        learner.predict(torch.zeros(2, 1), action_mask=mask[:, :2])
+    for wrong in (mask[:, :2], mask[:1], mask[[0, 1, 1]]):
+        with pytest.raises(InvalidConfig, match="action_mask"):
+            learner.predict(torch.zeros(2, 1), action_mask=wrong)
 
 
 def test_a_controller_remembers_within_an_episode_alone() -> None:
@@ -276,7 +378,7 @@ def test_numbers_that_are_not_finite_stop_the_training_with_their_place() -> Non
     learner.learn(128)
     before = torch.nn.utils.parameters_to_vector(learner.policy.parameters()).detach().clone()
     env.state.theta[5] = math.nan
-    with pytest.raises(TrainingError, match="observations of environment 5 at step 0 of iteration 1"):
+    with pytest.raises(TrainingError, match="observations of environment 5 at step 0 of iteration 2"):
         learner.learn(512)
     assert torch.equal(torch.nn.utils.parameters_to_vector(learner.policy.parameters()), before)
 
@@ -284,7 +386,7 @@ def test_numbers_that_are_not_finite_stop_the_training_with_their_place() -> Non
 def test_gradients_that_are_not_finite_name_their_parameter() -> None:
     learner = PPO(cartpole(), small(max_grad_norm=1.0))
     learner.policy.network.critic.weight.register_hook(lambda gradient: gradient * math.inf)
-    with pytest.raises(TrainingError, match=r"gradient of network\.critic\.weight in gradient step 1 of iteration 0"):
+    with pytest.raises(TrainingError, match=r"gradient of network\.critic\.weight in gradient step 1 of iteration 1"):
         learner.learn(128)
 
 
