@@ -10,8 +10,9 @@ from learning_envs import Forbidden, Locate, Recall
 from torch import Tensor, nn
 
 import operant_gpu
-from operant_gpu import TrainingError
-from operant_gpu.models import PPO, PPOConfig
+from operant_gpu import BackendError, TrainingError
+from operant_gpu.models import PPO, RND, IntrinsicReward, PPOConfig
+from operant_gpu.models.rollout import Rollout
 from operant_gpu.vector import VecEnv
 
 pytestmark = pytest.mark.gpu
@@ -23,6 +24,7 @@ VARIANTS = {
     "curious": {"rnd_coef": 0.5},
     "half": {"use_amp": True},
     "early": {"target_kl": 0.001},
+    "early, recurrent": {"target_kl": 0.001, "gru_size": 8},
     "shared": {"shared_trunk": True, "vf_clip_eps": 0.2, "ent_coef": 0.01},
 }
 ENVIRONMENTS = {
@@ -105,6 +107,40 @@ def test_what_cannot_be_captured_runs_eagerly_and_says_why() -> None:
     again.load_state_dict(state)
     eager, _ = run(ENVIRONMENTS["CartPole"](), small(engine="eager"), again)
     assert_same_run(fallen_back, eager)
+
+
+class WaitingBonus(IntrinsicReward):
+    """A bonus that reads a number on the host: the rollout can be captured, the update cannot."""
+
+    def forward(self, rollout: Rollout, generator: torch.Generator) -> Tensor:
+        return torch.full_like(rollout.rewards, 0.1 if rollout.rewards.sum().item() < math.inf else 0.0)
+
+
+def test_an_update_that_cannot_be_captured_leaves_streams_and_draws_as_they_are() -> None:
+    before = torch.cuda.current_stream()
+    learners = []
+    for engine in ("auto", "eager"):
+        learner = PPO(ENVIRONMENTS["CartPole"](), small(engine=engine), intrinsic=WaitingBonus())
+        if engine == "auto":
+            with pytest.warns(RuntimeWarning, match="no CUDA graph, training goes on eagerly"):
+                learner.learn(512 * 6)
+        else:
+            learner.learn(512 * 6)
+        learners.append(learner)
+    assert torch.cuda.current_stream() == before
+    assert learners[0].engine == "eager"
+    assert_same_run(*learners)
+
+
+def test_graphs_that_were_asked_for_and_cannot_be_had_are_an_error() -> None:
+    with pytest.raises(BackendError, match="an iteration cannot be captured"):
+        run(ENVIRONMENTS["CartPole"](), small(engine="graph"), Waiting())
+
+
+def test_curiosity_made_on_a_cpu_moves_to_the_gpu() -> None:
+    env = ENVIRONMENTS["CartPole"]()
+    learner = PPO(env, small(), intrinsic=RND((4,), env.num_envs)).learn(512 * 4)
+    assert learner.engine == "graph"
 
 
 def test_the_same_seed_gives_the_same_graph_run() -> None:

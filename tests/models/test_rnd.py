@@ -196,3 +196,9 @@ def test_what_cannot_be_predicted_is_not_learned_from(rollout: Rollout) -> None:
     rollout.final_obs.fill_(math.nan)
     train(rnd, rollout, 1)
     torch.testing.assert_close(copied_tensors(rnd), before, rtol=0, atol=0)
+
+
+def test_the_optimizer_moves_along_with_the_networks() -> None:
+    rnd = curious().to(torch.float64)
+    state = rnd.get_extra_state()
+    assert {tensor.dtype for tensor in (*state["means"], *state["squares"])} == {torch.float64}
