@@ -21,7 +21,18 @@ if TYPE_CHECKING:
 
 _FORMAT = 2
 _NAME = "step-{:012d}.pt"
-_KEYS = {"env", "params", "max_episode_steps", "config", "network", "timesteps", "iterations", "policy", "optimizer"}
+_KEYS = {
+    "env",
+    "num_envs",
+    "params",
+    "max_episode_steps",
+    "config",
+    "network",
+    "timesteps",
+    "iterations",
+    "policy",
+    "optimizer",
+}
 
 
 def check_writable(param: str, target: Path) -> None:
@@ -50,6 +61,7 @@ def write(path: str | os.PathLike[str], learner: PPO) -> None:
         {
             "format": _FORMAT,
             "env": learner.env.environment.id,
+            "num_envs": learner.env.num_envs,
             "params": learner.env.params._asdict(),
             "max_episode_steps": learner.env.max_episode_steps or -1,
             "config": asdict(learner.config),
@@ -85,7 +97,8 @@ def read(
     absent = sorted(_KEYS - saved.keys())
     if absent:
         raise InvalidConfig("path", f"{os.fspath(path)!r} is damaged: it lacks {', '.join(absent)}")
-    env = env or make(saved["env"], 1, max_episode_steps=saved["max_episode_steps"], **saved["params"])
+    limit = saved["max_episode_steps"]
+    env = env or make(saved["env"], saved["num_envs"], max_episode_steps=limit, **saved["params"])
     learner = kind(env, config or _fitting(saved["config"], env), network=network, intrinsic=intrinsic)
     if _name(learner.policy.network) != saved["network"]:
         message = f"{os.fspath(path)!r} holds a {saved['network']}, got {_name(learner.policy.network)}: give network="

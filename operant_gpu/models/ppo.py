@@ -53,7 +53,7 @@ class PPO:
         iterations: Iterations so far.
 
     Raises:
-        InvalidConfig: If environments, settings and network do not fit.
+        InvalidConfig: If environments, settings and network do not fit, before anything is allocated.
     """
 
     def __init__(
@@ -115,8 +115,7 @@ class PPO:
             The learner itself.
 
         Raises:
-            InvalidConfig: If `total_timesteps` is not above 0, an iteration has fewer steps than a minibatch, or the
-                folder for checkpoints cannot be made.
+            InvalidConfig: If `total_timesteps` is not above 0, or the folder for checkpoints cannot be written.
             BackendError: With `engine="graph"`, if an iteration cannot be captured; if `torch.compile` fails.
             TrainingError: If an observation, reward, loss or gradient is not finite, with where that was first
                 seen. The policy stays as it was before, and can be saved.
@@ -181,8 +180,8 @@ class PPO:
 
         Args:
             path: The file.
-            env: Environments to go on with; if None, one new environment of the same id and parameters, enough to act
-                in. Sampling begins anew from the seed.
+            env: Environments to go on with; if None, as many new ones of the same id and parameters. Sampling begins
+                anew from the seed.
             config: Settings to go on with; the saved ones if None. The network's must be the same.
             network: The caller's own, if it was trained with one.
             intrinsic: Likewise.
@@ -195,7 +194,6 @@ class PPO:
     def _begin(self) -> None:
         """Go on from where the environments are: the caller may have stepped or reset them since the last call."""
         if self._rollout is None:
-            self.config.check_rollout(self.env.num_envs)
             if self.config.checkpoint_dir is not None:
                 checkpoint.check_writable("checkpoint_dir", Path(self.config.checkpoint_dir) / "checkpoint")
             self.env.reset(seed=self.config.seed)
@@ -286,6 +284,7 @@ def _checked(env: VecEnv, config: PPOConfig | None, intrinsic: IntrinsicReward |
         raise InvalidConfig(
             "engine", f"'graph' needs environments on a CUDA device, these are on {env.device}: use 'auto'"
         )
+    config.check_rollout(env.num_envs)
     if intrinsic is not None and config.rnd_coef:
         raise InvalidConfig("rnd_coef", "an intrinsic reward was given: set rnd_coef=0, or leave intrinsic out")
     if intrinsic is not None and not isinstance(intrinsic, IntrinsicReward):

@@ -116,8 +116,8 @@ def test_total_timesteps_come_from_the_settings_if_not_given() -> None:
 
 
 def test_without_settings_the_preset_of_the_environment_is_taken() -> None:
-    assert PPO(operant_gpu.make("Pendulum-v1", 2, device="cpu")).config == PPOConfig.for_env("Pendulum-v1")
-    assert PPO(Recall(2, device="cpu")).config == PPOConfig()
+    assert PPO(operant_gpu.make("Pendulum-v1", 4, device="cpu")).config == PPOConfig.for_env("Pendulum-v1")
+    assert PPO(Recall(16, device="cpu")).config == PPOConfig()
 
 
 class HostReads(TorchDispatchMode):
@@ -283,7 +283,8 @@ def test_loading_without_the_intrinsic_reward_is_refused(tmp_path) -> None:
 def test_other_settings_can_be_given_when_loading(tmp_path) -> None:
     env = cartpole(max_episode_steps=33)
     PPO(env, small()).learn(128).save(tmp_path / "policy.pt")
-    assert PPO.load(tmp_path / "policy.pt").env.max_episode_steps == 33
+    again = PPO.load(tmp_path / "policy.pt").learn(128)
+    assert (again.env.max_episode_steps, again.env.num_envs, again.timesteps) == (33, 16, 256)
     loaded = PPO.load(tmp_path / "policy.pt", env, config=small(lr=1e-5)).learn(128)
     assert (loaded.config.lr, loaded.timesteps) == (1e-5, 256)
 
@@ -402,14 +403,14 @@ def test_environments_and_settings_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InvalidConfig, match="engine"):
         PPO(cartpole(2), small(engine="graph"))
     with pytest.raises(InvalidConfig, match="rnd_coef"):
-        PPO(cartpole(2), small(rnd_coef=1.0), intrinsic=RND((4,), 2))
+        PPO(cartpole(4), small(rnd_coef=1.0), intrinsic=RND((4,), 4))
     with pytest.raises(InvalidConfig, match="intrinsic"):
-        PPO(cartpole(2), small(), intrinsic=lambda rollout, generator: 0)
+        PPO(cartpole(4), small(), intrinsic=lambda rollout, generator: 0)
     with pytest.raises(InvalidConfig, match=r"batch_size: 32 is more than the 8 x 2 = 16 steps"):
-        PPO(cartpole(2), small()).learn(100)
+        PPO(cartpole(2), small())
     for total in (0, -5, 1.5, True):
         with pytest.raises(InvalidConfig, match="total_timesteps"):
-            PPO(cartpole(2)).learn(total)
+            PPO(cartpole()).learn(total)
 
 
 def test_a_compilation_that_fails_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,7 +432,7 @@ def test_compiled_losses_learn_alike() -> None:
 
 def test_images_too_small_for_the_convolutions_are_refused() -> None:
     with pytest.raises(InvalidConfig, match="cnn_channels"):
-        PPO(Locate(2, device="cpu"), small(cnn_channels=(4, 4, 4)))
+        PPO(Locate(4, device="cpu"), small(cnn_channels=(4, 4, 4)))
 
 
 def test_learning_goes_on_from_the_state_that_the_environments_are_in() -> None:
