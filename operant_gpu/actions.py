@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from gymnasium import Space
 from torch import Tensor
 
 from operant_gpu.columns import Columns
-from operant_gpu.errors import ActionError
+from operant_gpu.errors import ActionError, InvalidConfig
+from operant_gpu.mlp import MLP
 from operant_gpu.spaces import ActionLayout
 
 
@@ -24,7 +26,7 @@ class ActionReader:
     """
 
     def __init__(self, layout: ActionLayout, num_envs: int, device: torch.device) -> None:
-        self._shape = (num_envs, *layout.shape)
+        self._layout, self._shape = layout, (num_envs, *layout.shape)
         self._dtypes = (torch.int32, torch.int64) if layout.is_discrete else (torch.float32,)
         self._device = device
 
@@ -37,12 +39,57 @@ class ActionReader:
         Raises:
             ActionError: If shape, dtype or device are not those of the environment.
         """
-        tensor = actions if isinstance(actions, Tensor) else self._imported(actions)
-        if tensor.shape != self._shape or tensor.dtype not in self._dtypes or tensor.device != self._device:
-            raise ActionError(self._mismatch(tensor))
+        return self._read(actions, self._shape)
+
+    def read_policy(self, policy: Any, num_steps: int, inputs: int) -> Tensor | MLP | None:
+        """Return what a rollout's actions come from: themselves, a network, or None for chance.
+
+        Args:
+            policy: As `VecEnv.rollout` takes it.
+            num_steps: Length of the rollout.
+            inputs: Components of an observation.
+
+        Raises:
+            ActionError: As `read`, for actions (num_steps, num_envs, ...).
+            InvalidConfig: If the policy does not fit.
+        """
+        if isinstance(policy, str):
+            self._check_random(policy)
+            return None
+        network = getattr(policy, "mlp", None)
+        if not isinstance(network, MLP):
+            return self._read(policy, (num_steps, *self._shape))
+        self._check_network(network, inputs)
+        return network
+
+    def _check_random(self, policy: str) -> None:
+        if policy != "random":
+            raise InvalidConfig("policy", f"expected 'random', a tensor of actions or an MLPPolicy, got {policy!r}")
+        bounds = (*self._layout.box_low, *self._layout.box_high)
+        if not all(map(math.isfinite, bounds)):
+            raise InvalidConfig("policy", "'random' needs a Box with finite bounds: give a tensor of actions")
+
+    def _check_network(self, network: MLP, inputs: int) -> None:
+        layout = self._layout
+        outputs = layout.num_actions if layout.is_discrete else layout.size
+        expected = (inputs, outputs, not layout.is_discrete)
+        found = (network.layout.inputs, network.layout.outputs, network.layout.is_gaussian)
+        if found != expected:
+            names = "inputs, outputs, is_gaussian"
+            raise InvalidConfig("policy", f"the network has ({names}) = {found}, the environment needs {expected}")
+        parameters = network.parameters
+        if parameters.device != self._device or parameters.dtype != torch.float32:
+            found = f"{_name(parameters.dtype)} on {parameters.device}"
+            message = f"the network must be float32 on {self._device}, got {found}: use policy.to(env.device)"
+            raise InvalidConfig("policy", message)
+
+    def _read(self, actions: Any, shape: tuple[int, ...]) -> Tensor:
+        tensor = actions if isinstance(actions, Tensor) else self._imported(actions, shape)
+        if tensor.shape != shape or tensor.dtype not in self._dtypes or tensor.device != self._device:
+            raise ActionError(self._mismatch(tensor, shape))
         return tensor
 
-    def _imported(self, actions: Any) -> Tensor:
+    def _imported(self, actions: Any, shape: tuple[int, ...]) -> Tensor:
         try:
             if not isinstance(actions, np.ndarray) and hasattr(actions, "__dlpack__"):
                 return torch.utils.dlpack.from_dlpack(actions)
@@ -53,23 +100,23 @@ class ActionReader:
             shareable = array.flags.writeable and min(array.strides, default=0) >= 0
             return torch.from_numpy(array if shareable else array.copy())
         except (TypeError, ValueError, RuntimeError, BufferError) as error:
-            raise ActionError(f"{self._expectation()}, got {type(actions).__name__}: {error}") from error
+            raise ActionError(f"{self._expectation(shape)}, got {type(actions).__name__}: {error}") from error
 
-    def _expectation(self) -> str:
+    def _expectation(self, shape: tuple[int, ...]) -> str:
         dtypes = " or ".join(map(_name, self._dtypes))
-        return f"actions must be {dtypes} of shape {self._shape} on {self._device}"
+        return f"actions must be {dtypes} of shape {shape} on {self._device}"
 
-    def _mismatch(self, tensor: Tensor) -> str:
+    def _mismatch(self, tensor: Tensor, expected: tuple[int, ...]) -> str:
         steps = "actions"
-        if tensor.shape != self._shape and tensor.numel() == int(np.prod(self._shape)):
-            steps += f".reshape{self._shape}"
+        if tensor.shape != expected and tensor.numel() == math.prod(expected):
+            steps += f".reshape{expected}"
         if tensor.dtype not in self._dtypes:
             steps += ".float()" if self._dtypes[0] is torch.float32 else ".long()"
         if tensor.device != self._device:
             steps += ".to(env.device)"
         shape = tuple(tensor.shape)
         hint = f": use {steps}" if steps != "actions" else ": one row per environment"
-        return f"{self._expectation()}, got {_name(tensor.dtype)} {shape} on {tensor.device}{hint}"
+        return f"{self._expectation(expected)}, got {_name(tensor.dtype)} {shape} on {tensor.device}{hint}"
 
 
 def raise_refused(columns: Columns, space: Space[Any]) -> None:

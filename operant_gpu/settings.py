@@ -47,6 +47,11 @@ def step_limit(max_episode_steps: int | None, environment: Environment) -> int:
     return _integer("max_episode_steps", limit, 1, NO_LIMIT, ", or -1 for no limit")
 
 
+def num_steps(steps: Any) -> int:
+    """Return the length of a rollout."""
+    return _integer("num_steps", steps, 1, NO_LIMIT)
+
+
 def first_env_id(first: int, num_envs: int) -> int:
     """Return the id of the first environment; ids are int32."""
     return _integer("first_env_id", first, 0, 2**31 - num_envs)

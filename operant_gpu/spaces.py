@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -18,11 +19,15 @@ class ActionLayout(NamedTuple):
         shape: () for Discrete, (k,) for MultiDiscrete and Box.
         low: Smallest valid integer of each component; empty for Box.
         high: One more than the largest valid integer of each component; empty for Box.
+        box_low: Lower bounds of a Box, infinite where there are none; empty for integers.
+        box_high: Upper bounds, likewise.
     """
 
     shape: tuple[int, ...]
     low: tuple[int, ...] = ()
     high: tuple[int, ...] = ()
+    box_low: tuple[float, ...] = ()
+    box_high: tuple[float, ...] = ()
 
     @property
     def size(self) -> int:
@@ -33,6 +38,12 @@ class ActionLayout(NamedTuple):
     def num_actions(self) -> int:
         """Number of discrete actions, those of all components together; 0 for Box."""
         return sum(self.high) - sum(self.low)
+
+    @property
+    def first_choices(self) -> tuple[int, ...]:
+        """Where each component's choices begin, counted over all components."""
+        sizes = (high - low for low, high in zip(self.low, self.high, strict=True))
+        return (0, *itertools.accumulate(sizes))[: len(self.low)]
 
     @property
     def is_discrete(self) -> bool:
@@ -52,11 +63,15 @@ def action_layout(space: Space[Any]) -> ActionLayout:
         low = tuple(int(start) for start in space.start)
         return ActionLayout(space.shape, low, tuple(a + int(n) for a, n in zip(low, space.nvec, strict=True)))
     if isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype == np.float32:
-        return ActionLayout(space.shape)
+        return ActionLayout(space.shape, box_low=_floats(space.low), box_high=_floats(space.high))
     raise InvalidConfig(
         "action_space",
         f"expected Discrete, MultiDiscrete (n,) or Box (k,) of float32 from gymnasium.spaces, got {space!r}",
     )
+
+
+def _floats(bounds: np.ndarray[Any, Any]) -> tuple[float, ...]:
+    return tuple(map(float, bounds))
 
 
 def observation_size(space: Space[Any]) -> int:

@@ -21,7 +21,9 @@ from operant_gpu.backends.base import NO_LIMIT, Batch
 from operant_gpu.columns import Outputs
 from operant_gpu.environment import Environment
 from operant_gpu.errors import InvalidConfig, ResetNeeded
+from operant_gpu.mlp import MLP
 from operant_gpu.spaces import action_layout, observation_size
+from operant_gpu.trajectory import Storage
 
 Info = dict[str, Any]
 
@@ -110,6 +112,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             self.num_envs, size, self.device, separate_final_obs=separate, mask_size=mask_size
         )
         self._reader = ActionReader(layout, self.num_envs, self.device)
+        self._storage = Storage(self.num_envs, self.device, self._shape, layout, mask_size)
         self._limit = settings.step_limit(max_episode_steps, environment)
         self.max_episode_steps = None if self._limit == NO_LIMIT else self._limit
         batch = Batch(environment, self.params, self.state, self._columns, layout, self._limit, self.autoreset_mode)
@@ -213,6 +216,50 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         if action_mask is not None:
             info["action_mask"] = action_mask
         return obs, reward, terminated, truncated, info
+
+    def rollout(
+        self, num_steps: int, policy: Any = "random", out: Mapping[str, Tensor] | Iterable[str] = ()
+    ) -> dict[str, Any]:
+        """Take `num_steps` steps in every environment with one call, on a GPU in one kernel.
+
+        The states, flags, rewards and statistics are bit for bit those of as many single steps with the same actions.
+        What is not named in `out` is not stored, and with nothing named the statistics of `get_logs` and the state are
+        all that is left. The observations and the action mask that `reset` returned show the state after the last
+        step; the other arrays of `reset` and `step` are not written. In DISABLED mode, ended environments wait, with reward 0.
+
+        Args:
+            num_steps: How many steps.
+            policy: "random" for actions that are uniform on the legal ones, or on the bounds of a Box; a tensor of
+                actions (num_steps, num_envs, ...), each row as for `step`; or an `MLPPolicy`, which sees the
+                observations and draws. Draws come from the environments' streams, by step within the episode.
+            out: Names of what to store, in fresh tensors; or the tensors themselves by name, such as an
+                earlier rollout returned. All are (num_steps, num_envs, ...):
+
+                - "obs": the observations that the actions are for, float32 (num_steps, num_envs, *shape).
+                - "action_mask": which actions were legal, bool, where the environment tells.
+                - "action": int64 (or int32), or float32 and as drawn: environments take them clipped to their Box.
+                - "log_prob", "value": of the action and of the observation, by an `MLPPolicy`.
+                - "reward", "terminated", "truncated": float32, bool, bool.
+                - "final_obs": what follows the step, before any reset (in NEXT_STEP mode a reset is a step of its own).
+                - "final_value": the value of `final_obs` where the episode was truncated and not terminated, or goes on
+                  after the last step; else 0. With `value` it is all that advantages need.
+
+        Returns:
+            The tensors by name.
+
+        Raises:
+            ActionError: If given actions have the wrong shape, dtype or device; with `debug`, also for their values.
+            InvalidConfig: If the number of steps, the policy or `out` make no sense here.
+            ResetNeeded: Before the first reset.
+        """
+        self._check_started()
+        num_steps = settings.num_steps(num_steps)
+        taken = self._reader.read_policy(policy, num_steps, self._outputs.obs.shape[1])
+        tensors = self._storage.tensors(out, num_steps, isinstance(taken, MLP))
+        self._backend.rollout(num_steps, taken, self._storage.trajectory(tensors), self._outputs)
+        if self._debug:
+            self.check()
+        return {name: self._export(tensor) for name, tensor in tensors.items()}
 
     def check(self) -> None:
         """Raise if any step since the last check was given an action it could not take.

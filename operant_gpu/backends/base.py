@@ -11,7 +11,9 @@ from torch import Tensor
 
 from operant_gpu.columns import Columns, Outputs
 from operant_gpu.environment import Environment
+from operant_gpu.mlp import MLP
 from operant_gpu.spaces import ActionLayout
+from operant_gpu.trajectory import Trajectory
 
 # What `elapsed`, an int32, can count to: without a time limit, episodes are truncated there.
 NO_LIMIT = 2**31 - 1
@@ -53,6 +55,19 @@ class Backend(Protocol):
 
     def step(self, actions: Tensor, outputs: Outputs) -> None:
         """Advance every environment by one action and write what came of it."""
+
+    def rollout(self, num_steps: int, policy: Tensor | MLP | None, trajectory: Trajectory, outputs: Outputs) -> None:
+        """Take many steps, and store of them what `trajectory` has memory for.
+
+        Bit for bit the same as single steps, but that ended environments of DISABLED mode wait without being counted.
+        Of `outputs`, the observation and the action mask of the state after the last step are written.
+
+        Args:
+            num_steps: How many, at least 1.
+            policy: Actions (num_steps, num_envs, ...), a network that chooses them, or None for random ones.
+            trajectory: Where to store.
+            outputs: As for `step`.
+        """
 
 
 def numpy_view(tensor: Tensor) -> np.ndarray[Any, Any]:

@@ -9,60 +9,21 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from operant_gpu.backends import numpy_ops
 from operant_gpu.backends.base import Batch, numpy_view
-from operant_gpu.backends.lowering import lower
 from operant_gpu.backends.numpy_ops import NumpyRng
-from operant_gpu.backends.tracing import Tape
+from operant_gpu.backends.programs import trace
+from operant_gpu.backends.stepwise import StepwiseRollout
 from operant_gpu.columns import Columns, Outputs
-from operant_gpu.environment import Environment
 from operant_gpu.lang import constexpr_value
-from operant_gpu.random import RESET_STREAM, STEP_STREAM, philox_word, philox_words
+from operant_gpu.mlp import MLP
+from operant_gpu.random import RESET_STREAM, STEP_STREAM
 from operant_gpu.spaces import ActionLayout
+from operant_gpu.trajectory import Trajectory
 
 Array = np.ndarray[Any, Any]
 _UNSIGNED: dict[int, Any] = {4: np.dtype(np.uint32), 8: np.dtype(np.uint64)}
 
-# What NumPy does in its own way: it computes a block of words once, however many of them are drawn.
-_INTRINSICS = {philox_words: NumpyRng.words, philox_word: numpy_ops.word}
 _RESET_STREAM, _STEP_STREAM = constexpr_value(RESET_STREAM), constexpr_value(STEP_STREAM)
-
-
-def lower_to_numpy(function: Any) -> Any:
-    """Return the NumPy form of an environment's jit function."""
-    return lower(function, numpy_ops, _INTRINSICS)
-
-
-def _programs(environment: Environment, params: Any, layout: ActionLayout) -> tuple[Any, Any, Any, Any]:
-    """Return reset(rng), step(state, action, rng), observe(state) and action_mask(state) as programs.
-
-    They return flat tuples; that of an action mask the environment does not have is empty.
-    """
-    columns = environment.column_dtypes().items()
-
-    def state_of(tape: Tape) -> Any:
-        return environment.state(*(tape.block(f"state.{name}", dtype) for name, dtype in columns))
-
-    def action_of(tape: Tape) -> Any:
-        dtype = np.int32 if layout.is_discrete else np.float32
-        if not layout.shape:
-            return tape.block("action", dtype)
-        return tuple(tape.block(f"action[{i}]", dtype) for i in range(layout.size))
-
-    resetting, stepping, observing, masking = Tape(), Tape(), Tape(), Tape()
-    with np.errstate(all="ignore"):
-        first = lower_to_numpy(environment.reset)(resetting.rng(), params)
-        step = lower_to_numpy(environment.step)
-        state, *outcome = step(state_of(stepping), action_of(stepping), stepping.rng(), params)
-        components = lower_to_numpy(environment.observe)(state_of(observing), params)
-        mask = environment.action_mask
-        conditions = lower_to_numpy(mask)(state_of(masking), params) if mask is not None else ()
-    return (
-        resetting.compile("reset", "rng", first),
-        stepping.compile("step", "state, action, rng", [*state, *outcome]),
-        observing.compile("observe", "state", components),
-        masking.compile("action_mask", "state", conditions),
-    )
 
 
 class NumpyBackend:
@@ -70,14 +31,18 @@ class NumpyBackend:
 
     def __init__(self, batch: Batch) -> None:
         environment = batch.environment
-        programs = _programs(environment, batch.params, batch.actions)
-        self._reset, self._step, self._observe, self._action_mask = programs
+        programs = trace(environment, batch.params, batch.actions)
+        self._reset = programs.reset.compile("reset", "rng")
+        self._step = programs.step.compile("step", "state, action, rng")
+        self._observe = programs.observe.compile("observe", "state")
+        self._action_mask = programs.action_mask.compile("action_mask", "state")
         self._layout, self._limit = batch.actions, batch.max_episode_steps
         self._mode = batch.autoreset_mode
         self._state = environment.state(*map(numpy_view, batch.state))
         self._position = {id(column): position for position, column in enumerate(self._state)}
         self._outputs: tuple[Outputs | None, Any] = (None, None)
         self._columns: Any = Columns(*map(numpy_view, batch.columns))  # type: ignore[arg-type]
+        self._rollout = StepwiseRollout(self, batch)
 
     def reset(self, mask: Tensor, outputs: Outputs) -> None:
         """Begin a new episode where `mask` holds and write every row's observation and action mask."""
@@ -104,6 +69,10 @@ class NumpyBackend:
             done = self._count(active, out)
             self._finish(done, waiting, out)
             _write(out.action_mask, self._action_mask(self._state))
+
+    def rollout(self, num_steps: int, policy: Tensor | MLP | None, trajectory: Trajectory, outputs: Outputs) -> None:
+        """Take many steps, one after the other."""
+        self._rollout.run(num_steps, policy, trajectory, outputs)
 
     def _views(self, outputs: Outputs) -> Any:
         """Return the outputs as arrays; the environment's own are the same every step."""

@@ -21,8 +21,8 @@ _ROWS = 2
 _FEW = 256
 
 
-class _Call(NamedTuple):
-    """One line of a record: `target = function(*arguments)`, blocks as `_Traced`, all else as it is."""
+class Call(NamedTuple):
+    """One line of a record: `target = function(*arguments)`, blocks as `Traced`, all else as it is."""
 
     target: str
     dtype: np.dtype[Any]
@@ -33,51 +33,72 @@ class _Call(NamedTuple):
 class Tape:
     """Records what a function does with its blocks; `compile` makes a program of it.
 
-    Make the blocks with `block` and `rng`, call the function with them, compile what it returned.
+    Make the blocks with `block` and `rng`, call the function with them, make a program of what it returned.
     """
 
     def __init__(self) -> None:
         self._inputs: dict[str, str] = {}
-        self._calls: list[_Call] = []
+        self._calls: list[Call] = []
 
     def block(self, expression: str, dtype: Any) -> Any:
         """Return a block that the program finds at `expression`, such as "state.x"."""
         name = f"input{len(self._inputs)}"
         self._inputs[name] = expression
-        return _Traced.of(np.zeros(_ROWS, dtype), name, self)
+        return Traced.of(np.zeros(_ROWS, dtype), name, self)
 
     def rng(self) -> NumpyRng:
         """Return a stream that the program finds as "rng"."""
         return _TracedRng(self)
 
-    def record(self, function: Callable[..., Any], arguments: tuple[Any, ...], sample: Any) -> _Traced:
+    def record(self, function: Callable[..., Any], arguments: tuple[Any, ...], sample: Any) -> Traced:
         """Add a call whose result on the two rows is `sample`."""
         target = f"t{len(self._calls)}"
-        self._calls.append(_Call(target, sample.dtype, function, arguments))
-        return _Traced.of(sample, target, self)
+        self._calls.append(Call(target, sample.dtype, function, arguments))
+        return Traced.of(sample, target, self)
 
-    def compile(self, name: str, parameters: str, results: Sequence[Any]) -> Callable[..., tuple[Any, ...]]:
-        """Return a function of `parameters` that computes the tuple `results`."""
-        wanted = {result.name for result in results if isinstance(result, _Traced)}
+    def program(self, results: Sequence[Any]) -> Program:
+        """Return what was recorded, as far as `results`, blocks and numbers, depend on it."""
+        wanted = {result.name for result in results if isinstance(result, Traced)}
         calls = _needed(self._calls, wanted)
         used = wanted.union(*(_names(call) for call in calls))
-        inputs = [f"{input_name} = {found}" for input_name, found in self._inputs.items() if input_name in used]
+        inputs = {name: expression for name, expression in self._inputs.items() if name in used}
+        return Program(inputs, calls, tuple(results))
+
+
+class Program(NamedTuple):
+    """A straight line of calls.
+
+    Attributes:
+        inputs: Where each input is found, by its name in the calls.
+        calls: In order; every one is needed.
+        results: Blocks and numbers.
+    """
+
+    inputs: dict[str, str]
+    calls: list[Call]
+    results: tuple[Any, ...]
+
+    def compile(self, name: str, parameters: str) -> Callable[..., tuple[Any, ...]]:
+        """Return a Python function of `parameters` that computes the results over whole columns."""
         namespace: dict[str, Any] = {}
-        lines = [*inputs, *_lines(calls, wanted, namespace), f"return {_tuple_of(results, namespace)}"]
+        wanted = {result.name for result in self.results if isinstance(result, Traced)}
+        inputs = [f"{input_name} = {found}" for input_name, found in self.inputs.items()]
+        lines = [*inputs, *_lines(self.calls, wanted, namespace), f"return {_tuple_of(self.results, namespace)}"]
         source = f"def {name}({parameters}):\n" + "\n".join(f"    {line}" for line in lines)
         exec(compile(source, f"<traced {name}>", "exec"), namespace)  # noqa: S102
         program: Callable[..., tuple[Any, ...]] = namespace[name]
         return program
 
 
-class _Traced(np.ndarray[Any, Any]):
+class Traced(np.ndarray[Any, Any]):
     """A block of two rows that records what is done with it."""
 
     name: str
     tape: Tape
 
     @classmethod
-    def of(cls, sample: Any, name: str, tape: Tape) -> _Traced:
+    def of(cls, sample: Any, name: str, tape: Tape) -> Traced:
+        """Return a block with these values on the two rows."""
         traced = np.asarray(sample).view(cls)
         traced.name, traced.tape = name, tape
         return traced
@@ -91,8 +112,8 @@ class _Traced(np.ndarray[Any, Any]):
         sample = function(*map(_plain, args), **kwargs)
         if function is np.where and sample.dtype.itemsize == 4 and _is_condition(args[0]):
             # Numbers have no width: they take the result's.
-            sides = (side if isinstance(side, _Traced) else sample.dtype.type(side) for side in args[1:])
-            function, args = _select, (args[0], *sides)
+            sides = (side if isinstance(side, Traced) else sample.dtype.type(side) for side in args[1:])
+            function, args = select, (args[0], *sides)
         return _tape_of(args).record(function, args, sample)
 
     def astype(self, dtype: Any, *_: Any, **__: Any) -> Any:
@@ -103,7 +124,7 @@ class _Traced(np.ndarray[Any, Any]):
 
     def view(self, dtype: Any) -> Any:  # type: ignore[override]
         """Record another reading of the same bits."""
-        return self.tape.record(_reinterpreted, (self, dtype), _plain(self).view(dtype))
+        return self.tape.record(reinterpreted, (self, dtype), _plain(self).view(dtype))
 
 
 class _TracedRng(NumpyRng):
@@ -122,10 +143,10 @@ class _TracedRng(NumpyRng):
 
 
 def _is_condition(value: Any) -> bool:
-    return isinstance(value, _Traced) and value.dtype == np.bool_
+    return isinstance(value, Traced) and value.dtype == np.bool_
 
 
-def _select(condition: Any, x: Any, y: Any) -> Any:
+def select(condition: Any, x: Any, y: Any) -> Any:
     """Choose among 32-bit values by their bits: np.where branches at each row, and random actions mispredict it."""
     if condition.size < _FEW:
         return np.where(condition, x, y)
@@ -140,24 +161,25 @@ def _select(condition: Any, x: Any, y: Any) -> Any:
     return bits.view(dtype)
 
 
-def _reinterpreted(block: Any, dtype: Any) -> Any:
+def reinterpreted(block: Any, dtype: Any) -> Any:
+    """Return the same bits as another dtype."""
     # A copy: a view of a column would change when the column is written.
     return block.view(dtype).copy()
 
 
 def _plain(value: Any) -> Any:
-    return np.asarray(value) if isinstance(value, _Traced) else value
+    return np.asarray(value) if isinstance(value, Traced) else value
 
 
 def _tape_of(values: Sequence[Any]) -> Tape:
-    return next(value.tape for value in values if isinstance(value, _Traced))
+    return next(value.tape for value in values if isinstance(value, Traced))
 
 
-def _names(call: _Call) -> set[str]:
-    return {argument.name for argument in call.arguments if isinstance(argument, _Traced)}
+def _names(call: Call) -> set[str]:
+    return {argument.name for argument in call.arguments if isinstance(argument, Traced)}
 
 
-def _needed(calls: Sequence[_Call], wanted: set[str]) -> list[_Call]:
+def _needed(calls: Sequence[Call], wanted: set[str]) -> list[Call]:
     """Leave out the calls that no result depends on."""
     alive, kept = set(wanted), []
     for call in reversed(calls):
@@ -167,16 +189,14 @@ def _needed(calls: Sequence[_Call], wanted: set[str]) -> list[_Call]:
     return kept[::-1]
 
 
-def _lines(calls: Sequence[_Call], wanted: set[str], namespace: dict[str, Any]) -> list[str]:
+def _lines(calls: Sequence[Call], wanted: set[str], namespace: dict[str, Any]) -> list[str]:
     """Return a line of Python for each call; `namespace` collects functions and constants."""
     last_use = {name: position for position, call in enumerate(calls) for name in _names(call)}
     # Buffers of blocks that are neither inputs nor results.
     free = {call.target for call in calls} - wanted
     lines = []
     for position, call in enumerate(calls):
-        dying = [
-            a for a in call.arguments if isinstance(a, _Traced) and last_use[a.name] == position and a.name in free
-        ]
+        dying = [a for a in call.arguments if isinstance(a, Traced) and last_use[a.name] == position and a.name in free]
         arguments = [_text(argument, namespace) for argument in call.arguments]
         if isinstance(call.function, np.ufunc):
             # A further argument of a ufunc is the buffer for its result.
@@ -189,7 +209,7 @@ def _lines(calls: Sequence[_Call], wanted: set[str], namespace: dict[str, Any]) 
 
 def _text(value: Any, namespace: dict[str, Any]) -> str:
     """Return the name of a block, or a name in `namespace` for anything else."""
-    if isinstance(value, _Traced):
+    if isinstance(value, Traced):
         return value.name
     for name, known in namespace.items():
         if known is value:

@@ -1,0 +1,110 @@
+"""Actions drawn from the streams: at random, and from the distributions that a network describes.
+
+Jit functions like an environment's, for every backend. Actions, logits and conditions are tuples of blocks. Discrete
+actions have LOW and HIGH, the bounds of each component; FIRST tells where a component's choices begin among `legal` and
+`logits`, which have one block a choice, those of one component after those of another. `legal` is empty where every
+action is always legal.
+"""
+
+from __future__ import annotations
+
+from operant_gpu.lang import jit, tl
+from operant_gpu.random import integers, normal, uniform
+
+_LOG_SQRT_2PI = tl.constexpr(0.9189385332046727)
+_LOWEST = tl.constexpr(-3.4028234663852886e38)
+
+
+@jit
+def random_integers(rng, legal, LOW: tl.constexpr, HIGH: tl.constexpr, FIRST: tl.constexpr):
+    """Draw int32 blocks, component i uniform on the legal ones of {LOW[i], ..., HIGH[i] - 1}."""
+    action = ()
+    for i in tl.static_range(len(LOW)):
+        if len(legal) == 0:
+            action = action + (integers(rng, i, LOW[i], HIGH[i]),)
+        else:
+            choice = _random_choice(rng, i, legal, HIGH[i] - LOW[i], FIRST[i])
+            action = action + (choice + LOW[i],)
+    return action
+
+
+@jit
+def _random_choice(rng, i: tl.constexpr, legal, SIZE: tl.constexpr, FIRST: tl.constexpr):
+    """Draw a block uniform on the legal ones of {0, ..., SIZE - 1}; the last one where none is legal."""
+    count = rng.env_id * 0
+    for j in tl.static_range(SIZE):
+        count += tl.where(legal[FIRST + j], 1, count * 0)
+    left = integers(rng, i, 0, count)
+    choice = rng.env_id * 0 + (SIZE - 1)
+    for j in tl.static_range(SIZE):
+        is_legal = tl.where(legal[FIRST + j], 1, count * 0)
+        choice = tl.where((is_legal == 1) & (left == 0), j, choice)
+        left -= is_legal
+    return choice
+
+
+@jit
+def random_floats(rng, LOW: tl.constexpr, HIGH: tl.constexpr):
+    """Draw float32 blocks, component i uniform on [LOW[i], HIGH[i])."""
+    action = ()
+    for i in tl.static_range(len(LOW)):
+        action = action + (uniform(rng, i, LOW[i], HIGH[i]),)
+    return action
+
+
+@jit
+def categorical(rng, logits, legal, LOW: tl.constexpr, HIGH: tl.constexpr, FIRST: tl.constexpr):
+    """Draw int32 blocks from the softmax of each component's logits; return them and the log-probability of all."""
+    action = ()
+    log_prob = logits[0] * 0.0
+    for i in tl.static_range(len(LOW)):
+        choice, component_log_prob = _softmax_choice(rng, i, logits, legal, HIGH[i] - LOW[i], FIRST[i])
+        action = action + (choice + LOW[i],)
+        log_prob += component_log_prob
+    return action, log_prob
+
+
+@jit
+def _softmax_choice(rng, i: tl.constexpr, logits, legal, SIZE: tl.constexpr, FIRST: tl.constexpr):
+    """Invert the distribution function at one uniform number; illegal choices have no weight."""
+    highest = _legal_logit(logits, legal, FIRST)
+    for j in tl.static_range(1, SIZE):
+        highest = tl.maximum(highest, _legal_logit(logits, legal, FIRST + j))
+    total = highest * 0.0
+    for j in tl.static_range(SIZE):
+        total += tl.exp(_legal_logit(logits, legal, FIRST + j) - highest)
+    target = uniform(rng, i) * total
+    # The last choice that any weight was given to, if rounding has left the target beyond all of them.
+    choice = rng.env_id * 0
+    chosen_logit = highest * 0.0
+    found = rng.env_id != rng.env_id
+    sum_so_far = highest * 0.0
+    for j in tl.static_range(SIZE):
+        logit = _legal_logit(logits, legal, FIRST + j)
+        weight = tl.exp(logit - highest)
+        takes = (weight > 0.0) & ~found
+        choice = tl.where(takes, j, choice)
+        chosen_logit = tl.where(takes, logit, chosen_logit)
+        sum_so_far += weight
+        found = found | (takes & (target < sum_so_far))
+    return choice, chosen_logit - highest - tl.log(total)
+
+
+@jit
+def _legal_logit(logits, legal, j: tl.constexpr):
+    if len(legal) == 0:
+        return logits[j]
+    else:
+        return tl.where(legal[j], logits[j], _LOWEST)
+
+
+@jit
+def gaussian(rng, means, log_stds):
+    """Draw float32 blocks from independent normals; return them and their log-density."""
+    action = ()
+    log_prob = means[0] * 0.0
+    for i in tl.static_range(len(means)):
+        noise = normal(rng, i)
+        action = action + (means[i] + noise * tl.exp(log_stds[i]),)
+        log_prob += -0.5 * noise * noise - log_stds[i] - _LOG_SQRT_2PI
+    return action, log_prob

@@ -1,0 +1,124 @@
+"""What a rollout stores, and where: the outputs of many steps, time first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from operant_gpu.errors import InvalidConfig
+from operant_gpu.spaces import ActionLayout
+
+# What only a network can give.
+NETWORK_OUTPUTS = ("log_prob", "value", "final_value")
+
+
+class Trajectory(NamedTuple):
+    """Storage of `num_steps` steps, with any stride in time; None is not stored.
+
+    Observations, action masks and actions are (num_steps, num_envs, size), with any strides, actions of Discrete
+    (num_steps, num_envs). The rest is (num_steps, num_envs), with contiguous rows.
+    """
+
+    obs: Tensor | None = None  # float32, what the policy saw
+    action_mask: Tensor | None = None  # bool, likewise
+    action: Tensor | None = None  # int64, int32 or float32, as the policy drew it
+    log_prob: Tensor | None = None  # float32, of that action
+    value: Tensor | None = None  # float32, of `obs`
+    reward: Tensor | None = None  # float32
+    terminated: Tensor | None = None  # bool
+    truncated: Tensor | None = None  # bool
+    final_obs: Tensor | None = None  # float32, after the step and before a reset of SAME_STEP
+    final_value: Tensor | None = None  # float32, of `final_obs` where it is to be bootstrapped from, else 0
+
+
+class _Kind(NamedTuple):
+    """Shape of one environment's entry, and the dtypes it may have, the default first."""
+
+    shape: tuple[int, ...]
+    dtypes: tuple[torch.dtype, ...]
+
+
+class Storage:
+    """Makes and checks the tensors that rollouts of one `VecEnv` write.
+
+    Args:
+        num_envs: How many environments there are.
+        device: Where they live.
+        obs_shape: Of one observation.
+        actions: Shape and kind of one action.
+        mask_size: How many conditions an action mask has; 0 if there is none.
+    """
+
+    def __init__(
+        self, num_envs: int, device: torch.device, obs_shape: tuple[int, ...], actions: ActionLayout, mask_size: int
+    ) -> None:
+        self._num_envs, self._device = num_envs, device
+        integers, real, flag = (torch.int64, torch.int32), (torch.float32,), (torch.bool,)
+        kinds = dict.fromkeys(Trajectory._fields, _Kind((), real))
+        kinds |= dict.fromkeys(("obs", "final_obs"), _Kind(obs_shape, real))
+        kinds |= dict.fromkeys(("terminated", "truncated"), _Kind((), flag))
+        kinds["action"] = _Kind(actions.shape, integers if actions.is_discrete else real)
+        kinds["action_mask"] = _Kind((mask_size,), flag)
+        self._kinds = kinds if mask_size else {name: kind for name, kind in kinds.items() if name != "action_mask"}
+
+    def tensors(self, out: Mapping[str, Any] | Iterable[str], num_steps: int, has_network: bool) -> dict[str, Tensor]:
+        """Return the tensors to write, by name: the caller's, or fresh ones for names alone.
+
+        Raises:
+            InvalidConfig: If a name is unknown, needs a network that there is not, or a tensor does not fit.
+        """
+        if not isinstance(out, Iterable):
+            raise InvalidConfig("out", f"expected names, or tensors by name, got {out!r}")
+        names = (out,) if isinstance(out, str) else tuple(out)
+        for name in names:
+            if name not in self._kinds:
+                raise InvalidConfig("out", f"unknown output {name!r}: expected some of {', '.join(self._kinds)}")
+            if name in NETWORK_OUTPUTS and not has_network:
+                raise InvalidConfig("out", f"{name} comes from a network: give an MLPPolicy, or leave {name} out")
+        if isinstance(out, Mapping):
+            for name in names:
+                self._check(name, out[name], num_steps)
+            return {name: out[name] for name in names}
+        return {name: self._allocate(name, num_steps) for name in names}
+
+    def trajectory(self, tensors: Mapping[str, Tensor]) -> Trajectory:
+        """Return the tensors as backends take them: entries flat, or without an axis of their own."""
+        return Trajectory(**{name: self._flat(name, tensor) for name, tensor in tensors.items()})
+
+    def _allocate(self, name: str, num_steps: int) -> Tensor:
+        kind = self._kinds[name]
+        lead = (num_steps, self._num_envs)
+        if name not in ("obs", "final_obs", "action_mask"):
+            return torch.empty(*lead, *kind.shape, dtype=kind.dtypes[0], device=self._device)
+        # Component by component, as the environments store them.
+        flat = torch.empty(num_steps, math.prod(kind.shape), self._num_envs, dtype=kind.dtypes[0], device=self._device)
+        return flat.transpose(1, 2).view(*lead, *kind.shape)
+
+    def _check(self, name: str, given: Any, num_steps: int) -> None:
+        kind = self._kinds[name]
+        shape = (num_steps, self._num_envs, *kind.shape)
+        if not isinstance(given, Tensor):
+            raise InvalidConfig("out", f"{name} must be a torch.Tensor, got {type(given).__name__}")
+        if given.shape != shape or given.dtype not in kind.dtypes or given.device != self._device:
+            raise InvalidConfig(
+                "out",
+                f"{name} must be {' or '.join(map(str, kind.dtypes))} of shape {shape} on {self._device}, "
+                f"got {given.dtype} {tuple(given.shape)} on {given.device}",
+            )
+        if given.ndim == 2 and name != "action" and given.stride(1) != 1 and self._num_envs > 1:
+            message = f"the rows of {name} must be contiguous, got strides {given.stride()}: put the environments last"
+            raise InvalidConfig("out", message)
+
+    def _flat(self, name: str, tensor: Tensor) -> Tensor:
+        shape = self._kinds[name].shape
+        if name == "action" or len(shape) == 1 or (tensor.ndim == 2 and name not in ("obs", "final_obs")):
+            return tensor
+        try:
+            return tensor.view(*tensor.shape[:2], math.prod(shape))
+        except RuntimeError as error:
+            message = f"the components of {name} must be evenly spaced in memory, got strides {tensor.stride()}"
+            raise InvalidConfig("out", message) from error
