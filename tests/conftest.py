@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-BACKENDS = ["numpy", "triton"] if INTERPRETED else ["numpy"]
+BACKENDS = ["numpy", "triton"] if INTERPRETED else ["numpy", "numba"]
 
 
 @pytest.fixture(params=BACKENDS)

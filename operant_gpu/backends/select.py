@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import torch
 
 from operant_gpu.backends.base import Backend, Batch
 from operant_gpu.errors import BackendError, InvalidConfig
 from operant_gpu.lang import HAS_TRITON
 
-BACKENDS = ("triton", "numpy")
+BACKENDS = ("triton", "numba", "numpy")
+HAS_NUMBA = importlib.util.find_spec("numba") is not None
 
 
 def resolve(device: str | torch.device, backend: str) -> tuple[torch.device, str]:
@@ -19,15 +22,19 @@ def resolve(device: str | torch.device, backend: str) -> tuple[torch.device, str
         BackendError: If the device or backend is missing here, or the two do not fit.
     """
     if backend not in ("auto", *BACKENDS):
-        raise InvalidConfig("backend", f"expected 'auto', {' or '.join(map(repr, BACKENDS))}, got {backend!r}")
+        raise InvalidConfig(
+            "backend", f"expected 'auto', {', '.join(map(repr, BACKENDS[:-1]))} or {BACKENDS[-1]!r}, got {backend!r}"
+        )
     if device == "auto":
-        on_gpu = torch.cuda.is_available() and HAS_TRITON and backend != "numpy"
+        on_gpu = torch.cuda.is_available() and HAS_TRITON and backend in ("auto", "triton")
         device = "cuda" if on_gpu else "cpu"
     resolved = _existing(device)
     if backend == "auto":
-        backend = "triton" if resolved.type == "cuda" else "numpy"
-    if backend == "numpy" and resolved.type != "cpu":
-        raise BackendError(f"the numpy backend needs device='cpu', got {resolved}: use backend='triton' there")
+        backend = "triton" if resolved.type == "cuda" else "numba" if HAS_NUMBA else "numpy"
+    if backend != "triton" and resolved.type != "cpu":
+        raise BackendError(f"the {backend} backend needs device='cpu', got {resolved}: use backend='triton' there")
+    if backend == "numba" and not HAS_NUMBA:
+        raise BackendError("the numba backend needs numba: pip install 'operant-gpu[cpu]', or use backend='numpy'")
     if backend == "triton":
         _check_triton(resolved)
     return resolved, backend
@@ -39,6 +46,10 @@ def create(name: str, batch: Batch) -> Backend:
         from operant_gpu.backends.triton import TritonBackend
 
         return TritonBackend(batch)
+    if name == "numba":
+        from operant_gpu.backends.numba import NumbaBackend
+
+        return NumbaBackend(batch)
     from operant_gpu.backends.numpy import NumpyBackend
 
     return NumpyBackend(batch)

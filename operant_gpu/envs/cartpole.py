@@ -54,16 +54,14 @@ def reset(rng, params):
 @jit
 def step(state, action, rng, params):
     x, x_dot, theta, theta_dot = state
-    force = tl.where(action == 1, params.force_mag, -params.force_mag)
     total_mass = params.masscart + params.masspole
-    polemass_length = params.masspole * params.length
+    push = tl.where(action == 1, params.force_mag / total_mass, -params.force_mag / total_mass)
+    pole_share = params.masspole / total_mass
     sin, cos = tl.sin(theta), tl.cos(theta)
 
-    temp = (force + polemass_length * theta_dot * theta_dot * sin) / total_mass
-    theta_acc = (params.gravity * sin - cos * temp) / (
-        params.length * (4.0 / 3.0 - params.masspole * cos * cos / total_mass)
-    )
-    x_acc = temp - polemass_length * theta_acc * cos / total_mass
+    temp = push + pole_share * params.length * theta_dot * theta_dot * sin
+    theta_acc = (params.gravity * sin - cos * temp) / (params.length * (4.0 / 3.0 - pole_share * cos * cos))
+    x_acc = temp - pole_share * params.length * theta_acc * cos
 
     # Explicit Euler: positions move with the old velocities.
     x += params.tau * x_dot

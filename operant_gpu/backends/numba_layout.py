@@ -1,0 +1,124 @@
+"""Where the numba backend's kernels find a batch: columns in memory and in blocks, and the compiled programs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+
+from operant_gpu.backends.base import Batch
+from operant_gpu.backends.numba_cache import compiled
+from operant_gpu.backends.numba_source import Slots, source_of
+from operant_gpu.backends.programs import trace, trace_random_policy
+from operant_gpu.backends.tracing import Program
+from operant_gpu.kernels import cpu, cpu_memory
+from operant_gpu.lang import constexpr_value
+from operant_gpu.random import POLICY_STREAM, RESET_STREAM, STEP_STREAM
+
+_MODES = {
+    AutoresetMode.SAME_STEP: cpu.SAME_STEP,
+    AutoresetMode.NEXT_STEP: cpu.NEXT_STEP,
+    AutoresetMode.DISABLED: cpu.DISABLED,
+}
+COLUMN_KINDS = {
+    torch.float32: cpu_memory.FOUR_BYTES,
+    torch.int32: cpu_memory.FOUR_BYTES,
+    torch.float64: cpu_memory.EIGHT_BYTES,
+    torch.int64: cpu_memory.EIGHT_BYTES,
+    torch.bool: cpu_memory.UNSIGNED_BYTE,
+    torch.uint8: cpu_memory.UNSIGNED_BYTE,
+    torch.int8: cpu_memory.SIGNED_BYTE,
+    torch.int16: cpu_memory.TWO_BYTES,
+}
+
+
+class BatchLayout:
+    """What kernels read of a batch, and all that it refers to, which must live as long.
+
+    Attributes:
+        fields: The record `cpu.LAYOUT`, by name.
+        workspace_bytes: The memory that a kernel works in.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch, self._slots = batch, Slots()
+        self._arrays: list[np.ndarray[Any, Any]] = []
+        programs = trace(batch.environment, batch.params, batch.actions)
+        dtypes, actions = batch.environment.column_dtypes(), batch.actions
+        action_dtype = np.int32 if actions.is_discrete else np.float32
+        self._action = self._group("action", [action_dtype] * actions.size, actions.shape != ())
+        first_state = self._slots.narrow
+        state = [self._slots.add(f"state.{name}", dtype) for name, dtype in dtypes.items()]
+        state_end = self._slots.narrow
+        observe, obs = self._observation(programs.observe)
+        mask = self._group("mask", [np.bool_] * len(programs.action_mask.results))
+
+        kinds = (COLUMN_KINDS[column.dtype] for column in batch.state)
+        addresses = (column.data_ptr() for column in batch.state)
+        places = (self._slots.slot(name) for name in state)
+        self.workspace_bytes = cpu.workspace_bytes(self._slots.narrow, self._slots.wide)
+        self.fields = {
+            "mode": _MODES[batch.autoreset_mode],
+            "limit": batch.max_episode_steps,
+            "narrow": self._slots.narrow,
+            "wide": self._slots.wide,
+            "state": self._address([*zip(addresses, kinds, places, strict=True)]),
+            "num_columns": len(state),
+            **{name: column.data_ptr() for name, column in batch.columns._asdict().items()},
+            "step": self._compiled(programs.step, [*state, "reward", "terminated"], STEP_STREAM),
+            "reset": self._compiled(programs.reset, state, RESET_STREAM),
+            "observe": self._compiled(observe, [name for name in obs if name.startswith("obs")]),
+            "mask": self._compiled(programs.action_mask, mask),
+            "draws": any(where.startswith("rng.") for where in programs.step.inputs.values()),
+            "action_slots": self._numbers(self._action),
+            "action_size": len(self._action),
+            "low": self._address(actions.low),
+            "high": self._address(actions.high),
+            "state_slot": first_state,
+            "state_end": state_end,
+            "obs_slots": self._numbers(obs),
+            "obs_size": len(obs),
+            "mask_slots": self._numbers(mask),
+            "mask_size": len(mask),
+        }
+
+    @functools.cached_property
+    def random_policy(self) -> int:
+        """Address of the program that draws random actions, compiled when it is first wanted."""
+        batch = self._batch
+        program = trace_random_policy(batch.environment, batch.params, batch.actions)
+        return self._compiled(program, self._action, POLICY_STREAM)
+
+    def _group(self, name: str, dtypes: Sequence[Any], numbered: bool = True) -> list[str]:
+        """Give places to columns `name[0]`, `name[1]`, ...; return their names."""
+        return [self._slots.add(f"{name}[{i}]" if numbered else name, dtype) for i, dtype in enumerate(dtypes)]
+
+    def _compiled(self, program: Program, results: Sequence[str], stream: Any = 0) -> int:
+        """Return the address of a compiled program, 0 if there is nothing to compute."""
+        if not results:
+            return 0
+        return int(compiled(source_of(program, self._slots, results, constexpr_value(stream))).address)
+
+    def _observation(self, program: Program) -> tuple[Program, list[str]]:
+        """Return the program of the components that have to be computed, and the columns of all: some are the state's."""
+        names, computed = [], []
+        for i, result in enumerate(program.results):
+            column = program.inputs.get(getattr(result, "name", ""), "")
+            if column and result.dtype == np.float32:
+                names.append(column)
+            else:
+                names.append(self._slots.add(f"obs[{i}]", np.float32))
+                computed.append(result)
+        return program._replace(results=tuple(computed)), names
+
+    def _numbers(self, names: Sequence[str]) -> int:
+        return self._address([self._slots.slot(name) for name in names])
+
+    def _address(self, numbers: Sequence[Any]) -> int:
+        """Return the address of these integers."""
+        self._arrays.append(np.array(numbers, np.int64))
+        return int(self._arrays[-1].ctypes.data)
