@@ -15,6 +15,9 @@ from operant_gpu.errors import ActionError, InvalidConfig
 from operant_gpu.mlp import MLP
 from operant_gpu.spaces import ActionLayout
 
+# Beyond it the width of a Box has no float32.
+_MOST = float(np.finfo(np.float32).max)
+
 
 class ActionReader:
     """Turns actions into a tensor on the environment's device, without a copy where memory can be shared.
@@ -58,16 +61,17 @@ class ActionReader:
             return None
         network = getattr(policy, "mlp", None)
         if not isinstance(network, MLP):
-            return self._read(policy, (num_steps, *self._shape))
+            return self._read(policy, (num_steps, *self._shape)).detach()
         self._check_network(network, inputs)
         return network
 
     def _check_random(self, policy: str) -> None:
         if policy != "random":
             raise InvalidConfig("policy", f"expected 'random', a tensor of actions or an MLPPolicy, got {policy!r}")
-        bounds = (*self._layout.box_low, *self._layout.box_high)
-        if not all(map(math.isfinite, bounds)):
-            raise InvalidConfig("policy", "'random' needs a Box with finite bounds: give a tensor of actions")
+        for low, high in zip(self._layout.box_low, self._layout.box_high, strict=True):
+            if not high - low <= _MOST:
+                message = f"'random' needs a Box with finite bounds, got [{low}, {high}]: give a tensor of actions"
+                raise InvalidConfig("policy", message)
 
     def _check_network(self, network: MLP, inputs: int) -> None:
         layout = self._layout
@@ -79,9 +83,14 @@ class ActionReader:
             raise InvalidConfig("policy", f"the network has ({names}) = {found}, the environment needs {expected}")
         parameters = network.parameters
         if parameters.device != self._device or parameters.dtype != torch.float32:
-            found = f"{_name(parameters.dtype)} on {parameters.device}"
-            message = f"the network must be float32 on {self._device}, got {found}: use policy.to(env.device)"
+            place = f"{_name(parameters.dtype)} on {parameters.device}"
+            message = f"the network must be float32 on {self._device}, got {place}: use policy.to(env.device)"
             raise InvalidConfig("policy", message)
+        shapes = {"parameters": (network.layout.size,), "shift": (inputs,), "scale": (inputs,)}
+        for name, shape in shapes.items():
+            tensor = getattr(network, name)
+            if tensor is not None and tensor.shape != shape:
+                raise InvalidConfig("policy", f"{name} must be of shape {shape}, got {tuple(tensor.shape)}")
 
     def _read(self, actions: Any, shape: tuple[int, ...]) -> Tensor:
         tensor = actions if isinstance(actions, Tensor) else self._imported(actions, shape)

@@ -25,7 +25,7 @@ def check_num_envs(num_envs: Any, bytes_each: int, device: torch.device) -> int:
         raise InvalidConfig("num_envs", f"expected an integer of at least 1, got {num_envs!r}")
     if not 1 <= num_envs <= _MAX_ENVS:
         raise InvalidConfig("num_envs", f"expected 1 to {_MAX_ENVS} (ids are 32-bit integers), got {num_envs}")
-    needed, present = int(num_envs) * bytes_each, _memory_of(device)
+    needed, present = int(num_envs) * bytes_each, memory_of(device)
     if present is not None and needed > present:
         fits = present // bytes_each
         raise InvalidConfig(
@@ -36,7 +36,8 @@ def check_num_envs(num_envs: Any, bytes_each: int, device: torch.device) -> int:
     return int(num_envs)
 
 
-def _memory_of(device: torch.device) -> int | None:
+def memory_of(device: torch.device) -> int | None:
+    """Return the bytes of memory that a device has to give, or None if nobody knows."""
     if device.type == "cuda":
         # What torch has cached of memory that nobody uses counts as free.
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from operant_gpu.errors import InvalidConfig
+
 MAX_LAYERS = 3
 MAX_WIDTH = 128
 ACTIVATIONS = ("tanh", "relu")
@@ -79,10 +81,22 @@ class MLP:
     clip: float = 0.0
     precision: str = "tf32"
 
+    def __post_init__(self) -> None:
+        layout = self.layout
+        widths = layout.hidden_sizes
+        if len(widths) > MAX_LAYERS or any(not 1 <= width <= MAX_WIDTH for width in widths):
+            raise InvalidConfig(
+                "hidden_sizes", f"expected up to {MAX_LAYERS} layers of 1 to {MAX_WIDTH} units, got {widths}"
+            )
+        _check_choice("activation", layout.activation, ACTIVATIONS)
+        _check_choice("precision", self.precision, PRECISIONS)
+        if (self.shift is None) is not (self.scale is None):
+            raise InvalidConfig("shift", "shift and scale go together: give both or none")
+
     def views(self) -> list[Tensor]:
         """Return weights and biases as views of the flat tensor, in order."""
         sizes = [math.prod(shape) for shape in self.layout.shapes]
-        parts = self.parameters.split(sizes)
+        parts = torch.split(self.parameters, sizes)
         return [part.view(shape) for part, shape in zip(parts, self.layout.shapes, strict=True)]
 
     def evaluate(self, obs: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,3 +119,8 @@ class MLP:
         for weight, bias in zip(layers[::2], layers[1::2], strict=True):
             x = activation(functional.linear(x, weight, bias))
         return x
+
+
+def _check_choice(param: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InvalidConfig(param, f"expected one of {', '.join(map(repr, choices))}, got {value!r}")

@@ -56,7 +56,7 @@ def random_floats(rng, LOW: tl.constexpr, HIGH: tl.constexpr):
 def categorical(rng, logits, legal, LOW: tl.constexpr, HIGH: tl.constexpr, FIRST: tl.constexpr):
     """Draw int32 blocks from the softmax of each component's logits; return them and the log-probability of all."""
     action = ()
-    log_prob = logits[0] * 0.0
+    log_prob = rng.env_id * 0.0
     for i in tl.static_range(len(LOW)):
         choice, component_log_prob = _softmax_choice(rng, i, logits, legal, HIGH[i] - LOW[i], FIRST[i])
         action = action + (choice + LOW[i],)
@@ -70,15 +70,15 @@ def _softmax_choice(rng, i: tl.constexpr, logits, legal, SIZE: tl.constexpr, FIR
     highest = _legal_logit(logits, legal, FIRST)
     for j in tl.static_range(1, SIZE):
         highest = tl.maximum(highest, _legal_logit(logits, legal, FIRST + j))
-    total = highest * 0.0
+    total = rng.env_id * 0.0
     for j in tl.static_range(SIZE):
         total += tl.exp(_legal_logit(logits, legal, FIRST + j) - highest)
     target = uniform(rng, i) * total
     # The last choice that any weight was given to, if rounding has left the target beyond all of them.
     choice = rng.env_id * 0
-    chosen_logit = highest * 0.0
+    chosen_logit = highest
     found = rng.env_id != rng.env_id
-    sum_so_far = highest * 0.0
+    sum_so_far = rng.env_id * 0.0
     for j in tl.static_range(SIZE):
         logit = _legal_logit(logits, legal, FIRST + j)
         weight = tl.exp(logit - highest)
@@ -102,7 +102,7 @@ def _legal_logit(logits, legal, j: tl.constexpr):
 def gaussian(rng, means, log_stds):
     """Draw float32 blocks from independent normals; return them and their log-density."""
     action = ()
-    log_prob = means[0] * 0.0
+    log_prob = rng.env_id * 0.0
     for i in tl.static_range(len(means)):
         noise = normal(rng, i)
         action = action + (means[i] + noise * tl.exp(log_stds[i]),)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from operant_gpu.errors import InvalidConfig
+from operant_gpu.memory import memory_of
 from operant_gpu.spaces import ActionLayout
 
 # What only a network can give.
@@ -71,23 +72,26 @@ class Storage:
         Raises:
             InvalidConfig: If a name is unknown, needs a network that there is not, or a tensor does not fit.
         """
-        if not isinstance(out, Iterable):
+        if not isinstance(out, Iterable) or isinstance(out, Tensor):
             raise InvalidConfig("out", f"expected names, or tensors by name, got {out!r}")
         names = (out,) if isinstance(out, str) else tuple(out)
         for name in names:
-            if name not in self._kinds:
-                raise InvalidConfig("out", f"unknown output {name!r}: expected some of {', '.join(self._kinds)}")
+            if not isinstance(name, str) or name not in self._kinds:
+                found = f"{name!r}" if isinstance(name, str) else f"of type {type(name).__name__}"
+                raise InvalidConfig("out", f"unknown output {found}: expected some of {', '.join(self._kinds)}")
             if name in NETWORK_OUTPUTS and not has_network:
                 raise InvalidConfig("out", f"{name} comes from a network: give an MLPPolicy, or leave {name} out")
         if isinstance(out, Mapping):
             for name in names:
                 self._check(name, out[name], num_steps)
+            _check_apart(out)
             return {name: out[name] for name in names}
+        self._check_memory(names, num_steps)
         return {name: self._allocate(name, num_steps) for name in names}
 
     def trajectory(self, tensors: Mapping[str, Tensor]) -> Trajectory:
         """Return the tensors as backends take them: entries flat, or without an axis of their own."""
-        return Trajectory(**{name: self._flat(name, tensor) for name, tensor in tensors.items()})
+        return Trajectory(**{name: self._flat(name, tensor.detach()) for name, tensor in tensors.items()})
 
     def _allocate(self, name: str, num_steps: int) -> Tensor:
         kind = self._kinds[name]
@@ -97,6 +101,18 @@ class Storage:
         # Component by component, as the environments store them.
         flat = torch.empty(num_steps, math.prod(kind.shape), self._num_envs, dtype=kind.dtypes[0], device=self._device)
         return flat.transpose(1, 2).view(*lead, *kind.shape)
+
+    def _check_memory(self, names: Iterable[str], num_steps: int) -> None:
+        kinds = [self._kinds[name] for name in names]
+        bytes_each = sum(math.prod(kind.shape) * kind.dtypes[0].itemsize for kind in kinds)
+        needed, present = num_steps * self._num_envs * bytes_each, memory_of(self._device)
+        if present is not None and needed > present:
+            fits = present // (self._num_envs * bytes_each)
+            raise InvalidConfig(
+                "num_steps",
+                f"{num_steps} steps of {self._num_envs} environments need {needed / 2**30:.1f} GiB to store, "
+                f"{self._device} has {present / 2**30:.1f} GiB: at most {fits} fit; name fewer outputs in out",
+            )
 
     def _check(self, name: str, given: Any, num_steps: int) -> None:
         kind = self._kinds[name]
@@ -109,6 +125,8 @@ class Storage:
                 f"{name} must be {' or '.join(map(str, kind.dtypes))} of shape {shape} on {self._device}, "
                 f"got {given.dtype} {tuple(given.shape)} on {given.device}",
             )
+        if any(size > 1 and stride == 0 for size, stride in zip(given.shape, given.stride(), strict=True)):
+            raise InvalidConfig("out", f"{name} has its elements in the same memory, got strides {given.stride()}")
         if given.ndim == 2 and name != "action" and given.stride(1) != 1 and self._num_envs > 1:
             message = f"the rows of {name} must be contiguous, got strides {given.stride()}: put the environments last"
             raise InvalidConfig("out", message)
@@ -122,3 +140,11 @@ class Storage:
         except RuntimeError as error:
             message = f"the components of {name} must be evenly spaced in memory, got strides {tensor.stride()}"
             raise InvalidConfig("out", message) from error
+
+
+def _check_apart(out: Mapping[str, Tensor]) -> None:
+    owners: dict[int, str] = {}
+    for name, tensor in out.items():
+        other = owners.setdefault(tensor.data_ptr(), name)
+        if other != name:
+            raise InvalidConfig("out", f"{other} and {name} are the same memory: give each its own")

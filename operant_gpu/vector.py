@@ -225,7 +225,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         The states, flags, rewards and statistics are bit for bit those of as many single steps with the same actions.
         What is not named in `out` is not stored, and with nothing named the statistics of `get_logs` and the state are
         all that is left. The observations and the action mask that `reset` returned show the state after the last
-        step; the other arrays of `reset` and `step` are not written. In DISABLED mode, ended environments wait, with reward 0.
+        step; rewards, flags and `final_obs` of the last single step stay as they were. In DISABLED mode, ended
+        environments wait, with reward 0.
 
         Args:
             num_steps: How many steps.
@@ -233,7 +234,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
                 actions (num_steps, num_envs, ...), each row as for `step`; or an `MLPPolicy`, which sees the
                 observations and draws. Draws come from the environments' streams, by step within the episode.
             out: Names of what to store, in fresh tensors; or the tensors themselves by name, such as an
-                earlier rollout returned. All are (num_steps, num_envs, ...):
+                earlier rollout returned (with `output="torch"`). All are (num_steps, num_envs, ...):
 
                 - "obs": the observations that the actions are for, float32 (num_steps, num_envs, *shape).
                 - "action_mask": which actions were legal, bool, where the environment tells.

@@ -18,6 +18,7 @@ from operant_gpu.backends.numba_layout import COLUMN_KINDS, BatchLayout
 from operant_gpu.backends.stepwise import StepwiseRollout
 from operant_gpu.columns import Outputs
 from operant_gpu.kernels import cpu
+from operant_gpu.kernels.cpu_memory import BLOCK
 from operant_gpu.mlp import MLP
 from operant_gpu.trajectory import Trajectory
 
@@ -84,7 +85,7 @@ class NumbaBackend:
         if threads <= 1:
             kernel(self._record.address, call.address, self._workspace(0), 0, num_envs, argument)
             return
-        part = -(-num_envs // (threads * cpu.BLOCK)) * cpu.BLOCK
+        part = -(-num_envs // (threads * BLOCK)) * BLOCK
         calls = [
             (self._record.address, call.address, self._workspace(number), first, min(first + part, num_envs), argument)
             for number, first in enumerate(range(0, num_envs, part))

@@ -55,7 +55,7 @@ def _folder() -> Path:
 @functools.cache
 def _inlined() -> bytes:
     """Return what programs take into themselves besides their own source."""
-    return Path(cpu_math.__file__).read_bytes() + numba.__version__.encode()
+    return Path(cpu_math.__file__).read_bytes() + str(numba.__version__).encode()
 
 
 def _digest(source: str) -> str:

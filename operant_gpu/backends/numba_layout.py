@@ -104,7 +104,7 @@ class BatchLayout:
         return int(compiled(source_of(program, self._slots, results, constexpr_value(stream))).address)
 
     def _observation(self, program: Program) -> tuple[Program, list[str]]:
-        """Return the program of the components that have to be computed, and the columns of all: some are the state's."""
+        """Return the program of what has to be computed, and the columns of all components: some are the state's."""
         names, computed = [], []
         for i, result in enumerate(program.results):
             column = program.inputs.get(getattr(result, "name", ""), "")

@@ -15,7 +15,8 @@ import numpy as np
 
 from operant_gpu.backends.tracing import Call, Program, Traced, reinterpreted, select
 from operant_gpu.errors import UnsupportedConstruct
-from operant_gpu.kernels.cpu import ELAPSED, ENV_ID, EPISODE, FREE, PITCH, REWARD, SEED, TERMINATED
+from operant_gpu.kernels.cpu import ELAPSED, ENV_ID, EPISODE, FREE, REWARD, SEED, TERMINATED
+from operant_gpu.kernels.cpu_memory import PITCH
 
 
 class Slots:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,10 @@ class StepwiseRollout:
         self._backend, self._batch = backend, batch
         self._separate_final_obs = batch.autoreset_mode is AutoresetMode.SAME_STEP
         self._nobody = torch.zeros(batch.num_envs, dtype=torch.bool)
+        final_obs = ("final_obs",) if self._separate_final_obs else ()
+        self._written = ("reward", "terminated", "truncated", *final_obs)
+        # For what is not stored: the environment's own outputs stay those of its last single step.
+        self._spare: dict[str, Tensor] = {}
 
     def run(self, num_steps: int, policy: Tensor | MLP | None, trajectory: Trajectory, outputs: Outputs) -> None:
         """Do as `Backend.rollout`."""
@@ -67,9 +72,10 @@ class StepwiseRollout:
 
     def _step(self, action: Tensor, row: Trajectory, outputs: Outputs) -> Outputs:
         """Take a step; return where it wrote."""
-        names = ("reward", "terminated", "truncated", *(("final_obs",) if self._separate_final_obs else ()))
-        wanted = {name: getattr(row, name) for name in names if getattr(row, name) is not None}
-        written = outputs._replace(**wanted)
+        if not self._spare:
+            self._spare = {name: torch.empty_like(getattr(outputs, name)) for name in self._written}
+        wanted = {name: getattr(row, name) for name in self._written if getattr(row, name) is not None}
+        written = outputs._replace(**{**self._spare, **wanted})
         self._backend.step(action, written)
         if not self._separate_final_obs:
             _store(row.final_obs, outputs.obs)
@@ -79,9 +85,9 @@ class StepwiseRollout:
         layout = self._batch.actions
         if layout.is_discrete:
             legal = () if outputs.action_mask is None else tuple(numpy_view(outputs.action_mask).T)
-            draw = lower_to_numpy(sampling.random_integers)
+            draw = _lowered("random_integers")
             return self._stacked(draw(self._rng(), legal, layout.low, layout.high, layout.first_choices))
-        draw = lower_to_numpy(sampling.random_floats)
+        draw = _lowered("random_floats")
         return self._stacked(draw(self._rng(), layout.box_low, layout.box_high))
 
     def _draw(self, network: MLP, network_outputs: Tensor, outputs: Outputs) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,13 +96,13 @@ class StepwiseRollout:
         parts = tuple(np.ascontiguousarray(numpy_view(network_outputs).T))
         if network.layout.is_gaussian:
             log_stds = tuple(map(np.float32, network.views()[-1].tolist()))
-            drawn, log_prob = lower_to_numpy(sampling.gaussian)(self._rng(), parts, log_stds)
+            drawn, log_prob = _lowered("gaussian")(self._rng(), parts, log_stds)
             action = self._stacked(drawn)
             low, high = torch.tensor(layout.box_low), torch.tensor(layout.box_high)
             return action, action.clamp(low, high), torch.from_numpy(log_prob)
         legal = () if outputs.action_mask is None else tuple(numpy_view(outputs.action_mask).T)
         bounds = (layout.low, layout.high, layout.first_choices)
-        drawn, log_prob = lower_to_numpy(sampling.categorical)(self._rng(), parts, legal, *bounds)
+        drawn, log_prob = _lowered("categorical")(self._rng(), parts, legal, *bounds)
         action = self._stacked(drawn)
         return action, action, torch.from_numpy(log_prob)
 
@@ -121,6 +127,11 @@ class StepwiseRollout:
         assert isinstance(policy, MLP)
         value = policy.evaluate(outputs.final_obs)[1]
         _store(row.final_value, torch.where(wanted, value, 0.0))
+
+
+@functools.cache
+def _lowered(name: str) -> Any:
+    return lower_to_numpy(getattr(sampling, name))
 
 
 def _store(target: Tensor | None, source: Tensor | None) -> None:

@@ -6,7 +6,6 @@ makes 64 bits of two int32: whoever calls casts the result to the dtype that it 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numba
@@ -184,10 +183,14 @@ def remainder(a: Any, b: Any) -> Any:
     return rest - b if (rest != 0) & ((rest < 0) != (a < 0)) else rest
 
 
-@inline
-def float_remainder(a: Any, b: Any) -> Any:
-    """Return what C's `fmod` does."""
-    return math.fmod(a, b)
+@intrinsic
+def float_remainder(context: Any, a: Any, b: Any) -> Any:
+    """Return what C's `fmod` leaves of floats, with the sign of the dividend."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.frem(*arguments)
+
+    return a(a, b), generate
 
 
 @inline

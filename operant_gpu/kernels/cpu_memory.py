@@ -1,6 +1,8 @@
 """Moves between the columns of memory and those of a block, for the kernels of the numba backend.
 
-A block is two stretches of memory: `narrow` of 4-byte and `wide` of 8-byte columns, `BLOCK` rows each, `PITCH` apart. Arguments:
+A block is two stretches of memory: `narrow` of 4-byte and `wide` of 8-byte columns, `BLOCK` rows each, `PITCH` apart.
+
+Arguments:
     address: Of row 0 of a column or array in memory.
     base: The row of it that is the first of the block.
     narrow, wide: Addresses of the block.
@@ -20,7 +22,7 @@ from operant_gpu.kernels.cpu_math import inline, pointer_to
 
 # Rows of a block: all columns of one fit into the first-level cache.
 BLOCK = 512
-# Rows from one column to the next. Memory at multiples of 4 KiB apart would look the same to a processor's store buffer.
+# Rows from one column to the next. At multiples of 4 KiB apart, addresses look the same to a processor's store buffer.
 PITCH = BLOCK + 16
 
 # How a column lies in memory: as in the block, or as narrower integers. For Python's integers, numba would compile a

@@ -1,0 +1,269 @@
+"""Rollouts with a network: its numbers against an evaluation in float64, its draws against the streams."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from contract_envs import assert_same_tensors, everything
+from rollouts import (
+    NUM_ENVS,
+    Evaluation,
+    Outputs,
+    Policy,
+    assert_same_environments,
+    evaluate_by_hand,
+    every_environment,
+    every_mode,
+    given_actions,
+    is_legal,
+    joined,
+    make,
+    make_network,
+    output_names,
+    single_steps,
+)
+
+from operant_gpu import ActionError, AutoresetMode, VecEnv
+from operant_gpu.backends.numpy_ops import NumpyRng
+from operant_gpu.backends.programs import lower_to_numpy
+from operant_gpu.mlp import MLP
+from operant_gpu.random import normal
+from operant_gpu.spaces import ActionLayout, action_layout
+
+STEPS = 8
+# Of float32 against float64, for numbers around 1 to 10.
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
+
+
+def all_names(env: VecEnv) -> list[str]:
+    return [*output_names(env), "log_prob", "value", "final_value"]
+
+
+def clipped(env: VecEnv, action: torch.Tensor) -> torch.Tensor:
+    layout = action_layout(env.single_action_space)
+    if layout.is_discrete:
+        return action
+    return action.clamp(torch.tensor(layout.box_low), torch.tensor(layout.box_high))
+
+
+def assert_normal_draws(evaluation: Evaluation, stream: NumpyRng, action: np.ndarray, log_prob: np.ndarray) -> None:
+    noise = np.stack([lower_to_numpy(normal)(stream, i) for i in range(action.shape[1])], -1).astype(np.float64)
+    np.testing.assert_allclose(action, evaluation.outputs + noise * np.exp(evaluation.log_std), **CLOSE)
+    density = -0.5 * noise**2 - evaluation.log_std - 0.5 * np.log(2 * np.pi)
+    np.testing.assert_allclose(log_prob, density.sum(1), **CLOSE)
+
+
+def assert_categorical_draws(
+    layout: ActionLayout,
+    evaluation: Evaluation,
+    stream: NumpyRng,
+    action: np.ndarray,
+    log_prob: np.ndarray,
+    mask: np.ndarray | None,
+) -> None:
+    """Check that each choice is where the uniform number of its component cuts the distribution function."""
+    rows, total = np.arange(len(action)), np.zeros(len(action))
+    for i, (first, low, high) in enumerate(zip(layout.first_choices, layout.low, layout.high)):
+        columns = slice(first, first + high - low)
+        logits = evaluation.outputs[:, columns]
+        logits = logits if mask is None else np.where(mask[:, columns], logits, -np.inf)
+        logits = logits - logits.max(1, keepdims=True)
+        chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        choice = action.reshape(len(action), -1)[:, i] - low
+        above = chances.cumsum(1)[rows, choice]
+        unit = (stream.compute(i // 4)[i % 4] >> 8) * 2.0**-24
+        assert ((unit < above + 1e-4) & (unit > above - chances[rows, choice] - 1e-4)).all()
+        total += np.log(chances[rows, choice])
+    np.testing.assert_allclose(log_prob, total, **CLOSE)
+
+
+def continuing(env: VecEnv, stored: Outputs, ended_before: torch.Tensor) -> torch.Tensor:
+    """Return where `final_value` is a value: truncated alone, or going on after the last step."""
+    done = stored["terminated"] | stored["truncated"]
+    wanted = stored["truncated"] & ~stored["terminated"]
+    over = ended_before | done.any(0) if env.autoreset_mode is AutoresetMode.DISABLED else done[-1]
+    wanted[-1] |= ~over
+    return wanted
+
+
+def assert_network_rollout(env: VecEnv, reference: VecEnv, network: MLP, steps: int = STEPS) -> Outputs:
+    """Roll out, and check all that is stored; return it."""
+    ended_before = everything(reference)["columns.ended"]
+    stored = env.rollout(steps, Policy(network), all_names(env))
+    expected, streams = single_steps(reference, clipped(env, stored["action"]))
+    assert_same_tensors(
+        {key: stored[key] for key in expected if key != "action"},
+        {key: tensor for key, tensor in expected.items() if key != "action"},
+    )
+    assert_same_environments(env, reference)
+    layout = action_layout(env.single_action_space)
+    for t, stream in enumerate(streams):
+        evaluation = evaluate_by_hand(network, stored["obs"][t])
+        np.testing.assert_allclose(stored["value"][t].numpy(), evaluation.values, **CLOSE)
+        action, log_prob = stored["action"][t].numpy(), stored["log_prob"][t].numpy()
+        if layout.is_discrete:
+            mask = stored["action_mask"][t].numpy() if "action_mask" in stored else None
+            assert_categorical_draws(layout, evaluation, stream, action, log_prob, mask)
+        else:
+            assert_normal_draws(evaluation, stream, action, log_prob)
+    values = evaluate_by_hand(network, stored["final_obs"].flatten(0, 1)).values.reshape(steps, -1)
+    wanted = continuing(env, stored, ended_before)
+    np.testing.assert_allclose(stored["final_value"].numpy(), np.where(wanted, values, 0.0), **CLOSE)
+    assert not stored["final_value"][~wanted].any()
+    return stored
+
+
+@every_mode
+@every_environment
+def test_values_actions_and_probabilities_are_those_of_the_network(
+    name: str, backend: str, mode: AutoresetMode
+) -> None:
+    env, reference = make(name, backend, mode), make(name, backend, mode)
+    network = make_network(env, seed=3)
+    for each in (env, reference):
+        each.reset(seed=2)
+        each.rollout(1)
+    stored = assert_network_rollout(env, reference, network)
+    assert len(stored["action"].unique()) > 1
+    assert_network_rollout(env, reference, network, steps=1)
+    if "action_mask" in stored:
+        assert is_legal(env, stored["action"], stored["action_mask"]).all()
+
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "one hidden layer": {"hidden_sizes": (16,)},
+    "two critics' layers of their own": {"hidden_sizes": (12, 5), "shared_trunk": False},
+    "three layers of relu": {"hidden_sizes": (7, 33, 4), "activation": "relu"},
+    "apart, relu": {"hidden_sizes": (9,), "activation": "relu", "shared_trunk": False},
+    "wide": {"hidden_sizes": (128, 64)},
+    "linear": {"hidden_sizes": ()},
+    "linear, apart": {"hidden_sizes": (), "shared_trunk": False},
+}
+
+
+@pytest.mark.parametrize("is_scaled", [False, True], ids=["plain", "scaled"])
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("name", ["Drift-v0", "MaskedDials-v0"])
+def test_every_kind_of_network(name: str, backend: str, kind: str, is_scaled: bool) -> None:
+    env, reference = make(name, backend), make(name, backend)
+    inputs = int(np.prod(env.single_observation_space.shape))
+    generator = torch.Generator().manual_seed(1)
+    shift, scale = torch.randn(inputs, generator=generator), torch.rand(inputs, generator=generator) + 0.5
+    scaling = {"shift": shift, "scale": scale, "clip": 0.8} if is_scaled else {}
+    network = make_network(env, **NETWORKS[kind], **scaling)
+    # Smaller, so that wide layers do not saturate.
+    network.parameters.mul_(0.5)
+    for each in (env, reference):
+        each.reset(seed=4)
+    assert_network_rollout(env, reference, network, steps=4)
+
+
+@every_mode
+def test_values_are_bootstrapped_where_episodes_are_cut_off_and_nowhere_else(backend: str, mode: AutoresetMode) -> None:
+    env, reference = (make("Dials-v0", backend, mode, num_envs=200, max_episode_steps=4) for _ in range(2))
+    for each in (env, reference):
+        each.reset(seed=1)
+    network = make_network(env)
+    # Chance acts, which terminates more often.
+    for actor in network.views()[2:4]:
+        actor.zero_()
+    stored = assert_network_rollout(env, reference, network, steps=9)
+    # The run has every case in it: an end by either, by both, and an episode that goes on after the last step.
+    terminated, truncated = stored["terminated"], stored["truncated"]
+    both, cut = terminated & truncated, truncated & ~terminated
+    assert all(case.any() for case in (both, cut, terminated & ~truncated))
+    assert (stored["final_value"][cut] != 0).all()
+    assert not stored["final_value"][terminated].any()
+    goes_on = ~(terminated | truncated)
+    assert not stored["final_value"][:-1][goes_on[:-1]].any()
+    if mode is not AutoresetMode.DISABLED:
+        assert (stored["final_value"][-1][goes_on[-1]] != 0).all()
+    else:
+        assert not stored["final_value"][-1].any()
+
+
+@every_mode
+@pytest.mark.parametrize("name", ["Drift-v0", "Pendulum-v1"])
+def test_a_box_action_is_stored_as_drawn_and_taken_clipped(name: str, backend: str, mode: AutoresetMode) -> None:
+    env, reference, unclipped = (make(name, backend, mode, num_envs=50) for _ in range(3))
+    network = make_network(env)
+    network.views()[-1].fill_(1.5)
+    for each in (env, reference, unclipped):
+        each.reset(seed=1)
+    stored = assert_network_rollout(env, reference, network)
+    taken = clipped(env, stored["action"])
+    assert 0.3 < (taken != stored["action"]).double().mean() < 0.99
+    if name == "Drift-v0":
+        other = single_steps(unclipped, stored["action"]).outputs["final_obs"]
+        assert not other[0].equal(stored["final_obs"][0])
+
+
+def test_network_rollouts_depend_neither_on_the_batch_nor_on_their_length(backend: str) -> None:
+    for name in ("Drift-v0", "Ledge-v0"):
+        large, small = make(name, backend, num_envs=300), make(name, backend, num_envs=7, first_env_id=280)
+        policy = Policy(make_network(large))
+        for env in (large, small):
+            env.reset(seed=5)
+        names = [key for key in all_names(large) if key != "final_value"]
+        expected = large.rollout(STEPS, policy, names)
+        found = joined(small.rollout(3, policy, names), small.rollout(STEPS - 3, policy, names))
+        for key, tensor in found.items():
+            # Products of matrices may round by the size of the batch.
+            tolerance = CLOSE if tensor.is_floating_point() else {"rtol": 0, "atol": 0}
+            torch.testing.assert_close(tensor, expected[key][:, 280:287], **tolerance)
+
+
+def test_the_same_seed_repeats_a_network_rollout(backend: str) -> None:
+    env = make("MaskedDials-v0", backend)
+    policy = Policy(make_network(env))
+    runs = []
+    for _ in range(2):
+        env.reset(seed=6)
+        runs.append(env.rollout(STEPS, policy, all_names(env)))
+    assert_same_tensors(*runs)
+
+
+def test_a_network_of_zeros_leaves_all_to_chance(backend: str) -> None:
+    env = make("Ledge-v0", backend, num_envs=2000)
+    network = make_network(env)
+    network.parameters.zero_()
+    env.reset(seed=7)
+    stored = env.rollout(4, Policy(network), ["log_prob", "action_mask", "value", "final_value"])
+    legal = stored["action_mask"].sum(-1)
+    torch.testing.assert_close(stored["log_prob"], -legal.float().log(), rtol=1e-6, atol=1e-6)
+    assert not stored["value"].any()
+    assert not stored["final_value"].any()
+
+
+def test_parameters_are_read_anew_by_every_rollout(backend: str) -> None:
+    env = make("CartPole-v1", backend)
+    env.reset(seed=8)
+    network = make_network(env)
+    policy = Policy(network)
+    first = env.rollout(1, policy, ["obs", "value"])
+    network.parameters.mul_(2.0).add_(0.1)
+    second = env.rollout(1, policy, ["obs", "value"])
+    for stored, scale in ((first, False), (second, True)):
+        values = evaluate_by_hand(network, stored["obs"][0]).values
+        assert np.allclose(stored["value"][0].numpy(), values, **CLOSE) == scale
+
+
+@every_mode
+def test_a_network_that_went_wrong_leaves_its_environments_alone_and_is_counted(
+    backend: str, mode: AutoresetMode
+) -> None:
+    env = make("Pendulum-v1", backend, mode)
+    env.reset(seed=9)
+    env.rollout(1, given_actions(env, 1))
+    network = make_network(env)
+    network.parameters.fill_(torch.nan)
+    before = env.state_dict()["state"]
+    stored = env.rollout(2, Policy(network), ["reward", "action"])
+    assert stored["action"].isnan().all()
+    assert not stored["reward"].any()
+    assert_same_tensors(env.state_dict()["state"], before)
+    with pytest.raises(ActionError, match=rf"^{2 * NUM_ENVS} actions outside"):
+        env.check()
