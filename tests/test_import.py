@@ -17,10 +17,10 @@ import operant_gpu
 
 HERE = Path(__file__).parent
 # None in sys.modules makes an import fail as that of a missing package does.
-EXTRAS = ("triton", "cupy", "pygame", "pynvml")
+EXTRAS = ("triton", "cupy", "numba", "llvmlite", "pygame", "pynvml")
 WITHOUT_EXTRAS = """
 import sys
-for name in ("triton", "triton.language", "cupy", "pygame", "pynvml"):
+for name in ("triton", "triton.language", "cupy", "numba", "pygame", "pynvml"):
     sys.modules[name] = None
 """
 
@@ -54,10 +54,11 @@ for name, make in (("Drift", Drift), ("Dials", Dials)):
         obs, *_ = env.step(env.action_space.sample())
     found[name] = obs.tolist()
     found["backend"] = [env.backend, str(env.device)]
-try:
-    operant_gpu.make("CartPole-v1", backend="triton", device="cpu")
-except operant_gpu.BackendError as error:
-    found["error"] = str(error)
+for backend in ("triton", "numba"):
+    try:
+        operant_gpu.make("CartPole-v1", backend=backend, device="cpu")
+    except operant_gpu.BackendError as error:
+        found[f"{backend} error"] = str(error)
 print(json.dumps(found))
 """
     )
@@ -71,10 +72,13 @@ def test_the_library_imports_nothing_of_what_is_missing(without_triton: dict[str
     assert not [name for name in without_triton["loaded"] if name.startswith("operant_gpu.kernels")]
 
 
-def test_the_backend_is_numpy_and_asking_for_triton_says_what_to_install(without_triton: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("backend", "extra"), [("triton", "gpu"), ("numba", "cpu")])
+def test_the_backend_is_numpy_and_asking_for_another_says_what_to_install(
+    backend: str, extra: str, without_triton: dict[str, Any]
+) -> None:
     assert without_triton["backend"] == ["numpy", "cpu"]
-    assert "pip install 'operant-gpu[gpu]'" in without_triton["error"]
-    assert "backend='numpy'" in without_triton["error"]
+    assert f"pip install 'operant-gpu[{extra}]'" in without_triton[f"{backend} error"]
+    assert "backend='numpy'" in without_triton[f"{backend} error"]
 
 
 def test_every_environment_gives_the_same_fifty_steps_without_triton(without_triton: dict[str, Any]) -> None:
@@ -99,7 +103,7 @@ def test_importing_loads_no_optional_package_and_touches_no_gpu() -> None:
         """
 import json, sys
 import operant_gpu, torch
-names = [name for name in ("cupy", "pygame", "operant_gpu.kernels.step") if name in sys.modules]
+names = [name for name in ("cupy", "numba", "pygame", "operant_gpu.kernels.step") if name in sys.modules]
 print(json.dumps([names, torch.cuda.is_initialized()]))
 """
     )

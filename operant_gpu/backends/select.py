@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import functools
+import importlib
 
 import torch
 
@@ -11,7 +12,6 @@ from operant_gpu.errors import BackendError, InvalidConfig
 from operant_gpu.lang import HAS_TRITON
 
 BACKENDS = ("triton", "numba", "numpy")
-HAS_NUMBA = importlib.util.find_spec("numba") is not None
 
 
 def resolve(device: str | torch.device, backend: str) -> tuple[torch.device, str]:
@@ -30,11 +30,12 @@ def resolve(device: str | torch.device, backend: str) -> tuple[torch.device, str
         device = "cuda" if on_gpu else "cpu"
     resolved = _existing(device)
     if backend == "auto":
-        backend = "triton" if resolved.type == "cuda" else "numba" if HAS_NUMBA else "numpy"
+        backend = "triton" if resolved.type == "cuda" else "numpy" if _numba_failure() else "numba"
     if backend != "triton" and resolved.type != "cpu":
         raise BackendError(f"the {backend} backend needs device='cpu', got {resolved}: use backend='triton' there")
-    if backend == "numba" and not HAS_NUMBA:
-        raise BackendError("the numba backend needs numba: pip install 'operant-gpu[cpu]', or use backend='numpy'")
+    if backend == "numba" and (failure := _numba_failure()):
+        advice = "pip install 'operant-gpu[cpu]', or use backend='numpy'"
+        raise BackendError(f"the numba backend needs numba ({failure}): {advice}")
     if backend == "triton":
         _check_triton(resolved)
     return resolved, backend
@@ -71,6 +72,16 @@ def _existing(device: str | torch.device) -> torch.device:
             f"{resolved} is not there: torch {torch.__version__} sees {count} CUDA devices; use device='cpu'"
         )
     return torch.device("cuda", index)
+
+
+@functools.cache
+def _numba_failure() -> str | None:
+    """Return why numba cannot be used, None if it can: it may be missing, or too old for the NumPy beside it."""
+    try:
+        importlib.import_module("numba")
+    except ImportError as error:
+        return str(error)
+    return None
 
 
 def _check_triton(device: torch.device) -> None:
