@@ -26,9 +26,9 @@ from typing import Any
 
 import torch
 import tyro
-from env_throughput import RESULTS, slug, version_of
 from learning_page import write_page
 from learning_run import Contender, Run, goal_of
+from machine import RESULTS, cpu_name, slug, version_of
 
 import operant_gpu
 
@@ -92,13 +92,6 @@ def describe_machine(device: str) -> dict[str, Any]:
     """Return what a reader needs to know of the hardware."""
     gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
     return {"cpu": cpu_name(), "cores": os.cpu_count(), "gpu": gpu}
-
-
-def cpu_name() -> str:
-    """Return the model name of the CPU."""
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    return found[1] if found else platform.processor() or platform.machine()
 
 
 def measure(settings: Settings, env: str, report: dict[str, Any], path: Path) -> None:

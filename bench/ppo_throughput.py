@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 import tyro
-from env_throughput import RESULTS, describe, slug
+from machine import RESULTS, describe, slug
 from rich.console import Console
 from rich.table import Table
 
@@ -57,7 +57,7 @@ def main(settings: Settings) -> None:
         # As the command line does: networks this small gain nothing from threads.
         torch.set_num_threads(1)
     console = Console()
-    report = describe(settings.env)
+    report = {**describe(), "env": settings.env}
     report["rows"] = [row for num_envs in settings.num_envs for row in measure_size(settings, num_envs)]
     report["split"] = {
         str(num_envs): split(learner_of(settings.env, num_envs, rnd_coef=0.0)) for num_envs in settings.num_envs
