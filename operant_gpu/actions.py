@@ -8,15 +8,21 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import Space
-from torch import Tensor
+from torch import Tensor, nn
 
 from operant_gpu.columns import Columns
 from operant_gpu.errors import ActionError, InvalidConfig
-from operant_gpu.mlp import MLP
+from operant_gpu.mlp import ACTIVATIONS, MAX_LAYERS, MAX_WIDTH, MLP
 from operant_gpu.spaces import ActionLayout
 
 # Beyond it the width of a Box has no float32.
 _MOST = float(np.finfo(np.float32).max)
+_KINDS = "expected 'random', a tensor of actions or an MLPPolicy"
+_ADVICE = (
+    f"rollouts evaluate networks of up to {MAX_LAYERS} {' or '.join(ACTIVATIONS)} layers of up to {MAX_WIDTH} units; "
+    "make one with operant_gpu.models.MLPPolicy, or take the learner.policy of a PPO with such settings; for any other "
+    "module, call it and env.step in turn"
+)
 
 
 class ActionReader:
@@ -61,13 +67,15 @@ class ActionReader:
             return None
         network = getattr(policy, "mlp", None)
         if not isinstance(network, MLP):
+            if isinstance(policy, nn.Module):
+                raise InvalidConfig("policy", f"{_KINDS}, got {_described(policy)}: {_ADVICE}")
             return self._read(policy, (num_steps, *self._shape)).detach()
         self._check_network(network, inputs)
         return network
 
     def _check_random(self, policy: str) -> None:
         if policy != "random":
-            raise InvalidConfig("policy", f"expected 'random', a tensor of actions or an MLPPolicy, got {policy!r}")
+            raise InvalidConfig("policy", f"{_KINDS}, got {policy!r}")
         for low, high in zip(self._layout.box_low, self._layout.box_high, strict=True):
             if not high - low <= _MOST:
                 message = f"'random' needs a Box with finite bounds, got [{low}, {high}]: give a tensor of actions"
@@ -152,6 +160,13 @@ def raise_refused(columns: Columns, space: Space[Any]) -> None:
     columns.bad_actions.zero_()
     columns.late_steps.zero_()
     raise ActionError("; ".join(faults) + "; those environments were left as they were for the step")
+
+
+def _described(module: nn.Module) -> str:
+    """Return a module's kind, and that of the network which a policy consists of."""
+    network = getattr(module, "network", None)
+    kind = type(module).__name__
+    return f"a {kind} with a {type(network).__name__}" if isinstance(network, nn.Module) else f"a {kind}"
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -75,7 +75,6 @@ BAD_POLICIES: dict[str, Callable[[], Any]] = {
     "a number": lambda: 1,
     "an object": object,
     "a function": lambda: len,
-    "a module": lambda: torch.nn.Linear(4, 2),
     "mlp of another kind": lambda: Policy(torch.nn.Linear(4, 2)),
     "no mlp": lambda: Policy(None),
     "a bare MLP": lambda: make_network(make("CartPole-v1", "numpy")),
@@ -101,6 +100,25 @@ def test_what_is_neither_actions_nor_a_policy_is_refused(policy: str, backend: s
     env = started("CartPole-v1", backend)
     with refused(ActionError, env, rf"^actions must be int32 or int64 of shape \({STEPS}, {N}\) on cpu, got "):
         env.rollout(STEPS, BAD_POLICIES[policy](), output_names(env))
+
+
+class WithMLP(torch.nn.Module):
+    """Has the attribute by its name alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mlp = torch.nn.Linear(4, 2)
+
+
+@pytest.mark.parametrize(
+    "module", [torch.nn.Linear(4, 2), torch.nn.Sequential(), WithMLP()], ids=lambda m: type(m).__name__
+)
+def test_modules_that_kernels_cannot_evaluate_are_refused(module: torch.nn.Module, backend: str) -> None:
+    env = started("CartPole-v1", backend)
+    with refused(
+        InvalidConfig, env, rf"^policy: expected .* MLPPolicy, got a {type(module).__name__}: .*make one with"
+    ):
+        env.rollout(STEPS, module, output_names(env))
 
 
 @pytest.mark.parametrize(("name", "advice"), [("Drift-v0", r"actions\.float\(\)"), ("Dials-v0", r"actions\.long\(\)")])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +15,17 @@ from torch import Tensor
 
 from operant_gpu.backends.base import Batch
 from operant_gpu.columns import Outputs
+from operant_gpu.kernels import blocks
+from operant_gpu.kernels import rollout as rollouts
 from operant_gpu.kernels import step as kernels
+from operant_gpu.mlp import MLP
 from operant_gpu.random import Rng
+from operant_gpu.trajectory import Trajectory
 
 _MODES = {
-    AutoresetMode.SAME_STEP: kernels.SAME_STEP.value,
-    AutoresetMode.NEXT_STEP: kernels.NEXT_STEP.value,
-    AutoresetMode.DISABLED: kernels.DISABLED.value,
+    AutoresetMode.SAME_STEP: blocks.SAME_STEP.value,
+    AutoresetMode.NEXT_STEP: blocks.NEXT_STEP.value,
+    AutoresetMode.DISABLED: blocks.DISABLED.value,
 }
 
 # Whether TRITON_INTERPRET was set when the kernels were decorated: they then run on the CPU.
@@ -53,17 +59,24 @@ def launch_shape(num_envs: int) -> tuple[int, int]:
     return 128, 4
 
 
+def rollout_shape(num_envs: int, network: bool) -> tuple[int, int]:
+    """Return (environments per program, warps per program) of a rollout.
+
+    Without a network one warp a program: whether any of its environments ended is then one instruction, and nothing
+    waits for other warps. A network's products take 64 rows on four warps at the least, to be one of Hopper's.
+    """
+    if INTERPRETED:
+        return max(16, triton.next_power_of_2(num_envs)), 4
+    return (64, 4) if network else (32, 1)
+
+
 class TritonBackend:
     """Implements `Backend` with one kernel launch a call, and no synchronisation."""
 
     def __init__(self, batch: Batch) -> None:
         self._state, self._columns, self._num_envs = batch.state, batch.columns, batch.num_envs
-        block, warps = launch_shape(batch.num_envs)
-        self._grid = (triton.cdiv(batch.num_envs, block),)
-        self._reset_constants = reset_constants(batch) | {"BLOCK": block}
-        self._step_constants = step_constants(batch) | {"BLOCK": block}
-        # Fused multiply-add would round differently in each kernel and backend.
-        self._options = {} if INTERPRETED else {"num_warps": warps, "enable_fp_fusion": False}
+        self._batch = batch
+        self._reset_constants, self._step_constants = reset_constants(batch), step_constants(batch)
         device = batch.columns.seed.device
         self._device = torch.cuda.device(device) if device.type == "cuda" else None
 
@@ -72,23 +85,56 @@ class TritonBackend:
         obs, action_mask = outputs.obs, outputs.action_mask
         strides = (*obs.stride(), *_strides(action_mask))
         arguments = (self._state, self._columns, mask, obs, action_mask, *strides, self._num_envs)
-        self._launch(kernels.reset_kernel, arguments, self._reset_constants)
+        self._launch(kernels.reset_kernel, arguments, self._reset_constants, launch_shape(self._num_envs))
 
     def step(self, actions: Tensor, outputs: Outputs) -> None:
         """Advance every environment by one action."""
         action_row, action_column = (*actions.stride(), 0)[:2]
         arguments = (self._state, self._columns, actions, action_row, action_column)
         strides = (*outputs.obs.stride(), *outputs.final_obs.stride(), *_strides(outputs.action_mask))
-        self._launch(kernels.step_kernel, (*arguments, outputs, *strides, self._num_envs), self._step_constants)
+        arguments = (*arguments, outputs, *strides, self._num_envs)
+        self._launch(kernels.step_kernel, arguments, self._step_constants, launch_shape(self._num_envs))
 
-    def _launch(self, kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any]) -> None:
+    def rollout(self, num_steps: int, policy: Tensor | MLP | None, trajectory: Trajectory, outputs: Outputs) -> None:
+        """Take many steps in one launch."""
+        present = (outputs.obs, *outputs.obs.stride(), outputs.action_mask, *_strides(outputs.action_mask))
+        arguments = (self._state, self._columns, *policy_arguments(policy), *stored_arguments(trajectory), *present)
+        shape = rollout_shape(self._num_envs, isinstance(policy, MLP))
+        constants = rollout_constants(self._batch, policy)
+        self._launch(rollouts.rollout_kernel, (*arguments, self._num_envs, num_steps), constants, shape)
+
+    def _launch(
+        self, kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any], shape: tuple[int, int]
+    ) -> None:
+        block, warps = shape
+        launched = kernel[(triton.cdiv(self._num_envs, block),)]
         if self._device is None:
             # The interpreter is NumPy, which warns of what the rows beyond the last one compute from zeros.
             with np.errstate(all="ignore"):
-                kernel[self._grid](*arguments, **constants)
+                launched(*arguments, **constants, BLOCK=block)
         else:
             with self._device:
-                kernel[self._grid](*arguments, **constants, **self._options)
+                # Fused multiply-add would round differently in each kernel and backend. One stage: several copies of a
+                # network's weights would not fit on the chip.
+                launched(*arguments, **constants, BLOCK=block, num_warps=warps, num_stages=1, enable_fp_fusion=False)
+
+
+def policy_arguments(policy: Tensor | MLP | None) -> tuple[Any, ...]:
+    """Return a rollout kernel's arguments from `policy_ptr` to `scale_ptr`."""
+    if isinstance(policy, MLP):
+        return policy.parameters, None, None, None, policy.shift, policy.scale
+    if policy is None:
+        return (None,) * 6
+    return policy, *(*policy.stride(), 0)[:3], None, None
+
+
+def stored_arguments(trajectory: Trajectory) -> tuple[Trajectory, ...]:
+    """Return a rollout kernel's arguments from `trajectory` to `columns_`: pointers, and strides for each axis."""
+
+    def strides(axis: int) -> Trajectory:
+        return Trajectory(*(None if tensor is None else (*tensor.stride(), 0)[axis] for tensor in trajectory))
+
+    return trajectory, strides(0), strides(1), strides(2)
 
 
 def _strides(action_mask: Tensor | None) -> tuple[int | None, int | None]:
@@ -121,3 +167,43 @@ def step_constants(batch: Batch) -> dict[str, Any]:
         "LIMIT": batch.max_episode_steps,
         "MODE": _MODES[batch.autoreset_mode],
     }
+
+
+def rollout_constants(batch: Batch, policy: Tensor | MLP | None) -> dict[str, Any]:
+    """Return the compile-time arguments of the rollout kernel, BLOCK apart."""
+    layout = batch.actions
+    given = rollouts.RANDOM if policy is None else rollouts.GIVEN
+    return step_constants(batch) | {
+        "BOX_LOW": layout.box_low,
+        "BOX_HIGH": layout.box_high,
+        "FIRST": layout.first_choices,
+        "POLICY": (rollouts.NETWORK if isinstance(policy, MLP) else given).value,
+        **network_constants(policy if isinstance(policy, MLP) else None),
+    }
+
+
+def network_constants(network: MLP | None) -> dict[str, Any]:
+    """Return those that describe a network; None for each where there is none."""
+    names = ("OFFSETS", "SIZES", "PADS", "OUTPUTS", "OUT_PAD", "SHARED", "ACTIVATION", "PRECISION", "CLIP")
+    if network is None:
+        return dict.fromkeys(names)
+    layout = network.layout
+    sizes = (layout.inputs, *layout.hidden_sizes)
+    lengths = [math.prod(shape) for shape in layout.shapes]
+    values = (
+        tuple(itertools.accumulate(lengths, initial=0)),
+        sizes,
+        tuple(map(_padded, sizes)),
+        layout.outputs,
+        _padded(layout.outputs),
+        layout.shared_trunk or not layout.hidden_sizes,
+        layout.activation,
+        network.precision,
+        float(network.clip),
+    )
+    return dict(zip(names, values, strict=True))
+
+
+def _padded(size: int) -> int:
+    # What a product of blocks takes at the least.
+    return max(16, int(triton.next_power_of_2(size)))

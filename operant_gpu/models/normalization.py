@@ -54,10 +54,14 @@ class ObservationNormalizer(nn.Module):
     """Shifts and scales observations to mean 0 and deviation 1, and clips them to [-10, 10].
 
     Until the first `update` they are only clipped.
+
+    Attributes:
+        clip: Magnitude to which they are clipped.
     """
 
     shift: Tensor
     scale: Tensor
+    clip = _CLIP
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -67,7 +71,7 @@ class ObservationNormalizer(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         """Return normalized observations."""
-        return ((obs - self.shift) * self.scale).clamp(-_CLIP, _CLIP)
+        return ((obs - self.shift) * self.scale).clamp(-self.clip, self.clip)
 
     def update(self, obs: Tensor, allowed: Tensor | None = None) -> None:
         """Take in observations (..., *shape); see `RunningMoments.update`."""

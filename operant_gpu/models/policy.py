@@ -9,8 +9,6 @@ import torch
 from gymnasium import Space
 from torch import Generator, Tensor, nn
 
-from operant_gpu.environment import is_integer
-from operant_gpu.errors import InvalidConfig
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.distributions import Distribution, distribution_for
 from operant_gpu.models.networks import ActorCritic, RecurrentActorCritic, build_network
@@ -128,72 +126,14 @@ class Policy(nn.Module):
         return torch.autocast(obs.device.type, torch.bfloat16, cache_enabled=False)
 
 
-def make_policy(
+def policy_parts(
     observation_space: Space[Any], action_space: Space[Any], config: PPOConfig, network: nn.Module | None = None
-) -> Policy:
-    """Return a new policy for an environment's spaces, on the CPU.
-
-    Args:
-        observation_space: Box of one environment.
-        action_space: Discrete, MultiDiscrete (k,) or Box (k,).
-        config: The network's sizes, among others.
-        network: The caller's own, in place of the one that the settings describe.
-
-    Raises:
-        InvalidConfig: If there is no distribution for the actions, or the network does not keep to its protocol.
-    """
+) -> tuple[nn.Module, Distribution, ObservationNormalizer | None]:
+    """Return a policy's network, distribution and normalizer, on the CPU; arguments as for `make_policy`."""
     shape = observation_space.shape or ()
     distribution = distribution_for(action_space, config.log_std_init)
-    # The CPU draws the weights, so that a seed gives the same policy on every device.
-    generator = Generator().manual_seed(config.seed)
-    normalizer = ObservationNormalizer(shape) if config.normalize_observations else None
     if network is None:
-        built = build_network(shape, distribution.outputs, config, generator)
-    else:
-        _check_network(network)
-        built = network
-    policy = Policy(built, distribution, normalizer, config.use_amp)
-    if network is not None:
-        _check_protocol(policy, shape)
-    return policy
-
-
-def _check_network(network: Any) -> None:
-    if not isinstance(network, nn.Module):
-        raise InvalidConfig("network", f"expected a torch.nn.Module, got {network!r}")
-    size = getattr(network, "state_size", 0)
-    if not is_integer(size) or size < 0:
-        raise InvalidConfig("network", f"state_size must be the width of its memory, got {size!r}")
-
-
-def _check_protocol(policy: Policy, shape: tuple[int, ...]) -> None:
-    """Try the caller's network on two observations."""
-    network, recurrent = policy.network, bool(policy.state_size)
-    lead = (1, 2) if recurrent else (2,)
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    obs = torch.zeros(*lead, *shape, device=device)
-    memory = (torch.zeros(2, policy.state_size, device=device), torch.ones(lead, dtype=torch.bool, device=device))
-    call = (
-        "forward(obs, state, starts) -> (outputs, values, state)" if recurrent else "forward(obs) -> (outputs, values)"
-    )
-    modes = {module: module.training for module in network.modules()}
-    try:
-        with torch.no_grad():
-            results = network.eval()(obs, *(memory if recurrent else ()))
-        shapes = [tuple(result.shape) for result in results]
-    except Exception as error:
-        raise InvalidConfig("network", f"{call} failed on observations {tuple(obs.shape)}: {error}") from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
-    expected = [(*lead, policy.distribution.outputs), lead, *([(2, policy.state_size)] if recurrent else [])]
-    if shapes != expected:
-        raise InvalidConfig(
-            "network", f"{call} must return shapes {expected} for observations {tuple(obs.shape)}, got {shapes}"
-        )
-    if not any(parameter.requires_grad for parameter in network.parameters()):
-        raise InvalidConfig("network", f"{type(network).__name__} has no parameter to train")
-    for name, parameter in network.named_parameters():
-        if parameter.dtype != torch.float32:
-            message = f"parameters must be float32 (use_amp=True computes in bfloat16), {name} is {parameter.dtype}"
-            raise InvalidConfig("network", message)
+        # The CPU draws the weights, so that a seed gives the same policy on every device.
+        generator = Generator().manual_seed(config.seed)
+        network = build_network(shape, distribution.outputs, config, generator)
+    return network, distribution, ObservationNormalizer(shape) if config.normalize_observations else None

@@ -24,7 +24,7 @@ from operant_gpu.models.faults import Fault
 from operant_gpu.models.graphs import Stage
 from operant_gpu.models.normalization import RewardNormalizer
 from operant_gpu.models.optimizer import Adam
-from operant_gpu.models.policy import make_policy
+from operant_gpu.models.policies import make_policy
 from operant_gpu.models.presets import PRESETS
 from operant_gpu.models.rnd import RND, IntrinsicReward
 from operant_gpu.models.rollout import Rollout, collect
@@ -48,7 +48,7 @@ class PPO:
         intrinsic: A reward of the learner's own; `config.rnd_coef` makes an `RND`.
 
     Attributes:
-        policy: The `Policy` that is trained.
+        policy: The `Policy` that is trained; an `MLPPolicy`, which `env.rollout` takes, where settings allow one.
         timesteps: Environment steps learned from so far.
         iterations: Iterations so far.
 

@@ -11,7 +11,7 @@ from torch import Generator
 import operant_gpu
 from operant_gpu.models import PPOConfig
 from operant_gpu.models.faults import Fault, FaultLog
-from operant_gpu.models.policy import make_policy
+from operant_gpu.models.policies import make_policy
 from operant_gpu.models.rollout import Rollout, collect
 
 STEPS, NUM_ENVS = 6, 4

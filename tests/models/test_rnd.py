@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 import operant_gpu
 from operant_gpu.models import RND, PPOConfig
-from operant_gpu.models.policy import make_policy
+from operant_gpu.models.policies import make_policy
 from operant_gpu.models.rollout import Rollout
 
 STEPS, NUM_ENVS = 16, 8

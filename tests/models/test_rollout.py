@@ -11,7 +11,8 @@ from learning_envs import Forbidden, Locate
 
 import operant_gpu
 from operant_gpu.models import PPOConfig
-from operant_gpu.models.policy import Policy, make_policy
+from operant_gpu.models.policies import make_policy
+from operant_gpu.models.policy import Policy
 from operant_gpu.models.rollout import (
     Rollout,
     collect,

@@ -1,0 +1,115 @@
+"""What the step, reset and rollout kernels share: loads and stores of blocks, and one step of the semantics.
+
+Blocks are of `BLOCK` environments; `row` are their numbers, int64, and `mask` where they exist. The transition and the
+reset stand here once, so that a rollout cannot differ from as many steps.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from operant_gpu.random import RESET_STREAM, STEP_STREAM
+
+SAME_STEP = tl.constexpr(0)
+NEXT_STEP = tl.constexpr(1)
+DISABLED = tl.constexpr(2)
+
+
+@triton.jit
+def load(ptr, row, mask):
+    """Return a block of a column; 0 where there is no environment."""
+    return tl.load(ptr + row, mask=mask, other=0)
+
+
+@triton.jit
+def choose(condition, chosen, other):
+    """Return the fields of `chosen` where the condition holds, in the dtypes of `other`'s."""
+    fields = ()
+    for i in tl.static_range(len(other)):
+        # A block of its own first, then the cast: `where` of a float and an int takes both through float32.
+        block = tl.where(condition, chosen[i], 0).to(other[i].dtype)
+        fields = fields + (tl.where(condition, block, other[i]),)
+    return fields
+
+
+@triton.jit
+def store_state(state_ptr, state, row, mask):
+    """Write every field of a state."""
+    for i in tl.static_range(len(state)):
+        tl.store(state_ptr[i] + row, state[i], mask=mask)
+
+
+@triton.jit
+def store_components(ptr, components, row, mask, row_stride, column_stride, DTYPE: tl.constexpr):
+    """Write components, blocks or plain numbers, to an array with any strides."""
+    # A stride of num_envs times a component leaves 32 bits on large devices.
+    column_stride = tl.cast(column_stride, tl.int64)
+    for i in tl.static_range(len(components)):
+        # A component may be a plain number: `where` makes a block of it.
+        block = tl.where(mask, components[i], 0).to(DTYPE)
+        tl.store(ptr + row * row_stride + i * column_stride, block, mask=mask)
+
+
+@triton.jit
+def load_action(
+    action_ptr, row, mask, action_row, action_column, LOW: tl.constexpr, HIGH: tl.constexpr, SIZE: tl.constexpr
+):
+    """Return a tuple of int32 or float32 blocks, and where all of them are valid."""
+    valid = mask
+    blocks = ()
+    action_column = tl.cast(action_column, tl.int64)
+    for i in tl.static_range(SIZE):
+        block = tl.load(action_ptr + row * action_row + i * action_column, mask=mask, other=0)
+        if len(LOW) > 0:
+            valid = valid & (block >= LOW[i]) & (block < HIGH[i])
+            blocks = blocks + (block.to(tl.int32),)
+        else:
+            valid = valid & (tl.abs(block) < float("inf"))
+            blocks = blocks + (block,)
+    return blocks, valid
+
+
+@triton.jit
+def add(ptr, row, amount, mask):
+    """Add to a column where `mask` holds; elsewhere its memory is not touched."""
+    tl.store(ptr + row, tl.load(ptr + row, mask=mask, other=0) + amount, mask=mask)
+
+
+@triton.jit
+def new_episode(columns, row, mask, episode, RNG: tl.constexpr, PARAMS: tl.constexpr, RESET: tl.constexpr):
+    """Return the first state of the given episodes; the streams of rows outside `mask` are not even read."""
+    seed, env_id = load(columns.seed, row, mask), load(columns.env_id, row, mask)
+    return RESET(RNG(seed, env_id, episode, tl.zeros_like(episode), RESET_STREAM), PARAMS)
+
+
+@triton.jit
+def transition(
+    old,
+    blocks,
+    active,
+    clock,
+    STATE: tl.constexpr,
+    RNG: tl.constexpr,
+    PARAMS: tl.constexpr,
+    STEP: tl.constexpr,
+    SCALAR: tl.constexpr,
+    LIMIT: tl.constexpr,
+):
+    """Take one step of the active environments.
+
+    `clock` is (seed, env_id, episode, elapsed, episode_return), already that of this step. Returns state, reward,
+    terminated, truncated, elapsed and episode_return after it.
+    """
+    seed, env_id, episode, elapsed, episode_return = clock
+    if SCALAR:
+        action = blocks[0]
+    else:
+        action = blocks
+    stepped, reward, terminated = STEP(old, action, RNG(seed, env_id, episode, elapsed, STEP_STREAM), PARAMS)
+    state = STATE(*choose(active, stepped, old))
+    reward = tl.where(active, reward, 0.0).to(tl.float32)
+    terminated = tl.where(active, terminated, False).to(tl.int1)
+    elapsed += active.to(tl.int32)
+    episode_return += reward
+    return state, reward, terminated, active & (elapsed >= LIMIT), elapsed, episode_return

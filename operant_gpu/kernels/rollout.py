@@ -1,0 +1,248 @@
+"""The rollout kernel: many steps of any environment in one launch, with random, given or a network's actions.
+
+One program owns a block of environments for all steps. State, clock, statistics and, for a network, its weights stay
+on the chip; memory sees what the caller wants stored. Arguments beside those of the step kernel:
+    policy_ptr: Actions, or a network's flat parameters; None for random actions.
+    policy_step, policy_row, policy_column: Strides of given actions.
+    shift_ptr, scale_ptr: A network's scaling of observations, or None.
+    trajectory: `Trajectory` of pointers; nothing is computed for those that are None.
+    steps, rows, columns_: `Trajectory` of their strides in elements.
+    present_obs_ptr, present_mask_ptr: Observation and action mask of the state after the last step.
+    POLICY: RANDOM, GIVEN or NETWORK. Constants of a network are described in `mlp.py`.
+The reference is `backends/stepwise.py`: single steps, one after the other.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from operant_gpu.kernels import mlp
+from operant_gpu.kernels.blocks import (
+    DISABLED,
+    NEXT_STEP,
+    SAME_STEP,
+    choose,
+    load,
+    load_action,
+    new_episode,
+    store_components,
+    store_state,
+    transition,
+)
+from operant_gpu.random import POLICY_STREAM
+from operant_gpu.sampling import categorical, gaussian, random_floats, random_integers
+
+RANDOM = tl.constexpr(0)
+GIVEN = tl.constexpr(1)
+NETWORK = tl.constexpr(2)
+
+
+@triton.jit
+def _put(ptr, step_stride, t, row, block, mask):
+    """Store one block of a (num_steps, num_envs) output, if it is wanted."""
+    if ptr is not None:
+        tl.store(ptr + t * tl.cast(step_stride, tl.int64) + row, block, mask=mask)
+
+
+@triton.jit
+def _put_components(ptr, step_stride, row_stride, column_stride, t, row, components, mask):
+    """Store the components of a (num_steps, num_envs, size) output, if it is wanted."""
+    if ptr is not None:
+        at = ptr + t * tl.cast(step_stride, tl.int64)
+        store_components(at, components, row, mask, row_stride, column_stride, ptr.dtype.element_ty)
+
+
+@triton.jit
+def _draw(rng, legal, outputs, log_stds, NETWORK: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr,
+          BOX_LOW: tl.constexpr, BOX_HIGH: tl.constexpr, FIRST: tl.constexpr):  # fmt: skip
+    """Return an action as drawn, as the environment takes it, its log-probability, and whether it is a number."""
+    fine = rng.env_id == rng.env_id
+    log_prob = rng.env_id * 0.0
+    if len(FIRST) > 0:
+        if NETWORK:
+            drawn, log_prob = categorical(rng, outputs, legal, LOW, HIGH, FIRST)
+        else:
+            drawn = random_integers(rng, legal, LOW, HIGH, FIRST)
+        return drawn, drawn, log_prob, fine
+    elif NETWORK:
+        drawn, log_prob = gaussian(rng, outputs, log_stds)
+        taken = ()
+        for i in tl.static_range(len(BOX_LOW)):
+            clipped = tl.clamp(drawn[i], BOX_LOW[i], BOX_HIGH[i])
+            taken = taken + (clipped,)
+            fine = fine & (drawn[i] == drawn[i]) & (tl.abs(clipped) < float("inf"))
+        return drawn, taken, log_prob, fine
+    else:
+        drawn = random_floats(rng, BOX_LOW, BOX_HIGH)
+        return drawn, drawn, log_prob, fine
+
+
+@triton.jit
+def _legal(state, PARAMS: tl.constexpr, ACTION_MASK: tl.constexpr):
+    if ACTION_MASK is None:
+        return ()
+    else:
+        return ACTION_MASK(state, PARAMS)
+
+
+@triton.jit
+def rollout_kernel(
+    state_ptr,
+    columns,
+    policy_ptr,
+    policy_step,
+    policy_row,
+    policy_column,
+    shift_ptr,
+    scale_ptr,
+    trajectory,
+    steps,
+    rows,
+    columns_,
+    present_obs_ptr,
+    present_row,
+    present_column,
+    present_mask_ptr,
+    mask_row,
+    mask_column,
+    num_envs,
+    num_steps,
+    STATE: tl.constexpr,
+    RNG: tl.constexpr,
+    PARAMS: tl.constexpr,
+    RESET: tl.constexpr,
+    STEP: tl.constexpr,
+    OBSERVE: tl.constexpr,
+    ACTION_MASK: tl.constexpr,
+    LOW: tl.constexpr,
+    HIGH: tl.constexpr,
+    BOX_LOW: tl.constexpr,
+    BOX_HIGH: tl.constexpr,
+    FIRST: tl.constexpr,
+    SIZE: tl.constexpr,
+    SCALAR: tl.constexpr,
+    LIMIT: tl.constexpr,
+    MODE: tl.constexpr,
+    POLICY: tl.constexpr,
+    OFFSETS: tl.constexpr,
+    SIZES: tl.constexpr,
+    PADS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    OUT_PAD: tl.constexpr,
+    SHARED: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    PRECISION: tl.constexpr,
+    CLIP: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Take `num_steps` steps of every environment, in any of the three auto-reset modes."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = row < num_envs
+    state = STATE(*[tl.load(ptr + row, mask=mask, other=0) for ptr in state_ptr])
+    seed, env_id = load(columns.seed, row, mask), load(columns.env_id, row, mask)
+    episode, elapsed = load(columns.episode, row, mask), load(columns.elapsed, row, mask)
+    episode_return, ended = load(columns.episode_return, row, mask), load(columns.ended, row, mask) != 0
+    log_count, log_return = load(columns.log_count, row, mask), load(columns.log_return, row, mask)
+    log_length, bad_actions = load(columns.log_length, row, mask), load(columns.bad_actions, row, mask)
+    if POLICY == NETWORK:
+        AFTER: tl.constexpr = 2 * (len(SIZES) - 1)
+        LAST: tl.constexpr = AFTER if SHARED else 2 * AFTER
+        CRITIC: tl.constexpr = 0 if SHARED else AFTER
+        log_stds = ()
+        for i in tl.static_range(len(BOX_LOW)):
+            log_stds = log_stds + (tl.load(policy_ptr + OFFSETS[LAST + 4] + i),)
+
+    for t in range(num_steps):
+        waiting = ended
+        if MODE != DISABLED:
+            elapsed = tl.where(waiting, 0, elapsed)
+            episode_return = tl.where(waiting, 0.0, episode_return)
+        components, legal = OBSERVE(state, PARAMS), _legal(state, PARAMS, ACTION_MASK)
+        _put_components(trajectory.obs, steps.obs, rows.obs, columns_.obs, t, row, components, mask)
+        _put_components(
+            trajectory.action_mask, steps.action_mask, rows.action_mask, columns_.action_mask, t, row, legal, mask
+        )
+        rng = RNG(seed, env_id, episode, elapsed, POLICY_STREAM)
+        if POLICY == GIVEN:
+            at = policy_ptr + t * tl.cast(policy_step, tl.int64)
+            taken, valid = load_action(at, row, mask, policy_row, policy_column, LOW, HIGH, SIZE)
+            drawn = taken
+        else:
+            outputs = ()
+            stds = ()
+            if POLICY == NETWORK:
+                x = mlp.as_matrix(components, mask, shift_ptr, scale_ptr, CLIP, PADS[0])
+                hidden = mlp.features(x, policy_ptr, 0, OFFSETS, SIZES, PADS, ACTIVATION, PRECISION)
+                outputs = mlp.head(hidden, policy_ptr, LAST, OUTPUTS, OUT_PAD, OFFSETS, SIZES, PADS, PRECISION)
+                stds = log_stds
+                if trajectory.value is not None:
+                    if not SHARED:
+                        hidden = mlp.features(x, policy_ptr, CRITIC, OFFSETS, SIZES, PADS, ACTIVATION, PRECISION)
+                    value = mlp.head(hidden, policy_ptr, LAST + 2, 1, 16, OFFSETS, SIZES, PADS, PRECISION)[0]
+                    _put(trajectory.value, steps.value, t, row, value, mask)
+            drawn, taken, log_prob, fine = _draw(
+                rng, legal, outputs, stds, POLICY == NETWORK, LOW, HIGH, BOX_LOW, BOX_HIGH, FIRST
+            )
+            valid = mask & fine
+            _put(trajectory.log_prob, steps.log_prob, t, row, log_prob, mask)
+        _put_components(trajectory.action, steps.action, rows.action, columns_.action, t, row, drawn, mask)
+
+        active = valid
+        bad = mask & ~valid
+        if MODE != SAME_STEP:
+            active = valid & ~waiting
+            bad = bad & ~waiting
+        bad_actions += bad.to(tl.int32)
+        clock = seed, env_id, episode, elapsed, episode_return
+        state, reward, terminated, truncated, elapsed, episode_return = transition(
+            state, taken, active, clock, STATE, RNG, PARAMS, STEP, SCALAR, LIMIT
+        )
+        done = terminated | truncated
+        log_count += done.to(tl.int32)
+        log_return = tl.where(done, log_return + episode_return, log_return)
+        log_length = tl.where(done, log_length + elapsed, log_length)
+        ended = done
+        if MODE == DISABLED:
+            ended = done | waiting
+        _put(trajectory.reward, steps.reward, t, row, reward, mask)
+        _put(trajectory.terminated, steps.terminated, t, row, terminated, mask)
+        _put(trajectory.truncated, steps.truncated, t, row, truncated, mask)
+
+        if MODE == NEXT_STEP:
+            episode += waiting.to(tl.int32)
+            if tl.max(waiting.to(tl.int32), 0) > 0:
+                fresh = new_episode(columns, row, waiting, episode, RNG, PARAMS, RESET)
+                state = STATE(*choose(waiting, fresh, state))
+        final = OBSERVE(state, PARAMS)
+        _put_components(trajectory.final_obs, steps.final_obs, rows.final_obs, columns_.final_obs, t, row, final, mask)
+        if trajectory.final_value is not None:
+            # Where the episode was cut short, and where it goes on after the rollout.
+            wanted = truncated & ~terminated
+            if t == num_steps - 1:
+                wanted = wanted | (mask & ~ended)
+            _put(trajectory.final_value, steps.final_value, t, row, reward * 0.0, mask)
+            if tl.max(wanted.to(tl.int32), 0) > 0:
+                x = mlp.as_matrix(final, mask, shift_ptr, scale_ptr, CLIP, PADS[0])
+                hidden = mlp.features(x, policy_ptr, CRITIC, OFFSETS, SIZES, PADS, ACTIVATION, PRECISION)
+                final_value = mlp.head(hidden, policy_ptr, LAST + 2, 1, 16, OFFSETS, SIZES, PADS, PRECISION)[0]
+                _put(trajectory.final_value, steps.final_value, t, row, final_value, wanted)
+        if MODE == SAME_STEP:
+            episode += done.to(tl.int32)
+            if tl.max(done.to(tl.int32), 0) > 0:
+                fresh = new_episode(columns, row, done, episode, RNG, PARAMS, RESET)
+                state = STATE(*choose(done, fresh, state))
+
+    store_state(state_ptr, state, row, mask)
+    tl.store(columns.episode + row, episode, mask=mask)
+    tl.store(columns.elapsed + row, elapsed, mask=mask)
+    tl.store(columns.episode_return + row, episode_return, mask=mask)
+    tl.store(columns.ended + row, ended, mask=mask)
+    tl.store(columns.log_count + row, log_count, mask=mask)
+    tl.store(columns.log_return + row, log_return, mask=mask)
+    tl.store(columns.log_length + row, log_length, mask=mask)
+    tl.store(columns.bad_actions + row, bad_actions, mask=mask)
+    store_components(present_obs_ptr, OBSERVE(state, PARAMS), row, mask, present_row, present_column, tl.float32)
+    if ACTION_MASK is not None:
+        conditions = ACTION_MASK(state, PARAMS)
+        store_components(present_mask_ptr, conditions, row, mask, mask_row, mask_column, tl.int1)
