@@ -132,7 +132,7 @@ def stored_arguments(trajectory: Trajectory) -> tuple[Trajectory, ...]:
     """Return a rollout kernel's arguments from `trajectory` to `columns_`: pointers, and strides for each axis."""
 
     def strides(axis: int) -> Trajectory:
-        return Trajectory(*(None if tensor is None else (*tensor.stride(), 0)[axis] for tensor in trajectory))
+        return Trajectory._make(None if tensor is None else (*tensor.stride(), 0)[axis] for tensor in trajectory)
 
     return trajectory, strides(0), strides(1), strides(2)
 
