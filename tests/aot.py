@@ -1,6 +1,7 @@
 """Compile every kernel for every environment without a GPU, and print what each needs.
 
-Run as a program, with whatever Triton is on the path: `python tests/aot.py 80 90 100`. The last line is JSON.
+Run as a program, with whatever Triton is on the path: `python tests/aot.py steps 80 90`, or `rollouts`, or `networks`.
+The last line is JSON.
 """
 
 from __future__ import annotations
@@ -10,29 +11,55 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 import triton
-from contract_envs import Ledge, MaskedDials
+from contract_envs import Drift, Ledge, MaskedDials
 from gymnasium.vector import AutoresetMode
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from operant_gpu.backends.base import NO_LIMIT, Batch
-from operant_gpu.backends.triton import launch_shape, reset_constants, step_constants
+from operant_gpu.backends.triton import (
+    OPTIONS,
+    launch_shape,
+    policy_arguments,
+    reset_constants,
+    rollout_constants,
+    rollout_shape,
+    step_constants,
+    stored_arguments,
+)
 from operant_gpu.columns import Columns, Outputs
 from operant_gpu.environment import Environment
+from operant_gpu.kernels.rollout import rollout_kernel
 from operant_gpu.kernels.step import reset_kernel, step_kernel
 from operant_gpu.memory import allocate_columns, allocate_outputs, allocate_state
+from operant_gpu.mlp import MLP, MLPLayout
 from operant_gpu.registry import find, list_envs
 from operant_gpu.spaces import action_layout, observation_size
+from operant_gpu.trajectory import NETWORK_OUTPUTS, Trajectory
 
 POINTERS = {torch.float32: "*fp32", torch.float64: "*fp64", torch.bool: "*i1"}
 POINTERS |= {torch.int8: "*i8", torch.int32: "*i32", torch.int64: "*i64"}
-# Any will do: every entry of the launch table gives a thread one environment, so its code is the same.
+# Any will do: every entry of the launch tables gives a thread as many environments, so its code is the same.
 BATCH_SIZE = 1_048_576
+CPU = torch.device("cpu")
+
+
+class Launch(NamedTuple):
+    """A kernel as a backend would launch it."""
+
+    kernel: Any
+    environment: str
+    variant: str
+    arguments: dict[str, Any]
+    constants: dict[str, Any]
+    warps: int
 
 
 class Usage(NamedTuple):
@@ -42,10 +69,12 @@ class Usage(NamedTuple):
     target: str
     kernel: str
     environment: str
-    mode: str
+    variant: str
     registers: int
+    shared: int
     stack: int
     spills: int
+    matrix_instructions: dict[str, int]
 
 
 def signature_of(value: Any) -> Any:
@@ -57,8 +86,9 @@ def signature_of(value: Any) -> Any:
     return POINTERS[value.dtype] if isinstance(value, torch.Tensor) else "i32"
 
 
-def compile_kernel(kernel: Any, arguments: dict[str, Any], constants: dict[str, Any], warps: int, target: int) -> Any:
+def compile_launch(launch: Launch, target: int) -> Any:
     """Compile one kernel for compute capability `target` / 10."""
+    kernel, arguments, constants = launch.kernel, launch.arguments, launch.constants
     signature = {name: signature_of(value) for name, value in arguments.items()}
     signature |= dict.fromkeys(constants, "constexpr")
     constant_at = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
@@ -70,12 +100,12 @@ def compile_kernel(kernel: Any, arguments: dict[str, Any], constants: dict[str, 
             {(place,): None} if value is None else {(place, i): None for i, v in enumerate(parts) if v is None}
         )
     source = ASTSource(kernel, signature, constant_at)
-    options = {"num_warps": warps, "enable_fp_fusion": False}
+    options = {"num_warps": launch.warps, **OPTIONS}
     return triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
 
 
-def resource_usage(compiled: Any, target: int) -> tuple[int, int, int]:
-    """Return registers, bytes of stack and bytes of spills, as ptxas reports them."""
+def usage_of(launch: Launch, target: int) -> Usage:
+    compiled = compile_launch(launch, target)
     ptxas = get_ptxas(target).path
     architecture = f"sm_{target}{'a' if target >= 90 else ''}"
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
@@ -85,7 +115,21 @@ def resource_usage(compiled: Any, target: int) -> tuple[int, int, int]:
         report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     registers = int(re.search(r"Used (\d+) registers", report)[1])
     stack, stores, loads = map(int, re.search(r"(\d+) bytes stack frame, (\d+) .*?, (\d+) ", report).groups())
-    return registers, stack, stores + loads
+    names = launch.kernel.fn.__name__, launch.environment, launch.variant
+    shared, matrix = compiled.metadata.shared, matrix_instructions(compiled)
+    return Usage(triton.__version__, f"sm_{target}", *names, registers, shared, stack, stores + loads, matrix)
+
+
+def matrix_instructions(compiled: Any) -> dict[str, int]:
+    """Count the machine code's instructions for the tensor cores, by name."""
+    if "mma" not in compiled.asm["ptx"]:
+        return {}
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        command = [triton.knobs.nvidia.nvdisasm.path, "-c", file.name]
+        listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return dict(Counter(re.findall(r"\b(HMMA|HGMMA|UTCHMMA)\b", listing)))
 
 
 def environments() -> list[Environment]:
@@ -93,21 +137,23 @@ def environments() -> list[Environment]:
     return [*map(find, list_envs()), Ledge, MaskedDials]
 
 
-def batch_of(environment: Environment, mode: AutoresetMode) -> Batch:
+def batch_of(environment: Environment, mode: AutoresetMode = AutoresetMode.SAME_STEP) -> Batch:
     params = environment.make_params({})
-    cpu = torch.device("cpu")
     layout = action_layout(environment.spaces(params)[1])
-    state, columns = allocate_state(environment, 1, cpu), allocate_columns(1, cpu, 0)
+    state, columns = allocate_state(environment, 1, CPU), allocate_columns(1, CPU, 0)
     return Batch(environment, params, state, columns, layout, environment.max_episode_steps or NO_LIMIT, mode)
 
 
-def kernels_of(batch: Batch) -> list[tuple[Any, dict[str, Any], dict[str, Any]]]:
-    """Return each kernel with its arguments and constants for this batch."""
+def outputs_of(batch: Batch) -> Outputs:
     size = observation_size(batch.environment.spaces(batch.params)[0])
     mask_size = 0 if batch.environment.action_mask is None else batch.actions.num_actions
-    cpu = torch.device("cpu")
-    outputs: Outputs = allocate_outputs(1, size, cpu, separate_final_obs=True, mask_size=mask_size)
-    mask_strides = dict.fromkeys(("mask_row", "mask_column"), 1 if mask_size else None)
+    return allocate_outputs(1, size, CPU, separate_final_obs=True, mask_size=mask_size)
+
+
+def steps_of(batch: Batch) -> list[Launch]:
+    """Return the kernels of single steps and resets."""
+    outputs = outputs_of(batch)
+    mask_strides = dict.fromkeys(("mask_row", "mask_column"), None if outputs.action_mask is None else 1)
     dtype = torch.int64 if batch.actions.is_discrete else torch.float32
     common: dict[str, Any] = {"state_ptr": batch.state, "columns": Columns(*batch.columns)}
     step = common | {"action_ptr": torch.zeros(1, dtype=dtype), "action_row": 1, "action_column": 1, "outputs": outputs}
@@ -116,28 +162,89 @@ def kernels_of(batch: Batch) -> list[tuple[Any, dict[str, Any], dict[str, Any]]]
     reset = common | {"reset_mask_ptr": torch.zeros(1, dtype=torch.bool), "obs_ptr": outputs.obs}
     reset |= {"action_mask_ptr": outputs.action_mask, **mask_strides}
     reset |= dict.fromkeys(("obs_row", "obs_column", "num_envs"), 1)
-    return [(step_kernel, step, step_constants(batch)), (reset_kernel, reset, reset_constants(batch))]
+    block, warps = launch_shape(BATCH_SIZE)
+    mode = batch.autoreset_mode
+    name = batch.environment.id
+    launches = [Launch(step_kernel, name, mode.name, step, step_constants(batch) | {"BLOCK": block}, warps)]
+    if mode is AutoresetMode.SAME_STEP:
+        launches.append(Launch(reset_kernel, name, "", reset, reset_constants(batch) | {"BLOCK": block}, warps))
+    return launches
 
 
-def compile_all(targets: list[int]) -> list[Usage]:
-    usages = []
+def rollout_of(batch: Batch, policy: torch.Tensor | MLP | None, is_stored: bool, variant: str) -> Launch:
+    """Return the rollout kernel, with everything or nothing stored."""
+    outputs = outputs_of(batch)
+    mask = outputs.action_mask
+    trajectory = stored(batch, outputs, isinstance(policy, MLP)) if is_stored else Trajectory()
+    strides = (None, None) if mask is None else (2, 3)
+    values = (batch.state, Columns(*batch.columns), *policy_arguments(policy), *stored_arguments(trajectory))
+    values = (*values, outputs.obs, 2, 3, mask, *strides, 5, 7)
+    arguments = dict(zip(rollout_kernel.arg_names, values, strict=False))
+    block, warps = rollout_shape(BATCH_SIZE, isinstance(policy, MLP))
+    constants = rollout_constants(batch, policy) | {"BLOCK": block}
+    return Launch(rollout_kernel, batch.environment.id, variant, arguments, constants, warps)
+
+
+def stored(batch: Batch, outputs: Outputs, has_network: bool) -> Trajectory:
+    size, mask = outputs.obs.shape[1], outputs.action_mask
+    kinds: dict[str, tuple[tuple[int, ...], torch.dtype]] = dict.fromkeys(Trajectory._fields, ((), torch.float32))
+    kinds |= {name: ((size,), torch.float32) for name in ("obs", "final_obs")}
+    kinds |= {name: ((), torch.bool) for name in ("terminated", "truncated")}
+    kinds["action"] = (batch.actions.shape, torch.int64 if batch.actions.is_discrete else torch.float32)
+    kinds["action_mask"] = (() if mask is None else mask.shape[1:], torch.bool)
+    absent = {"action_mask"} if mask is None else set()
+    absent |= {"final_obs"} if has_network else set(NETWORK_OUTPUTS)
+    return Trajectory(
+        **{name: torch.zeros(2, 1, *shape, dtype=dtype) for name, (shape, dtype) in kinds.items() if name not in absent}
+    )
+
+
+def rollouts_of(batch: Batch) -> list[Launch]:
+    """Return rollouts without a network."""
+    dtype = torch.int64 if batch.actions.is_discrete else torch.float32
+    given = torch.zeros(2, 1, *batch.actions.shape, dtype=dtype)
+    mode = batch.autoreset_mode.name
+    launches = [rollout_of(batch, None, is_stored=False, variant=f"random, nothing stored, {mode}")]
+    if batch.autoreset_mode is AutoresetMode.SAME_STEP:
+        launches += [
+            rollout_of(batch, None, is_stored=True, variant="random, all stored"),
+            rollout_of(batch, given, is_stored=True, variant="given, all stored"),
+        ]
+    return launches
+
+
+def network_of(batch: Batch, *hidden_sizes: int, precision: str = "tf32", is_simple: bool = False) -> Launch:
+    """Return a rollout with a network: tanh and two trunks, or if simple relu, one trunk and scaled observations."""
+    actions = batch.actions
+    inputs = observation_size(batch.environment.spaces(batch.params)[0])
+    outputs = actions.num_actions if actions.is_discrete else actions.size
+    kind = ("relu", True) if is_simple else ("tanh", False)
+    layout = MLPLayout(inputs, hidden_sizes, outputs, *kind, not actions.is_discrete)
+    scaling = (torch.zeros(inputs), torch.ones(inputs), 10.0) if is_simple else ()
+    network = MLP(torch.zeros(layout.size), layout, *scaling, precision=precision)
+    variant = f"{'x'.join(map(str, hidden_sizes))} {kind[0]} {precision}"
+    return rollout_of(batch, network, is_stored=True, variant=variant)
+
+
+def all_launches(kind: str) -> Iterator[Launch]:
+    if kind == "networks":
+        cartpole, pendulum = (batch_of(find(name)) for name in ("CartPole-v1", "Pendulum-v1"))
+        yield network_of(cartpole, 64, 64)
+        yield network_of(pendulum, 64, 64)
+        yield network_of(batch_of(MaskedDials), 64, 64, is_simple=True)
+        yield network_of(batch_of(Drift), 128, 128, 128, is_simple=True)
+        yield network_of(cartpole, 128, 128, 128)
+        yield network_of(cartpole, 64, 64, precision="ieee")
+        return
     for environment in environments():
         for mode in AutoresetMode:
             batch = batch_of(environment, mode)
-            for kernel, arguments, constants in kernels_of(batch):
-                if kernel is reset_kernel and mode is not AutoresetMode.SAME_STEP:
-                    continue
-                block, warps = launch_shape(BATCH_SIZE)
-                for target in targets:
-                    compiled = compile_kernel(kernel, arguments, constants | {"BLOCK": block}, warps, target)
-                    numbers = resource_usage(compiled, target)
-                    names = kernel.fn.__name__, environment.id, mode.name
-                    usages.append(Usage(triton.__version__, f"sm_{target}", *names, *numbers))
-    return usages
+            yield from (steps_of if kind == "steps" else rollouts_of)(batch)
 
 
 if __name__ == "__main__":
-    found = compile_all([int(argument) for argument in sys.argv[1:]] or [90])
-    for usage in found:
+    kind, *targets = sys.argv[1:]
+    usages = [usage_of(launch, int(target)) for launch in all_launches(kind) for target in targets]
+    for usage in usages:
         print(*usage, sep="\t")
-    print(json.dumps([usage._asdict() for usage in found]))
+    print(json.dumps([usage._asdict() for usage in usages]))

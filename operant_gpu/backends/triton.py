@@ -28,6 +28,10 @@ _MODES = {
     AutoresetMode.DISABLED: blocks.DISABLED.value,
 }
 
+# Fused multiply-add would round differently in each kernel and backend. With more than one stage, several copies of a
+# network's weights would have to fit on the chip.
+OPTIONS = {"enable_fp_fusion": False, "num_stages": 1}
+
 # Whether TRITON_INTERPRET was set when the kernels were decorated: they then run on the CPU.
 INTERPRETED = not isinstance(kernels.step_kernel, triton.JITFunction)
 
@@ -114,9 +118,7 @@ class TritonBackend:
                 launched(*arguments, **constants, BLOCK=block)
         else:
             with self._device:
-                # Fused multiply-add would round differently in each kernel and backend. One stage: several copies of a
-                # network's weights would not fit on the chip.
-                launched(*arguments, **constants, BLOCK=block, num_warps=warps, num_stages=1, enable_fp_fusion=False)
+                launched(*arguments, **constants, BLOCK=block, num_warps=warps, **OPTIONS)
 
 
 def policy_arguments(policy: Tensor | MLP | None) -> tuple[Any, ...]:

@@ -1,7 +1,8 @@
 """A small actor-critic network inside a kernel, for a block of environments.
 
-Weights stay on the chip for all steps of a rollout. Widths are padded to powers of two of at least 16, which `tl.dot`
-needs; the padding is zeros. The reference is `operant_gpu.mlp.MLP.evaluate`. Compile-time constants:
+Weights are read from the cache at each step: kept on the chip they would leave no room for more than one program a
+multiprocessor. Widths are padded with zeros to powers of two of at least 16, which `tl.dot` needs. The reference is
+`operant_gpu.mlp.MLP.evaluate`. Compile-time constants:
     OFFSETS: Where each weight and bias begins in the flat tensor, in the order of `MLPLayout.shapes`.
     SIZES, PADS: Widths from the inputs to the last hidden layer, and what they are padded to.
     PRECISION: Of the products, as `tl.dot` takes it.
@@ -12,6 +13,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+# How many inputs an exact product takes at a time: all of them at once would not fit in the registers.
+SLICE = tl.constexpr(16)
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
 
 @triton.jit
 def _load_vector(ptr, SIZE: tl.constexpr, PAD: tl.constexpr):
@@ -20,10 +25,29 @@ def _load_vector(ptr, SIZE: tl.constexpr, PAD: tl.constexpr):
 
 
 @triton.jit
-def load_layer(ptr, INPUTS: tl.constexpr, WIDTH: tl.constexpr, IN_PAD: tl.constexpr, PAD: tl.constexpr):
+def load_layer(ptr, start, INPUTS: tl.constexpr, WIDTH: tl.constexpr, IN_PAD: tl.constexpr, PAD: tl.constexpr):
     """Return a weight (width, inputs) as a block (IN_PAD, PAD), ready for the product with rows of inputs."""
-    k, n = tl.arange(0, IN_PAD)[:, None], tl.arange(0, PAD)[None, :]
+    k, n = start + tl.arange(0, IN_PAD)[:, None], tl.arange(0, PAD)[None, :]
     return tl.load(ptr + n * INPUTS + k, mask=(k < INPUTS) & (n < WIDTH), other=0.0)
+
+
+@triton.jit
+def layer(x, ptr, bias_ptr, INPUTS: tl.constexpr, WIDTH: tl.constexpr, IN_PAD: tl.constexpr, PAD: tl.constexpr,
+          PRECISION: tl.constexpr):  # fmt: skip
+    """Return rows of inputs (BLOCK, IN_PAD) times a weight (width, inputs), plus a bias: (BLOCK, PAD)."""
+    bias = _load_vector(bias_ptr, WIDTH, PAD)[None, :]
+    if PRECISION != "ieee" or IN_PAD == SLICE:
+        weight = load_layer(ptr, 0, INPUTS, WIDTH, IN_PAD, PAD)
+        return tl.dot(x, weight, input_precision=PRECISION) + bias
+    else:
+        slices = tl.reshape(x, (x.shape[0], IN_PAD // SLICE, SLICE))
+        number = tl.arange(0, IN_PAD // SLICE)[None, :, None]
+        total = tl.zeros((x.shape[0], PAD), tl.float32)
+        for i in range(IN_PAD // SLICE):
+            part = tl.sum(tl.where(number == i, slices, 0.0), axis=1)
+            weight = load_layer(ptr, i * SLICE, INPUTS, WIDTH, SLICE, PAD)
+            total = tl.dot(part, weight, total, input_precision="ieee")
+        return total + bias
 
 
 @triton.jit
@@ -41,16 +65,24 @@ def as_matrix(components, mask, shift_ptr, scale_ptr, CLIP: tl.constexpr, PAD: t
 
 
 @triton.jit
+def tanh(x, PRECISION: tl.constexpr):
+    """Return the hyperbolic tangent, for tf32 with a relative error of up to 2^-11, which is that of its products."""
+    if PRECISION == "tf32" and not INTERPRETED:
+        return tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1)
+    else:
+        # Where exp overflows, the quotient is 0.
+        return 1.0 - 2.0 / (1.0 + tl.exp(2.0 * x))
+
+
+@triton.jit
 def features(x, ptr, FIRST: tl.constexpr, OFFSETS: tl.constexpr, SIZES: tl.constexpr, PADS: tl.constexpr,
              ACTIVATION: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """Return the last hidden layer (BLOCK, PAD) of the trunk whose weights begin at entry FIRST."""
     for i in tl.static_range(len(SIZES) - 1):
-        weight = load_layer(ptr + OFFSETS[FIRST + 2 * i], SIZES[i], SIZES[i + 1], PADS[i], PADS[i + 1])
-        bias = _load_vector(ptr + OFFSETS[FIRST + 2 * i + 1], SIZES[i + 1], PADS[i + 1])
-        x = tl.dot(x, weight, input_precision=PRECISION) + bias[None, :]
+        weight, bias = ptr + OFFSETS[FIRST + 2 * i], ptr + OFFSETS[FIRST + 2 * i + 1]
+        x = layer(x, weight, bias, SIZES[i], SIZES[i + 1], PADS[i], PADS[i + 1], PRECISION)
         if ACTIVATION == "tanh":
-            # exp is one instruction; where it overflows, the quotient is 0.
-            x = 1.0 - 2.0 / (1.0 + tl.exp(2.0 * x))
+            x = tanh(x, PRECISION)
         else:
             x = tl.maximum(x, 0.0)
     return x
@@ -60,8 +92,8 @@ def features(x, ptr, FIRST: tl.constexpr, OFFSETS: tl.constexpr, SIZES: tl.const
 def head(x, ptr, AT: tl.constexpr, OUTPUTS: tl.constexpr, PAD: tl.constexpr, OFFSETS: tl.constexpr,
          SIZES: tl.constexpr, PADS: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """Return a tuple of blocks, one for each output of the last layer whose weight is entry AT."""
-    weight = load_layer(ptr + OFFSETS[AT], SIZES[len(SIZES) - 1], OUTPUTS, PADS[len(PADS) - 1], PAD)
-    x = tl.dot(x, weight, input_precision=PRECISION) + _load_vector(ptr + OFFSETS[AT + 1], OUTPUTS, PAD)[None, :]
+    LAST: tl.constexpr = len(SIZES) - 1
+    x = layer(x, ptr + OFFSETS[AT], ptr + OFFSETS[AT + 1], SIZES[LAST], OUTPUTS, PADS[LAST], PAD, PRECISION)
     column = tl.arange(0, PAD)[None, :]
     outputs = ()
     for i in tl.static_range(OUTPUTS):

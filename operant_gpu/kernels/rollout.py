@@ -1,7 +1,7 @@
 """The rollout kernel: many steps of any environment in one launch, with random, given or a network's actions.
 
-One program owns a block of environments for all steps. State, clock, statistics and, for a network, its weights stay
-on the chip; memory sees what the caller wants stored. Arguments beside those of the step kernel:
+One program owns a block of environments for all steps. State, clock and statistics stay in registers; memory sees what
+the caller wants stored. Arguments beside those of the step kernel:
     policy_ptr: Actions, or a network's flat parameters; None for random actions.
     policy_step, policy_row, policy_column: Strides of given actions.
     shift_ptr, scale_ptr: A network's scaling of observations, or None.
