@@ -188,8 +188,8 @@ def rollout_of(batch: Batch, policy: torch.Tensor | MLP | None, is_stored: bool,
 def stored(batch: Batch, outputs: Outputs, has_network: bool) -> Trajectory:
     size, mask = outputs.obs.shape[1], outputs.action_mask
     kinds: dict[str, tuple[tuple[int, ...], torch.dtype]] = dict.fromkeys(Trajectory._fields, ((), torch.float32))
-    kinds |= {name: ((size,), torch.float32) for name in ("obs", "final_obs")}
-    kinds |= {name: ((), torch.bool) for name in ("terminated", "truncated")}
+    kinds |= dict.fromkeys(("obs", "final_obs"), ((size,), torch.float32))
+    kinds |= dict.fromkeys(("terminated", "truncated"), ((), torch.bool))
     kinds["action"] = (batch.actions.shape, torch.int64 if batch.actions.is_discrete else torch.float32)
     kinds["action_mask"] = (() if mask is None else mask.shape[1:], torch.bool)
     absent = {"action_mask"} if mask is None else set()

@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
-from aot import batch_of, environments, kernels_of
-from gymnasium.vector import AutoresetMode
+import sys
+
+from aot import all_launches
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
+
+from operant_gpu.backends.triton import OPTIONS
 
 
 class NoDevice:
@@ -26,8 +29,8 @@ class NoDevice:
 
 if __name__ == "__main__":
     driver.set_active(NoDevice())
-    for environment in environments():
-        for kernel, arguments, constants in kernels_of(batch_of(environment, AutoresetMode.SAME_STEP)):
-            options = {"BLOCK": 128, "num_warps": 4, "enable_fp_fusion": False}
-            compiled = kernel.run(**arguments, **constants, **options, grid=(1,), warmup=True)
-            print(environment.id, kernel.fn.__name__, compiled.metadata.num_warps)
+    for kind in sys.argv[1:]:
+        for launch in all_launches(kind):
+            options = {"num_warps": launch.warps, **OPTIONS, "grid": (1,), "warmup": True}
+            compiled = launch.kernel.run(**launch.arguments, **launch.constants, **options)
+            print(launch.environment, launch.kernel.fn.__name__, launch.variant, compiled.metadata.num_warps)

@@ -85,6 +85,8 @@ def test_names_come_in_any_container(backend: str) -> None:
 @every_mode
 @some_environments
 def test_each_output_is_the_same_alone_and_among_all(name: str, backend: str, mode: AutoresetMode) -> None:
+    if backend == "triton" and mode is not AutoresetMode.SAME_STEP:
+        pytest.skip("slow in the interpreter, and no mode has stores of its own")
     env = started(name, backend, mode)
     network = Policy(make_network(env))
     for policy, names in (("random", output_names(env)), (network, [*output_names(env), *NETWORK_NAMES])):
