@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +12,17 @@ from typing import Any
 
 import pytest
 
+from operant_gpu.errors import BackendError
+
 pytest.importorskip("triton", reason="compilation needs Triton")
+
+from operant_gpu.backends.triton import check_compiler
 
 HERE = Path(__file__).parent
 OLDEST_TRITON = HERE.parent / ".venv" / "triton-3.6"
 TARGETS = ("80", "90", "100", "120")
 
-# The Triton 3.6 compiler fails on a network's products for sm_100.
+# For sm_100 older compilers fail on a network's products, and rollouts refuse them.
 TARGETS_OF_NETWORKS = {"installed": TARGETS, "oldest": ("90",)}
 
 # 65,536 registers a multiprocessor: at 96 a thread, 21 warps still hide the latency of memory; of a rollout, which
@@ -90,3 +95,14 @@ def test_networks_compile_within_what_a_program_may_have(path: Path | None, reco
         assert usage["stack"] <= (MAX_STACK_OF_SMALL if is_small else MAX_STACK_OF_LARGE), usage
         exact = usage["variant"].endswith("ieee")
         assert set(usage["matrix_instructions"]) == (set() if exact else {MATRIX[usage["target"]]}), usage
+
+
+@pytest.mark.parametrize(("capability", "version"), [((10, 0), "3.9.0"), ((9, 0), "3.6.0"), ((12, 0), "3.6.0")])
+def test_compilers_that_are_known_to_work_are_taken(capability: tuple[int, int], version: str) -> None:
+    check_compiler(capability, version)
+
+
+@pytest.mark.parametrize("version", ["3.6.0", "3.7.1", "3.8.0+git1"])
+def test_compilers_that_fail_on_networks_are_refused(version: str) -> None:
+    with pytest.raises(BackendError, match=f"need Triton 3.9 or newer, found {re.escape(version)}: pip install"):
+        check_compiler((10, 3), version)

@@ -6,6 +6,8 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+import torch
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 MAX_LINES = 45
 
@@ -19,6 +21,28 @@ def load(name: str) -> ModuleType:
 
 def test_custom_environment_trains() -> None:
     assert load("custom_environment").main(200_000) >= 0.9
+
+
+def test_planning_swings_the_pendulum_up() -> None:
+    """Random torques earn about -1,200 in 200 steps; one swing up and standing still costs 120 to 400."""
+    assert load("plan_with_rollouts").main(sequences=500, steps=100) > -450
+
+
+def test_evaluation_counts_every_episode_once() -> None:
+    example = load("policy_evaluation")
+    returns = example.main(300, lambda metrics: metrics["timesteps"] >= 20_000)
+    assert returns.shape == (300,)
+    assert ((returns >= 8) & (returns <= 500)).all()
+    policy = example.train(lambda metrics: metrics["timesteps"] >= 20_000)
+    # What an environment does depends on its own streams alone: the same episodes in another batch.
+    torch.testing.assert_close(example.episode_returns(policy, 20), returns[:20], rtol=0, atol=0)
+
+
+def test_the_histogram_holds_every_value() -> None:
+    lines = load("policy_evaluation").histogram(torch.tensor([0.0, 1.0, 1.0, 4.0]), bins=4, width=2).splitlines()
+    assert [line.split() for line in lines] == [
+        ["0.0", "1", "█"], ["1.0", "2", "██"], ["2.0", "0"], ["3.0", "1", "█"]
+    ]  # fmt: skip
 
 
 def test_a_new_environment_takes_at_most_45_lines_of_code() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from operant_gpu.backends.base import Batch
 from operant_gpu.columns import Outputs
+from operant_gpu.errors import BackendError
 from operant_gpu.kernels import blocks
 from operant_gpu.kernels import rollout as rollouts
 from operant_gpu.kernels import step as kernels
@@ -101,6 +102,8 @@ class TritonBackend:
 
     def rollout(self, num_steps: int, policy: Tensor | MLP | None, trajectory: Trajectory, outputs: Outputs) -> None:
         """Take many steps in one launch."""
+        if isinstance(policy, MLP) and self._device is not None:
+            check_compiler(torch.cuda.get_device_capability(self._device.idx), triton.__version__)
         present = (outputs.obs, *outputs.obs.stride(), outputs.action_mask, *_strides(outputs.action_mask))
         arguments = (self._state, self._columns, *policy_arguments(policy), *stored_arguments(trajectory), *present)
         shape = rollout_shape(self._num_envs, isinstance(policy, MLP))
@@ -119,6 +122,15 @@ class TritonBackend:
         else:
             with self._device:
                 launched(*arguments, **constants, BLOCK=block, num_warps=warps, **OPTIONS)
+
+
+def check_compiler(capability: tuple[int, int], version: str) -> None:
+    """Raise `BackendError` where Triton miscompiles networks: up to 3.7 at the least, for compute capability 10."""
+    if capability[0] == 10 and tuple(map(int, version.split(".")[:2])) < (3, 9):
+        raise BackendError(
+            "networks in rollouts on a device of compute capability 10 need Triton 3.9 or newer, "
+            f"found {version}: pip install 'triton>=3.9'"
+        )
 
 
 def policy_arguments(policy: Tensor | MLP | None) -> tuple[Any, ...]:
