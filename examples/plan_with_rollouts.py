@@ -46,7 +46,8 @@ class Planner:
         self._plan.reset()
         for copies, present in zip(self._plan.state, self._env.state, strict=True):
             copies.copy_(present.expand_as(copies))
-        return self._plan.rollout(len(self._actions), self._actions, out=self._reward)["reward"].sum(0)
+        self._plan.rollout(len(self._actions), self._actions, out=self._reward)
+        return self._reward["reward"].sum(0)
 
     def act(self) -> Tensor:
         """Return the next action, (1, 1)."""

@@ -21,6 +21,7 @@ from operant_gpu import AutoresetMode
 from operant_gpu.models import PPO, MLPPolicy, Policy, PPOConfig
 
 ENV = "CartPole-v1"
+MAX_STEPS = 500
 CHUNK = 20  # steps a rollout: what is stored of a million environments at a time takes 80 MB
 
 
@@ -34,13 +35,14 @@ def train(is_done: Callable[[dict[str, Any]], bool]) -> Policy:
 
 def episode_returns(policy: Policy, episodes: int) -> Tensor:
     """Return the sum of rewards of each episode, (episodes,)."""
-    env = operant_gpu.make(ENV, episodes, autoreset_mode=AutoresetMode.DISABLED)
+    env = operant_gpu.make(ENV, episodes, max_episode_steps=MAX_STEPS, autoreset_mode=AutoresetMode.DISABLED)
     env.reset(seed=2)
     reward = torch.empty(CHUNK, episodes, device=env.device)
     returns = torch.zeros(episodes, device=env.device)
-    for _ in range(-(-env.max_episode_steps // CHUNK)):
+    for _ in range(0, MAX_STEPS, CHUNK):
         # An environment that ended waits, with reward 0.
-        returns += env.rollout(CHUNK, policy, {"reward": reward})["reward"].sum(0)
+        env.rollout(CHUNK, policy, {"reward": reward})
+        returns += reward.sum(0)
     return returns
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -124,6 +125,7 @@ class TritonBackend:
                 launched(*arguments, **constants, BLOCK=block, num_warps=warps, **OPTIONS)
 
 
+@functools.cache
 def check_compiler(capability: tuple[int, int], version: str) -> None:
     """Raise `BackendError` where Triton miscompiles networks: up to 3.7 at the least, for compute capability 10."""
     if capability[0] == 10 and tuple(map(int, version.split(".")[:2])) < (3, 9):
