@@ -77,6 +77,13 @@ def make(name: str, backend: str, mode: AutoresetMode = AutoresetMode.SAME_STEP,
     return make_cpu(name, num_envs, backend, autoreset_mode=mode, **{"max_episode_steps": LIMIT, **settings})
 
 
+def started(name: str, backend: str, mode: AutoresetMode = AutoresetMode.SAME_STEP, **settings: Any) -> VecEnv:
+    """Return environments after a reset."""
+    env = make(name, backend, mode, **settings)
+    env.reset(seed=1)
+    return env
+
+
 def output_names(env: VecEnv) -> list[str]:
     """Return all that can be stored without a network."""
     mask = [] if env.action_mask is None else ["action_mask"]

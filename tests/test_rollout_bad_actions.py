@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -14,21 +13,15 @@ from rollouts import (
     every_environment,
     every_mode,
     given_actions,
-    make,
     output_names,
     single_steps,
+    started,
 )
 
-from operant_gpu import ActionError, AutoresetMode, VecEnv
+from operant_gpu import ActionError, AutoresetMode
 
 STEPS = 5
 N = NUM_ENVS
-
-
-def started(name: str, backend: str, mode: AutoresetMode = AutoresetMode.SAME_STEP, **settings: Any) -> VecEnv:
-    env = make(name, backend, mode, **settings)
-    env.reset(seed=1)
-    return env
 
 
 @every_mode

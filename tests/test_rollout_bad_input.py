@@ -20,19 +20,14 @@ from rollouts import (
     make,
     make_network,
     output_names,
+    started,
 )
 
-from operant_gpu import ActionError, AutoresetMode, InvalidConfig, OperantError, ResetNeeded, VecEnv
+from operant_gpu import ActionError, InvalidConfig, OperantError, ResetNeeded, VecEnv
 from operant_gpu.environment import Environment
 
 STEPS = 5
 N = NUM_ENVS
-
-
-def started(name: str, backend: str, mode: AutoresetMode = AutoresetMode.SAME_STEP, **settings: Any) -> VecEnv:
-    env = make(name, backend, mode, **settings)
-    env.reset(seed=1)
-    return env
 
 
 @contextlib.contextmanager

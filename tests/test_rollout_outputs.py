@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +17,10 @@ from rollouts import (
     every_environment,
     every_mode,
     given_actions,
-    make,
     make_network,
     output_names,
     single_steps,
+    started,
 )
 
 from operant_gpu import AutoresetMode, VecEnv
@@ -30,12 +29,6 @@ STEPS = 6
 NETWORK_NAMES = ["log_prob", "value", "final_value"]
 
 some_environments = pytest.mark.parametrize("name", ["Drift-v0", "MaskedDials-v0", "Ledge-v0"])
-
-
-def started(name: str, backend: str, mode: AutoresetMode = AutoresetMode.SAME_STEP, **settings: Any) -> VecEnv:
-    env = make(name, backend, mode, **settings)
-    env.reset(seed=1)
-    return env
 
 
 def shapes(env: VecEnv) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
