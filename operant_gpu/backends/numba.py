@@ -39,7 +39,7 @@ class NumbaBackend:
     def __init__(self, batch: Batch) -> None:
         self._batch, self._num_envs, self._layout = batch, batch.num_envs, BatchLayout(batch)
         self._record = _Record(cpu.LAYOUT, self._layout.fields)
-        self._workspaces: list[tuple[np.ndarray[Any, Any], int]] = []
+        self._workspaces: list[tuple[Tensor, int]] = []
         self._stepwise = StepwiseRollout(self, batch)
         self._known: tuple[Outputs | None, Any] = (None, None)
 
@@ -98,8 +98,9 @@ class NumbaBackend:
     def _workspace(self, thread: int) -> int:
         """Return the address of the memory that a thread works in."""
         while len(self._workspaces) <= thread:
-            memory = np.empty(self._layout.workspace_bytes, np.int8)
-            self._workspaces.append((memory, int(memory.ctypes.data)))
+            # PyTorch's memory begins with a cache line, NumPy's may not: every other vector would lie in two.
+            memory = torch.empty(self._layout.workspace_bytes, dtype=torch.int8)
+            self._workspaces.append((memory, memory.data_ptr()))
         return self._workspaces[thread][1]
 
 

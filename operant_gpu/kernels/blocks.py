@@ -41,6 +41,24 @@ def store_state(state_ptr, state, row, mask):
 
 
 @triton.jit
+def load_clock(columns, row, mask):
+    """Return seed, env_id, episode, elapsed, episode_return, and whether the episode has ended."""
+    seed, env_id = load(columns.seed, row, mask), load(columns.env_id, row, mask)
+    episode, elapsed = load(columns.episode, row, mask), load(columns.elapsed, row, mask)
+    episode_return, ended = load(columns.episode_return, row, mask), load(columns.ended, row, mask) != 0
+    return seed, env_id, episode, elapsed, episode_return, ended
+
+
+@triton.jit
+def store_clock(columns, row, mask, episode, elapsed, episode_return, ended):
+    """Write what a step or a reset changes of the clock."""
+    tl.store(columns.episode + row, episode, mask=mask)
+    tl.store(columns.elapsed + row, elapsed, mask=mask)
+    tl.store(columns.episode_return + row, episode_return, mask=mask)
+    tl.store(columns.ended + row, ended, mask=mask)
+
+
+@triton.jit
 def store_components(ptr, components, row, mask, row_stride, column_stride, DTYPE: tl.constexpr):
     """Write components, blocks or plain numbers, to an array with any strides."""
     # A stride of num_envs times a component leaves 32 bits on large devices.
@@ -49,6 +67,27 @@ def store_components(ptr, components, row, mask, row_stride, column_stride, DTYP
         # A component may be a plain number: `where` makes a block of it.
         block = tl.where(mask, components[i], 0).to(DTYPE)
         tl.store(ptr + row * row_stride + i * column_stride, block, mask=mask)
+
+
+@triton.jit
+def show(
+    state,
+    row,
+    mask,
+    obs_ptr,
+    obs_row,
+    obs_column,
+    mask_ptr,
+    mask_row,
+    mask_column,
+    PARAMS: tl.constexpr,
+    OBSERVE: tl.constexpr,
+    ACTION_MASK: tl.constexpr,
+):
+    """Write the observation and the action mask of a state."""
+    store_components(obs_ptr, OBSERVE(state, PARAMS), row, mask, obs_row, obs_column, tl.float32)
+    if ACTION_MASK is not None:
+        store_components(mask_ptr, ACTION_MASK(state, PARAMS), row, mask, mask_row, mask_column, tl.int1)
 
 
 @triton.jit

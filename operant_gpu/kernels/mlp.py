@@ -99,3 +99,10 @@ def head(x, ptr, AT: tl.constexpr, OUTPUTS: tl.constexpr, PAD: tl.constexpr, OFF
     for i in tl.static_range(OUTPUTS):
         outputs = outputs + (tl.sum(tl.where(column == i, x, 0.0), axis=1),)
     return outputs
+
+
+@triton.jit
+def value(x, ptr, AT: tl.constexpr, OFFSETS: tl.constexpr, SIZES: tl.constexpr, PADS: tl.constexpr,
+          PRECISION: tl.constexpr):  # fmt: skip
+    """Return the critic's block, from its last hidden layer."""
+    return head(x, ptr, AT, 1, 16, OFFSETS, SIZES, PADS, PRECISION)[0]

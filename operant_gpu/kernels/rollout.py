@@ -25,7 +25,10 @@ from operant_gpu.kernels.blocks import (
     choose,
     load,
     load_action,
+    load_clock,
     new_episode,
+    show,
+    store_clock,
     store_components,
     store_state,
     transition,
@@ -86,7 +89,8 @@ def _legal(state, PARAMS: tl.constexpr, ACTION_MASK: tl.constexpr):
         return ACTION_MASK(state, PARAMS)
 
 
-@triton.jit
+# One kernel for all lengths, also for 1 and multiples of 16, which Triton would otherwise compile anew for.
+@triton.jit(do_not_specialize=["num_steps"])
 def rollout_kernel(
     state_ptr,
     columns,
@@ -140,9 +144,7 @@ def rollout_kernel(
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = row < num_envs
     state = STATE(*[tl.load(ptr + row, mask=mask, other=0) for ptr in state_ptr])
-    seed, env_id = load(columns.seed, row, mask), load(columns.env_id, row, mask)
-    episode, elapsed = load(columns.episode, row, mask), load(columns.elapsed, row, mask)
-    episode_return, ended = load(columns.episode_return, row, mask), load(columns.ended, row, mask) != 0
+    seed, env_id, episode, elapsed, episode_return, ended = load_clock(columns, row, mask)
     log_count, log_return = load(columns.log_count, row, mask), load(columns.log_return, row, mask)
     log_length, bad_actions = load(columns.log_length, row, mask), load(columns.bad_actions, row, mask)
     if POLICY == NETWORK:
@@ -179,7 +181,7 @@ def rollout_kernel(
                 if trajectory.value is not None:
                     if not SHARED:
                         hidden = mlp.features(x, policy_ptr, CRITIC, OFFSETS, SIZES, PADS, ACTIVATION, PRECISION)
-                    value = mlp.head(hidden, policy_ptr, LAST + 2, 1, 16, OFFSETS, SIZES, PADS, PRECISION)[0]
+                    value = mlp.value(hidden, policy_ptr, LAST + 2, OFFSETS, SIZES, PADS, PRECISION)
                     _put(trajectory.value, steps.value, t, row, value, mask)
             drawn, taken, log_prob, fine = _draw(
                 rng, legal, outputs, stds, POLICY == NETWORK, LOW, HIGH, BOX_LOW, BOX_HIGH, FIRST
@@ -225,7 +227,7 @@ def rollout_kernel(
             if tl.max(wanted.to(tl.int32), 0) > 0:
                 x = mlp.as_matrix(final, mask, shift_ptr, scale_ptr, CLIP, PADS[0])
                 hidden = mlp.features(x, policy_ptr, CRITIC, OFFSETS, SIZES, PADS, ACTIVATION, PRECISION)
-                final_value = mlp.head(hidden, policy_ptr, LAST + 2, 1, 16, OFFSETS, SIZES, PADS, PRECISION)[0]
+                final_value = mlp.value(hidden, policy_ptr, LAST + 2, OFFSETS, SIZES, PADS, PRECISION)
                 _put(trajectory.final_value, steps.final_value, t, row, final_value, wanted)
         if MODE == SAME_STEP:
             episode += done.to(tl.int32)
@@ -234,15 +236,10 @@ def rollout_kernel(
                 state = STATE(*choose(done, fresh, state))
 
     store_state(state_ptr, state, row, mask)
-    tl.store(columns.episode + row, episode, mask=mask)
-    tl.store(columns.elapsed + row, elapsed, mask=mask)
-    tl.store(columns.episode_return + row, episode_return, mask=mask)
-    tl.store(columns.ended + row, ended, mask=mask)
+    store_clock(columns, row, mask, episode, elapsed, episode_return, ended)
     tl.store(columns.log_count + row, log_count, mask=mask)
     tl.store(columns.log_return + row, log_return, mask=mask)
     tl.store(columns.log_length + row, log_length, mask=mask)
     tl.store(columns.bad_actions + row, bad_actions, mask=mask)
-    store_components(present_obs_ptr, OBSERVE(state, PARAMS), row, mask, present_row, present_column, tl.float32)
-    if ACTION_MASK is not None:
-        conditions = ACTION_MASK(state, PARAMS)
-        store_components(present_mask_ptr, conditions, row, mask, mask_row, mask_column, tl.int1)
+    show(state, row, mask, present_obs_ptr, present_row, present_column, present_mask_ptr, mask_row, mask_column,
+         PARAMS, OBSERVE, ACTION_MASK)  # fmt: skip

@@ -23,7 +23,10 @@ from operant_gpu.kernels.blocks import (
     choose,
     load,
     load_action,
+    load_clock,
     new_episode,
+    show,
+    store_clock,
     store_components,
     store_state,
     transition,
@@ -64,10 +67,7 @@ def step_kernel(
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = row < num_envs
     old = STATE(*[tl.load(ptr + row, mask=mask, other=0) for ptr in state_ptr])
-    waiting = load(columns.ended, row, mask) != 0
-    episode = load(columns.episode, row, mask)
-    elapsed = load(columns.elapsed, row, mask)
-    episode_return = load(columns.episode_return, row, mask)
+    seed, env_id, episode, elapsed, episode_return, waiting = load_clock(columns, row, mask)
     blocks, valid = load_action(action_ptr, row, mask, action_row, action_column, LOW, HIGH, SIZE)
     active = valid
     bad = mask & ~valid
@@ -79,7 +79,6 @@ def step_kernel(
         bad = bad & ~waiting
     add(columns.bad_actions, row, 1, bad)
 
-    seed, env_id = load(columns.seed, row, mask), load(columns.env_id, row, mask)
     clock = seed, env_id, episode, elapsed, episode_return
     state, reward, terminated, truncated, elapsed, episode_return = transition(
         old, blocks, active, clock, STATE, RNG, PARAMS, STEP, SCALAR, LIMIT
@@ -103,14 +102,9 @@ def step_kernel(
         ended = done | waiting
 
     store_state(state_ptr, state, row, mask)
-    store_components(outputs.obs, OBSERVE(state, PARAMS), row, mask, obs_row, obs_column, tl.float32)
-    if ACTION_MASK is not None:
-        conditions = ACTION_MASK(state, PARAMS)
-        store_components(outputs.action_mask, conditions, row, mask, mask_row, mask_column, tl.int1)
-    tl.store(columns.episode + row, episode, mask=mask)
-    tl.store(columns.elapsed + row, elapsed, mask=mask)
-    tl.store(columns.episode_return + row, episode_return, mask=mask)
-    tl.store(columns.ended + row, ended, mask=mask)
+    show(state, row, mask, outputs.obs, obs_row, obs_column, outputs.action_mask, mask_row, mask_column,
+         PARAMS, OBSERVE, ACTION_MASK)  # fmt: skip
+    store_clock(columns, row, mask, episode, elapsed, episode_return, ended)
     tl.store(outputs.reward + row, reward, mask=mask)
     tl.store(outputs.terminated + row, terminated, mask=mask)
     tl.store(outputs.truncated + row, truncated, mask=mask)
@@ -144,11 +138,6 @@ def reset_kernel(
     episode = load(columns.episode, row, mask) + 1
     state = STATE(*choose(chosen, new_episode(columns, row, chosen, episode, RNG, PARAMS, RESET), old))
     store_state(state_ptr, state, row, chosen)
-    store_components(obs_ptr, OBSERVE(state, PARAMS), row, mask, obs_row, obs_column, tl.float32)
-    if ACTION_MASK is not None:
-        conditions = ACTION_MASK(state, PARAMS)
-        store_components(action_mask_ptr, conditions, row, mask, mask_row, mask_column, tl.int1)
-    tl.store(columns.episode + row, episode, mask=chosen)
-    tl.store(columns.elapsed + row, 0, mask=chosen)
-    tl.store(columns.episode_return + row, 0.0, mask=chosen)
-    tl.store(columns.ended + row, False, mask=chosen)
+    show(state, row, mask, obs_ptr, obs_row, obs_column, action_mask_ptr, mask_row, mask_column,
+         PARAMS, OBSERVE, ACTION_MASK)  # fmt: skip
+    store_clock(columns, row, chosen, episode, 0, 0.0, False)
