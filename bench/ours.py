@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -14,7 +13,7 @@ from timing import Contender
 import operant_gpu
 from operant_gpu import VecEnv
 from operant_gpu.backends.programs import trace
-from operant_gpu.mlp import MLP, MLPLayout
+from operant_gpu.models import MLPPolicy, PPOConfig
 from operant_gpu.spaces import action_layout
 
 # Batches of actions that single steps cycle through.
@@ -58,7 +57,8 @@ def rollouts(env: str, num_envs: int) -> Iterator[Contender]:
         vec = started(env, num_envs, device, backend)
         steps = min(1024, max(8, ROLLOUT_WORK // num_envs))
         given = vec.rollout(steps, out=("action",))["action"]
-        network = make_network(vec)
+        config = PPOConfig(hidden_sizes=HIDDEN)
+        network = MLPPolicy(vec.single_observation_space, vec.single_action_space, config).to(vec.device)
         # A network costs a thousand times the step.
         few = max(1, steps // (16 if device == "cuda" else 128))
         policies = {"random": ("random", steps), "given": (given, steps), "network": (network, few)}
@@ -113,17 +113,6 @@ def graph_replay(env: str, num_envs: int, actions: list[np.ndarray[Any, Any]]) -
         graphs[number % ACTION_BATCHES].replay()
 
     return Contender("step, triton graph", replay, torch.cuda.synchronize, num_envs, step_cost(env, num_envs))
-
-
-def make_network(vec: VecEnv) -> Any:
-    """Return a policy of two hidden layers with a critic of its own, as it is before training."""
-    layout = action_layout(vec.single_action_space)
-    outputs = layout.num_actions if layout.is_discrete else layout.size
-    inputs = int(np.prod(vec.single_observation_space.shape or ()))
-    network = MLPLayout(inputs, HIDDEN, outputs, "tanh", False, not layout.is_discrete)
-    generator = torch.Generator().manual_seed(0)
-    parameters = 0.1 * torch.randn(network.size, generator=generator)
-    return SimpleNamespace(mlp=MLP(parameters.to(vec.device), network))
 
 
 def waiter(device: str) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import hashlib
 import importlib.util
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -38,7 +40,7 @@ def compiled(source: str) -> Any:
 
 @functools.cache
 def _folder() -> Path:
-    """Return the folder for generated sources, a temporary one if the user's cache cannot be written."""
+    """Return the folder for generated sources, one of this process if the user's cache cannot be written."""
     base = os.environ.get("OPERANT_GPU_CACHE") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "operant_gpu"
     )
@@ -49,7 +51,9 @@ def _folder() -> Path:
             return folder
     except OSError:
         pass
-    return Path(tempfile.mkdtemp(prefix="operant_gpu"))
+    temporary = tempfile.mkdtemp(prefix="operant_gpu")
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    return Path(temporary)
 
 
 @functools.cache

@@ -84,9 +84,8 @@ class StepwiseRollout:
     def _random(self, outputs: Outputs) -> Tensor:
         layout = self._batch.actions
         if layout.is_discrete:
-            legal = () if outputs.action_mask is None else tuple(numpy_view(outputs.action_mask).T)
             draw = _lowered("random_integers")
-            return self._stacked(draw(self._rng(), legal, layout.low, layout.high, layout.first_choices))
+            return self._stacked(draw(self._rng(), _legal(outputs), layout.low, layout.high, layout.first_choices))
         draw = _lowered("random_floats")
         return self._stacked(draw(self._rng(), layout.box_low, layout.box_high))
 
@@ -100,9 +99,8 @@ class StepwiseRollout:
             action = self._stacked(drawn)
             low, high = torch.tensor(layout.box_low), torch.tensor(layout.box_high)
             return action, action.clamp(low, high), torch.from_numpy(log_prob)
-        legal = () if outputs.action_mask is None else tuple(numpy_view(outputs.action_mask).T)
         bounds = (layout.low, layout.high, layout.first_choices)
-        drawn, log_prob = _lowered("categorical")(self._rng(), parts, legal, *bounds)
+        drawn, log_prob = _lowered("categorical")(self._rng(), parts, _legal(outputs), *bounds)
         action = self._stacked(drawn)
         return action, action, torch.from_numpy(log_prob)
 
@@ -132,6 +130,11 @@ class StepwiseRollout:
 @functools.cache
 def _lowered(name: str) -> Any:
     return lower_to_numpy(getattr(sampling, name))
+
+
+def _legal(outputs: Outputs) -> tuple[Any, ...]:
+    """Return the conditions of the action mask, none if there is none."""
+    return () if outputs.action_mask is None else tuple(numpy_view(outputs.action_mask).T)
 
 
 def _store(target: Tensor | None, source: Tensor | None) -> None:
