@@ -92,7 +92,8 @@ class ActionReader:
         parameters = network.parameters
         if parameters.device != self._device or parameters.dtype != torch.float32:
             place = f"{_name(parameters.dtype)} on {parameters.device}"
-            message = f"the network must be float32 on {self._device}, got {place}: use policy.to(env.device)"
+            cast = "" if parameters.dtype == torch.float32 else ".float()"
+            message = f"the network must be float32 on {self._device}, got {place}: use policy{cast}.to(env.device)"
             raise InvalidConfig("policy", message)
         shapes = {"parameters": (network.layout.size,), "shift": (inputs,), "scale": (inputs,)}
         for name, shape in shapes.items():

@@ -78,14 +78,14 @@ def allocate_outputs(
     """Return the outputs of a step. Observations and action masks are stored component by component."""
 
     def observations() -> Tensor:
-        return torch.zeros(size, num_envs, device=device).T
+        return torch.zeros(size, num_envs, dtype=torch.float32, device=device).T
 
     obs = observations()
     action_mask = torch.zeros(mask_size, num_envs, dtype=torch.bool, device=device).T if mask_size else None
     return Outputs(
         obs=obs,
         final_obs=observations() if separate_final_obs else obs,
-        reward=torch.zeros(num_envs, device=device),
+        reward=torch.zeros(num_envs, dtype=torch.float32, device=device),
         terminated=torch.zeros(num_envs, dtype=torch.bool, device=device),
         truncated=torch.zeros(num_envs, dtype=torch.bool, device=device),
         action_mask=action_mask,

@@ -329,7 +329,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
                     raise InvalidConfig("state_dict", f"{part}[{name!r}] is missing or not {kind}")
                 pairs.append((column, given))
         self._first_env_id = settings.first_env_id(state_dict.get("first_env_id", 0), self.num_envs)
-        self._env_ids.copy_(torch.arange(self._first_env_id, self._first_env_id + self.num_envs))
+        last = self._first_env_id + self.num_envs
+        self._env_ids.copy_(torch.arange(self._first_env_id, last, device=self.device))
         for column, saved_column in pairs:
             column.copy_(saved_column)
         self._started = bool(state_dict.get("started"))

@@ -133,7 +133,7 @@ BAD_NETWORKS: dict[str, tuple[Callable[[VecEnv], Any], str]] = {
     "normals": (lambda env: wrong_network(env, is_gaussian=True), r"\(4, 2, True\).* needs \(4, 2, False\)"),
     "dtype": (
         lambda env: wrong_network(env, parameters=torch.zeros(58, dtype=torch.float64)),
-        r"must be float32 on cpu, got float64 on cpu: use policy\.to\(env\.device\)",
+        r"must be float32 on cpu, got float64 on cpu: use policy\.float\(\)\.to\(env\.device\)",
     ),
     "device": (
         lambda env: wrong_network(env, parameters=torch.zeros(67, device="meta")),

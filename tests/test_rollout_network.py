@@ -267,3 +267,26 @@ def test_a_network_that_went_wrong_leaves_its_environments_alone_and_is_counted(
     assert_same_tensors(env.state_dict()["state"], before)
     with pytest.raises(ActionError, match=rf"^{2 * NUM_ENVS} actions outside"):
         env.check()
+
+
+def test_the_default_device_and_dtype_of_torch_do_not_matter(backend: str) -> None:
+    network, actions = make_network(make("Drift-v0", backend)), given_actions(make("Drift-v0", backend), STEPS)
+
+    def run() -> Outputs:
+        env = make("Drift-v0", backend)
+        env.reset(seed=1)
+        stored = env.rollout(STEPS, Policy(network), all_names(env))
+        env.load_state_dict(env.state_dict())
+        env.step(actions[0])
+        env.reset(seed=2)
+        return joined(stored, {**stored, **env.rollout(STEPS, actions, output_names(env))}) | everything(env)
+
+    expected = run()
+    torch.set_default_dtype(torch.float64)
+    try:
+        # Nothing can be computed there.
+        with torch.device("meta"):
+            found = run()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_same_tensors(found, expected)

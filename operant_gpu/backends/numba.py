@@ -99,7 +99,7 @@ class NumbaBackend:
         """Return the address of the memory that a thread works in."""
         while len(self._workspaces) <= thread:
             # PyTorch's memory begins with a cache line, NumPy's may not: every other vector would lie in two.
-            memory = torch.empty(self._layout.workspace_bytes, dtype=torch.int8)
+            memory = torch.empty(self._layout.workspace_bytes, dtype=torch.int8, device="cpu")
             self._workspaces.append((memory, memory.data_ptr()))
         return self._workspaces[thread][1]
 

@@ -34,7 +34,7 @@ class StepwiseRollout:
     def __init__(self, backend: Backend, batch: Batch) -> None:
         self._backend, self._batch = backend, batch
         self._separate_final_obs = batch.autoreset_mode is AutoresetMode.SAME_STEP
-        self._nobody = torch.zeros(batch.num_envs, dtype=torch.bool)
+        self._nobody = torch.zeros(batch.num_envs, dtype=torch.bool, device="cpu")
         final_obs = ("final_obs",) if self._separate_final_obs else ()
         self._written = ("reward", "terminated", "truncated", *final_obs)
         # For what is not stored: the environment's own outputs stay those of its last single step.
@@ -97,7 +97,7 @@ class StepwiseRollout:
             log_stds = tuple(map(np.float32, network.views()[-1].tolist()))
             drawn, log_prob = _lowered("gaussian")(self._rng(), parts, log_stds)
             action = self._stacked(drawn)
-            low, high = torch.tensor(layout.box_low), torch.tensor(layout.box_high)
+            low, high = map(action.new_tensor, (layout.box_low, layout.box_high))
             return action, action.clamp(low, high), torch.from_numpy(log_prob)
         bounds = (layout.low, layout.high, layout.first_choices)
         drawn, log_prob = _lowered("categorical")(self._rng(), parts, _legal(outputs), *bounds)
