@@ -21,7 +21,7 @@ _KINDS = "expected 'random', a tensor of actions or an MLPPolicy"
 _ADVICE = (
     f"rollouts evaluate networks of up to {MAX_LAYERS} {' or '.join(ACTIVATIONS)} layers of up to {MAX_WIDTH} units; "
     "make one with operant_gpu.models.MLPPolicy, or take the learner.policy of a PPO with such settings; for any other "
-    "module, call it and env.step in turn"
+    "policy, call it and env.step in turn"
 )
 
 
@@ -67,7 +67,7 @@ class ActionReader:
             return None
         network = getattr(policy, "mlp", None)
         if not isinstance(network, MLP):
-            if isinstance(policy, nn.Module):
+            if callable(policy):
                 raise InvalidConfig("policy", f"{_KINDS}, got {_described(policy)}: {_ADVICE}")
             return self._read(policy, (num_steps, *self._shape)).detach()
         self._check_network(network, inputs)
@@ -163,10 +163,10 @@ def raise_refused(columns: Columns, space: Space[Any]) -> None:
     raise ActionError("; ".join(faults) + "; those environments were left as they were for the step")
 
 
-def _described(module: nn.Module) -> str:
-    """Return a module's kind, and that of the network which a policy consists of."""
-    network = getattr(module, "network", None)
-    kind = type(module).__name__
+def _described(policy: Any) -> str:
+    """Return a policy's kind, and that of the network which it consists of."""
+    network = getattr(policy, "network", None)
+    kind = type(policy).__name__
     return f"a {kind} with a {type(network).__name__}" if isinstance(network, nn.Module) else f"a {kind}"
 
 

@@ -35,14 +35,14 @@ class VecEnv(VectorEnv[Any, Any, Any]):
 
     What `reset` and `step` return is the library's own memory, written anew by every call: clone what must last, or
     construct with `copy=True`. `step` does not synchronise with the device and can be captured in a CUDA graph.
-    Make one by calling an `Environment`, or with `operant_gpu.make`.
+    One thread at a time may use it. Make one by calling an `Environment`, or with `operant_gpu.make`.
 
     Args:
         environment: The definition.
         num_envs: How many environments, from 1 to what the device's memory holds.
         params: The environment's parameters that are not to have their default values, by name.
         device: "auto" (a GPU with Triton if there is one), "cpu", "cuda" or "cuda:<index>".
-        backend: "auto", "triton" or "numpy".
+        backend: "auto", "triton", "numba" or "numpy".
         autoreset_mode: SAME_STEP (the step that ends an episode resets it, `info["final_obs"]` holds its last
             observation), NEXT_STEP (the following step resets, ignores the action and gives reward 0) or DISABLED
             (the caller resets with `options={"reset_mask": mask}`).

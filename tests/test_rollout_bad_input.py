@@ -69,7 +69,6 @@ BAD_POLICIES: dict[str, Callable[[], Any]] = {
     "None": lambda: None,
     "a number": lambda: 1,
     "an object": object,
-    "a function": lambda: len,
     "mlp of another kind": lambda: Policy(torch.nn.Linear(4, 2)),
     "no mlp": lambda: Policy(None),
     "a bare MLP": lambda: make_network(make("CartPole-v1", "numpy")),
@@ -106,14 +105,14 @@ class WithMLP(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    "module", [torch.nn.Linear(4, 2), torch.nn.Sequential(), WithMLP()], ids=lambda m: type(m).__name__
+    "policy", [torch.nn.Linear(4, 2), torch.nn.Sequential(), WithMLP(), output_names], ids=lambda p: type(p).__name__
 )
-def test_modules_that_kernels_cannot_evaluate_are_refused(module: torch.nn.Module, backend: str) -> None:
+def test_policies_that_kernels_cannot_evaluate_are_refused(policy: Any, backend: str) -> None:
     env = started("CartPole-v1", backend)
     with refused(
-        InvalidConfig, env, rf"^policy: expected .* MLPPolicy, got a {type(module).__name__}: .*make one with"
+        InvalidConfig, env, rf"^policy: expected .* MLPPolicy, got a {type(policy).__name__}: .*make one with"
     ):
-        env.rollout(STEPS, module, output_names(env))
+        env.rollout(STEPS, policy, output_names(env))
 
 
 @pytest.mark.parametrize(("name", "advice"), [("Drift-v0", r"actions\.float\(\)"), ("Dials-v0", r"actions\.long\(\)")])

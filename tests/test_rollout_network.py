@@ -267,6 +267,9 @@ def test_a_network_that_went_wrong_leaves_its_environments_alone_and_is_counted(
     assert_same_tensors(env.state_dict()["state"], before)
     with pytest.raises(ActionError, match=rf"^{2 * NUM_ENVS} actions outside"):
         env.check()
+    # Differences of infinite numbers are no more reason for a warning.
+    network.parameters.fill_(torch.inf)
+    assert env.rollout(2, Policy(network), ["action"])["action"].isnan().any()
 
 
 def test_the_default_device_and_dtype_of_torch_do_not_matter(backend: str) -> None:

@@ -64,7 +64,9 @@ class StepwiseRollout:
             drawn = taken = self._random(outputs)
         else:
             network_outputs, value = policy.evaluate(outputs.obs)
-            drawn, taken, log_prob = self._draw(policy, network_outputs, outputs)
+            # Numbers that a network which went wrong gives are counted by the step, not warned of.
+            with np.errstate(all="ignore"):
+                drawn, taken, log_prob = self._draw(policy, network_outputs, outputs)
         _store(row.action, drawn)
         _store(row.log_prob, log_prob)
         _store(row.value, value)
