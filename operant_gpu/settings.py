@@ -1,10 +1,14 @@
-"""Checks of the arguments of `VecEnv`: each returns the setting as it is meant, or raises `InvalidConfig`."""
+"""Checks of what `VecEnv` is given: each returns the argument as it is meant, or raises `InvalidConfig`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from gymnasium.vector import AutoresetMode
+from torch import Tensor
 
 from operant_gpu.backends.base import NO_LIMIT
 from operant_gpu.backends.contract import check_contract
@@ -60,6 +64,35 @@ def first_env_id(first: int, num_envs: int) -> int:
 def seed_number(seed: Any) -> int:
     """Return a seed that the streams can take as their key."""
     return _integer("seed", seed, 0, 2**63 - 1)
+
+
+def seed_numbers(seeds: Any, num_envs: int) -> list[int | None]:
+    """Return the seeds of each environment, None where its stream is to go on."""
+    if not isinstance(seeds, Sequence | np.ndarray) or len(seeds) != num_envs:
+        raise InvalidConfig("seed", f"expected an integer, or {num_envs} of them in a list, got {seeds!r}")
+    return [None if seed is None else seed_number(seed) for seed in seeds]
+
+
+def reset_mask(options: Mapping[str, Any] | None, num_envs: int, device: torch.device) -> Tensor | None:
+    """Return which environments are to be reset, None for all."""
+    if options is None:
+        return None
+    unknown = set(options) - {"reset_mask"}
+    if unknown:
+        raise InvalidConfig("options", f"unknown option {sorted(unknown)}: 'reset_mask' is the only one")
+    given = options.get("reset_mask")
+    if given is None:
+        return None
+    try:
+        # NumPy arrays by a copy: torch refuses some strides, and warns of read-only memory.
+        mask = torch.as_tensor(np.array(given) if isinstance(given, np.ndarray) else given, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidConfig("options", f"reset_mask must be a tensor or array, got {given!r}: {error}") from error
+    if mask.dtype != torch.bool or mask.shape != (num_envs,):
+        raise InvalidConfig(
+            "options", f"reset_mask must be bool of shape ({num_envs},), got {mask.dtype} {tuple(mask.shape)}"
+        )
+    return mask.contiguous()
 
 
 def _integer(param: str, value: Any, low: int, high: int, note: str = "") -> int:

@@ -155,7 +155,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             InvalidConfig: If the seed or an option is not as described.
         """
         self._check_open()
-        mask = self._reset_mask(options)
+        mask = settings.reset_mask(options, self.num_envs, self.device)
         if mask is not None and not self._started:
             raise InvalidConfig("options", "the first reset takes every environment: call reset() before reset_mask")
         mask = self._all if mask is None else mask
@@ -396,35 +396,13 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             self._check_open()
             raise ResetNeeded("call reset() first: there is no episode yet")
 
-    def _reset_mask(self, options: Mapping[str, Any] | None) -> Tensor | None:
-        if options is None:
-            return None
-        unknown = set(options) - {"reset_mask"}
-        if unknown:
-            raise InvalidConfig("options", f"unknown option {sorted(unknown)}: 'reset_mask' is the only one")
-        if options.get("reset_mask") is None:
-            return None
-        given = options["reset_mask"]
-        try:
-            # NumPy arrays by a copy: torch refuses some strides, and warns of read-only memory.
-            mask = torch.as_tensor(np.array(given) if isinstance(given, np.ndarray) else given, device=self.device)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InvalidConfig("options", f"reset_mask must be a tensor or array, got {given!r}: {error}") from error
-        if mask.dtype != torch.bool or mask.shape != (self.num_envs,):
-            raise InvalidConfig(
-                "options", f"reset_mask must be bool of shape ({self.num_envs},), got {mask.dtype} {tuple(mask.shape)}"
-            )
-        return mask.contiguous()
-
     def _reseed(self, seed: Any, mask: Tensor) -> None:
         """Restart the streams where the mask holds."""
         columns = self._columns
         if isinstance(seed, int | np.integer):
             seeds, env_ids = torch.full_like(columns.seed, settings.seed_number(seed)), self._env_ids
         else:
-            if not isinstance(seed, Sequence | np.ndarray) or len(seed) != self.num_envs:
-                raise InvalidConfig("seed", f"expected an integer, or {self.num_envs} of them in a list, got {seed!r}")
-            given = [None if one is None else settings.seed_number(one) for one in seed]
+            given = settings.seed_numbers(seed, self.num_envs)
             seeds = torch.tensor([one or 0 for one in given], device=self.device)
             mask = mask & torch.tensor([one is not None for one in given], device=self.device)
             env_ids = torch.zeros_like(columns.env_id)

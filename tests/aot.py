@@ -28,6 +28,7 @@ from operant_gpu.backends.triton import (
     OPTIONS,
     launch_shape,
     policy_arguments,
+    policy_constants,
     reset_constants,
     rollout_constants,
     rollout_shape,
@@ -181,7 +182,7 @@ def rollout_of(batch: Batch, policy: torch.Tensor | MLP | None, is_stored: bool,
     values = (*values, outputs.obs, 2, 3, mask, *strides, 5, 7)
     arguments = dict(zip(rollout_kernel.arg_names, values, strict=False))
     block, warps = rollout_shape(BATCH_SIZE, isinstance(policy, MLP))
-    constants = rollout_constants(batch, policy) | {"BLOCK": block}
+    constants = rollout_constants(batch) | policy_constants(policy) | {"BLOCK": block}
     return Launch(rollout_kernel, batch.environment.id, variant, arguments, constants, warps)
 
 

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from torch import Generator, Tensor
 from torch.nn.utils import parameters_to_vector
 
+from operant_gpu import VecEnv
 from operant_gpu.models import MLPPolicy, Policy, PPOConfig
 
 ACTIONS: dict[str, spaces.Space] = {
@@ -25,6 +26,13 @@ def box(*shape: int) -> spaces.Box:
 def make(action: str = "gaussian", shape: tuple[int, ...] = (5,), **changes: Any) -> MLPPolicy:
     config = PPOConfig(**{"hidden_sizes": (16, 8), "log_std_init": -0.3, "seed": 3, **changes})
     return MLPPolicy(box(*shape), ACTIONS[action], config)
+
+
+def policy_for(env: VecEnv, precision: str = "tf32", **changes: Any) -> MLPPolicy:
+    """Return a policy for environments, scrambled, on their device."""
+    config = PPOConfig(**{"hidden_sizes": (16, 8), **changes})
+    policy = MLPPolicy(env.single_observation_space, env.single_action_space, config, precision=precision)
+    return scrambled(policy).to(env.device)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

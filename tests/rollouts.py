@@ -20,6 +20,8 @@ from operant_gpu.spaces import ActionLayout, action_layout
 NUM_ENVS = 13
 # Short episodes: the runs see many ends.
 LIMIT = 3
+# What only a network gives.
+NETWORK_NAMES = ("log_prob", "value", "final_value")
 
 every_mode = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name.lower())
 every_environment = pytest.mark.parametrize("name", MAKERS)
@@ -59,13 +61,6 @@ Noise = Environment(
 )
 
 
-class Steps(NamedTuple):
-    """What a rollout would have stored, and the streams that its policy would have drawn from at each step."""
-
-    outputs: Outputs
-    streams: list[NumpyRng]
-
-
 class Policy(NamedTuple):
     """What `rollout` takes for a network."""
 
@@ -90,11 +85,33 @@ def output_names(env: VecEnv) -> list[str]:
     return ["obs", *mask, "action", "reward", "terminated", "truncated", "final_obs"]
 
 
+def all_names(env: VecEnv) -> list[str]:
+    """Return all that can be stored with a network."""
+    return [*output_names(env), *NETWORK_NAMES]
+
+
 def given_actions(env: VecEnv, steps: int, seed: int = 0) -> torch.Tensor:
     """Return actions for many steps; those of a Box leave its bounds, which is for the environment to judge."""
     rng = np.random.default_rng(seed)
     actions = torch.stack([random_actions(env, rng) for _ in range(steps)])
     return 1.5 * actions if actions.is_floating_point() else actions
+
+
+def clipped(env: VecEnv, actions: torch.Tensor) -> torch.Tensor:
+    """Return drawn actions as environments take them."""
+    layout = action_layout(env.single_action_space)
+    if layout.is_discrete:
+        return actions
+    low, high = (torch.tensor(bound, device=actions.device) for bound in (layout.box_low, layout.box_high))
+    return actions.clamp(low, high)
+
+
+def as_drawn(env: VecEnv, actions: torch.Tensor) -> torch.Tensor:
+    """Return actions as distributions count them: discrete ones from zero."""
+    layout = action_layout(env.single_action_space)
+    if not layout.is_discrete:
+        return actions
+    return actions - torch.tensor(layout.low if layout.shape else layout.low[0], device=actions.device)
 
 
 def policy_stream(env: VecEnv) -> NumpyRng:
@@ -107,18 +124,26 @@ def policy_stream(env: VecEnv) -> NumpyRng:
     return NumpyRng(*key, elapsed, 2 << 28)
 
 
-def single_steps(env: VecEnv, actions: torch.Tensor) -> Steps:
-    """Take the steps one by one."""
-    obs, rows, streams = env.observe(), [], []
+def single_steps(env: VecEnv, actions: torch.Tensor) -> Outputs:
+    """Take the steps one by one; return what a rollout would have stored."""
+    obs, rows = env.observe(), []
     for action in actions:
-        streams.append(policy_stream(env))
         row = {"obs": obs.clone(), "action": action}
         if env.action_mask is not None:
             row["action_mask"] = env.action_mask.clone()
         _, reward, terminated, truncated, info = env.step(action)
         after = {"reward": reward, "terminated": terminated, "truncated": truncated, "final_obs": info["final_obs"]}
         rows.append(row | {name: tensor.clone() for name, tensor in after.items()})
-    return Steps({name: torch.stack([row[name] for row in rows]) for name in rows[0]}, streams)
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def single_steps_and_streams(env: VecEnv, actions: torch.Tensor) -> tuple[Outputs, list[NumpyRng]]:
+    """Take the steps one by one; return also the streams that a policy would have drawn from at each."""
+    parts, streams = [], []
+    for action in actions:
+        streams.append(policy_stream(env))
+        parts.append(single_steps(env, action[None]))
+    return joined(*parts), streams
 
 
 def future(env: VecEnv) -> Outputs:

@@ -78,11 +78,11 @@ def test_steps_and_rollouts_write_their_rows_and_no_others(name: str, backend: s
         memories = poisoned(env.rollout(STEPS, policy, names))
         env.load_state_dict(future)
         stored = env.rollout(STEPS, policy, rows(memories))
-        expected = single_steps(reference, stored["action"].clone()).outputs
+        expected = single_steps(reference, stored["action"].clone())
         assert_only_rows_written(memories, expected)
         assert_same_environments(env, reference)
-    stepped = single_steps(env, actions).outputs
-    assert_same_tensors(stepped, single_steps(reference, actions).outputs)
+    stepped = single_steps(env, actions)
+    assert_same_tensors(stepped, single_steps(reference, actions))
     assert_same_environments(env, reference)
     mask = torch.arange(num_envs) % 3 == 0
     fresh, expected_fresh = (each.reset(options={"reset_mask": mask})[0] for each in (env, reference))

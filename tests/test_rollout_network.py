@@ -13,7 +13,9 @@ from rollouts import (
     Evaluation,
     Outputs,
     Policy,
+    all_names,
     assert_same_environments,
+    clipped,
     evaluate_by_hand,
     every_environment,
     every_mode,
@@ -24,6 +26,8 @@ from rollouts import (
     make_network,
     output_names,
     single_steps,
+    single_steps_and_streams,
+    started,
 )
 
 from operant_gpu import ActionError, AutoresetMode, VecEnv
@@ -36,17 +40,6 @@ from operant_gpu.spaces import ActionLayout, action_layout
 STEPS = 8
 # Of float32 against float64, for numbers around 1 to 10.
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
-
-
-def all_names(env: VecEnv) -> list[str]:
-    return [*output_names(env), "log_prob", "value", "final_value"]
-
-
-def clipped(env: VecEnv, action: torch.Tensor) -> torch.Tensor:
-    layout = action_layout(env.single_action_space)
-    if layout.is_discrete:
-        return action
-    return action.clamp(torch.tensor(layout.box_low), torch.tensor(layout.box_high))
 
 
 def assert_normal_draws(evaluation: Evaluation, stream: NumpyRng, action: np.ndarray, log_prob: np.ndarray) -> None:
@@ -93,7 +86,7 @@ def assert_network_rollout(env: VecEnv, reference: VecEnv, network: MLP, steps: 
     """Roll out, and check all that is stored; return it."""
     ended_before = everything(reference)["columns.ended"]
     stored = env.rollout(steps, Policy(network), all_names(env))
-    expected, streams = single_steps(reference, clipped(env, stored["action"]))
+    expected, streams = single_steps_and_streams(reference, clipped(env, stored["action"]))
     assert_same_tensors(
         {key: stored[key] for key in expected if key != "action"},
         {key: tensor for key, tensor in expected.items() if key != "action"},
@@ -197,7 +190,7 @@ def test_a_box_action_is_stored_as_drawn_and_taken_clipped(name: str, backend: s
     taken = clipped(env, stored["action"])
     assert 0.3 < (taken != stored["action"]).double().mean() < 0.99
     if name == "Drift-v0":
-        other = single_steps(unclipped, stored["action"]).outputs["final_obs"]
+        other = single_steps(unclipped, stored["action"])["final_obs"]
         assert not other[0].equal(stored["final_obs"][0])
 
 
@@ -276,8 +269,7 @@ def test_the_default_device_and_dtype_of_torch_do_not_matter(backend: str) -> No
     network, actions = make_network(make("Drift-v0", backend)), given_actions(make("Drift-v0", backend), STEPS)
 
     def run() -> Outputs:
-        env = make("Drift-v0", backend)
-        env.reset(seed=1)
+        env = started("Drift-v0", backend)
         stored = env.rollout(STEPS, Policy(network), all_names(env))
         env.load_state_dict(env.state_dict())
         env.step(actions[0])

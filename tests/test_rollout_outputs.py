@@ -10,9 +10,11 @@ import pytest
 import torch
 from contract_envs import assert_same_tensors
 from rollouts import (
+    NETWORK_NAMES,
     NUM_ENVS,
     Noise,
     Policy,
+    all_names,
     assert_same_environments,
     every_environment,
     every_mode,
@@ -26,7 +28,6 @@ from rollouts import (
 from operant_gpu import AutoresetMode, VecEnv
 
 STEPS = 6
-NETWORK_NAMES = ["log_prob", "value", "final_value"]
 
 some_environments = pytest.mark.parametrize("name", ["Drift-v0", "MaskedDials-v0", "Ledge-v0"])
 
@@ -50,7 +51,7 @@ def shapes(env: VecEnv) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
 @every_environment
 def test_names_give_fresh_tensors_of_the_documented_form(name: str, backend: str) -> None:
     env = started(name, backend)
-    names = [*output_names(env), *NETWORK_NAMES]
+    names = all_names(env)
     policy = Policy(make_network(env))
     rollouts = [env.rollout(STEPS, policy, names) for _ in range(2)]
     for stored in rollouts:
@@ -82,7 +83,7 @@ def test_each_output_is_the_same_alone_and_among_all(name: str, backend: str, mo
         pytest.skip("slow in the interpreter, and no mode has stores of its own")
     env = started(name, backend, mode)
     network = Policy(make_network(env))
-    for policy, names in (("random", output_names(env)), (network, [*output_names(env), *NETWORK_NAMES])):
+    for policy, names in (("random", output_names(env)), (network, all_names(env))):
         env.reset(seed=2)
         expected = env.rollout(STEPS, policy, names)
         for alone in names:
@@ -149,7 +150,7 @@ def test_given_tensors_are_written_completely_and_nothing_beside_them(
     name: str, backend: str, layout: Layout, integers: torch.dtype
 ) -> None:
     env, reference = started(name, backend), started(name, backend)
-    policies = [("random", output_names(env)), (Policy(make_network(env)), [*output_names(env), *NETWORK_NAMES])]
+    policies = [("random", output_names(env)), (Policy(make_network(env)), all_names(env))]
     for flag, (policy, names) in zip((True, False), policies, strict=True):
         expected = reference.rollout(STEPS, policy, names)
         if "action" in expected and not expected["action"].is_floating_point():
@@ -193,7 +194,7 @@ def test_actions_are_read_with_any_strides_and_may_be_stored_where_they_are(name
         kept = given.clone()
         stored = env.rollout(STEPS, given, ["action", "reward", "final_obs"])
         assert given.equal(kept)
-        expected = single_steps(reference, kept.contiguous()).outputs
+        expected = single_steps(reference, kept.contiguous())
         assert stored["action"].equal(expected["action"].to(stored["action"].dtype))
         assert stored["reward"].equal(expected["reward"])
         assert stored["final_obs"].equal(expected["final_obs"])
@@ -229,7 +230,7 @@ def test_observations_may_be_single_numbers(backend: str) -> None:
         each.reset(seed=1)
     stored = env.rollout(STEPS, "random", ["obs", "final_obs", "action"])
     assert stored["obs"].shape == (STEPS, 5)
-    expected = single_steps(reference, stored["action"]).outputs
+    expected = single_steps(reference, stored["action"])
     assert_same_tensors(stored, {key: expected[key] for key in stored})
     out = torch.empty(2 * STEPS, 5)[::2]
     assert env.rollout(STEPS, "random", {"obs": out})["obs"].equal(reference.rollout(STEPS, "random", ["obs"])["obs"])
@@ -240,7 +241,7 @@ def test_outputs_carry_no_gradients(name: str, backend: str) -> None:
     env = started(name, backend)
     network = make_network(env)
     network.parameters.requires_grad_(True)
-    stored = env.rollout(2, Policy(network), [*output_names(env), *NETWORK_NAMES])
+    stored = env.rollout(2, Policy(network), all_names(env))
     assert not [key for key, tensor in stored.items() if tensor.requires_grad]
     if name == "Drift-v0":
         actions = given_actions(env, 2).requires_grad_(True)

@@ -19,6 +19,7 @@ from rollouts import (
     output_names,
     random_by_hand,
     single_steps,
+    single_steps_and_streams,
 )
 
 from operant_gpu import ActionError, AutoresetMode, VecEnv
@@ -45,12 +46,12 @@ def test_a_rollout_equals_single_steps(name: str, backend: str, mode: AutoresetM
     for run, is_random in enumerate([True, False, True, False]):
         # Each rollout begins in the middle of episodes, where some have just ended.
         before = given_actions(env, 1 + run, seed=run)
-        assert_same_tensors(single_steps(env, before).outputs, single_steps(reference, before).outputs)
+        assert_same_tensors(single_steps(env, before), single_steps(reference, before))
         late = everything(env)["columns.late_steps"]
         actions = given_actions(env, STEPS, seed=run)
         stored = env.rollout(STEPS, "random" if is_random else actions, output_names(env))
         assert is_random or stored["action"].equal(actions)
-        assert_same_tensors(stored, single_steps(reference, stored["action"]).outputs)
+        assert_same_tensors(stored, single_steps(reference, stored["action"]))
         assert_same_environments(env, reference)
         assert everything(env)["columns.late_steps"].equal(late)
         # Without a call of `observe`.
@@ -71,7 +72,7 @@ def test_long_episodes_end_by_termination_and_by_the_limit(name: str, backend: s
     for each in (env, reference):
         each.reset(seed=8)
     stored = env.rollout(45, "random", output_names(env))
-    assert_same_tensors(stored, single_steps(reference, stored["action"]).outputs)
+    assert_same_tensors(stored, single_steps(reference, stored["action"]))
     assert_same_environments(env, reference)
     assert stored["terminated"].any()
     assert stored["truncated"].any()
@@ -91,7 +92,7 @@ def test_episodes_of_one_step_and_rollouts_of_one(name: str, backend: str, mode:
     for steps in (1, 1, np.int64(4), 1):
         stored = env.rollout(steps, "random", output_names(env))
         assert stored["reward"].shape == (steps, num_envs)
-        assert_same_tensors(stored, single_steps(reference, stored["action"]).outputs)
+        assert_same_tensors(stored, single_steps(reference, stored["action"]))
         assert_same_environments(env, reference)
 
 
@@ -124,7 +125,7 @@ def test_random_actions_come_from_the_policys_stream_by_step_within_the_episode(
         each.reset(seed=2**40 + 3)
     names = output_names(env)
     stored = joined(env.rollout(2, "random", names), env.rollout(STEPS, "random", names))
-    streams = single_steps(reference, stored["action"]).streams
+    streams = single_steps_and_streams(reference, stored["action"])[1]
     layout = action_layout(env.single_action_space)
     masks = stored.get("action_mask", [None] * len(streams))
     for action, stream, mask in zip(stored["action"], streams, masks, strict=True):
@@ -213,7 +214,7 @@ def test_a_state_that_was_written_is_where_a_rollout_begins(backend: str) -> Non
     assert stored["action_mask"][0].unique(dim=0).tolist() == [[True, False, True, True, True]]
     # Actions 1 to 5: not to the left, from the ledge's end.
     assert stored["action"][0].unique().tolist() == [1, 3, 4, 5]
-    assert_same_tensors(stored, single_steps(reference, stored["action"]).outputs)
+    assert_same_tensors(stored, single_steps(reference, stored["action"]))
     # The mask is that of the state also where nobody asks for it.
     env.state.x.zero_()
     assert 2 not in env.rollout(1, "random", ["action"])["action"]

@@ -35,6 +35,8 @@ class StepwiseRollout:
         self._backend, self._batch = backend, batch
         self._separate_final_obs = batch.autoreset_mode is AutoresetMode.SAME_STEP
         self._nobody = torch.zeros(batch.num_envs, dtype=torch.bool, device="cpu")
+        bounds = (batch.actions.box_low, batch.actions.box_high)
+        self._low, self._high = (torch.tensor(bound, dtype=torch.float32, device="cpu") for bound in bounds)
         final_obs = ("final_obs",) if self._separate_final_obs else ()
         self._written = ("reward", "terminated", "truncated", *final_obs)
         # For what is not stored: the environment's own outputs stay those of its last single step.
@@ -99,8 +101,7 @@ class StepwiseRollout:
             log_stds = tuple(map(np.float32, network.views()[-1].tolist()))
             drawn, log_prob = _lowered("gaussian")(self._rng(), parts, log_stds)
             action = self._stacked(drawn)
-            low, high = map(action.new_tensor, (layout.box_low, layout.box_high))
-            return action, action.clamp(low, high), torch.from_numpy(log_prob)
+            return action, action.clamp(self._low, self._high), torch.from_numpy(log_prob)
         bounds = (layout.low, layout.high, layout.first_choices)
         drawn, log_prob = _lowered("categorical")(self._rng(), parts, _legal(outputs), *bounds)
         action = self._stacked(drawn)

@@ -81,8 +81,8 @@ class TritonBackend:
 
     def __init__(self, batch: Batch) -> None:
         self._state, self._columns, self._num_envs = batch.state, batch.columns, batch.num_envs
-        self._batch = batch
         self._reset_constants, self._step_constants = reset_constants(batch), step_constants(batch)
+        self._rollout_constants = rollout_constants(batch)
         device = batch.columns.seed.device
         self._device = torch.cuda.device(device) if device.type == "cuda" else None
 
@@ -108,7 +108,7 @@ class TritonBackend:
         present = (outputs.obs, *outputs.obs.stride(), outputs.action_mask, *_strides(outputs.action_mask))
         arguments = (self._state, self._columns, *policy_arguments(policy), *stored_arguments(trajectory), *present)
         shape = rollout_shape(self._num_envs, isinstance(policy, MLP))
-        constants = rollout_constants(self._batch, policy)
+        constants = self._rollout_constants | policy_constants(policy)
         self._launch(rollouts.rollout_kernel, (*arguments, self._num_envs, num_steps), constants, shape)
 
     def _launch(
@@ -185,25 +185,22 @@ def step_constants(batch: Batch) -> dict[str, Any]:
     }
 
 
-def rollout_constants(batch: Batch, policy: Tensor | MLP | None) -> dict[str, Any]:
-    """Return the compile-time arguments of the rollout kernel, BLOCK apart."""
+def rollout_constants(batch: Batch) -> dict[str, Any]:
+    """Return the compile-time arguments of the rollout kernel, those of the policy and BLOCK apart."""
     layout = batch.actions
-    given = rollouts.RANDOM if policy is None else rollouts.GIVEN
     return step_constants(batch) | {
         "BOX_LOW": layout.box_low,
         "BOX_HIGH": layout.box_high,
         "FIRST": layout.first_choices,
-        "POLICY": (rollouts.NETWORK if isinstance(policy, MLP) else given).value,
-        **network_constants(policy if isinstance(policy, MLP) else None),
     }
 
 
-def network_constants(network: MLP | None) -> dict[str, Any]:
-    """Return those that describe a network; None for each where there is none."""
+def policy_constants(policy: Tensor | MLP | None) -> dict[str, Any]:
+    """Return those that depend on the policy; of those that describe a network, None where there is none."""
     names = ("OFFSETS", "SIZES", "PADS", "OUTPUTS", "OUT_PAD", "SHARED", "ACTIVATION", "PRECISION", "CLIP")
-    if network is None:
-        return dict.fromkeys(names)
-    layout = network.layout
+    if not isinstance(policy, MLP):
+        return {"POLICY": (rollouts.RANDOM if policy is None else rollouts.GIVEN).value, **dict.fromkeys(names)}
+    layout = policy.layout
     sizes = (layout.inputs, *layout.hidden_sizes)
     lengths = [math.prod(shape) for shape in layout.shapes]
     values = (
@@ -214,10 +211,10 @@ def network_constants(network: MLP | None) -> dict[str, Any]:
         _padded(layout.outputs),
         layout.shared_trunk or not layout.hidden_sizes,
         layout.activation,
-        network.precision,
-        float(network.clip),
+        policy.precision,
+        float(policy.clip),
     )
-    return dict(zip(names, values, strict=True))
+    return {"POLICY": rollouts.NETWORK.value, **dict(zip(names, values, strict=True))}
 
 
 def _padded(size: int) -> int:

@@ -5,6 +5,9 @@ and `backends/numba_source.py`). A block stays in the first-level cache for all 
 have no branches, so that they become vector instructions; what concerns few rows, such as resets, gathers them first.
 
 The reference that they are tested against is the NumPy backend.
+
+Their cache on disk notices changes of this file alone: after one of `cpu_math.py` or `cpu_memory.py`, touch it. The
+records stand here for that reason.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from gpu_checks import no_synchronisation
 from learning_envs import Forbidden, Locate, Recall
 from torch import Tensor, nn
 
@@ -76,12 +77,9 @@ def test_graphs_learn_what_the_eager_loop_learns(environment: str, variant: str)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_nothing_waits_for_the_device_within_an_iteration(engine: str, variant: str) -> None:
     learner, _ = run(ENVIRONMENTS["CartPole"](), small(engine=engine, log_interval=1_000, **VARIANTS[variant]))
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_synchronisation():
         for _ in range(3):
             learner._iterate(0.5)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 class Waiting(nn.Module):

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
-from contract_envs import MAKERS, MODES, assert_same_tensors
-from mlp_policies import scrambled
-from rollouts import Outputs, assert_same_environments, future, joined, output_names
-from torch import Tensor
+from contract_envs import MAKERS, assert_same_tensors
+from gpu_checks import capture, compilations, no_allocation, no_synchronisation
+from mlp_policies import policy_for
+from rollouts import (
+    all_names,
+    as_drawn,
+    assert_same_environments,
+    clipped,
+    every_environment,
+    every_mode,
+    future,
+    joined,
+    output_names,
+    single_steps,
+)
 
 import operant_gpu
 from operant_gpu import ActionError, AutoresetMode, InvalidConfig, VecEnv
-from operant_gpu.models import MLPPolicy, PPOConfig
-from operant_gpu.spaces import action_layout
+from operant_gpu.models import MLPPolicy
 
 pytestmark = pytest.mark.gpu
 
 # Fills no block of environments.
 NUM_ENVS = 4_231
 STEPS = 24
-NETWORK_NAMES = ("log_prob", "value", "final_value")
 # Of the log-probabilities and values of networks with weights around 0.1 to 1.
 CLOSE = {"ieee": {"rtol": 1e-4, "atol": 1e-4}, "tf32": {"rtol": 2e-2, "atol": 2e-2}}
-every_mode = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name.lower())
-every_environment = pytest.mark.parametrize("name", MAKERS)
 every_precision = pytest.mark.parametrize("precision", CLOSE)
 
 
@@ -38,42 +43,8 @@ def started(name: str, mode: AutoresetMode = AutoresetMode.SAME_STEP, **settings
     return env
 
 
-def policy_for(env: VecEnv, precision: str = "ieee", **changes: Any) -> MLPPolicy:
-    config = PPOConfig(**{"hidden_sizes": (64, 64), **changes})
-    policy = MLPPolicy(env.single_observation_space, env.single_action_space, config, precision=precision)
-    return scrambled(policy).to(env.device)
-
-
-def one_by_one(env: VecEnv, actions: Tensor) -> Outputs:
-    """Take the steps that a rollout stands for; return what it would have stored."""
-    obs, rows = env.observe(), []
-    for action in actions:
-        row = {"obs": obs.clone(), "action": action}
-        if env.action_mask is not None:
-            row["action_mask"] = env.action_mask.clone()
-        _, reward, terminated, truncated, info = env.step(action)
-        row |= {"reward": reward, "terminated": terminated, "truncated": truncated, "final_obs": info["final_obs"]}
-        rows.append({name: tensor.clone() for name, tensor in row.items()})
-    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-
-
-def taken(env: VecEnv, actions: Tensor) -> Tensor:
-    """Return actions as environments take them."""
-    layout = action_layout(env.single_action_space)
-    if layout.is_discrete:
-        return actions
-    low, high = (torch.tensor(bound, device=actions.device) for bound in (layout.box_low, layout.box_high))
-    return actions.clamp(low, high)
-
-
-@contextmanager
-def no_synchronisation() -> Iterator[None]:
-    """Make every wait for the device an error."""
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+def wide_policy_for(env: VecEnv, precision: str = "ieee", **changes: Any) -> MLPPolicy:
+    return policy_for(env, precision, **{"hidden_sizes": (64, 64), **changes})
 
 
 @every_mode
@@ -84,7 +55,7 @@ def test_a_rollout_equals_single_steps(name: str, mode: AutoresetMode) -> None:
     actions = started(name, mode).rollout(STEPS, out=["action"])["action"]
     for policy in ("random", actions, "random"):
         stored = env.rollout(STEPS, policy, names)
-        assert_same_tensors(stored, one_by_one(reference, stored["action"]))
+        assert_same_tensors(stored, single_steps(reference, stored["action"]))
         assert_same_environments(env, reference)
         assert env.observe().equal(reference.observe())
     assert env.get_logs()["episode_count"] >= NUM_ENVS
@@ -95,16 +66,14 @@ def test_a_rollout_equals_single_steps(name: str, mode: AutoresetMode) -> None:
 @every_precision
 def test_a_network_acts_as_pytorch_says(name: str, mode: AutoresetMode, precision: str) -> None:
     env, reference = started(name, mode), started(name, mode)
-    policy = policy_for(env, precision, normalize_observations=True, shared_trunk=mode is AutoresetMode.NEXT_STEP)
-    stored = env.rollout(STEPS, policy, [*output_names(env), *NETWORK_NAMES])
-    expected = one_by_one(reference, taken(env, stored["action"]))
+    policy = wide_policy_for(env, precision, normalize_observations=True, shared_trunk=mode is AutoresetMode.NEXT_STEP)
+    stored = env.rollout(STEPS, policy, all_names(env))
+    expected = single_steps(reference, clipped(env, stored["action"]))
     del expected["action"]
     assert_same_tensors({key: stored[key] for key in expected}, expected)
     assert_same_environments(env, reference)
 
-    layout = action_layout(env.single_action_space)
-    first = torch.tensor(layout.low if layout.shape else layout.low[0], device="cuda") if layout.is_discrete else 0
-    drawn, mask = stored["action"] - first, stored.get("action_mask")
+    drawn, mask = as_drawn(env, stored["action"]), stored.get("action_mask")
     with torch.no_grad():
         rows = (stored["obs"].flatten(0, 1), drawn.flatten(0, 1))
         evaluated = policy.evaluate(*rows, None, None, None if mask is None else mask.flatten(0, 1))
@@ -129,7 +98,7 @@ def test_a_network_acts_as_pytorch_says(name: str, mode: AutoresetMode, precisio
 )
 def test_networks_of_every_size(changes: dict[str, Any], precision: str) -> None:
     env = started("MaskedDials-v0")
-    policy = policy_for(env, precision, **changes)
+    policy = wide_policy_for(env, precision, **changes)
     stored = env.rollout(4, policy, ["obs", "value"])
     with torch.no_grad():
         expected = policy.value(stored["obs"].flatten(0, 1), None, None)
@@ -141,8 +110,8 @@ def test_draws_of_networks_are_those_of_numpy(name: str) -> None:
     """From the same states, and but for choices on a boundary."""
     on_gpu = started(name)
     on_cpu = MAKERS[name](NUM_ENVS, device="cpu", backend="numpy", max_episode_steps=9)
-    on_cpu.load_state_dict({**on_gpu.state_dict()})
-    policy = policy_for(on_gpu)
+    on_cpu.load_state_dict(on_gpu.state_dict())
+    policy = wide_policy_for(on_gpu)
     one = on_gpu.rollout(1, policy, ["action"])["action"].cpu()
     other = on_cpu.rollout(1, policy.cpu(), ["action"])["action"]
     assert torch.isclose(one, other, rtol=1e-4, atol=1e-4).float().mean() > 0.999
@@ -150,7 +119,7 @@ def test_draws_of_networks_are_those_of_numpy(name: str) -> None:
 
 def policies_of(env: VecEnv) -> dict[str, Any]:
     given = env.rollout(STEPS, out=["action"])["action"]
-    return {"random": "random", "given": given, "network": policy_for(env, "tf32")}
+    return {"random": "random", "given": given, "network": wide_policy_for(env, "tf32")}
 
 
 @pytest.mark.parametrize("policy_name", ["random", "given", "network"])
@@ -159,29 +128,20 @@ def policies_of(env: VecEnv) -> dict[str, Any]:
 def test_a_rollout_neither_waits_nor_allocates(name: str, mode: AutoresetMode, policy_name: str) -> None:
     env = started(name, mode)
     policy = policies_of(env)[policy_name]
-    names = [*output_names(env), *(NETWORK_NAMES if policy_name == "network" else ())]
-    out = env.rollout(STEPS, policy, names)
-    before = torch.cuda.memory_stats()["allocation.all.allocated"]
-    with no_synchronisation():
+    out = env.rollout(STEPS, policy, all_names(env) if policy_name == "network" else output_names(env))
+    with no_synchronisation(), no_allocation():
         for _ in range(3):
             env.rollout(STEPS, policy, out)
-    assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
 
 
 @pytest.mark.parametrize("policy_name", ["random", "given", "network"])
 @pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1", "Ledge-v0"])
 def test_graph_replay_equals_eager_rollouts(name: str, policy_name: str) -> None:
-    eager, captured = started(name), started(name)
-    policy = policies_of(started(name))[policy_name]
-    names = [*output_names(eager), *(NETWORK_NAMES if policy_name == "network" else ())]
-    # Compiled and loaded before the capture, then back to the start.
-    start = captured.state_dict()
-    out = captured.rollout(STEPS, policy, names)
-    captured.load_state_dict(start)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured.rollout(STEPS, policy, out)
-    captured.load_state_dict(start)
+    eager, captured, other = started(name), started(name), started(name)
+    policy = policies_of(other)[policy_name]
+    names = all_names(eager) if policy_name == "network" else output_names(eager)
+    out = other.rollout(STEPS, policy, names)
+    graph, _ = capture(captured, lambda: captured.rollout(STEPS, policy, out))
     for _ in range(3):
         graph.replay()
         assert_same_tensors(out, eager.rollout(STEPS, policy, names))
@@ -199,32 +159,15 @@ def test_parts_of_a_rollout_equal_the_whole_in_a_large_batch() -> None:
     assert_same_tensors(small.rollout(STEPS, out=names), expected)
 
 
-def count_compilations(run: Callable[[], None]) -> int:
-    import triton
-
-    compiled: list[str] = []
-
-    def note(*_args: Any, **kwargs: Any) -> None:
-        compiled.append(kwargs["fn"].name)
-
-    triton.knobs.runtime.jit_post_compile_hook = note
-    try:
-        run()
-    finally:
-        triton.knobs.runtime.jit_post_compile_hook = None
-    return sum("rollout" in name for name in compiled)
-
-
 def test_the_kernel_compiles_once_whatever_the_lengths() -> None:
-    def run() -> None:
+    with compilations() as compiled:
         # A parameter that no other test uses: nothing is in the cache of this process.
         for num_envs in (64, 4_096):
             env = operant_gpu.make("CartPole-v1", num_envs, device="cuda", gravity=9.80671)
             env.reset(seed=0)
             for steps in (1, 2, 16, 37):
                 env.rollout(steps)
-
-    assert count_compilations(run) == 1
+    assert sum("rollout" in name for name in compiled) == 1, compiled
 
 
 def test_bad_values_are_counted_and_left_alone() -> None:
@@ -236,7 +179,7 @@ def test_bad_values_are_counted_and_left_alone() -> None:
     assert torch.equal(env.state.x[[3, 4_000]], before[[3, 4_000]])
     with pytest.raises(ActionError, match=r"4 actions .* environment 3"):
         env.check()
-    policy = policy_for(started("Pendulum-v1"))
+    policy = wide_policy_for(started("Pendulum-v1"))
     policy.flat.fill_(torch.nan)
     pendulum = started("Pendulum-v1")
     assert not pendulum.rollout(2, policy, ["reward"])["reward"].any()
@@ -247,4 +190,4 @@ def test_bad_values_are_counted_and_left_alone() -> None:
 def test_a_policy_and_its_environments_share_a_device() -> None:
     env = started("CartPole-v1")
     with pytest.raises(InvalidConfig, match=r"policy\.to\(env\.device\)"):
-        env.rollout(1, policy_for(env).cpu())
+        env.rollout(1, wide_policy_for(env).cpu())

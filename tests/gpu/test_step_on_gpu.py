@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
+from gpu_checks import capture, compilations, no_allocation, no_synchronisation
 from gymnasium.vector import AutoresetMode
 
 import operant_gpu
@@ -38,16 +37,6 @@ def flat(result: tuple[Any, ...]) -> dict[str, torch.Tensor]:
     named = {"obs": obs, "reward": reward, "terminated": terminated, "truncated": truncated}
     named |= {"final_obs": info["final_obs"], "_final_obs": info["_final_obs"], **info["episode"]}
     return {name: tensor.clone() for name, tensor in named.items()}
-
-
-@contextmanager
-def no_synchronisation() -> Iterator[None]:
-    """Make every wait for the device an error."""
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @ENVIRONMENTS
@@ -82,11 +71,9 @@ def test_a_step_neither_waits_nor_allocates(id: str, mode: AutoresetMode) -> Non
     env.reset(seed=1)
     actions = random_actions(env, torch.Generator().manual_seed(0)).cuda()
     env.step(actions)
-    before = torch.cuda.memory_stats()["allocation.all.allocated"]
-    with no_synchronisation():
+    with no_synchronisation(), no_allocation():
         for _ in range(10):
             env.step(actions)
-    assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
 
 
 @ENVIRONMENTS
@@ -96,14 +83,7 @@ def test_graph_replay_equals_eager_steps(id: str) -> None:
     actions = random_actions(eager, generator).cuda()
     eager.reset(seed=5)
     captured.reset(seed=5)
-    # Compiled and loaded before the capture, then back to the start.
-    start = captured.state_dict()
-    captured.step(actions)
-    captured.load_state_dict(start)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        replayed = captured.step(actions)
-    captured.load_state_dict(start)
+    graph, replayed = capture(captured, lambda: captured.step(actions))
     for _ in range(40):
         actions.copy_(random_actions(eager, generator))
         expected = flat(eager.step(actions))
@@ -114,15 +94,7 @@ def test_graph_replay_equals_eager_steps(id: str) -> None:
 
 
 def test_kernels_compile_once_whatever_the_size() -> None:
-    import triton
-
-    compiled: list[str] = []
-
-    def note(*_args: Any, **kwargs: Any) -> None:
-        compiled.append(kwargs["fn"].name)
-
-    triton.knobs.runtime.jit_post_compile_hook = note
-    try:
+    with compilations() as compiled:
         # A parameter that no other test uses: nothing is in the cache of this process.
         for num_envs in (64, 4_096, 16_384):
             env = operant_gpu.make("CartPole-v1", num_envs, device="cuda", gravity=9.80665)
@@ -130,8 +102,6 @@ def test_kernels_compile_once_whatever_the_size() -> None:
             for _ in range(5):
                 env.step(torch.ones(num_envs, dtype=torch.int64, device="cuda"))
             env.observe()
-    finally:
-        triton.knobs.runtime.jit_post_compile_hook = None
     assert len(compiled) == 2, compiled
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from contract_envs import Dials, Drift, Ledge, MaskedDials, make_cpu
-from mlp_policies import scrambled
-from rollouts import is_legal
+from mlp_policies import policy_for
+from rollouts import all_names, as_drawn, is_legal
 from torch import Tensor
 
 from operant_gpu import VecEnv
-from operant_gpu.models import MLPPolicy, PPOConfig
+from operant_gpu.models import MLPPolicy
 from operant_gpu.models.rollout import Rollout, generalized_advantages, next_values
 from operant_gpu.spaces import action_layout
 
@@ -25,22 +25,6 @@ def started(name: str, num_envs: int = 64, limit: int = 15) -> VecEnv:
     env = make_cpu(name, num_envs, "numpy", max_episode_steps=limit)
     env.reset(seed=5)
     return env
-
-
-def policy_for(env: VecEnv, **changes: Any) -> MLPPolicy:
-    config = PPOConfig(**{"hidden_sizes": (16, 8), **changes})
-    return scrambled(MLPPolicy(env.single_observation_space, env.single_action_space, config))
-
-
-def all_names(env: VecEnv) -> list[str]:
-    names = ["obs", "action", "log_prob", "value", "reward", "terminated", "truncated", "final_obs", "final_value"]
-    return names if env.action_mask is None else [*names, "action_mask"]
-
-
-def as_drawn(env: VecEnv, actions: Tensor) -> Tensor:
-    """Return the actions as distributions count them: discrete ones from zero."""
-    low = action_layout(env.single_action_space).low
-    return actions - torch.tensor(low if actions.ndim == 3 else low[0]) if low else actions
 
 
 def evaluated(env: VecEnv, policy: MLPPolicy, stored: dict[str, Tensor], name: str) -> Tensor:
