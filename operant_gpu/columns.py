@@ -35,8 +35,8 @@ class Outputs(NamedTuple):
     Observations and action masks are (num_envs, size), with any strides; the rest is (num_envs,).
     """
 
-    obs: Tensor  # float32
-    final_obs: Tensor  # float32
+    obs: Tensor  # of the observation space's dtype
+    final_obs: Tensor  # likewise
     reward: Tensor  # float32
     terminated: Tensor  # bool
     truncated: Tensor  # bool

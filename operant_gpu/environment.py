@@ -1,9 +1,10 @@
-"""`Environment`: the definition of an environment as one frozen value."""
+"""Definitions of environments as frozen values: `Environment`, and what it shares with those of other languages."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -14,8 +15,8 @@ import numpy as np
 from gymnasium import Space
 
 from operant_gpu.errors import InvalidConfig
-from operant_gpu.lang import is_jit_function, numpy_dtype
-from operant_gpu.spaces import action_layout, observation_size
+from operant_gpu.lang import Array, is_jit_function, numpy_dtype
+from operant_gpu.spaces import action_layout, observation_layout
 
 if TYPE_CHECKING:
     from operant_gpu.vector import VecEnv
@@ -37,27 +38,33 @@ class NoParams(NamedTuple):
     """Parameters of an environment that has none."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Environment:
-    """An environment: its columns, its functions and its spaces.
+class ColumnType(NamedTuple):
+    """What one environment has in a column of the state: a number, or an array."""
 
-    Calling it makes a `VecEnv`: `CartPole(num_envs=4096, gravity=1.6)`.
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Count of its numbers."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Definition:
+    """What every environment has, however its functions are written: its columns, constants and spaces.
 
     Attributes:
         id: Name with version, such as "GridWalk-v0".
-        state: NamedTuple class with one field per column, annotated with its dtype (`tl.float32`, ...).
-        reset: Jit function (rng, params) -> State.
-        step: Jit function (state, action, rng, params) -> (State, reward, terminated).
-        observe: Jit function (state, params) -> tuple of observation components.
-        observation_space: float32 Box of gymnasium.spaces, or a function from params to one.
+        state: NamedTuple class with one field per column, annotated with its dtype (`tl.float32`, ...), or with
+            `Array(dtype, shape)` for a vector or a board in each environment.
+        observation_space: Box or MultiBinary of gymnasium.spaces, or a function from params to one.
         action_space: Discrete, MultiDiscrete or float32 Box (k,), or a function from params to one.
         params: NamedTuple class of int, float and bool constants with defaults; compiled into the kernels.
         max_episode_steps: Steps after which an episode is truncated, or None.
         reward_threshold: Mean return at which the task counts as solved, or None.
         validate: Raises `InvalidConfig` on params that make no sense, or None.
-        action_mask: Jit function (state, params) -> tuple of conditions, one for each action: whether it is legal.
-            MultiDiscrete has its components' one after the other. None where every action is always legal.
-        draw: Function (state of plain numbers, params) -> uint8 array (height, width, 3), or None.
+        draw: Function (state of plain numbers and arrays, params) -> uint8 array (height, width, 3), or None.
 
     Raises:
         InvalidConfig: If a part is missing or of the wrong kind.
@@ -65,16 +72,12 @@ class Environment:
 
     id: str
     state: type[Any]
-    reset: Any
-    step: Any
-    observe: Any
     observation_space: Space[Any] | Callable[[Any], Space[Any]]
     action_space: Space[Any] | Callable[[Any], Space[Any]]
     params: type[Any] = NoParams
     max_episode_steps: int | None = None
     reward_threshold: float | None = None
     validate: Callable[[Any], None] | None = None
-    action_mask: Any = None
     draw: Callable[[Any, Any], np.ndarray[Any, Any]] | None = None
 
     def __post_init__(self) -> None:
@@ -86,10 +89,7 @@ class Environment:
             raise InvalidConfig(
                 "state", f"{self.state.__name__} has no field: an environment needs at least one column"
             )
-        for name, arguments in _ARGUMENTS.items():
-            if name != "action_mask" or self.action_mask is not None:
-                _check_function(name, getattr(self, name), arguments)
-        self.column_dtypes()
+        self.column_types()
         missing = [field for field in self.params._fields if field not in self.params._field_defaults]
         if missing:
             raise InvalidConfig("params", f"every field needs a default value, missing for {', '.join(missing)}")
@@ -99,6 +99,11 @@ class Environment:
         limit = self.max_episode_steps
         if limit is not None and (not is_integer(limit) or limit < 1):
             raise InvalidConfig("max_episode_steps", f"expected an integer of at least 1, or None, got {limit!r}")
+
+    @property
+    def has_action_mask(self) -> bool:
+        """Whether the environment tells which actions are legal."""
+        raise NotImplementedError
 
     def __call__(self, num_envs: int = 1, **settings: Any) -> VecEnv:
         """Make a `VecEnv` of `num_envs` environments.
@@ -137,32 +142,83 @@ class Environment:
         observation, action = (
             space(params) if callable(space) else space for space in (self.observation_space, self.action_space)
         )
-        observation_size(observation)
+        observation_layout(observation)
         layout = action_layout(action)
-        if self.action_mask is not None and not layout.is_discrete:
+        if self.has_action_mask and not layout.is_discrete:
             raise InvalidConfig("action_mask", f"needs a Discrete or MultiDiscrete action space, got {action!r}")
         return observation, action
 
-    def column_dtypes(self) -> dict[str, np.dtype[Any]]:
-        """Return the NumPy dtype of each state column.
+    def column_types(self) -> dict[str, ColumnType]:
+        """Return what each column of the state holds of one environment.
 
         Raises:
-            InvalidConfig: If an annotation is not a dtype that a column can have.
+            InvalidConfig: If an annotation is not one that a column can have.
         """
-        dtypes = {}
         module = sys.modules.get(self.state.__module__)
         # A file that was run or loaded in some other way has no module: its functions know its names.
-        names = vars(module) if module else self.reset.fn.__globals__
-        for name, annotation in self.state.__annotations__.items():
-            dtype = numpy_dtype(_evaluate(annotation, names))
-            if dtype is None or (dtype.kind == "u" and dtype.itemsize > 1):
-                raise InvalidConfig(
-                    "state",
-                    f"field {name!r} of {self.state.__name__} is annotated {annotation!r}: expected tl.float32, "
-                    "tl.float64, tl.int1, tl.int8, tl.int16, tl.int32, tl.int64 or tl.uint8",
-                )
-            dtypes[name] = dtype
-        return dtypes
+        names = vars(module) if module else self._names()
+        return {
+            name: _column_type(f"field {name!r} of {self.state.__name__}", _evaluate(annotation, names))
+            for name, annotation in self.state.__annotations__.items()
+        }
+
+    def _names(self) -> dict[str, Any]:
+        """Return the names that annotations may refer to, where the state's module is not known."""
+        return {}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Environment(Definition):
+    """An environment whose functions are written in Triton; they run on every backend but "cuda" and "cpp".
+
+    Calling it makes a `VecEnv`: `CartPole(num_envs=4096, gravity=1.6)`. Beside the attributes of `Definition`:
+
+    Attributes:
+        reset: Jit function (rng, params) -> State.
+        step: Jit function (state, action, rng, params) -> (State, reward, terminated).
+        observe: Jit function (state, params) -> tuple of observation components.
+        action_mask: Jit function (state, params) -> tuple of conditions, one for each action: whether it is legal.
+            MultiDiscrete has its components' one after the other. None where every action is always legal.
+
+    Raises:
+        InvalidConfig: If a part is missing or of the wrong kind.
+    """
+
+    reset: Any
+    step: Any
+    observe: Any
+    action_mask: Any = None
+
+    def __post_init__(self) -> None:
+        for name, arguments in _ARGUMENTS.items():
+            if name != "action_mask" or self.action_mask is not None:
+                _check_function(name, getattr(self, name), arguments)
+        super().__post_init__()
+
+    @property
+    def has_action_mask(self) -> bool:
+        """Whether the environment tells which actions are legal."""
+        return self.action_mask is not None
+
+    def _names(self) -> dict[str, Any]:
+        names: dict[str, Any] = self.reset.fn.__globals__
+        return names
+
+
+def _column_type(name: str, annotation: object) -> ColumnType:
+    dtype_of, shape = (annotation.dtype, annotation.shape) if isinstance(annotation, Array) else (annotation, ())
+    dtype = numpy_dtype(dtype_of)
+    if dtype is None or (dtype.kind == "u" and dtype.itemsize > 1):
+        raise InvalidConfig(
+            "state",
+            f"{name} is annotated {annotation!r}: expected tl.float32, tl.float64, tl.int1, tl.int8, tl.int16, "
+            "tl.int32, tl.int64 or tl.uint8, or Array(dtype, shape) of one of them",
+        )
+    if not isinstance(shape, tuple) or not all(is_integer(size) and size >= 1 for size in shape):
+        raise InvalidConfig("state", f"{name} is annotated {annotation!r}: a shape is a tuple of sizes of at least 1")
+    if isinstance(annotation, Array) and not shape:
+        raise InvalidConfig("state", f"{name} is an Array without an axis: annotate it {dtype_of!r}")
+    return ColumnType(dtype, shape)
 
 
 def _check_named_tuple(param: str, value: object) -> None:
@@ -210,7 +266,7 @@ def _checked_param(name: str, value: Any, default: Any) -> bool | int | float:
     raise InvalidConfig(name, f"expected {expected} (default {default!r}), got {value!r}")
 
 
-def _unknown(name: str, environment: Environment) -> str:
+def _unknown(name: str, environment: Definition) -> str:
     known = [*environment.params._fields, *sorted(_RESERVED)]
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""

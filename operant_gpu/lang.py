@@ -7,11 +7,12 @@ import anywhere; the CPU backends then read the functions' source (see `backends
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-__all__ = ["HAS_TRITON", "constexpr_value", "is_jit_function", "jit", "numpy_dtype", "tl"]
+__all__ = ["HAS_TRITON", "Array", "constexpr_value", "is_jit_function", "jit", "numpy_dtype", "tl"]
 
 _NUMPY_DTYPES = {
     "int1": np.dtype(np.bool_),
@@ -77,6 +78,25 @@ else:
 
 jit: Any = _jit
 tl: Any = _tl
+
+
+@dataclass(frozen=True)
+class Array:
+    """The annotation of a `State` field that holds a vector or a board in each environment.
+
+    `board: Array(tl.int8, (10, 10))` is a column of shape (num_envs, 10, 10).
+
+    Attributes:
+        dtype: Of its numbers, such as `tl.int8`.
+        shape: Sizes of its axes.
+    """
+
+    dtype: Any
+    shape: tuple[int, ...]
+
+    def __call__(self, *_args: Any) -> None:
+        # typing.NamedTuple on Python 3.10 accepts callables alone as annotations.
+        raise TypeError(f"{self!r} is a type of columns, not a function")
 
 
 def is_jit_function(value: object) -> bool:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from operant_gpu.columns import COLUMN_DTYPES, Columns, Outputs
-from operant_gpu.environment import Environment, is_integer
+from operant_gpu.environment import ColumnType, Definition, is_integer
 from operant_gpu.errors import BackendError, InvalidConfig
+from operant_gpu.spaces import ObservationLayout
 
 _MAX_ENVS = 2**31 - 1
 # Reward and two flags; the environment's id and two masks.
@@ -49,17 +50,30 @@ def memory_of(device: torch.device) -> int | None:
         return None
 
 
-def bytes_per_env(environment: Environment, size: int, mask_size: int = 0) -> int:
-    """Return the memory of one environment: state, columns and outputs with two observations of `size`."""
-    state = sum(dtype.itemsize for dtype in environment.column_dtypes().values())
+def bytes_per_env(environment: Definition, obs: ObservationLayout, mask_size: int = 0) -> int:
+    """Return the memory of one environment: state, columns and outputs with two observations."""
+    state = sum(column.size * column.dtype.itemsize for column in environment.column_types().values())
     columns = sum(dtype.itemsize for dtype in COLUMN_DTYPES.values())
-    return state + columns + 8 * size + mask_size + _OTHER_BYTES
+    return state + columns + 2 * obs.size * obs.dtype.itemsize + mask_size + _OTHER_BYTES
 
 
-def allocate_state(environment: Environment, num_envs: int, device: torch.device) -> Any:
-    """Return a `State` of zeroed tensors."""
-    dtypes = (torch.from_numpy(np.empty(0, dtype)).dtype for dtype in environment.column_dtypes().values())
-    return environment.state(*(torch.zeros(num_envs, dtype=dtype, device=device) for dtype in dtypes))
+def array_stride(num_envs: int) -> int:
+    """Return how far apart the numbers of an array lie in memory: an odd number of lines of the cache.
+
+    Powers of two would put all of an environment's numbers into the same few places of it.
+    """
+    return 64 * (-(-num_envs // 64) | 1)
+
+
+def allocate_state(environment: Definition, num_envs: int, device: torch.device) -> Any:
+    """Return a `State` of zeroed tensors (num_envs, *shape); arrays are stored number by number."""
+
+    def zeros(column: ColumnType) -> Tensor:
+        dtype = torch.from_numpy(np.empty(0, column.dtype)).dtype
+        stride = array_stride(num_envs) if column.shape else num_envs
+        return torch.zeros(*column.shape, stride, dtype=dtype, device=device)[..., :num_envs].movedim(-1, 0)
+
+    return environment.state(*map(zeros, environment.column_types().values()))
 
 
 def allocate_columns(num_envs: int, device: torch.device, first_env_id: int) -> Columns:
@@ -73,18 +87,26 @@ def allocate_columns(num_envs: int, device: torch.device, first_env_id: int) -> 
 
 
 def allocate_outputs(
-    num_envs: int, size: int, device: torch.device, *, separate_final_obs: bool, mask_size: int = 0
+    num_envs: int,
+    obs: ObservationLayout,
+    device: torch.device,
+    *,
+    separate_final_obs: bool,
+    by_component: bool,
+    mask_size: int = 0,
 ) -> Outputs:
-    """Return the outputs of a step. Observations and action masks are stored component by component."""
+    """Return the outputs of a step. Action masks are stored component by component, observations where so wished."""
 
     def observations() -> Tensor:
-        return torch.zeros(size, num_envs, dtype=torch.float32, device=device).T
+        shape = (obs.size, num_envs) if by_component else (num_envs, obs.size)
+        zeros = torch.zeros(shape, dtype=obs.torch_dtype, device=device)
+        return zeros.T if by_component else zeros
 
-    obs = observations()
+    present = observations()
     action_mask = torch.zeros(mask_size, num_envs, dtype=torch.bool, device=device).T if mask_size else None
     return Outputs(
-        obs=obs,
-        final_obs=observations() if separate_final_obs else obs,
+        obs=present,
+        final_obs=observations() if separate_final_obs else present,
         reward=torch.zeros(num_envs, dtype=torch.float32, device=device),
         terminated=torch.zeros(num_envs, dtype=torch.bool, device=device),
         truncated=torch.zeros(num_envs, dtype=torch.bool, device=device),

@@ -105,6 +105,8 @@ class MLP:
         Args:
             obs: Observations (batch, inputs).
         """
+        # Images may be bytes.
+        obs = obs.to(self.parameters.dtype)
         *trunks, actor, actor_bias, critic, critic_bias = self.views()[: -1 if self.layout.is_gaussian else None]
         if self.shift is not None and self.scale is not None:
             obs = ((obs - self.shift) * self.scale).clamp(-self.clip, self.clip)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import gymnasium
 from gymnasium.vector import AutoresetMode
 
-from operant_gpu.environment import Environment
+from operant_gpu.environment import Definition
 from operant_gpu.errors import InvalidConfig
 
 if TYPE_CHECKING:
@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
 NAMESPACE = "operant_gpu"
 
-_environments: dict[str, Environment] = {}
+Defined = TypeVar("Defined", bound=Definition)
+
+_environments: dict[str, Definition] = {}
 
 
-def register(environment: Environment) -> Environment:
+def register(environment: Defined) -> Defined:
     """Make an environment known to `make` and, as "operant_gpu/<id>", to `gymnasium.make_vec`.
 
     Through Gymnasium the auto-reset mode defaults to NEXT_STEP, as that of Gymnasium's own vector environments does.
@@ -30,8 +32,8 @@ def register(environment: Environment) -> Environment:
     Returns:
         The environment, so that a definition can be registered where it stands.
     """
-    if not isinstance(environment, Environment):
-        raise InvalidConfig("environment", f"expected an Environment, got {environment!r}")
+    if not isinstance(environment, Definition):
+        raise InvalidConfig("environment", f"expected an Environment or a CudaEnvironment, got {environment!r}")
     name = f"{NAMESPACE}/{environment.id}"
     _environments[environment.id] = environment
     gymnasium.registry.pop(name, None)
@@ -59,7 +61,7 @@ def make(id: str, num_envs: int = 1, **settings: Any) -> VecEnv:
     return find(id)(num_envs, **settings)
 
 
-def find(id: str) -> Environment:
+def find(id: str) -> Definition:
     """Return the environment registered as `id`."""
     environment = _environments.get(id) if isinstance(id, str) else None
     if environment is None:

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from operant_gpu.backends.base import NO_LIMIT
 from operant_gpu.backends.contract import check_contract
-from operant_gpu.environment import Environment, is_integer
+from operant_gpu.environment import Definition, Environment, is_integer
 from operant_gpu.errors import InvalidConfig, UnsupportedConstruct
 
 
-def try_contract(environment: Environment, params: Any, backend: str) -> None:
+def try_contract(environment: Definition, params: Any, backend: str) -> None:
     """Try the environment's functions, but leave what the lowering does not know to Triton where Triton compiles it."""
+    if not isinstance(environment, Environment):
+        return
     try:
         check_contract(environment, params)
     except UnsupportedConstruct:
@@ -34,7 +36,7 @@ def autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
         raise InvalidConfig("autoreset_mode", f"expected one of {names}, got {mode!r}") from error
 
 
-def render_mode(mode: str | None, environment: Environment) -> str | None:
+def render_mode(mode: str | None, environment: Definition) -> str | None:
     """Return the mode if the environment can be drawn that way."""
     if mode not in (None, "rgb_array"):
         raise InvalidConfig("render_mode", f"expected None or 'rgb_array', got {mode!r}")
@@ -43,7 +45,7 @@ def render_mode(mode: str | None, environment: Environment) -> str | None:
     return mode
 
 
-def step_limit(max_episode_steps: int | None, environment: Environment) -> int:
+def step_limit(max_episode_steps: int | None, environment: Definition) -> int:
     """Return the time limit: the environment's own for None, none for -1."""
     limit = environment.max_episode_steps if max_episode_steps is None else max_episode_steps
     if limit is None or limit == -1:

@@ -7,9 +7,13 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from gymnasium import Space, spaces
 
 from operant_gpu.errors import InvalidConfig
+
+
+_OBSERVATION_DTYPES = tuple(map(np.dtype, ("float32", "uint8", "int8", "int32")))
 
 
 class ActionLayout(NamedTuple):
@@ -74,12 +78,34 @@ def _floats(bounds: np.ndarray[Any, Any]) -> tuple[float, ...]:
     return tuple(map(float, bounds))
 
 
-def observation_size(space: Space[Any]) -> int:
-    """Return the number of components of one observation.
+class ObservationLayout(NamedTuple):
+    """Shape and dtype of one observation."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def size(self) -> int:
+        """Number of components."""
+        return math.prod(self.shape)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype of its tensors."""
+        return torch.from_numpy(np.empty(0, self.dtype)).dtype
+
+
+def observation_layout(space: Space[Any]) -> ObservationLayout:
+    """Describe an observation space.
 
     Raises:
-        InvalidConfig: If the space is not a float32 Box.
+        InvalidConfig: If the space is not a Box or MultiBinary whose components tensors can hold.
     """
-    if isinstance(space, spaces.Box) and space.dtype == np.float32 and math.prod(space.shape) > 0:
-        return math.prod(space.shape)
-    raise InvalidConfig("observation_space", f"expected a gymnasium.spaces.Box of float32, got {space!r}")
+    if isinstance(space, spaces.Box | spaces.MultiBinary) and math.prod(space.shape) > 0:
+        dtype = np.dtype(space.dtype)
+        if dtype in _OBSERVATION_DTYPES:
+            return ObservationLayout(space.shape, dtype)
+    raise InvalidConfig(
+        "observation_space",
+        f"expected a gymnasium.spaces.Box of float32, uint8, int8 or int32, or a MultiBinary, got {space!r}",
+    )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.memory import memory_of
-from operant_gpu.spaces import ActionLayout
+from operant_gpu.spaces import ActionLayout, ObservationLayout
 
 # What only a network can give.
 NETWORK_OUTPUTS = ("log_prob", "value", "final_value")
@@ -24,7 +24,7 @@ class Trajectory(NamedTuple):
     (num_steps, num_envs). The rest is (num_steps, num_envs), with contiguous rows.
     """
 
-    obs: Tensor | None = None  # float32, what the policy saw
+    obs: Tensor | None = None  # what the policy saw
     action_mask: Tensor | None = None  # bool, likewise
     action: Tensor | None = None  # int64, int32 or float32, as the policy drew it
     log_prob: Tensor | None = None  # float32, of that action
@@ -32,7 +32,7 @@ class Trajectory(NamedTuple):
     reward: Tensor | None = None  # float32
     terminated: Tensor | None = None  # bool
     truncated: Tensor | None = None  # bool
-    final_obs: Tensor | None = None  # float32, after the step and before a reset of SAME_STEP
+    final_obs: Tensor | None = None  # after the step and before a reset of SAME_STEP
     final_value: Tensor | None = None  # float32, of `final_obs` where it is to be bootstrapped from, else 0
 
 
@@ -49,18 +49,21 @@ class Storage:
     Args:
         num_envs: How many environments there are.
         device: Where they live.
-        obs_shape: Of one observation.
+        obs: Shape and dtype of one observation.
         actions: Shape and kind of one action.
         mask_size: How many conditions an action mask has; 0 if there is none.
+        by_component: Whether the environments store observations so.
     """
 
     def __init__(
-        self, num_envs: int, device: torch.device, obs_shape: tuple[int, ...], actions: ActionLayout, mask_size: int
+        self, num_envs: int, device: torch.device, obs: ObservationLayout, actions: ActionLayout, mask_size: int,
+        by_component: bool,
     ) -> None:
         self._num_envs, self._device = num_envs, device
+        self._by_component = {"obs": by_component, "final_obs": by_component, "action_mask": True}
         integers, real, flag = (torch.int64, torch.int32), (torch.float32,), (torch.bool,)
         kinds = dict.fromkeys(Trajectory._fields, _Kind((), real))
-        kinds |= dict.fromkeys(("obs", "final_obs"), _Kind(obs_shape, real))
+        kinds |= dict.fromkeys(("obs", "final_obs"), _Kind(obs.shape, (obs.torch_dtype,)))
         kinds |= dict.fromkeys(("terminated", "truncated"), _Kind((), flag))
         kinds["action"] = _Kind(actions.shape, integers if actions.is_discrete else real)
         kinds["action_mask"] = _Kind((mask_size,), flag)
@@ -96,9 +99,8 @@ class Storage:
     def _allocate(self, name: str, num_steps: int) -> Tensor:
         kind = self._kinds[name]
         lead = (num_steps, self._num_envs)
-        if name not in ("obs", "final_obs", "action_mask"):
+        if not self._by_component.get(name):
             return torch.empty(*lead, *kind.shape, dtype=kind.dtypes[0], device=self._device)
-        # Component by component, as the environments store them.
         flat = torch.empty(num_steps, math.prod(kind.shape), self._num_envs, dtype=kind.dtypes[0], device=self._device)
         return flat.transpose(1, 2).view(*lead, *kind.shape)
 

@@ -19,10 +19,10 @@ from operant_gpu.actions import ActionReader, raise_refused
 from operant_gpu.backends import select
 from operant_gpu.backends.base import NO_LIMIT, Batch
 from operant_gpu.columns import Outputs
-from operant_gpu.environment import Environment
+from operant_gpu.environment import Definition
 from operant_gpu.errors import InvalidConfig, ResetNeeded
 from operant_gpu.mlp import MLP
-from operant_gpu.spaces import action_layout, observation_size
+from operant_gpu.spaces import action_layout, observation_layout
 from operant_gpu.trajectory import Storage
 
 Info = dict[str, Any]
@@ -58,7 +58,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
     Attributes:
         environment: The definition.
         params: The environment's constants.
-        state: The environment's `State` of live tensors of shape (num_envs,), writable in place (see `observe`).
+        state: The environment's `State` of live tensors (num_envs,), of `Array` fields (num_envs, *shape), writable in place (see `observe`).
         device: Where the tensors are.
         backend: Name of the backend.
         autoreset_mode: When ended environments are reset.
@@ -76,7 +76,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
 
     def __init__(
         self,
-        environment: Environment,
+        environment: Definition,
         num_envs: int = 1,
         *,
         params: Mapping[str, Any] | None = None,
@@ -96,26 +96,34 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self.autoreset_mode = settings.autoreset_mode(autoreset_mode)
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 30, "autoreset_mode": self.autoreset_mode}
         self.render_mode = settings.render_mode(render_mode, environment)
-        self.device, self.backend = select.resolve(device, backend)
+        self.device, self.backend = select.resolve(environment, device, backend)
         settings.try_contract(environment, self.params, self.backend)
-        layout, size = action_layout(self.single_action_space), observation_size(self.single_observation_space)
-        mask_size = 0 if environment.action_mask is None else layout.num_actions
-        self._shape = self.single_observation_space.shape or ()
-        bytes_each = memory.bytes_per_env(environment, size, mask_size)
+        layout, obs = action_layout(self.single_action_space), observation_layout(self.single_observation_space)
+        mask_size = layout.num_actions if environment.has_action_mask else 0
+        self._shape = obs.shape
+        bytes_each = memory.bytes_per_env(environment, obs, mask_size)
         self.num_envs = memory.check_num_envs(num_envs, bytes_each, self.device)
         self.state = memory.allocate_state(environment, self.num_envs, self.device)
         self._first_env_id = settings.first_env_id(first_env_id, self.num_envs)
         self._columns = memory.allocate_columns(self.num_envs, self.device, self._first_env_id)
         self._env_ids = self._columns.env_id.clone()
+        by_component = self.backend != "cpp"
         separate = self.autoreset_mode is AutoresetMode.SAME_STEP
         self._outputs = memory.allocate_outputs(
-            self.num_envs, size, self.device, separate_final_obs=separate, mask_size=mask_size
+            self.num_envs,
+            obs,
+            self.device,
+            separate_final_obs=separate,
+            by_component=by_component,
+            mask_size=mask_size,
         )
         self._reader = ActionReader(layout, self.num_envs, self.device)
-        self._storage = Storage(self.num_envs, self.device, self._shape, layout, mask_size)
+        self._storage = Storage(self.num_envs, self.device, obs, layout, mask_size, by_component)
         self._limit = settings.step_limit(max_episode_steps, environment)
         self.max_episode_steps = None if self._limit == NO_LIMIT else self._limit
-        batch = Batch(environment, self.params, self.state, self._columns, layout, self._limit, self.autoreset_mode)
+        batch = Batch(
+            environment, self.params, self.state, self._columns, obs, layout, self._limit, self.autoreset_mode
+        )
         self._backend = select.create(self.backend, batch)
         self.output, self._export = output, memory.exporter(output, self.device)
         self.action_mask = None if self._outputs.action_mask is None else self._export(self._outputs.action_mask)
@@ -148,7 +156,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
                 returned for every environment.
 
         Returns:
-            Observations (num_envs, *shape), float32, and info: empty, or with "action_mask" (num_envs, n), bool, of
+            Observations (num_envs, *shape), of the observation space's dtype, and info: empty, or with "action_mask" (num_envs, n), bool, of
             the actions that are legal now if the environment tells.
 
         Raises:
@@ -186,8 +194,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
                 action masks may have any strides, the others none but 1.
 
         Returns:
-            Observations (num_envs, *shape) float32, rewards (num_envs,) float32, `terminated` and `truncated`
-            (num_envs,) bool, and info. Info has `final_obs`, the observation before any reset, valid in every row,
+            Observations (num_envs, *shape) of the observation space's dtype, rewards (num_envs,) float32, `terminated`
+            and `truncated` (num_envs,) bool, and info. Info has `final_obs`, the observation before any reset, valid in every row,
             with the mask `_final_obs` of episodes that ended, and `episode` with the return "r" and length "l" so far,
             with the mask `_episode`. If the environment tells which actions are legal, `action_mask` (num_envs, n)
             bool has those of the states that the observations show. What an illegal action does is up to the
@@ -236,7 +244,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             out: Names of what to store, in fresh tensors; or the tensors themselves by name, such as an
                 earlier rollout returned (with `output="torch"`). All are (num_steps, num_envs, ...):
 
-                - "obs": the observations that the actions are for, float32 (num_steps, num_envs, *shape).
+                - "obs": the observations that the actions are for (num_steps, num_envs, *shape).
                 - "action_mask": which actions were legal, bool, where the environment tells.
                 - "action": int64 (or int32), or float32 and as drawn: environments take them clipped to their Box.
                 - "log_prob", "value": of the action and of the observation, by an `MLPPolicy`.
@@ -353,7 +361,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         for index in chosen:
             if not 0 <= index < self.num_envs:
                 raise InvalidConfig("indices", f"environment {index} is out of range: there are {self.num_envs}")
-        rows = zip(*(column[list(chosen)].tolist() for column in self.state), strict=True)
+        columns = (column[list(chosen)].cpu() for column in self.state)
+        rows = zip(*(column.tolist() if column.ndim == 1 else column.numpy() for column in columns), strict=True)
         return tuple(self.environment.draw(self.environment.state(*row), self.params) for row in rows)
 
     def close_extras(self, **kwargs: Any) -> None:

@@ -10,9 +10,8 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from operant_gpu.columns import Columns, Outputs
-from operant_gpu.environment import Environment
 from operant_gpu.mlp import MLP
-from operant_gpu.spaces import ActionLayout
+from operant_gpu.spaces import ActionLayout, ObservationLayout
 from operant_gpu.trajectory import Trajectory
 
 # What `elapsed`, an int32, can count to: without a time limit, episodes are truncated there.
@@ -24,19 +23,21 @@ class Batch:
     """A batch of environments in memory: what every backend works on.
 
     Attributes:
-        environment: The definition.
+        environment: The definition, of a kind that the backend runs.
         params: Its constants.
         state: One tensor per field of the environment's `State`.
         columns: The library's own columns.
+        observations: Shape and dtype of one observation.
         actions: How actions lie in memory.
         max_episode_steps: The time limit, `NO_LIMIT` if there is none.
         autoreset_mode: When ended environments are reset.
     """
 
-    environment: Environment
+    environment: Any
     params: Any
     state: Any
     columns: Columns
+    observations: ObservationLayout
     actions: ActionLayout
     max_episode_steps: int
     autoreset_mode: AutoresetMode

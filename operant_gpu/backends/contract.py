@@ -12,7 +12,7 @@ from operant_gpu.backends.numpy_ops import NumpyRng
 from operant_gpu.backends.programs import lower_to_numpy
 from operant_gpu.environment import Environment
 from operant_gpu.errors import InvalidConfig, UnsupportedConstruct
-from operant_gpu.spaces import action_layout, observation_size
+from operant_gpu.spaces import action_layout, observation_layout
 
 _ROWS = 2
 
@@ -36,7 +36,7 @@ def check_contract(environment: Environment, params: Any) -> None:
         _check_block("step", name, value)
     _check_condition("step", "terminated", result[2])
     components = _trial(environment, "observe", state, params)
-    _check_tuple("observe", components, "components", observation_size(observation_space), observation_space)
+    _check_tuple("observe", components, "components", observation_layout(observation_space).size, observation_space)
     for position, value in enumerate(components):
         _check_block("observe", f"component {position}", value)
     if environment.action_mask is None:
@@ -80,11 +80,9 @@ def _as_columns(environment: Environment, name: str, state: Any) -> Any:
         raise InvalidConfig(name, f"must return {_signature(environment.state)}, got {_describe(state)}")
     for field, value in zip(state._fields, state, strict=True):
         _check_block(name, f"field {field!r}", value)
-    dtypes = environment.column_dtypes()
-    columns = (
-        np.broadcast_to(np.asarray(v).astype(dtypes[f]), _ROWS) for f, v in zip(state._fields, state, strict=True)
-    )
-    return environment.state(*columns)
+    columns = environment.column_types()
+    blocks = zip(state, columns.values(), strict=True)
+    return environment.state(*(np.broadcast_to(np.asarray(v).astype(column.dtype), _ROWS) for v, column in blocks))
 
 
 def _check_block(function: str, what: str, value: Any) -> None:

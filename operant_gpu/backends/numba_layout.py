@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode
 
 from operant_gpu.backends.base import Batch
+from operant_gpu.backends.compiled import MODES
 from operant_gpu.backends.numba_cache import compiled
 from operant_gpu.backends.numba_source import Slots, source_of
 from operant_gpu.backends.programs import trace, trace_random_policy
@@ -19,11 +19,6 @@ from operant_gpu.kernels import cpu, cpu_memory
 from operant_gpu.lang import constexpr_value
 from operant_gpu.random import POLICY_STREAM, RESET_STREAM, STEP_STREAM
 
-_MODES = {
-    AutoresetMode.SAME_STEP: cpu.SAME_STEP,
-    AutoresetMode.NEXT_STEP: cpu.NEXT_STEP,
-    AutoresetMode.DISABLED: cpu.DISABLED,
-}
 COLUMN_KINDS = {
     torch.float32: cpu_memory.FOUR_BYTES,
     torch.int32: cpu_memory.FOUR_BYTES,
@@ -48,11 +43,11 @@ class BatchLayout:
         self._batch, self._slots = batch, Slots()
         self._arrays: list[np.ndarray[Any, Any]] = []
         programs = trace(batch.environment, batch.params, batch.actions)
-        dtypes, actions = batch.environment.column_dtypes(), batch.actions
+        columns, actions = batch.environment.column_types(), batch.actions
         action_dtype = np.int32 if actions.is_discrete else np.float32
         self._action = self._group("action", [action_dtype] * actions.size, actions.shape != ())
         first_state = self._slots.narrow
-        state = [self._slots.add(f"state.{name}", dtype) for name, dtype in dtypes.items()]
+        state = [self._slots.add(f"state.{name}", column.dtype) for name, column in columns.items()]
         state_end = self._slots.narrow
         observe, obs = self._observation(programs.observe)
         mask = self._group("mask", [np.bool_] * len(programs.action_mask.results))
@@ -62,7 +57,7 @@ class BatchLayout:
         places = (self._slots.slot(name) for name in state)
         self.workspace_bytes = cpu.workspace_bytes(self._slots.narrow, self._slots.wide)
         self.fields = {
-            "mode": _MODES[batch.autoreset_mode],
+            "mode": MODES[batch.autoreset_mode],
             "limit": batch.max_episode_steps,
             "narrow": self._slots.narrow,
             "wide": self._slots.wide,
@@ -82,6 +77,8 @@ class BatchLayout:
             "state_end": state_end,
             "obs_slots": self._numbers(obs),
             "obs_size": len(obs),
+            "obs_kind": COLUMN_KINDS[batch.observations.torch_dtype],
+            "obs_bytes": batch.observations.dtype.itemsize,
             "mask_slots": self._numbers(mask),
             "mask_size": len(mask),
         }
@@ -105,13 +102,15 @@ class BatchLayout:
 
     def _observation(self, program: Program) -> tuple[Program, list[str]]:
         """Return the program of what has to be computed, and the columns of all components: some are the state's."""
+        # Narrower integers are int32 in the block.
+        dtype = np.float32 if self._batch.observations.dtype.kind == "f" else np.int32
         names, computed = [], []
         for i, result in enumerate(program.results):
             column = program.inputs.get(getattr(result, "name", ""), "")
-            if column and result.dtype == np.float32:
+            if column and result.dtype == dtype:
                 names.append(column)
             else:
-                names.append(self._slots.add(f"obs[{i}]", np.float32))
+                names.append(self._slots.add(f"obs[{i}]", dtype))
                 computed.append(result)
         return program._replace(results=tuple(computed)), names
 

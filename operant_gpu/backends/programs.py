@@ -70,8 +70,8 @@ def trace_random_policy(environment: Environment, params: Any, layout: ActionLay
 
 
 def _state_of(environment: Environment, tape: Tape) -> Any:
-    columns = environment.column_dtypes().items()
-    return environment.state(*(tape.block(f"state.{name}", dtype) for name, dtype in columns))
+    columns = environment.column_types().items()
+    return environment.state(*(tape.block(f"state.{name}", column.dtype) for name, column in columns))
 
 
 def _action_of(layout: ActionLayout, tape: Tape) -> Any:

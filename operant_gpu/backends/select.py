@@ -8,52 +8,61 @@ import importlib
 import torch
 
 from operant_gpu.backends.base import Backend, Batch
+from operant_gpu.cuda_environment import CudaEnvironment
+from operant_gpu.environment import Definition
 from operant_gpu.errors import BackendError, InvalidConfig
 from operant_gpu.lang import HAS_TRITON
 
-BACKENDS = ("triton", "numba", "numpy")
+# What an environment's functions run on, by the language that they are written in: the GPU's first, then the CPU's,
+# the fastest first.
+_TRITON = ("triton", "numba", "numpy")
+_CUDA = ("cuda", "cpp")
+BACKENDS = (*_TRITON, *_CUDA)
 
 
-def resolve(device: str | torch.device, backend: str) -> tuple[torch.device, str]:
+def resolve(environment: Definition, device: str | torch.device, backend: str) -> tuple[torch.device, str]:
     """Return the device, with its index, and the name of the backend that the arguments of `VecEnv` mean.
 
     Raises:
         InvalidConfig: If a name is unknown.
         BackendError: If the device or backend is missing here, or the two do not fit.
     """
-    if backend not in ("auto", *BACKENDS):
+    known = _CUDA if isinstance(environment, CudaEnvironment) else _TRITON
+    if backend not in ("auto", *known):
+        kind = type(environment).__name__
         raise InvalidConfig(
-            "backend", f"expected 'auto', {', '.join(map(repr, BACKENDS[:-1]))} or {BACKENDS[-1]!r}, got {backend!r}"
+            "backend", f"{kind}s run on {' or '.join(map(repr, known))}, or 'auto' for one of them, got {backend!r}"
         )
+    on_gpu, *on_cpu = known
     if device == "auto":
-        on_gpu = torch.cuda.is_available() and HAS_TRITON and backend in ("auto", "triton")
-        device = "cuda" if on_gpu else "cpu"
+        usable = torch.cuda.is_available() and not _missing(on_gpu)
+        device = "cuda" if usable and backend in ("auto", on_gpu) else "cpu"
     resolved = _existing(device)
     if backend == "auto":
-        backend = "triton" if resolved.type == "cuda" else "numpy" if _numba_failure() else "numba"
-    if backend != "triton" and resolved.type != "cpu":
-        raise BackendError(f"the {backend} backend needs device='cpu', got {resolved}: use backend='triton' there")
-    if backend == "numba" and (failure := _numba_failure()):
-        advice = "pip install 'operant-gpu[cpu]', or use backend='numpy'"
-        raise BackendError(f"the numba backend needs numba ({failure}): {advice}")
-    if backend == "triton":
-        _check_triton(resolved)
+        backend = on_gpu if resolved.type == "cuda" else next(name for name in on_cpu if not _missing(name))
+    if backend != on_gpu and resolved.type != "cpu":
+        raise BackendError(f"the {backend} backend needs device='cpu', got {resolved}: use backend={on_gpu!r} there")
+    if missing := _missing(backend):
+        raise BackendError(f"the {backend} backend needs {missing}")
+    if backend == on_gpu and resolved.type == "cpu":
+        _check_interpreter(backend, on_cpu[-1])
     return resolved, backend
 
 
 def create(name: str, batch: Batch) -> Backend:
     """Return the backend of this name for a batch."""
-    if name == "triton":
-        from operant_gpu.backends.triton import TritonBackend
+    module, cls = _CLASSES[name]
+    backend: Backend = getattr(importlib.import_module(f"operant_gpu.backends.{module}"), cls)(batch)
+    return backend
 
-        return TritonBackend(batch)
-    if name == "numba":
-        from operant_gpu.backends.numba import NumbaBackend
 
-        return NumbaBackend(batch)
-    from operant_gpu.backends.numpy import NumpyBackend
-
-    return NumpyBackend(batch)
+_CLASSES = {
+    "triton": ("triton", "TritonBackend"),
+    "numba": ("numba", "NumbaBackend"),
+    "numpy": ("numpy", "NumpyBackend"),
+    "cuda": ("cuda", "CudaBackend"),
+    "cpp": ("cpp", "CppBackend"),
+}
 
 
 def _existing(device: str | torch.device) -> torch.device:
@@ -75,22 +84,29 @@ def _existing(device: str | torch.device) -> torch.device:
 
 
 @functools.cache
-def _numba_failure() -> str | None:
-    """Return why numba cannot be used, None if it can: it may be missing, or too old for the NumPy beside it."""
+def _missing(backend: str) -> str | None:
+    """Return what the backend needs and does not find here, with what to do; None if nothing is missing."""
+    if backend == "triton" and not HAS_TRITON:
+        return "Triton: pip install 'operant-gpu[gpu]', or use backend='numpy'"
     try:
-        importlib.import_module("numba")
+        if backend == "numba":
+            # It may also be too old for the NumPy beside it.
+            importlib.import_module("numba")
+        if backend == "cuda":
+            importlib.import_module("cupy")
     except ImportError as error:
-        return str(error)
+        name, extra, other = ("numba", "cpu", "numpy") if backend == "numba" else ("CuPy", "gpu", "cpp")
+        return f"{name} ({error}): pip install 'operant-gpu[{extra}]', or use backend={other!r}"
     return None
 
 
-def _check_triton(device: torch.device) -> None:
-    if not HAS_TRITON:
-        raise BackendError("the triton backend needs Triton: pip install 'operant-gpu[gpu]', or use backend='numpy'")
-    from operant_gpu.backends.triton import INTERPRETED
+def _check_interpreter(backend: str, other: str) -> None:
+    """Raise where a GPU's backend has no way to run on a CPU."""
+    advice = f"use backend={other!r}"
+    if backend == "triton":
+        from operant_gpu.backends.triton import INTERPRETED
 
-    if device.type == "cpu" and not INTERPRETED:
-        raise BackendError(
-            "the triton backend needs a CUDA device: use backend='numpy', or set TRITON_INTERPRET=1 before the "
-            "first import to run the kernels in Triton's interpreter"
-        )
+        if INTERPRETED:
+            return
+        advice += ", or set TRITON_INTERPRET=1 before the first import to run the kernels in Triton's interpreter"
+    raise BackendError(f"the {backend} backend needs a CUDA device: {advice}")

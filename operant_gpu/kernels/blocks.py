@@ -59,13 +59,13 @@ def store_clock(columns, row, mask, episode, elapsed, episode_return, ended):
 
 
 @triton.jit
-def store_components(ptr, components, row, mask, row_stride, column_stride, DTYPE: tl.constexpr):
+def store_components(ptr, components, row, mask, row_stride, column_stride):
     """Write components, blocks or plain numbers, to an array with any strides."""
     # A stride of num_envs times a component leaves 32 bits on large devices.
     column_stride = tl.cast(column_stride, tl.int64)
     for i in tl.static_range(len(components)):
         # A component may be a plain number: `where` makes a block of it.
-        block = tl.where(mask, components[i], 0).to(DTYPE)
+        block = tl.where(mask, components[i], 0).to(ptr.dtype.element_ty)
         tl.store(ptr + row * row_stride + i * column_stride, block, mask=mask)
 
 
@@ -85,9 +85,9 @@ def show(
     ACTION_MASK: tl.constexpr,
 ):
     """Write the observation and the action mask of a state."""
-    store_components(obs_ptr, OBSERVE(state, PARAMS), row, mask, obs_row, obs_column, tl.float32)
+    store_components(obs_ptr, OBSERVE(state, PARAMS), row, mask, obs_row, obs_column)
     if ACTION_MASK is not None:
-        store_components(mask_ptr, ACTION_MASK(state, PARAMS), row, mask, mask_row, mask_column, tl.int1)
+        store_components(mask_ptr, ACTION_MASK(state, PARAMS), row, mask, mask_row, mask_column)
 
 
 @triton.jit

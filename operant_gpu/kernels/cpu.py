@@ -6,8 +6,8 @@ have no branches, so that they become vector instructions; what concerns few row
 
 The reference that they are tested against is the NumPy backend.
 
-Their cache on disk notices changes of this file alone: after one of `cpu_math.py` or `cpu_memory.py`, touch it. The
-records stand here for that reason.
+Their cache on disk notices changes of this file alone: after one of `cpu_math.py`, `cpu_memory.py` or the records of
+`backends/compiled.py`, touch it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numba
 import numpy as np
 from numba import carray, cfunc, float32, int32, int64, types, uint32
 
+from operant_gpu.backends.compiled import CALL, FLOAT32, INT64, record_dtype
 from operant_gpu.kernels.cpu_math import call, lowest_bit, pointer_to, set_bits
 from operant_gpu.kernels.cpu_memory import (
     BLOCK,
@@ -48,8 +49,6 @@ _ELAPSED, _RETURN, _ENDED = ELAPSED * PITCH, RETURN * PITCH, ENDED * PITCH
 _REWARD, _TERMINATED, _TRUNCATED, _ACTIVE = REWARD * PITCH, TERMINATED * PITCH, TRUNCATED * PITCH, ACTIVE * PITCH
 
 SAME_STEP, NEXT_STEP, DISABLED = range(3)
-# How given actions lie in memory.
-INT32, INT64, FLOAT32 = range(3)
 
 
 def _words(*names: str) -> np.dtype[Any]:
@@ -65,20 +64,9 @@ LAYOUT = _words(
     *("log_count", "log_return", "log_length", "bad_actions", "late_steps"),
     *("step", "reset", "observe", "mask", "random", "draws"),
     *("action_slots", "action_size", "low", "high", "state_slot", "state_end"),
-    *("obs_slots", "obs_size", "mask_slots", "mask_size"),
+    *("obs_slots", "obs_size", "obs_kind", "obs_bytes", "mask_slots", "mask_size"),
 )
-# What one call reads and writes: addresses (0 for none), and strides in elements.
-CALL = _words(
-    *("actions", "actions_kind", "actions_step", "actions_row", "actions_column"),
-    *("obs", "obs_step", "obs_row", "obs_column"),
-    *("mask", "mask_step", "mask_row", "mask_column"),
-    *("action", "action_kind", "action_step", "action_row", "action_column"),
-    *("final_obs", "final_obs_step", "final_obs_row", "final_obs_column"),
-    *("reward", "reward_step", "terminated", "terminated_step", "truncated", "truncated_step"),
-    *("present_obs", "present_obs_row", "present_obs_column"),
-    *("present_mask", "present_mask_row", "present_mask_column", "counts_late"),
-)
-_columns, _layout, _call = (pointer_to(numba.from_dtype(record)) for record in (COLUMN, LAYOUT, CALL))
+_columns, _layout, _call = (pointer_to(numba.from_dtype(record)) for record in (COLUMN, LAYOUT, record_dtype(CALL)))
 
 
 @kernel
@@ -271,9 +259,9 @@ def _show(layout: Any, call_: Any, step: Any, base: Any, narrow: Any, wide: Any,
     if call_.obs:
         if not observed:
             _observe(layout, narrow, wide, n)
-        address = call_.obs + 4 * step * call_.obs_step
+        address = call_.obs + layout.obs_bytes * step * call_.obs_step
         row, column, slots = call_.obs_row, call_.obs_column, layout.obs_slots
-        store_components(address, FOUR_BYTES, row, column, layout.obs_size, base, narrow, slots, n)
+        store_components(address, layout.obs_kind, row, column, layout.obs_size, base, narrow, slots, n)
     if call_.mask:
         call(layout.mask, narrow, wide, n)
         row, column, slots = call_.mask_row, call_.mask_column, layout.mask_slots
@@ -283,9 +271,9 @@ def _show(layout: Any, call_: Any, step: Any, base: Any, narrow: Any, wide: Any,
         call(layout.random, narrow, wide, n)
     if call_.action:
         row, column, slots = call_.action_row, call_.action_column, layout.action_slots
-        width = 8 if call_.action_kind == EIGHT_BYTES else 4
+        kind, width = (EIGHT_BYTES, 8) if call_.action_kind == INT64 else (FOUR_BYTES, 4)
         address = call_.action + width * step * call_.action_step
-        store_components(address, call_.action_kind, row, column, layout.action_size, base, narrow, slots, n)
+        store_components(address, kind, row, column, layout.action_size, base, narrow, slots, n)
 
 
 @kernel
@@ -302,9 +290,9 @@ def _show_outcome(call_: Any, step: Any, base: Any, narrow: Any, wide: Any, n: A
 @kernel
 def _show_final_obs(layout: Any, call_: Any, step: Any, base: Any, narrow: Any, wide: Any, n: Any) -> None:
     _observe(layout, narrow, wide, n)
-    address = call_.final_obs + 4 * step * call_.final_obs_step
+    address = call_.final_obs + layout.obs_bytes * step * call_.final_obs_step
     row, column, slots = call_.final_obs_row, call_.final_obs_column, layout.obs_slots
-    store_components(address, FOUR_BYTES, row, column, layout.obs_size, base, narrow, slots, n)
+    store_components(address, layout.obs_kind, row, column, layout.obs_size, base, narrow, slots, n)
 
 
 @kernel
@@ -313,7 +301,7 @@ def _show_present(layout: Any, call_: Any, base: Any, narrow: Any, wide: Any, ob
     if not observed:
         _observe(layout, narrow, wide, n)
     row, column, slots = call_.present_obs_row, call_.present_obs_column, layout.obs_slots
-    store_components(call_.present_obs, FOUR_BYTES, row, column, layout.obs_size, base, narrow, slots, n)
+    store_components(call_.present_obs, layout.obs_kind, row, column, layout.obs_size, base, narrow, slots, n)
     if call_.present_mask:
         call(layout.mask, narrow, wide, n)
         row, column, slots = call_.present_mask_row, call_.present_mask_column, layout.mask_slots

@@ -53,7 +53,7 @@ def _put_components(ptr, step_stride, row_stride, column_stride, t, row, compone
     """Store the components of a (num_steps, num_envs, size) output, if it is wanted."""
     if ptr is not None:
         at = ptr + t * tl.cast(step_stride, tl.int64)
-        store_components(at, components, row, mask, row_stride, column_stride, ptr.dtype.element_ty)
+        store_components(at, components, row, mask, row_stride, column_stride)
 
 
 @triton.jit

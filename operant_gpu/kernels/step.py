@@ -91,7 +91,7 @@ def step_kernel(
     ended = done
     if MODE == SAME_STEP:
         components = OBSERVE(state, PARAMS)
-        store_components(outputs.final_obs, components, row, mask, final_row, final_column, tl.float32)
+        store_components(outputs.final_obs, components, row, mask, final_row, final_column)
         episode += done.to(tl.int32)
         state = STATE(*choose(done, new_episode(columns, row, done, episode, RNG, PARAMS, RESET), state))
     elif MODE == NEXT_STEP:

@@ -1,0 +1,150 @@
+"""What backends share whose kernels take one record of addresses and strides: numba's, C++ and CUDA."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from torch import Tensor
+
+from operant_gpu.backends.base import Batch
+from operant_gpu.columns import Outputs
+from operant_gpu.mlp import MLP
+from operant_gpu.trajectory import Trajectory
+
+MODES = {AutoresetMode.SAME_STEP: 0, AutoresetMode.NEXT_STEP: 1, AutoresetMode.DISABLED: 2}
+# How given actions lie in memory.
+INT32, INT64, FLOAT32 = range(3)
+_KINDS = {torch.int32: INT32, torch.int64: INT64, torch.float32: FLOAT32}
+# The fields of a call that say where given actions are; they come first.
+_GIVEN = ("actions", "actions_kind", "actions_step", "actions_row", "actions_column")
+
+# What one call reads and writes: addresses (0 for none), and strides in elements.
+CALL = (
+    *_GIVEN,
+    *("obs", "obs_step", "obs_row", "obs_column"),
+    *("mask", "mask_step", "mask_row", "mask_column"),
+    *("action", "action_kind", "action_step", "action_row", "action_column"),
+    *("final_obs", "final_obs_step", "final_obs_row", "final_obs_column"),
+    *("reward", "reward_step", "terminated", "terminated_step", "truncated", "truncated_step"),
+    *("present_obs", "present_obs_row", "present_obs_column"),
+    *("present_mask", "present_mask_row", "present_mask_column", "counts_late"),
+)
+
+
+def record_dtype(names: tuple[str, ...]) -> np.dtype[Any]:
+    """Return the structure of 64-bit integers with these fields."""
+    return np.dtype([(name, np.int64) for name in names])
+
+
+class Record:
+    """A structure of 64-bit integers in memory that a kernel reads; what is not named is 0."""
+
+    def __init__(self, names: tuple[str, ...], values: Mapping[str, int]) -> None:
+        self._names = names
+        self.words = np.array([values.get(name, 0) for name in names], np.int64)
+        self.address = int(self.words.ctypes.data)
+
+    @property
+    def structure(self) -> np.ndarray[Any, Any]:
+        """The same memory, as an array of one structure."""
+        return self.words.view(record_dtype(self._names))
+
+    def set(self, name: str, value: int) -> None:
+        """Change one field."""
+        self.words[self._names.index(name)] = value
+
+
+class Stepwise(Protocol):
+    """Takes the steps of a rollout one by one."""
+
+    def run(self, num_steps: int, policy: Tensor | MLP | None, trajectory: Trajectory, outputs: Outputs) -> None:
+        """Do as `Backend.rollout`."""
+
+
+class CompiledBackend:
+    """Implements `Backend` by calls of two kernels, `run_steps` and `run_reset`, which subclasses launch.
+
+    Attributes:
+        batch: What it steps.
+        stepwise: Takes the steps of rollouts in which a network acts; subclasses set it.
+    """
+
+    stepwise: Stepwise
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self._known: tuple[Outputs | None, Any] = (None, None)
+
+    def run_steps(self, call: Record, num_steps: int) -> None:
+        """Take steps; actions that are not given are random."""
+        raise NotImplementedError
+
+    def run_reset(self, call: Record, mask: Tensor) -> None:
+        """Begin new episodes where the mask holds."""
+        raise NotImplementedError
+
+    def reset(self, mask: Tensor, outputs: Outputs) -> None:
+        """Begin a new episode where `mask` holds and write every row's observation and action mask."""
+        self.run_reset(Record(CALL, _present(outputs)), mask)
+
+    def step(self, actions: Tensor, outputs: Outputs) -> None:
+        """Advance every environment by one action."""
+        if self._known[0] is not outputs:
+            self._known = outputs, self._call_of_step(outputs)
+        call = self._known[1]
+        call.words[: len(_GIVEN)] = _given(actions, 0)
+        self.run_steps(call, 1)
+
+    def rollout(self, num_steps: int, policy: Tensor | MLP | None, trajectory: Trajectory, outputs: Outputs) -> None:
+        """Take many steps, in one call unless a network acts."""
+        if isinstance(policy, MLP):
+            self.stepwise.run(num_steps, policy, trajectory, outputs)
+            return
+        values = _present(outputs)
+        if policy is not None:
+            values |= zip(_GIVEN, _given(policy[0], policy.stride(0)), strict=True)
+            if trajectory.action is not None:
+                trajectory.action.copy_(policy)
+            trajectory = trajectory._replace(action=None)
+        self.run_steps(Record(CALL, values | _stored(trajectory)), num_steps)
+
+    def _call_of_step(self, outputs: Outputs) -> Record:
+        """Return a step's call without its actions: a trajectory of one step."""
+        names = ["reward", "terminated", "truncated"]
+        if self.batch.autoreset_mode is AutoresetMode.SAME_STEP:
+            names.append("final_obs")
+        row = Trajectory(**{name: getattr(outputs, name)[None] for name in names})
+        return Record(CALL, _present(outputs) | _stored(row) | {"counts_late": 1})
+
+
+def _given(actions: Tensor, step_stride: int) -> tuple[int, ...]:
+    """Return the fields of `_GIVEN` for the actions (num_envs, ...) of the first step."""
+    row, column = (*actions.stride(), 0)[:2]
+    return actions.data_ptr(), _KINDS[actions.dtype], step_stride, row, column
+
+
+def _present(outputs: Outputs) -> dict[str, int]:
+    """Return where a call writes the state's observation and action mask after the last step."""
+    fields = _placed("present_obs", outputs.obs, ("row", "column"))
+    if outputs.action_mask is not None:
+        fields |= _placed("present_mask", outputs.action_mask, ("row", "column"))
+    return fields
+
+
+def _stored(trajectory: Trajectory) -> dict[str, int]:
+    """Return where a call stores a trajectory."""
+    fields: dict[str, int] = {}
+    for name, tensor in trajectory._asdict().items():
+        if tensor is not None:
+            fields |= _placed("mask" if name == "action_mask" else name, tensor, ("step", "row", "column"))
+    if trajectory.action is not None:
+        fields["action_kind"] = _KINDS[trajectory.action.dtype]
+    return fields
+
+
+def _placed(name: str, tensor: Tensor, axes: tuple[str, ...]) -> dict[str, int]:
+    return {name: tensor.data_ptr()} | {f"{name}_{axis}": stride for axis, stride in zip(axes, tensor.stride())}

@@ -1,0 +1,301 @@
+"""The program of a CudaEnvironment: one C++ source for both compilers, around the author's file.
+
+Before the author's functions come the structures that the definition describes, after them the loops of
+`kernels/vecenv.cuh`. `#line` directives let compilers name the author's own lines.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from operant_gpu.backends.base import Batch
+from operant_gpu.backends.compiled import CALL, MODES
+from operant_gpu.columns import COLUMN_DTYPES
+from operant_gpu.cuda_environment import CudaEnvironment
+from operant_gpu.environment import ColumnType
+from operant_gpu.errors import InvalidConfig
+from operant_gpu.memory import array_stride
+from operant_gpu.spaces import ActionLayout, ObservationLayout, action_layout, observation_layout
+
+KERNELS = Path(__file__).parents[1] / "kernels"
+_TYPES = {
+    "bool": "bool", "int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "int64": "int64_t", "uint8": "uint8_t",
+    "float32": "float", "float64": "double",
+}  # fmt: skip
+_REQUIRED = ("reset", "step", "observe")
+_POINTERS = {
+    "obs": "Observed*", "final_obs": "Observed*", "present_obs": "Observed*", "actions": "const void*", "mask": "bool*",
+    "action": "void*", "present_mask": "bool*", "reward": "float*", "terminated": "bool*", "truncated": "bool*",
+}  # fmt: skip
+
+# The fields of the record that is the same for every call, after those of the state's columns.
+BATCH = (*COLUMN_DTYPES, "num_envs", "array_stride", "mode", "limit")
+
+
+def signatures(has_action_mask: bool) -> str:
+    """Return the declarations of the functions that an author writes."""
+    lines = [
+        "__device__ State reset(Rng rng, Params params)",
+        "__device__ Outcome step(State& state, Action action, Rng rng, Params params)",
+        "__device__ void observe(const State& state, Params params, Observation obs)",
+    ]
+    if has_action_mask:
+        lines.append("__device__ bool is_legal(const State& state, int choice, Params params)")
+    return "\n".join(lines)
+
+
+def structures(environment: CudaEnvironment, params: Any) -> str:
+    """Return the structures that the author's functions work on, as C++ and as errors show them."""
+    observations, actions = _layouts(environment, params)
+    fields = "".join(
+        f"    {_TYPES[column.dtype.name]} {name}{''.join(f'[{size}]' for size in column.shape)};\n"
+        for name, column in environment.column_types().items()
+    )
+    constants = "".join(f"    {_constant(name, value)}\n" for name, value in params._asdict().items())
+    return "\n".join(
+        [
+            f"struct State {{\n{fields}}};",
+            f"struct Params {{\n{constants}}};",
+            _action(actions),
+            _OBSERVATION.format(type=_TYPES[observations.dtype.name], index=_index(observations.shape)),
+        ]
+    )
+
+
+def program(environment: CudaEnvironment, params: Any) -> str:
+    """Return the whole program.
+
+    Raises:
+        InvalidConfig: If the author's file cannot be read or lacks a function.
+    """
+    observations, actions = _layouts(environment, params)
+    path = Path(environment.source).resolve()
+    author = _read(path)
+    _check_functions(author, environment)
+    return "\n".join(
+        [
+            f"// {environment.id}, of files {_digests(path, author)}",
+            _included("environment.cuh"),
+            _line(1, "made from the definition"),
+            structures(environment, params),
+            _line(1, str(path)),
+            author,
+            _line(1, "made from the definition"),
+            _description(environment, observations, actions),
+            _included("vecenv.cuh"),
+        ]
+    )
+
+
+def batch_record(batch: Batch) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Return names and values of the record `Batch`."""
+    columns = {f"state {name}": column for name, column in batch.state._asdict().items()}
+    columns |= batch.columns._asdict()
+    numbers = {
+        "num_envs": batch.num_envs,
+        "array_stride": array_stride(batch.num_envs),
+        "mode": MODES[batch.autoreset_mode],
+        "limit": batch.max_episode_steps,
+    }
+    values = {name: column.data_ptr() for name, column in columns.items()} | numbers
+    return tuple(values), values
+
+
+def _layouts(environment: CudaEnvironment, params: Any) -> tuple[ObservationLayout, ActionLayout]:
+    observation, action = environment.spaces(params)
+    return observation_layout(observation), action_layout(action)
+
+
+def _constant(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"static constexpr bool {name} = {str(value).lower()};"
+    if isinstance(value, int):
+        kind, suffix = ("int32_t", "") if abs(value) < 2**31 else ("int64_t", "ll")
+        return f"static constexpr {kind} {name} = {value}{suffix};"
+    return f"static constexpr float {name} = {float(np.float32(value))!r}f;"
+
+
+def _action(actions: ActionLayout) -> str:
+    kind = "int32_t" if actions.is_discrete else "float"
+    if not actions.shape:
+        return f"using Action = {kind};"
+    return (
+        f"struct Action {{\n    {kind} values[{actions.size}];\n"
+        f"    __device__ {kind} operator[](int i) const {{ return values[i]; }}\n}};"
+    )
+
+
+def _index(shape: tuple[int, ...]) -> str:
+    """Return the operator that takes one index for each axis."""
+    if len(shape) < 2:
+        return ""
+    names = [f"i{axis}" for axis in range(len(shape))]
+    flat = names[0]
+    for name, size in zip(names[1:], shape[1:], strict=True):
+        flat = f"({flat}) * {size} + {name}"
+    return (
+        f"    __device__ Observed& operator()({', '.join(f'int {name}' for name in names)}) const "
+        f"{{ return (*this)[{flat}]; }}\n"
+    )
+
+
+_OBSERVATION = """using Observed = {type};
+struct Observation {{
+    Observed* first;
+    int64_t stride;
+    __device__ Observed& operator[](int i) const {{ return first[i * stride]; }}
+{index}}};"""
+
+
+def _description(environment: CudaEnvironment, observations: ObservationLayout, actions: ActionLayout) -> str:
+    """Return what the loops need to know: records, loads and stores of a state, kinds and bounds of actions."""
+    columns = environment.column_types()
+    state = "".join(f"    {_TYPES[column.dtype.name]}* state_{name};\n" for name, column in columns.items())
+    batch = state + "".join(f"    {_field(name)}\n" for name in BATCH)
+    call = "".join(f"    {_POINTERS.get(name, 'int64_t')} {name};\n" for name in CALL)
+    loads = "".join(_moved(name, column, "{0} = {1};") for name, column in columns.items())
+    stores = "".join(_moved(name, column, "{1} = {0};") for name, column in columns.items())
+    scalar = not actions.shape
+    kind = "int32_t" if actions.is_discrete else "float"
+    return _DESCRIPTION.format(
+        batch=batch,
+        call=call,
+        loads=loads,
+        stores=stores,
+        kind=kind,
+        component="action" if scalar else "action.values[i]",
+        observation_size=observations.size,
+        action_size=actions.size,
+        is_discrete=str(actions.is_discrete).lower(),
+        has_mask=str(environment.has_action_mask).lower(),
+        num_choices=actions.num_actions,
+        is_legal="::is_legal(state, choice, Params())" if environment.has_action_mask else "true",
+        low=_chosen(actions.low, "0"),
+        high=_chosen(actions.high, "0"),
+        first=_chosen(actions.first_choices, "0"),
+        box_low=_chosen(map(_float, actions.box_low), "0.0f"),
+        box_high=_chosen(map(_float, actions.box_high), "0.0f"),
+    )
+
+
+def _field(name: str) -> str:
+    dtype = COLUMN_DTYPES.get(name)
+    return f"int64_t {name};" if dtype is None else f"{_TYPES[str(dtype).removeprefix('torch.')]}* {name};"
+
+
+def _moved(name: str, column: ColumnType, assignment: str) -> str:
+    """Return the statement that moves a column's row between memory and a structure."""
+    kind = _TYPES[column.dtype.name]
+    if not column.shape:
+        return "    " + assignment.format(f"state.{name}", f"batch.state_{name}[row]") + "\n"
+    inside, outside = f"(({kind}*)state.{name})[i]", f"batch.state_{name}[i * batch.array_stride + row]"
+    return f"    for (int i = 0; i < {column.size}; ++i) {assignment.format(inside, outside)}\n"
+
+
+def _float(value: float) -> str:
+    if np.isinf(value):
+        return "-3.402823466e38f" if value < 0 else "3.402823466e38f"
+    return f"{float(np.float32(value))!r}f"
+
+
+def _chosen(values: Iterable[Any], last: str) -> str:
+    """Return an expression for the value number i."""
+    return "".join(f"i == {i} ? {value} : " for i, value in enumerate(values)) + last
+
+
+_DESCRIPTION = """namespace operant {{
+struct Batch {{
+{batch}}};
+struct Call {{
+{call}}};
+__device__ __forceinline__ State load(const Batch& batch, int64_t row) {{
+    State state;
+{loads}    return state;
+}}
+__device__ __forceinline__ void store(const Batch& batch, int64_t row, const State& state) {{
+{stores}}}
+constexpr int OBSERVATION_SIZE = {observation_size}, ACTION_SIZE = {action_size}, NUM_CHOICES = {num_choices};
+constexpr bool IS_DISCRETE = {is_discrete}, HAS_MASK = {has_mask};
+__device__ __forceinline__ bool legal(const State& state, int choice) {{ return {is_legal}; }}
+__device__ __forceinline__ int32_t action_low(int i) {{ return {low}; }}
+__device__ __forceinline__ int32_t action_high(int i) {{ return {high}; }}
+__device__ __forceinline__ int32_t first_choice(int i) {{ return {first}; }}
+__device__ __forceinline__ float box_low(int i) {{ return {box_low}; }}
+__device__ __forceinline__ float box_high(int i) {{ return {box_high}; }}
+__device__ __forceinline__ {kind} component(const Action& action, int i) {{ return {component}; }}
+__device__ __forceinline__ void set_component(Action& action, int i, {kind} value) {{ {component} = value; }}
+}}  // namespace operant"""
+
+
+# The author's file
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidConfig("source", f"{path} cannot be read: {error}") from error
+
+
+def _check_functions(author: str, environment: CudaEnvironment) -> None:
+    code = _without_comments(author)
+    wanted = (*_REQUIRED, *(("is_legal",) if environment.has_action_mask else ()))
+    missing = [name for name in wanted if not re.search(rf"\b{name}\s*\(", code)]
+    # They may stand in a file that this one includes.
+    if missing and not _INCLUDE.search(code):
+        raise InvalidConfig(
+            "source",
+            f"{environment.source} does not define {', '.join(missing)}; expected\n"
+            f"{signatures(environment.has_action_mask)}",
+        )
+
+
+def _without_comments(code: str) -> str:
+    return re.sub(r"//[^\n]*|/\*.*?\*/", " ", code, flags=re.DOTALL)
+
+
+_INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
+
+
+def _digests(path: Path, code: str) -> str:
+    """Return names and digests of the files that the author's file includes: compilers cache by the program's text."""
+    found: dict[Path, str] = {}
+    waiting = [(path, code)]
+    while waiting:
+        here, text = waiting.pop()
+        found[here] = hashlib.sha256(text.encode()).hexdigest()[:16]
+        for name in _INCLUDE.findall(_without_comments(text)):
+            included = (here.parent / name).resolve()
+            if included not in found and included.is_file():
+                waiting.append((included, _read(included)))
+    return ", ".join(f"{one.name} {digest}" for one, digest in found.items())
+
+
+@functools.cache
+def _included(name: str) -> str:
+    """Return a file of the library."""
+    text = (KERNELS / name).read_text(encoding="utf-8").replace("#pragma once\n", "\n")
+    return f"{_line(1, f'operant_gpu/kernels/{name}')}\n{text}"
+
+
+def _line(number: int, name: str) -> str:
+    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
+    return f'#line {number} "{escaped}"'
+
+
+def explained(environment: CudaEnvironment, params: Any, messages: str) -> InvalidConfig:
+    """Return the error for an author's file that does not compile, from the compiler's messages."""
+    expected = signatures(environment.has_action_mask)
+    return InvalidConfig(
+        "source",
+        f"{environment.source} does not compile:\n{messages.strip()}\n\nexpected the functions\n{expected}\n"
+        f"over\n{structures(environment, params)}",
+    )
+

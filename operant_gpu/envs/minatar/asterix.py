@@ -1,0 +1,47 @@
+"""Asterix of MinAtar: gather treasures that cross eight rows, and keep away from the enemies that do, faster and faster.
+
+Observation: 4 channels of 10 by 10 cells, 0 or 1: player, enemies, where things were before they moved, treasures.
+Action: 0 nothing, 1 left, 2 up, 3 right, 4 down; with `minimal_actions=False` also MinAtar's 5, which does nothing.
+Reward: 1 for each treasure. The episode ends when the player meets an enemy.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from operant_gpu.cuda_environment import CudaEnvironment
+from operant_gpu.envs.minatar.shared import action_space, image, validate
+from operant_gpu.lang import Array, tl
+
+
+class State(NamedTuple):
+    player_x: tl.int32
+    player_y: tl.int32
+    x: Array(tl.int8, (8,))  # of what is in each row
+    heading: Array(tl.int8, (8,))  # -1 or 1
+    kind: Array(tl.int8, (8,))  # 0 nothing, 1 enemy, 2 treasure
+    spawn_interval: tl.int32  # steps
+    spawn_timer: tl.int32
+    move_interval: tl.int32  # steps
+    move_timer: tl.int32
+    ramp_timer: tl.int32
+    ramp_index: tl.int32
+    last_action: tl.int32
+
+
+class Params(NamedTuple):
+    sticky_action_prob: float = 0.1
+    difficulty_ramping: bool = True
+    minimal_actions: bool = True
+
+
+Asterix = CudaEnvironment(
+    id="MinAtar-Asterix-v1",
+    source=Path(__file__).with_suffix(".cu"),
+    state=State,
+    params=Params,
+    observation_space=image(4),
+    action_space=action_space("nlurd"),
+    validate=validate,
+)

@@ -1,0 +1,65 @@
+"""Seaquest of MinAtar: pick up divers with a submarine, shoot what comes, and go up for air in time.
+
+Observation: 10 channels of 10 by 10 cells, 0 or 1: front and back of the submarine, its bullets, where things were before
+they moved, bullets of enemies, fish, enemy submarines, gauge of the oxygen, gauge of the divers aboard, divers.
+Action: 0 nothing, 1 left, 2 up, 3 right, 4 down, 5 fire.
+Reward: 1 for each enemy, and up to 10 for bringing six divers home, by the oxygen that was left. Going up costs a diver
+otherwise. The episode ends when something hits the submarine, the oxygen is gone, or it comes up without a diver.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from operant_gpu.cuda_environment import CudaEnvironment
+from operant_gpu.envs.minatar.shared import action_space, image, validate
+from operant_gpu.lang import Array, tl
+
+
+class State(NamedTuple):
+    x: tl.int32
+    y: tl.int32
+    heading: tl.int32  # -1 or 1
+    oxygen: tl.int32
+    crew: tl.int32
+    at_surface: tl.int32
+    bullets_left: Array(tl.int16, (10,))  # bit x of row y
+    bullets_right: Array(tl.int16, (10,))
+    enemy_bullets_left: Array(tl.int16, (10,))
+    enemy_bullets_right: Array(tl.int16, (10,))
+    num_enemies: tl.int32
+    enemy_x: Array(tl.int8, (32,))
+    enemy_y: Array(tl.int8, (32,))
+    enemy_heading: Array(tl.int8, (32,))
+    enemy_timer: Array(tl.int8, (32,))  # steps until it moves
+    enemy_shot: Array(tl.int8, (32,))  # steps until a submarine shoots, -1 for a fish
+    num_divers: tl.int32
+    diver_x: Array(tl.int8, (4,))
+    diver_y: Array(tl.int8, (4,))
+    diver_heading: Array(tl.int8, (4,))
+    diver_timer_of: Array(tl.int8, (4,))
+    spawn_interval: tl.int32  # steps
+    spawn_timer: tl.int32
+    diver_timer: tl.int32
+    move_interval: tl.int32  # steps
+    ramp_index: tl.int32
+    cool_down: tl.int32
+    last_action: tl.int32
+
+
+class Params(NamedTuple):
+    sticky_action_prob: float = 0.1
+    difficulty_ramping: bool = True
+    minimal_actions: bool = True
+
+
+Seaquest = CudaEnvironment(
+    id="MinAtar-Seaquest-v1",
+    source=Path(__file__).with_suffix(".cu"),
+    state=State,
+    params=Params,
+    observation_space=image(10),
+    action_space=action_space("nlurdf"),
+    validate=validate,
+)
