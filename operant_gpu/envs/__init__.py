@@ -3,12 +3,32 @@
 from operant_gpu.envs.acrobot import Acrobot
 from operant_gpu.envs.cartpole import CartPole
 from operant_gpu.envs.grid_walk import GridWalk
+from operant_gpu.envs.minatar.asterix import Asterix
+from operant_gpu.envs.minatar.breakout import Breakout
+from operant_gpu.envs.minatar.freeway import Freeway
+from operant_gpu.envs.minatar.seaquest import Seaquest
+from operant_gpu.envs.minatar.space_invaders import SpaceInvaders
 from operant_gpu.envs.mountain_car import MountainCar
 from operant_gpu.envs.mountain_car_continuous import MountainCarContinuous
 from operant_gpu.envs.pendulum import Pendulum
 from operant_gpu.registry import register
 
-__all__ = ["Acrobot", "CartPole", "GridWalk", "MountainCar", "MountainCarContinuous", "Pendulum"]
+__all__ = [
+    "Acrobot",
+    "Asterix",
+    "Breakout",
+    "CartPole",
+    "Freeway",
+    "GridWalk",
+    "MountainCar",
+    "MountainCarContinuous",
+    "Pendulum",
+    "Seaquest",
+    "SpaceInvaders",
+]
 
-for _environment in (Acrobot, CartPole, GridWalk, MountainCar, MountainCarContinuous, Pendulum):
+_classic = (Acrobot, CartPole, GridWalk, MountainCar, MountainCarContinuous, Pendulum)
+_minatar = (Asterix, Breakout, Freeway, Seaquest, SpaceInvaders)
+
+for _environment in (*_classic, *_minatar):
     register(_environment)

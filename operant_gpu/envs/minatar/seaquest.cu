@@ -70,7 +70,16 @@ __device__ void remove_diver(State& state, int i) {
     }
 }
 
-// Move the player's bullets, and let each take one enemy that it meets, fish before submarines.
+// Let a bullet of the player's take what is in its cell. Return whether one does.
+__device__ bool is_taken(State& state, int x, int y) {
+    const int bit = is_out(x) ? 0 : 1 << x;
+    if (state.bullets_left[y] & bit) state.bullets_left[y] &= ~bit;
+    else if (state.bullets_right[y] & bit) state.bullets_right[y] &= ~bit;
+    else return false;
+    return true;
+}
+
+// Move the player's bullets; fish are hit before submarines.
 __device__ float move_bullets(State& state) {
     float reward = 0.0f;
     for (int y = 0; y < SIZE; ++y) {
@@ -79,11 +88,7 @@ __device__ float move_bullets(State& state) {
     }
     for (int subs = 0; subs < 2; ++subs) {
         for (int i = 0; i < state.num_enemies; ++i) {
-            if ((state.enemy_shot[i] >= 0) != subs) continue;
-            const int y = state.enemy_y[i], bit = 1 << state.enemy_x[i];
-            if (state.bullets_left[y] & bit) state.bullets_left[y] &= ~bit;
-            else if (state.bullets_right[y] & bit) state.bullets_right[y] &= ~bit;
-            else continue;
+            if ((state.enemy_shot[i] >= 0) != subs || !is_taken(state, state.enemy_x[i], state.enemy_y[i])) continue;
             remove_enemy(state, i--);
             reward += 1.0f;
         }
@@ -114,18 +119,21 @@ __device__ void move_divers(State& state) {
     }
 }
 
-// Move the submarines or the fish, and let submarines shoot. Return whether one hits the player.
-__device__ bool move_enemies(State& state, bool subs) {
-    bool hit = false;
+// Move the submarines or the fish, into bullets too, and let submarines shoot.
+__device__ void move_enemies(State& state, bool subs, Outcome& outcome) {
     for (int i = state.num_enemies - 1; i >= 0; --i) {
         if ((state.enemy_shot[i] >= 0) != subs) continue;
-        hit |= is_at(state, state.enemy_x[i], state.enemy_y[i]);
-        bool gone = false;
+        bool gone = false, hit = is_at(state, state.enemy_x[i], state.enemy_y[i]);
         if (state.enemy_timer[i] == 0) {
             state.enemy_timer[i] = state.move_interval;
             state.enemy_x[i] += state.enemy_heading[i];
             gone = is_out(state.enemy_x[i]);
-            hit |= is_at(state, state.enemy_x[i], state.enemy_y[i]);
+            const bool meets = is_at(state, state.enemy_x[i], state.enemy_y[i]);
+            hit |= meets;
+            if (!gone && !meets && is_taken(state, state.enemy_x[i], state.enemy_y[i])) {
+                outcome.reward += 1.0f;
+                gone = true;
+            }
         } else {
             --state.enemy_timer[i];
         }
@@ -137,9 +145,9 @@ __device__ bool move_enemies(State& state, bool subs) {
         } else if (subs) {
             --state.enemy_shot[i];
         }
+        outcome.terminated |= hit;
         if (gone) remove_enemy(state, i);
     }
-    return hit;
 }
 
 __device__ bool is_shot(const State& state) {
@@ -155,16 +163,16 @@ __device__ bool move_enemy_bullets(State& state) {
     return hit | is_shot(state);
 }
 
-// Take new air, for one diver; a full crew is brought home, for a reward by the air that was left.
+// Take new air, for one diver; a full crew is brought home first, for a reward by the air that was left.
 __device__ float surface(State& state, Params params) {
     float reward = 0.0f;
     state.at_surface = 1;
     if (state.crew == FULL_CREW) {
         state.crew = 0;
         reward = state.oxygen * 10 / MAX_OXYGEN;
-    } else {
-        --state.crew;
     }
+    // Also after a full crew, as MinAtar has it: the next diver makes it 0 again.
+    --state.crew;
     state.oxygen = MAX_OXYGEN;
     if (params.difficulty_ramping && (state.spawn_interval > 1 || state.move_interval > LAST_MOVE_INTERVAL)) {
         if (state.move_interval > LAST_MOVE_INTERVAL && state.ramp_index % 2 == 1) --state.move_interval;
@@ -198,24 +206,24 @@ __device__ Outcome step(State& state, Action action, Rng rng, Params params) {
         state.diver_timer = DIVER_INTERVAL;
     }
     act(state, move);
-    float reward = move_bullets(state);
+    Outcome outcome = {move_bullets(state), false};
     move_divers(state);
-    bool lost = move_enemies(state, true);
-    lost |= move_enemy_bullets(state);
-    lost |= move_enemies(state, false);
+    move_enemies(state, true, outcome);
+    outcome.terminated |= move_enemy_bullets(state);
+    move_enemies(state, false, outcome);
 
     state.spawn_timer -= state.spawn_timer > 0;
     state.diver_timer -= state.diver_timer > 0;
     state.cool_down -= state.cool_down > 0;
-    lost |= state.oxygen < 0;
     if (state.y > 0) {
         --state.oxygen;
+        outcome.terminated |= state.oxygen < 0;
         state.at_surface = 0;
     } else if (!state.at_surface) {
-        if (state.crew == 0) lost = true;
-        else reward += surface(state, params);
+        if (state.crew == 0) outcome.terminated = true;
+        else outcome.reward += surface(state, params);
     }
-    return Outcome{reward, lost};
+    return outcome;
 }
 
 __device__ void show_row(Observation obs, int channel, int y, int bits) {
