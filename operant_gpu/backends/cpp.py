@@ -12,13 +12,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from operant_gpu.backends.base import Batch
-from operant_gpu.backends.compiled import CompiledBackend, Record
-from operant_gpu.backends.cuda_source import batch_record, explained, program
+from operant_gpu.backends.compiled import Record
+from operant_gpu.backends.cuda_base import CudaSourceBackend
+from operant_gpu.backends.cuda_source import KERNELS, explained, program
 from operant_gpu.backends.disk_cache import folder, write_atomically
-from operant_gpu.backends.stepwise import StepwiseRollout
 from operant_gpu.backends.threads import in_parts
 from operant_gpu.errors import BackendError
 
@@ -32,34 +30,25 @@ _ADVICE = (
 )
 
 
-class CppBackend(CompiledBackend):
+class CppBackend(CudaSourceBackend):
     """Implements `Backend` on the CPU, in the memory of the batch's tensors."""
 
     def __init__(self, batch: Batch) -> None:
         super().__init__(batch)
-        self._library = library(batch.environment, batch.params)
-        self._record = Record(*batch_record(batch))
-        self.stepwise = StepwiseRollout(self, batch)
+        self._kernels = library(batch.environment, batch.params)
 
-    def run_steps(self, call: Record, num_steps: int) -> None:
-        """Take steps; actions that are not given are random."""
-        self._run(self._library.operant_steps, call, num_steps, num_steps)
-
-    def run_reset(self, call: Record, mask: Tensor) -> None:
-        """Begin new episodes where the mask holds."""
-        self._run(self._library.operant_reset, call, mask.data_ptr(), 1)
-
-    def _run(self, kernel: Any, call: Record, argument: int, num_steps: int) -> None:
-        batch, address = self._record.address, call.address
+    def launch(self, kernel: str, call: Record, argument: int, num_steps: int) -> None:
+        """Call a kernel for all environments, in parts by as many threads as the work is worth."""
+        function, batch, address = self._kernels[kernel], self.record.address, call.address
 
         def part(_: int, first: int, last: int) -> None:
-            kernel(batch, address, first, last, argument)
+            function(batch, address, first, last, argument)
 
         in_parts(part, self.batch.num_envs, num_steps, _STEPS_PER_THREAD, _BLOCK)
 
 
-def library(environment: Any, params: Any) -> Any:
-    """Return the loaded library of an environment, compiled now or by an earlier process.
+def library(environment: Any, params: Any) -> dict[str, Any]:
+    """Return the kernels of an environment, compiled now or by an earlier process.
 
     Raises:
         BackendError: If there is no compiler.
@@ -70,10 +59,11 @@ def library(environment: Any, params: Any) -> Any:
     if not path.exists():
         _compile(environment, params, source, path)
     loaded = ctypes.CDLL(str(path))
-    for name in ("operant_steps", "operant_reset"):
-        function = getattr(loaded, name)
+    kernels = {}
+    for name in KERNELS:
+        function = kernels[name] = getattr(loaded, name)
         function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3], None
-    return loaded
+    return kernels
 
 
 def compiler() -> str:

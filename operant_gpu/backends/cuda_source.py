@@ -24,7 +24,8 @@ from operant_gpu.errors import InvalidConfig
 from operant_gpu.memory import array_stride
 from operant_gpu.spaces import ActionLayout, ObservationLayout, action_layout, observation_layout
 
-KERNELS = Path(__file__).parents[1] / "kernels"
+KERNELS = ("operant_steps", "operant_reset", "operant_draw")
+_FOLDER = Path(__file__).parents[1] / "kernels"
 _TYPES = {
     "bool": "bool", "int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "int64": "int64_t", "uint8": "uint8_t",
     "float32": "float", "float64": "double",
@@ -33,10 +34,18 @@ _REQUIRED = ("reset", "step", "observe")
 _POINTERS = {
     "obs": "Observed*", "final_obs": "Observed*", "present_obs": "Observed*", "actions": "const void*", "mask": "bool*",
     "action": "void*", "present_mask": "bool*", "reward": "float*", "terminated": "bool*", "truncated": "bool*",
+    "outputs": "const float*", "log_std": "const float*", "drawn": "void*", "taken": "float*", "log_prob": "float*",
 }  # fmt: skip
 
 # The fields of the record that is the same for every call, after those of the state's columns.
 BATCH = (*COLUMN_DTYPES, "num_envs", "array_stride", "mode", "limit")
+
+
+# What a draw from a network's distribution reads and writes.
+DRAW = (
+    *("outputs", "outputs_row", "outputs_column", "log_std", "mask", "mask_row", "mask_column"),
+    *("drawn", "taken", "log_prob"),
+)
 
 
 def signatures(has_action_mask: bool) -> str:
@@ -159,7 +168,7 @@ def _description(environment: CudaEnvironment, observations: ObservationLayout, 
     columns = environment.column_types()
     state = "".join(f"    {_TYPES[column.dtype.name]}* state_{name};\n" for name, column in columns.items())
     batch = state + "".join(f"    {_field(name)}\n" for name in BATCH)
-    call = "".join(f"    {_POINTERS.get(name, 'int64_t')} {name};\n" for name in CALL)
+    call, draw = ("".join(f"    {_POINTERS.get(name, 'int64_t')} {name};\n" for name in names) for names in (CALL, DRAW))
     loads = "".join(_moved(name, column, "{0} = {1};") for name, column in columns.items())
     stores = "".join(_moved(name, column, "{1} = {0};") for name, column in columns.items())
     scalar = not actions.shape
@@ -167,6 +176,7 @@ def _description(environment: CudaEnvironment, observations: ObservationLayout, 
     return _DESCRIPTION.format(
         batch=batch,
         call=call,
+        draw=draw,
         loads=loads,
         stores=stores,
         kind=kind,
@@ -201,7 +211,7 @@ def _moved(name: str, column: ColumnType, assignment: str) -> str:
 
 def _float(value: float) -> str:
     if np.isinf(value):
-        return "-3.402823466e38f" if value < 0 else "3.402823466e38f"
+        return "-__builtin_huge_valf()" if value < 0 else "__builtin_huge_valf()"
     return f"{float(np.float32(value))!r}f"
 
 
@@ -215,6 +225,8 @@ struct Batch {{
 {batch}}};
 struct Call {{
 {call}}};
+struct Draw {{
+{draw}}};
 __device__ __forceinline__ State load(const Batch& batch, int64_t row) {{
     State state;
 {loads}    return state;
@@ -281,7 +293,7 @@ def _digests(path: Path, code: str) -> str:
 @functools.cache
 def _included(name: str) -> str:
     """Return a file of the library."""
-    text = (KERNELS / name).read_text(encoding="utf-8").replace("#pragma once\n", "\n")
+    text = (_FOLDER / name).read_text(encoding="utf-8").replace("#pragma once\n", "\n")
     return f"{_line(1, f'operant_gpu/kernels/{name}')}\n{text}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,20 +24,27 @@ from operant_gpu.trajectory import Trajectory
 _POLICY_STREAM = constexpr_value(POLICY_STREAM)
 
 
+Draw = Callable[[MLP, Tensor, Outputs], tuple[Tensor, Tensor, Tensor]]
+
+
 class StepwiseRollout:
-    """Rollouts of a batch on the CPU, by the single steps of its backend.
+    """Rollouts of a batch by the single steps of its backend.
 
     Args:
         backend: Takes the steps.
         batch: What it steps.
+        draw: Returns, for a network, its outputs and what the step before wrote, actions as drawn, as the environment
+            takes them, and their log-probabilities; if None, NumPy draws, on a CPU. Without it, actions may be random.
     """
 
-    def __init__(self, backend: Backend, batch: Batch) -> None:
+    def __init__(self, backend: Backend, batch: Batch, draw: Draw | None = None) -> None:
         self._backend, self._batch = backend, batch
+        self._draw = draw or self._draw_by_numpy
+        device = batch.columns.seed.device
         self._separate_final_obs = batch.autoreset_mode is AutoresetMode.SAME_STEP
-        self._nobody = torch.zeros(batch.num_envs, dtype=torch.bool, device="cpu")
+        self._nobody = torch.zeros(batch.num_envs, dtype=torch.bool, device=device)
         bounds = (batch.actions.box_low, batch.actions.box_high)
-        self._low, self._high = (torch.tensor(bound, dtype=torch.float32, device="cpu") for bound in bounds)
+        self._low, self._high = (torch.tensor(bound, dtype=torch.float32, device=device) for bound in bounds)
         final_obs = ("final_obs",) if self._separate_final_obs else ()
         self._written = ("reward", "terminated", "truncated", *final_obs)
         # For what is not stored: the environment's own outputs stay those of its last single step.
@@ -93,8 +101,7 @@ class StepwiseRollout:
         draw = _lowered("random_floats")
         return self._stacked(draw(self._rng(), layout.box_low, layout.box_high))
 
-    def _draw(self, network: MLP, network_outputs: Tensor, outputs: Outputs) -> tuple[Tensor, Tensor, Tensor]:
-        """Return actions as drawn, as the environment takes them, and their log-probabilities."""
+    def _draw_by_numpy(self, network: MLP, network_outputs: Tensor, outputs: Outputs) -> tuple[Tensor, Tensor, Tensor]:
         layout = self._batch.actions
         parts = tuple(np.ascontiguousarray(numpy_view(network_outputs).T))
         if network.layout.is_gaussian:

@@ -19,6 +19,7 @@ using uint64_t = unsigned long long;
 #ifndef __CUDACC__
 #define __device__
 #define __forceinline__ inline
+#define __noinline__
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a < b ? b : a; }
 inline float min(float a, float b) { return fminf(a, b); }

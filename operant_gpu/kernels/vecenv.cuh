@@ -242,6 +242,48 @@ __device__ void store_actions(const Block& block, const Call& call, int64_t step
     }
 }
 
+// Draw an action from the distribution that a network describes, as `operant_gpu/sampling.py` does.
+__device__ void draw_one(const Batch& batch, const Draw& draw, int64_t row) {
+    const int32_t elapsed = batch.ended[row] && batch.mode != DISABLED ? 0 : batch.elapsed[row];
+    const Rng rng = {batch.seed[row], batch.env_id[row], batch.episode[row], elapsed, POLICY_STREAM};
+    const float* const outputs = draw.outputs + row * draw.outputs_row;
+    const bool* const mask = draw.mask + row * draw.mask_row;
+    float log_prob = 0.0f;
+    for (int i = 0; i < ACTION_SIZE; ++i) {
+        const int64_t at = row * ACTION_SIZE + i;
+        if (!IS_DISCRETE) {
+            const float noise = normal(rng, i), log_std = draw.log_std[i];
+            const float drawn = outputs[i * draw.outputs_column] + noise * expf(log_std);
+            log_prob += -0.5f * noise * noise - log_std - 0.9189385332046727f;
+            ((float*)draw.drawn)[at] = drawn;
+            // What is not a number stays so.
+            draw.taken[at] = drawn < box_low(i) ? box_low(i) : drawn > box_high(i) ? box_high(i) : drawn;
+            continue;
+        }
+        const int first = first_choice(i), size = action_high(i) - action_low(i);
+        // Illegal choices have no weight.
+        const auto logit = [&](int j) {
+            const bool is_legal = !HAS_MASK || mask[(first + j) * draw.mask_column];
+            return is_legal ? outputs[(first + j) * draw.outputs_column] : -3.402823466e38f;
+        };
+        float highest = logit(0), total = 0.0f;
+        for (int j = 1; j < size; ++j) highest = max(highest, logit(j));
+        for (int j = 0; j < size; ++j) total += expf(logit(j) - highest);
+        const float target = uniform(rng, i) * total;
+        // The last choice that has any weight, if rounding has left the target beyond all of them.
+        int choice = 0;
+        float chosen = highest, sum = 0.0f;
+        for (int j = 0; j < size && !(sum > 0.0f && target < sum); ++j) {
+            const float weight = expf(logit(j) - highest);
+            if (weight > 0.0f) choice = j, chosen = logit(j);
+            sum += weight;
+        }
+        log_prob += chosen - highest - logf(total);
+        ((int64_t*)draw.drawn)[at] = choice + action_low(i);
+    }
+    draw.log_prob[row] = log_prob;
+}
+
 // Steps
 
 // Leave in `active` who takes the action, and count those that should have but cannot.
@@ -368,16 +410,21 @@ extern "C" __global__ void operant_steps(operant::Batch batch, operant::Call cal
     if (row < batch.num_envs) operant::take_steps(batch, call, row, 1, num_steps);
 }
 
-extern "C" __global__ void operant_reset(operant::Batch batch, operant::Call call, const bool* mask) {
+extern "C" __global__ void operant_reset(operant::Batch batch, operant::Call call, int64_t mask) {
     const int64_t row = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (row < batch.num_envs) operant::reset_some(batch, call, row, 1, mask);
+    if (row < batch.num_envs) operant::reset_some(batch, call, row, 1, (const bool*)mask);
+}
+
+extern "C" __global__ void operant_draw(operant::Batch batch, operant::Draw draw, int64_t) {
+    const int64_t row = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (row < batch.num_envs) operant::draw_one(batch, draw, row);
 }
 
 #else
 
 #define OPERANT_ENTRY extern "C" __attribute__((visibility("default"))) void
 
-// Both work on the environments from `first` up to `last`.
+// Each works on the environments from `first` up to `last`.
 OPERANT_ENTRY operant_steps(const operant::Batch* batch, const operant::Call* call, int64_t first, int64_t last,
                             int64_t num_steps) {
     for (int64_t row = first; row < last; row += operant::BLOCK) {
@@ -387,11 +434,15 @@ OPERANT_ENTRY operant_steps(const operant::Batch* batch, const operant::Call* ca
 }
 
 OPERANT_ENTRY operant_reset(const operant::Batch* batch, const operant::Call* call, int64_t first, int64_t last,
-                            const bool* mask) {
+                            int64_t mask) {
     for (int64_t row = first; row < last; row += operant::BLOCK) {
         const int64_t left = last - row;
-        operant::reset_some(*batch, *call, row, left < operant::BLOCK ? (int)left : operant::BLOCK, mask);
+        operant::reset_some(*batch, *call, row, left < operant::BLOCK ? (int)left : operant::BLOCK, (const bool*)mask);
     }
+}
+
+OPERANT_ENTRY operant_draw(const operant::Batch* batch, const operant::Draw* draw, int64_t first, int64_t last, int64_t) {
+    for (int64_t row = first; row < last; ++row) operant::draw_one(*batch, *draw, row);
 }
 
 #endif

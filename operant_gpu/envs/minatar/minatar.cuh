@@ -19,7 +19,7 @@ __device__ __forceinline__ int sticky(State& state, int action, unsigned int min
 constexpr unsigned int ALL_ACTIONS = LEFT << 3 | UP << 6 | RIGHT << 9 | DOWN << 12 | FIRE << 15;
 
 // Return the `minimal` of `sticky` for up to four actions that differ from nothing.
-constexpr unsigned int actions(int a, int b, int c = 0, int d = 0) { return a << 3 | b << 6 | c << 9 | d << 12; }
+__device__ constexpr unsigned int actions(int a, int b, int c = 0, int d = 0) { return a << 3 | b << 6 | c << 9 | d << 12; }
 
 __device__ __forceinline__ int moved(int position, int step, int low, int high) {
     return min(max(position + step, low), high);

@@ -39,7 +39,7 @@ __device__ void spawn_enemy(State& state, const Rng& rng, int& draw) {
     state.num_enemies = i + 1;
 }
 
-__device__ void remove_enemy(State& state, int i) {
+__device__ __noinline__ void remove_enemy(State& state, int i) {
     --state.num_enemies;
     for (; i < state.num_enemies; ++i) {
         state.enemy_x[i] = state.enemy_x[i + 1];
@@ -120,7 +120,7 @@ __device__ void move_divers(State& state) {
 }
 
 // Move the submarines or the fish, into bullets too, and let submarines shoot.
-__device__ void move_enemies(State& state, bool subs, Outcome& outcome) {
+__device__ __noinline__ void move_enemies(State& state, bool subs, Outcome& outcome) {
     for (int i = state.num_enemies - 1; i >= 0; --i) {
         if ((state.enemy_shot[i] >= 0) != subs) continue;
         bool gone = false, hit = is_at(state, state.enemy_x[i], state.enemy_y[i]);
@@ -236,7 +236,7 @@ __device__ void show_trail(Observation obs, int y, int x, int heading) {
     if (!is_out(x - heading)) obs(3, y, x - heading) = 1;
 }
 
-__device__ void observe(const State& state, Params params, Observation obs) {
+__device__ __noinline__ void observe(const State& state, Params params, Observation obs) {
     obs(0, state.y, state.x) = 1;
     const int back = state.x - state.heading;
     if (!is_out(back)) obs(1, state.y, back) = 1;
