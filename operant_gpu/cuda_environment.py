@@ -41,7 +41,9 @@ class CudaEnvironment(Definition):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not Path(self.source).is_file():
-            raise InvalidConfig("source", f"expected the path of a CUDA C++ file, got {str(self.source)!r}: no such file")
+            raise InvalidConfig(
+                "source", f"expected the path of a CUDA C++ file, got {str(self.source)!r}: no such file"
+            )
 
     @property
     def has_action_mask(self) -> bool:

@@ -94,8 +94,8 @@ class Array:
     dtype: Any
     shape: tuple[int, ...]
 
-    def __call__(self, *_args: Any) -> None:
-        # typing.NamedTuple on Python 3.10 accepts callables alone as annotations.
+    def __call__(self) -> None:
+        """Refuse: `typing.NamedTuple` on Python 3.10 accepts callables alone as annotations."""
         raise TypeError(f"{self!r} is a type of columns, not a function")
 
 

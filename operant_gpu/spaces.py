@@ -12,7 +12,6 @@ from gymnasium import Space, spaces
 
 from operant_gpu.errors import InvalidConfig
 
-
 _OBSERVATION_DTYPES = tuple(map(np.dtype, ("float32", "uint8", "int8", "int32")))
 
 

@@ -56,7 +56,12 @@ class Storage:
     """
 
     def __init__(
-        self, num_envs: int, device: torch.device, obs: ObservationLayout, actions: ActionLayout, mask_size: int,
+        self,
+        num_envs: int,
+        device: torch.device,
+        obs: ObservationLayout,
+        actions: ActionLayout,
+        mask_size: int,
         by_component: bool,
     ) -> None:
         self._num_envs, self._device = num_envs, device

@@ -58,7 +58,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
     Attributes:
         environment: The definition.
         params: The environment's constants.
-        state: The environment's `State` of live tensors (num_envs,), of `Array` fields (num_envs, *shape), writable in place (see `observe`).
+        state: The environment's `State` of live tensors (num_envs,), or (num_envs, *shape) for an `Array`, writable in
+            place (see `observe`).
         device: Where the tensors are.
         backend: Name of the backend.
         autoreset_mode: When ended environments are reset.
@@ -156,8 +157,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
                 returned for every environment.
 
         Returns:
-            Observations (num_envs, *shape), of the observation space's dtype, and info: empty, or with "action_mask" (num_envs, n), bool, of
-            the actions that are legal now if the environment tells.
+            Observations (num_envs, *shape) of the space's dtype, and info: empty, or with "action_mask" (num_envs, n),
+            bool, of the actions that are legal now if the environment tells.
 
         Raises:
             InvalidConfig: If the seed or an option is not as described.
@@ -194,10 +195,10 @@ class VecEnv(VectorEnv[Any, Any, Any]):
                 action masks may have any strides, the others none but 1.
 
         Returns:
-            Observations (num_envs, *shape) of the observation space's dtype, rewards (num_envs,) float32, `terminated`
-            and `truncated` (num_envs,) bool, and info. Info has `final_obs`, the observation before any reset, valid in every row,
-            with the mask `_final_obs` of episodes that ended, and `episode` with the return "r" and length "l" so far,
-            with the mask `_episode`. If the environment tells which actions are legal, `action_mask` (num_envs, n)
+            Observations (num_envs, *shape) of the space's dtype, rewards (num_envs,) float32, `terminated` and
+            `truncated` (num_envs,) bool, and info. Info has `final_obs`, the observation before any reset, valid in
+            every row, with the mask `_final_obs` of episodes that ended, and `episode` with the return "r" and length
+            "l" so far, with the mask `_episode`. If the environment tells which actions are legal, `action_mask` (num_envs, n)
             bool has those of the states that the observations show. What an illegal action does is up to the
             environment's `step`. The arrays inside info are for reading: the environments go on from them.
 

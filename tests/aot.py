@@ -42,7 +42,7 @@ from operant_gpu.kernels.step import reset_kernel, step_kernel
 from operant_gpu.memory import allocate_columns, allocate_outputs, allocate_state
 from operant_gpu.mlp import MLP, MLPLayout
 from operant_gpu.registry import find, list_envs
-from operant_gpu.spaces import action_layout, observation_size
+from operant_gpu.spaces import action_layout, observation_layout
 from operant_gpu.trajectory import NETWORK_OUTPUTS, Trajectory
 
 POINTERS = {torch.float32: "*fp32", torch.float64: "*fp64", torch.bool: "*i1"}
@@ -135,20 +135,20 @@ def matrix_instructions(compiled: Any) -> dict[str, int]:
 
 def environments() -> list[Environment]:
     """Return every registered environment, and those with action masks."""
-    return [*map(find, list_envs()), Ledge, MaskedDials]
+    return [*(one for one in map(find, list_envs()) if isinstance(one, Environment)), Ledge, MaskedDials]
 
 
 def batch_of(environment: Environment, mode: AutoresetMode = AutoresetMode.SAME_STEP) -> Batch:
     params = environment.make_params({})
-    layout = action_layout(environment.spaces(params)[1])
+    observation, action = environment.spaces(params)
+    layouts = observation_layout(observation), action_layout(action)
     state, columns = allocate_state(environment, 1, CPU), allocate_columns(1, CPU, 0)
-    return Batch(environment, params, state, columns, layout, environment.max_episode_steps or NO_LIMIT, mode)
+    return Batch(environment, params, state, columns, *layouts, environment.max_episode_steps or NO_LIMIT, mode)
 
 
 def outputs_of(batch: Batch) -> Outputs:
-    size = observation_size(batch.environment.spaces(batch.params)[0])
-    mask_size = 0 if batch.environment.action_mask is None else batch.actions.num_actions
-    return allocate_outputs(1, size, CPU, separate_final_obs=True, mask_size=mask_size)
+    mask_size = batch.actions.num_actions if batch.environment.has_action_mask else 0
+    return allocate_outputs(1, batch.observations, CPU, separate_final_obs=True, by_component=True, mask_size=mask_size)
 
 
 def steps_of(batch: Batch) -> list[Launch]:
@@ -189,7 +189,7 @@ def rollout_of(batch: Batch, policy: torch.Tensor | MLP | None, is_stored: bool,
 def stored(batch: Batch, outputs: Outputs, has_network: bool) -> Trajectory:
     size, mask = outputs.obs.shape[1], outputs.action_mask
     kinds: dict[str, tuple[tuple[int, ...], torch.dtype]] = dict.fromkeys(Trajectory._fields, ((), torch.float32))
-    kinds |= dict.fromkeys(("obs", "final_obs"), ((size,), torch.float32))
+    kinds |= dict.fromkeys(("obs", "final_obs"), ((size,), outputs.obs.dtype))
     kinds |= dict.fromkeys(("terminated", "truncated"), ((), torch.bool))
     kinds["action"] = (batch.actions.shape, torch.int64 if batch.actions.is_discrete else torch.float32)
     kinds["action_mask"] = (() if mask is None else mask.shape[1:], torch.bool)
@@ -217,7 +217,7 @@ def rollouts_of(batch: Batch) -> list[Launch]:
 def network_of(batch: Batch, *hidden_sizes: int, precision: str = "tf32", is_simple: bool = False) -> Launch:
     """Return a rollout with a network: tanh and two trunks, or if simple relu, one trunk and scaled observations."""
     actions = batch.actions
-    inputs = observation_size(batch.environment.spaces(batch.params)[0])
+    inputs = batch.observations.size
     outputs = actions.num_actions if actions.is_discrete else actions.size
     kind = ("relu", True) if is_simple else ("tanh", False)
     layout = MLPLayout(inputs, hidden_sizes, outputs, *kind, not actions.is_discrete)

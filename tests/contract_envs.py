@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from conftest import BACKENDS
+from cuda_twins import makers
 from gymnasium import spaces
 
 import operant_gpu
@@ -171,18 +173,32 @@ Ledge = Environment(
     action_space=spaces.Discrete(5, start=1),
 )
 
+# What there is a twin of in CUDA C++, by its file.
+TWINS = {
+    "cartpole.cu": operant_gpu.envs.CartPole,
+    "drift.cu": Drift,
+    "dials.cu": Dials,
+    "masked_dials.cu": MaskedDials,
+    "ledge.cu": Ledge,
+}
+CUDA_MAKERS = makers(TWINS)
+_CUDA_ONLY = set(operant_gpu.list_envs()) & CUDA_MAKERS.keys()
+
 # Makers of vector environments: the registered by their name, the handmade by themselves.
 MAKERS: dict[str, Callable[..., Any]] = {
-    **{name: functools.partial(operant_gpu.make, name) for name in operant_gpu.list_envs()},
+    **{name: functools.partial(operant_gpu.make, name) for name in operant_gpu.list_envs() if name not in _CUDA_ONLY},
     Drift.id: Drift,
     Dials.id: Dials,
     MaskedDials.id: MaskedDials,
     Ledge.id: Ledge,
 }
+EVERY_MAKER = MAKERS | CUDA_MAKERS
+# The matrix of environments and the backends that run them on this machine's CPU.
+CASES = [(name, backend) for name in MAKERS for backend in BACKENDS] + [(name, "cpp") for name in CUDA_MAKERS]
 
 
 def make_cpu(name: str, num_envs: int, backend: str, **settings: Any) -> operant_gpu.VecEnv:
-    return MAKERS[name](num_envs, device="cpu", backend=backend, **settings)
+    return EVERY_MAKER[name](num_envs, device="cpu", backend=backend, **settings)
 
 
 def random_actions(env: operant_gpu.VecEnv, rng: np.random.Generator) -> torch.Tensor:

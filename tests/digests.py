@@ -20,7 +20,8 @@ def digests() -> dict[str, str]:
 
 
 def digest(name: str, mode: AutoresetMode) -> str:
-    env = operant_gpu.make(name, 24, device="cpu", backend="numpy", autoreset_mode=mode, max_episode_steps=20)
+    backend = "cpp" if name.startswith("MinAtar") else "numpy"
+    env = operant_gpu.make(name, 24, device="cpu", backend=backend, autoreset_mode=mode, max_episode_steps=20)
     env.action_space.seed(3)
     total = hashlib.sha256(env.reset(seed=7)[0].numpy().tobytes())
     for _ in range(50):

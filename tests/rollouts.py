@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from contract_envs import MAKERS, MODES, assert_same_tensors, everything, make_cpu, random_actions
+from contract_envs import CASES, MODES, assert_same_tensors, everything, make_cpu, random_actions
 from gymnasium import spaces
 
 from operant_gpu import AutoresetMode, Environment, VecEnv
@@ -24,7 +24,7 @@ LIMIT = 3
 NETWORK_NAMES = ("log_prob", "value", "final_value")
 
 every_mode = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name.lower())
-every_environment = pytest.mark.parametrize("name", MAKERS)
+every_environment = pytest.mark.parametrize(("name", "backend"), CASES)
 
 Outputs = dict[str, torch.Tensor]
 

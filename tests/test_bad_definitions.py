@@ -316,7 +316,7 @@ def discrete_observation(params: Any) -> Any:
     [
         ("observation_space", spaces.Discrete(3)),
         ("observation_space", spaces.Box(-1.0, 1.0, (1,), np.float64)),
-        ("observation_space", spaces.Box(0, 255, (4, 4), np.uint8)),
+        ("observation_space", spaces.Box(0, 255, (4, 4), np.uint16)),
         ("observation_space", spaces.Box(-1.0, 1.0, (0,))),
         ("observation_space", discrete_observation),
         ("observation_space", None),

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import BACKENDS
-from contract_envs import MAKERS, MODES, everything, invalid_actions, make_cpu, random_actions
+from contract_envs import CASES, MAKERS, MODES, everything, invalid_actions, make_cpu, random_actions
 
 from operant_gpu import AutoresetMode, VecEnv
 
 every_mode = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name.lower())
-every_environment = pytest.mark.parametrize("name", MAKERS)
 # The interpreter's sines are NumPy's own, those of numba within 2 ulp: a pendulum makes more of it in 200 steps.
-TOLERANCE = {"numpy": 1e-6, "triton": 1e-6, "numba": 3e-5}
-compiled = pytest.mark.parametrize("backend", BACKENDS[1:])
+TOLERANCE = {"numpy": 1e-6, "triton": 1e-6, "numba": 3e-5, "cpp": 3e-5}
+# Those of which there is an original in Triton.
+COMPARED = [(name, backend) for name, backend in CASES if backend != "numpy" and name.removeprefix("Cuda") in MAKERS]
+compiled = pytest.mark.parametrize(("name", "backend"), COMPARED)
 
 
 def assert_agree(
@@ -46,11 +46,11 @@ def outputs_of(result: tuple[Any, ...]) -> dict[str, torch.Tensor]:
 
 @compiled
 @every_mode
-@every_environment
 def test_compiled_backends_agree_with_numpy_for_200_steps(name: str, mode: AutoresetMode, backend: str) -> None:
     # Terminations, truncations, refused actions and, where the caller resets, late steps all take place.
     settings = {"autoreset_mode": mode, "max_episode_steps": 37}
-    envs = [make_cpu(name, 33, backend, **settings) for backend in ("numpy", backend)]
+    original = name.removeprefix("Cuda")
+    envs = [make_cpu(original, 33, "numpy", **settings), make_cpu(name, 33, backend, **settings)]
     first, second = ({"obs": obs, **info} for obs, info in (env.reset(seed=2**62 + 17) for env in envs))
     assert_agree(first, second, 0, TOLERANCE[backend])
     rng = np.random.default_rng(4)
@@ -69,6 +69,9 @@ def test_compiled_backends_agree_with_numpy_for_200_steps(name: str, mode: Autor
     assert_agree(*states, 200, TOLERANCE[backend])
     assert states[0]["columns.log_count"].sum() > 33
     assert states[0]["columns.bad_actions"].sum() > 0
+
+
+SOME = ("CartPole-v1", "Drift-v0", "Dials-v0", "Ledge-v0")
 
 
 def poisoned_storage(env: VecEnv, slots: int) -> dict[str, torch.Tensor]:
@@ -91,13 +94,13 @@ def poisoned_storage(env: VecEnv, slots: int) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("num_envs", [1, 41, 341])
 @every_mode
-@pytest.mark.parametrize("name", ["CartPole-v1", "Drift-v0", "Dials-v0", "Ledge-v0"])
+@pytest.mark.parametrize(("name", "backend"), [case for case in CASES if case[0].removeprefix("Cuda") in SOME])
 def test_a_step_fills_the_callers_rows_and_no_others(
     name: str, backend: str, mode: AutoresetMode, num_envs: int
 ) -> None:
     settings = {"autoreset_mode": mode, "max_episode_steps": 2}
     env = make_cpu(name, num_envs, backend, **settings)
-    reference = make_cpu(name, num_envs, "numpy", **settings)
+    reference = make_cpu(name.removeprefix("Cuda"), num_envs, "numpy", **settings)
     env.reset(seed=9)
     reference.reset(seed=9)
     storage = poisoned_storage(env, slots=5)

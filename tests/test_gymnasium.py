@@ -21,7 +21,8 @@ N = 5
 
 
 def made(name: str = "CartPole-v1", **settings: Any) -> Any:
-    return gymnasium.make_vec(f"operant_gpu/{name}", **{"num_envs": N, "device": "cpu", "backend": "numpy", **settings})
+    backend = "cpp" if name.startswith("MinAtar") else "numpy"
+    return gymnasium.make_vec(f"operant_gpu/{name}", **{"num_envs": N, "device": "cpu", "backend": backend, **settings})
 
 
 def pushes(steps: int, seed: int = 0) -> np.ndarray:
@@ -201,6 +202,11 @@ MOVED = {
     "Acrobot-v1": ("theta1", 0.0, 1.0),
     "CartPole-v1": ("x", -1.0, 1.0),
     "GridWalk-v0": ("x", 0, 9),
+    "MinAtar-Asterix-v1": ("player_x", 0, 9),
+    "MinAtar-Breakout-v1": ("paddle", 1, 8),
+    "MinAtar-Freeway-v1": ("chicken_y", 9, 1),
+    "MinAtar-Seaquest-v1": ("oxygen", 200, 20),
+    "MinAtar-SpaceInvaders-v1": ("cannon_x", 0, 9),
     "MountainCar-v0": ("position", -0.9, 0.2),
     "MountainCarContinuous-v0": ("position", -0.9, 0.2),
     "Pendulum-v1": ("theta", 0.0, 2.0),

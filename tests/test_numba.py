@@ -105,7 +105,7 @@ env.reset(seed=1)
 env.rollout(3)
 programs = [module.program for name, module in sys.modules.items() if name.startswith("operant_gpu_program")]
 found = {"hits": sum(program.cache_hits for program in programs), "programs": len(programs)}
-found["folder"] = str(numba_cache._folder())
+found["folder"] = str(numba_cache.folder("numba"))
 found["obs"] = env.observe().tolist()
 """
 

@@ -26,6 +26,7 @@ from rollouts import (
 )
 
 from operant_gpu import AutoresetMode, VecEnv
+from operant_gpu.spaces import observation_layout
 
 STEPS = 6
 
@@ -34,13 +35,13 @@ some_environments = pytest.mark.parametrize("name", ["Drift-v0", "MaskedDials-v0
 
 def shapes(env: VecEnv) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Return shape and dtype of one environment's entry, as documented."""
-    observation, action = env.single_observation_space.shape, env.single_action_space
+    observation, action = observation_layout(env.single_observation_space), env.single_action_space
     kinds: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
-        "obs": (observation, torch.float32),
+        "obs": (observation.shape, observation.torch_dtype),
         "action": (action.shape, torch.float32 if action.dtype == np.float32 else torch.int64),
         "terminated": ((), torch.bool),
         "truncated": ((), torch.bool),
-        "final_obs": (observation, torch.float32),
+        "final_obs": (observation.shape, observation.torch_dtype),
         **dict.fromkeys(["reward", *NETWORK_NAMES], ((), torch.float32)),
     }
     if env.action_mask is not None:

@@ -168,7 +168,9 @@ def _description(environment: CudaEnvironment, observations: ObservationLayout, 
     columns = environment.column_types()
     state = "".join(f"    {_TYPES[column.dtype.name]}* state_{name};\n" for name, column in columns.items())
     batch = state + "".join(f"    {_field(name)}\n" for name in BATCH)
-    call, draw = ("".join(f"    {_POINTERS.get(name, 'int64_t')} {name};\n" for name in names) for names in (CALL, DRAW))
+    call, draw = (
+        "".join(f"    {_POINTERS.get(name, 'int64_t')} {name};\n" for name in names) for names in (CALL, DRAW)
+    )
     loads = "".join(_moved(name, column, "{0} = {1};") for name, column in columns.items())
     stores = "".join(_moved(name, column, "{1} = {0};") for name, column in columns.items())
     scalar = not actions.shape
@@ -310,4 +312,3 @@ def explained(environment: CudaEnvironment, params: Any, messages: str) -> Inval
         f"{environment.source} does not compile:\n{messages.strip()}\n\nexpected the functions\n{expected}\n"
         f"over\n{structures(environment, params)}",
     )
-

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from contract_envs import MAKERS, assert_same_tensors
+from contract_envs import EVERY_MAKER, assert_same_tensors
 from gpu_checks import capture, compilations, no_allocation, no_synchronisation
 from mlp_policies import policy_for
 from rollouts import (
@@ -14,7 +14,6 @@ from rollouts import (
     as_drawn,
     assert_same_environments,
     clipped,
-    every_environment,
     every_mode,
     future,
     joined,
@@ -36,9 +35,12 @@ CLOSE = {"ieee": {"rtol": 1e-4, "atol": 1e-4}, "tf32": {"rtol": 2e-2, "atol": 2e
 every_precision = pytest.mark.parametrize("precision", CLOSE)
 
 
+every_environment = pytest.mark.parametrize("name", EVERY_MAKER)
+
+
 def started(name: str, mode: AutoresetMode = AutoresetMode.SAME_STEP, **settings: Any) -> VecEnv:
     num_envs = settings.pop("num_envs", NUM_ENVS)
-    env = MAKERS[name](num_envs, device="cuda", autoreset_mode=mode, **{"max_episode_steps": 9, **settings})
+    env = EVERY_MAKER[name](num_envs, device="cuda", autoreset_mode=mode, **{"max_episode_steps": 9, **settings})
     env.reset(seed=3)
     return env
 
@@ -109,7 +111,7 @@ def test_networks_of_every_size(changes: dict[str, Any], precision: str) -> None
 def test_draws_of_networks_are_those_of_numpy(name: str) -> None:
     """From the same states, and but for choices on a boundary."""
     on_gpu = started(name)
-    on_cpu = MAKERS[name](NUM_ENVS, device="cpu", backend="numpy", max_episode_steps=9)
+    on_cpu = EVERY_MAKER[name](NUM_ENVS, device="cpu", max_episode_steps=9)
     on_cpu.load_state_dict(on_gpu.state_dict())
     policy = wide_policy_for(on_gpu)
     one = on_gpu.rollout(1, policy, ["action"])["action"].cpu()

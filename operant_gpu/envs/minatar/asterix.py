@@ -1,4 +1,4 @@
-"""Asterix of MinAtar: gather treasures that cross eight rows, and keep away from the enemies that do, faster and faster.
+"""Asterix of MinAtar: gather the treasures that cross eight rows and keep away from the enemies, faster and faster.
 
 Observation: 4 channels of 10 by 10 cells, 0 or 1: player, enemies, where things were before they moved, treasures.
 Action: 0 nothing, 1 left, 2 up, 3 right, 4 down; with `minimal_actions=False` also MinAtar's 5, which does nothing.
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from operant_gpu.cuda_environment import CudaEnvironment
-from operant_gpu.envs.minatar.shared import action_space, image, validate
+from operant_gpu.envs.minatar.shared import action_space, board, image, validate
 from operant_gpu.lang import Array, tl
 
 
@@ -44,4 +44,5 @@ Asterix = CudaEnvironment(
     observation_space=image(4),
     action_space=action_space("nlurd"),
     validate=validate,
+    draw=board("MinAtar-Asterix-v1", "4cc9f0", "ef476f", "4a4e69", "ffd166"),
 )

@@ -2,8 +2,8 @@
 
 Observation: 7 channels of 10 by 10 cells, 0 or 1: chicken, cars, and where the cars of each of five speeds were.
 Action: 0 nothing, 1 up, 2 down; with `minimal_actions=False` MinAtar's six.
-Reward: 1 for each crossing, after which every car changes speed. A car that meets the chicken sends it back. The episode
-ends after 2500 steps, and then counts as terminated, as in MinAtar.
+Reward: 1 for each crossing, after which every car changes speed. A car that meets the chicken sends it back. The
+episode ends after 2500 steps, and then counts as terminated, as in MinAtar.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from operant_gpu.cuda_environment import CudaEnvironment
-from operant_gpu.envs.minatar.shared import action_space, image, validate
+from operant_gpu.envs.minatar.shared import action_space, board, image, validate
 from operant_gpu.lang import Array, tl
 
 
@@ -39,4 +39,5 @@ Freeway = CudaEnvironment(
     observation_space=image(7),
     action_space=action_space("nud"),
     validate=validate,
+    draw=board("MinAtar-Freeway-v1", "ffd166", "ef476f", "8a3b50", "74435f", "5e4a6e", "48527d", "32598c"),
 )

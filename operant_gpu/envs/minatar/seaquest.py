@@ -1,7 +1,7 @@
 """Seaquest of MinAtar: pick up divers with a submarine, shoot what comes, and go up for air in time.
 
-Observation: 10 channels of 10 by 10 cells, 0 or 1: front and back of the submarine, its bullets, where things were before
-they moved, bullets of enemies, fish, enemy submarines, gauge of the oxygen, gauge of the divers aboard, divers.
+Observation: 10 channels of 10 by 10 cells, 0 or 1: front and back of the submarine, its bullets, where things were
+before they moved, bullets of enemies, fish, enemy submarines, gauge of the oxygen, gauge of the divers aboard, divers.
 Action: 0 nothing, 1 left, 2 up, 3 right, 4 down, 5 fire.
 Reward: 1 for each enemy, and up to 10 for bringing six divers home, by the oxygen that was left. Going up costs a diver
 otherwise. The episode ends when something hits the submarine, the oxygen is gone, or it comes up without a diver.
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from operant_gpu.cuda_environment import CudaEnvironment
-from operant_gpu.envs.minatar.shared import action_space, image, validate
+from operant_gpu.envs.minatar.shared import action_space, board, image, validate
 from operant_gpu.lang import Array, tl
 
 
@@ -62,4 +62,17 @@ Seaquest = CudaEnvironment(
     observation_space=image(10),
     action_space=action_space("nlurdf"),
     validate=validate,
+    draw=board(
+        "MinAtar-Seaquest-v1",
+        "ffd166",
+        "e09f3e",
+        "ffffff",
+        "34405e",
+        "ef476f",
+        "06d6a0",
+        "b5179e",
+        "4cc9f0",
+        "f8f9fa",
+        "f8f9fa",
+    ),
 )

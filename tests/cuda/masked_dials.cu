@@ -1,0 +1,2 @@
+// MaskedDials-v0: the same functions.
+#include "dials.cu"
