@@ -27,6 +27,8 @@ from peers import peers
 from timing import Contender, race
 
 import operant_gpu
+from operant_gpu.environment import Environment
+from operant_gpu.registry import find
 
 ON_GPU = torch.cuda.is_available()
 COPY_BYTES = 1 << (30 if ON_GPU else 28)
@@ -44,7 +46,7 @@ class Settings:
     )  # fmt: skip
     """How many environments to step together."""
     one_size: int = 1 << 20 if ON_GPU else 4_096
-    """How many of each other environment, and where outputs are compared."""
+    """How many of each other environment in Triton, and where outputs are compared."""
     repeats: int = 7
     """Repeats of each measurement."""
     seconds: float = 0.2
@@ -59,8 +61,9 @@ def main(settings: Settings) -> None:
     """Measure and write the page."""
     report = {**describe(), "env": settings.env, "one_size": settings.one_size, **references()}
     report["sizes"] = {str(size): contest(settings, settings.env, size) for size in settings.num_envs}
-    report["environments"] = {env: contest(settings, env, settings.one_size) for env in operant_gpu.list_envs()}
-    report["operations_per_step"] = {env: operations_of_step(env) for env in operant_gpu.list_envs()}
+    in_triton = [env for env in operant_gpu.list_envs() if isinstance(find(env), Environment)]
+    report["environments"] = {env: contest(settings, env, settings.one_size) for env in in_triton}
+    report["operations_per_step"] = {env: operations_of_step(env) for env in in_triton}
     device, backend = places()[-1]
     costs = output_costs(settings.env, settings.one_size, device, backend)
     report["outputs"] = race(costs, settings.repeats, settings.seconds)

@@ -17,7 +17,7 @@ import torch
 import operant_gpu
 
 RESULTS = Path(__file__).parent / "results"
-_PACKAGES = ("torch", "numpy", "numba", "triton", "gymnasium", "envpool", "jax", "gymnax")
+_PACKAGES = ("torch", "numpy", "numba", "triton", "gymnasium", "envpool", "jax", "gymnax", "MinAtar", "cupy-cuda13x")
 
 
 def describe() -> dict[str, Any]:

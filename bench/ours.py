@@ -150,7 +150,7 @@ def rollout_cost(env: str, vec: VecEnv, policy: Any, steps: int, out: Any) -> di
 
 def operations_of_step(env: str) -> int:
     """Return how many arithmetic operations the environment's step function is, a sine counted as one."""
-    environment = operant_gpu.registry.find(env)
+    environment: Any = operant_gpu.registry.find(env)
     params = environment.make_params({})
     layout = action_layout(environment.spaces(params)[1])
     return len(trace(environment, params, layout).step.calls)

@@ -3,6 +3,7 @@
 from gymnasium.vector import AutoresetMode
 
 from operant_gpu import envs
+from operant_gpu.cuda_environment import CudaEnvironment
 from operant_gpu.environment import Environment
 from operant_gpu.errors import (
     ActionError,
@@ -13,13 +14,16 @@ from operant_gpu.errors import (
     TrainingError,
     UnsupportedConstruct,
 )
+from operant_gpu.lang import Array
 from operant_gpu.registry import list_envs, make, register
 from operant_gpu.vector import VecEnv
 
 __all__ = [
     "ActionError",
+    "Array",
     "AutoresetMode",
     "BackendError",
+    "CudaEnvironment",
     "Environment",
     "InvalidConfig",
     "OperantError",

@@ -194,6 +194,11 @@ class Environment(Definition):
             if name != "action_mask" or self.action_mask is not None:
                 _check_function(name, getattr(self, name), arguments)
         super().__post_init__()
+        arrays = [name for name, column in self.column_types().items() if column.shape]
+        if arrays:
+            raise InvalidConfig(
+                "state", f"{', '.join(arrays)}: an Array needs a CudaEnvironment; use numbers in Triton"
+            )
 
     @property
     def has_action_mask(self) -> bool:

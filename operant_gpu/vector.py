@@ -65,6 +65,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         autoreset_mode: When ended environments are reset.
         output: The library whose arrays come back.
         max_episode_steps: The time limit in force, or None.
+        stores_rows: Whether an environment's observation lies side by side in memory, and not component by component.
         action_mask: Which actions are legal in the present states: a live bool array (num_envs, n), as the last
             `reset`, `observe` or `step` wrote it (a `step` with one in `out` writes there), or None if the environment
             has no mask. A column stands for each action of Discrete, for MultiDiscrete component after component.
@@ -108,18 +109,18 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self._first_env_id = settings.first_env_id(first_env_id, self.num_envs)
         self._columns = memory.allocate_columns(self.num_envs, self.device, self._first_env_id)
         self._env_ids = self._columns.env_id.clone()
-        by_component = self.backend != "cpp"
+        self.stores_rows = self.backend == "cpp"
         separate = self.autoreset_mode is AutoresetMode.SAME_STEP
         self._outputs = memory.allocate_outputs(
             self.num_envs,
             obs,
             self.device,
             separate_final_obs=separate,
-            by_component=by_component,
+            by_component=not self.stores_rows,
             mask_size=mask_size,
         )
         self._reader = ActionReader(layout, self.num_envs, self.device)
-        self._storage = Storage(self.num_envs, self.device, obs, layout, mask_size, by_component)
+        self._storage = Storage(self.num_envs, self.device, obs, layout, mask_size, not self.stores_rows)
         self._limit = settings.step_limit(max_episode_steps, environment)
         self.max_episode_steps = None if self._limit == NO_LIMIT else self._limit
         batch = Batch(
@@ -198,9 +199,9 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             Observations (num_envs, *shape) of the space's dtype, rewards (num_envs,) float32, `terminated` and
             `truncated` (num_envs,) bool, and info. Info has `final_obs`, the observation before any reset, valid in
             every row, with the mask `_final_obs` of episodes that ended, and `episode` with the return "r" and length
-            "l" so far, with the mask `_episode`. If the environment tells which actions are legal, `action_mask` (num_envs, n)
-            bool has those of the states that the observations show. What an illegal action does is up to the
-            environment's `step`. The arrays inside info are for reading: the environments go on from them.
+            "l" so far, with the mask `_episode`. If the environment tells which actions are legal, `action_mask`
+            (num_envs, n) bool has those of the states that the observations show. What an illegal action does is up to
+            the environment's `step`. The arrays inside info are for reading: the environments go on from them.
 
         Raises:
             ActionError: If actions have the wrong shape, dtype or device; with `debug`, also for values out of

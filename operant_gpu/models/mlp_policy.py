@@ -163,8 +163,9 @@ def find_misfit(shape: tuple[int, ...], config: PPOConfig) -> tuple[str, str] | 
 def _check_kinds(observation_space: Any, config: Any, precision: Any) -> None:
     if not isinstance(config, PPOConfig):
         raise InvalidConfig("config", f"expected a PPOConfig, got {config!r}: give one, or None for the defaults")
-    if not isinstance(observation_space, spaces.Box) or not observation_space.shape:
-        message = f"expected a Box with an axis, got {observation_space!r}: give env.single_observation_space"
+    if not isinstance(observation_space, spaces.Box | spaces.MultiBinary) or not observation_space.shape:
+        kind = "a Box or MultiBinary with an axis"
+        message = f"expected {kind}, got {observation_space!r}: give env.single_observation_space"
         raise InvalidConfig("observation_space", message)
     if precision not in PRECISIONS:
         message = f"expected 'tf32' or 'ieee', got {precision!r}: 'ieee' computes as PyTorch does, 'tf32' is faster"

@@ -75,7 +75,7 @@ class ObservationNormalizer(nn.Module):
 
     def update(self, obs: Tensor, allowed: Tensor | None = None) -> None:
         """Take in observations (..., *shape); see `RunningMoments.update`."""
-        self.moments.update(obs, allowed)
+        self.moments.update(obs.float(), allowed)
         self.shift.copy_(self.moments.mean)
         self.scale.copy_((self.moments.var + _EPS).rsqrt())
 

@@ -61,6 +61,8 @@ class Policy(nn.Module):
 
     def forward(self, obs: Tensor, state: Tensor | None, starts: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return outputs, values and state as the network's protocol has them, in float32."""
+        # Images may be bytes.
+        obs = obs.float()
         if self.normalizer is not None:
             obs = self.normalizer(obs)
         with self._precision(obs):

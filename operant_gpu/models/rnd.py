@@ -68,7 +68,7 @@ class RND(IntrinsicReward):
 
     def forward(self, rollout: Rollout, generator: Generator) -> Tensor:
         """Return bonuses (n_steps, num_envs), and learn to predict a quarter of the observations."""
-        obs = rollout.final_obs.flatten(2).flatten(0, 1)
+        obs = rollout.final_obs.flatten(2).flatten(0, 1).float()
         self.normalizer.update(obs)
         inputs = self.normalizer(obs).clamp(-_CLIP, _CLIP)
         with torch.no_grad():

@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from operant_gpu.models.policy import Policy
+from operant_gpu.spaces import observation_layout
 from operant_gpu.vector import VecEnv
 
 
@@ -30,13 +31,13 @@ class Rollout:
 
     def __init__(self, env: VecEnv, policy: Policy, n_steps: int) -> None:
         self.n_steps, num_envs, device = n_steps, env.num_envs, env.device
-        shape = env.single_observation_space.shape or ()
-        size = int(torch.Size(shape).numel())
+        layout = observation_layout(env.single_observation_space)
 
         def observations(steps: int) -> Tensor:
-            # Component by component, as the environments store them.
-            flat = torch.zeros(steps, size, num_envs, device=device).transpose(1, 2)
-            return flat.view(steps, num_envs, *shape)
+            if env.stores_rows:
+                return torch.zeros(steps, num_envs, *layout.shape, dtype=layout.torch_dtype, device=device)
+            flat = torch.zeros(steps, layout.size, num_envs, dtype=layout.torch_dtype, device=device).transpose(1, 2)
+            return flat.view(steps, num_envs, *layout.shape)
 
         def column(*shape: int, dtype: torch.dtype = torch.float32, steps: int = n_steps) -> Tensor:
             return torch.zeros(steps, num_envs, *shape, dtype=dtype, device=device)

@@ -57,7 +57,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "observations without axes": (lambda: MLPPolicy(box(), ACTIONS["gaussian"]), "observation_space: .*with an axis"),
     "discrete observations": (
         lambda: MLPPolicy(spaces.Discrete(3), ACTIONS["gaussian"]),
-        r"observation_space: expected a Box with an axis, got Discrete\(3\): give env.single",
+        r"observation_space: expected a Box or MultiBinary with an axis, got Discrete\(3\): give env.single",
     ),
     "actions": (lambda: MLPPolicy(box(4), spaces.MultiBinary(3)), "env: PPO takes Discrete.*got MultiBinary"),
     "NaN": (lambda: make(log_std_init=float("nan")), "log_std_init: expected a finite number"),

@@ -1,0 +1,182 @@
+"""Measure the games in CUDA C++ beside the MinAtar package, and CartPole in Triton beside CartPole in CUDA C++.
+
+    python bench/games_throughput.py [--num-envs 4096] [--repeats 7]
+
+The package plays one game on one core, with and without its observation, with actions drawn beforehand as for all.
+Ours take single steps with observations, and rollouts with observations stored and without, on one core and on all, and
+on a GPU if there is one. Repeats are interleaved. Writes bench/results/games-<machine>.json and .md.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from env_page import table
+from machine import RESULTS, describe, slug
+from ours import places, started, waiter
+from timing import Contender, race
+
+import operant_gpu
+from operant_gpu import CudaEnvironment, VecEnv
+from operant_gpu.envs import CartPole
+
+ON_GPU = torch.cuda.is_available()
+CARTPOLE = Path(__file__).parents[1] / "tests" / "cuda" / "cartpole.cu"
+PACKAGE = {
+    "MinAtar-Asterix-v1": "asterix",
+    "MinAtar-Breakout-v1": "breakout",
+    "MinAtar-Freeway-v1": "freeway",
+    "MinAtar-Seaquest-v1": "seaquest",
+    "MinAtar-SpaceInvaders-v1": "space_invaders",
+}
+STEPS = 64
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Measure the games beside the MinAtar package."""
+
+    num_envs: int = 1 << 18 if ON_GPU else 4_096
+    """How many environments to step together."""
+    repeats: int = 7
+    """Repeats of each measurement."""
+    seconds: float = 0.2
+    """About how long one repeat takes."""
+    json: Path | None = None
+    """Where to write the result; bench/results/games-<machine>.json if not given."""
+
+
+def main(settings: Settings) -> None:
+    """Measure and write the page."""
+    games = {env: contest(settings, game_contenders(env, settings.num_envs)) for env in PACKAGE}
+    twins = contest(settings, twin_contenders(settings.num_envs))
+    report = {**describe(), "num_envs": settings.num_envs, "games": games, "CartPole-v1": twins}
+    path = settings.json or RESULTS / f"games-{slug(report['machine'])}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    path.with_suffix(".md").write_text(page_of(report))
+    print(page_of(report), f"\nwritten to {path}")
+
+
+def contest(settings: Settings, contenders: Iterator[Contender]) -> list[dict[str, Any]]:
+    """Return a row for each contender."""
+    return race(contenders, settings.repeats, settings.seconds)
+
+
+def game_contenders(env: str, num_envs: int) -> Iterator[Contender]:
+    """Yield ours on one core, on all, and on a GPU, and the package."""
+    print(env, file=sys.stderr)
+    yield from package(env)
+    for threads in (1, torch.get_num_threads()):
+        vec = started(env, num_envs, "cpu", "cpp")
+        yield from ways(vec, f"cpp, {threads} thread{'s'[: threads - 1]}", threads)
+    if ON_GPU:
+        yield from ways(started(env, num_envs, "cuda", "cuda"), "cuda", 1)
+
+
+def ways(vec: VecEnv, where: str, threads: int) -> Iterator[Contender]:
+    """Yield single steps, and rollouts with and without observations."""
+    actions = vec.rollout(STEPS, out=("action",))["action"]
+    out = vec.rollout(STEPS, actions, out=("obs",))
+    wait, work = waiter(vec.device.type), vec.num_envs
+
+    def on_threads(call: Any) -> Any:
+        def limited(i: int) -> None:
+            torch.set_num_threads(threads)
+            call(i)
+
+        return limited
+
+    yield Contender(f"step, {where}", on_threads(lambda i: vec.step(actions[i % STEPS])), wait, work)
+    many = work * STEPS
+    yield Contender(f"rollout with obs, {where}", on_threads(lambda _: vec.rollout(STEPS, actions, out)), wait, many)
+    yield Contender(f"rollout, {where}", on_threads(lambda _: vec.rollout(STEPS, actions)), wait, many)
+    yield Contender(f"rollout random, {where}", on_threads(lambda _: vec.rollout(STEPS)), wait, many)
+
+
+def package(env: str) -> Iterator[Contender]:
+    """Yield the MinAtar package, one game on one core, where it is installed."""
+    try:
+        import minatar
+    except ImportError:
+        return
+    count = 1_000
+    space: Any = operant_gpu.make(env, device="cpu").single_action_space
+    actions = np.random.default_rng(0).integers(space.n, size=count)
+
+    def player(observes: bool) -> Any:
+        game = minatar.Environment(PACKAGE[env])
+        # The package's own minimal actions are those of ours, in the same order.
+        known = np.array(game.minimal_action_set())[actions].tolist()
+        game.reset()
+
+        def play(_: int) -> None:
+            for action in known:
+                _, ended = game.act(action)
+                if observes:
+                    game.state()
+                if ended:
+                    game.reset()
+
+        return play
+
+    yield Contender("MinAtar package, with obs", player(True), work=count)
+    yield Contender("MinAtar package", player(False), work=count)
+
+
+def twin_contenders(num_envs: int) -> Iterator[Contender]:
+    """Yield CartPole in Triton and in CUDA C++, on each backend."""
+    twin = CudaEnvironment(
+        id="CudaCartPole-v1",
+        source=CARTPOLE,
+        **{
+            name: getattr(CartPole, name)
+            for name in ("state", "params", "observation_space", "action_space", "max_episode_steps")
+        },
+    )
+    threads = torch.get_num_threads()
+    for device, backend in places():
+        yield from ways(started("CartPole-v1", num_envs, device, backend), f"Triton on {backend}", threads)
+    for device, backend in (("cpu", "cpp"), ("cuda", "cuda"))[: 1 + ON_GPU]:
+        vec = twin(num_envs, device=device)
+        vec.reset(seed=0)
+        yield from ways(vec, f"CUDA on {backend}", threads)
+
+
+def page_of(report: dict[str, Any]) -> str:
+    """Return the tables as Markdown."""
+    sections = [
+        f"# Games on {report['machine']}",
+        f"{report['cores']} cores, {report['date']}, `{report['command']}`",
+        ", ".join(f"{name} {version}" for name, version in report["versions"].items()),
+    ]
+    for env, rows in report["games"].items():
+        rates = {row["contender"]: row["per_second"] for row in rows}
+        with_obs, without = (rates.get(f"MinAtar package{more}") for more in (", with obs", ""))
+        cells = [
+            (name, f"{rate / 1e6:,.3f}", ratio(rate, with_obs if "step" in name or "obs" in name else without))
+            for name, rate in rates.items()
+        ]
+        sections.append(f"## {env}, {report['num_envs']:,} environments")
+        sections.append(table(("contender", "M steps/s", "x package"), cells))
+    sections.append(f"## CartPole-v1 in Triton and in CUDA C++, {report['num_envs']:,} environments")
+    cells = [(row["contender"], f"{row['per_second'] / 1e6:,.1f}", "") for row in report["CartPole-v1"]]
+    sections.append(table(("contender", "M steps/s"), [cell[:2] for cell in cells]))
+    return "\n\n".join(sections) + "\n"
+
+
+def ratio(rate: float, reference: float | None) -> str:
+    """Return how many times the package's rate this is."""
+    return f"{rate / reference:.0f}" if reference else "-"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))

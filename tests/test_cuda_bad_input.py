@@ -1,0 +1,250 @@
+"""Sources that do not compile, tools that are missing: each error says what is wrong and what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from contract_envs import Ledge
+from cuda_twins import FOLDER, twin
+from gymnasium import spaces
+
+import operant_gpu
+from operant_gpu import Array, BackendError, CudaEnvironment, Environment, InvalidConfig
+from operant_gpu.backends import cpp
+from operant_gpu.lang import tl
+
+LEDGE = (FOLDER / "ledge.cu").read_text()
+SHIPPED = twin(Ledge, "ledge.cu")
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Callable[[str, str], CudaEnvironment]:
+    """A function that returns Ledge with one piece of its source replaced."""
+
+    def change(old: str, new: str) -> CudaEnvironment:
+        assert old in LEDGE
+        path = tmp_path / "changed.cu"
+        path.write_text(LEDGE.replace(old, new, 1))
+        return dataclasses.replace(SHIPPED, source=path)
+
+    return change
+
+
+def line_of(text: str) -> int:
+    return LEDGE[: LEDGE.index(text)].count("\n") + 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("obs[1] = state.breath;", "obs[1] = state.breath", "expected"),
+        ("obs[1] = state.breath;", "obs[1] = state.courage;", "courage"),
+        ("obs[1] = state.breath;", "obs[1] = params.height;", "height"),
+        ("obs[1] = state.breath;", "obs[1] = breth;", "breth"),
+    ],
+    ids=["syntax", "no such field", "no such parameter", "no such name"],
+)
+def test_errors_of_the_compiler_name_the_authors_line(changed: Any, old: str, new: str, message: str) -> None:
+    environment = changed(old, new)
+    with pytest.raises(InvalidConfig, match=message) as raised:
+        environment(3, device="cpu")
+    text = str(raised.value)
+    # A missing semicolon is noticed at the next line by some compilers.
+    assert any(f"{environment.source}:{line_of(old) + after}" in text for after in (0, 1)), text
+    # What there is to choose from.
+    assert "int32_t breath;" in text
+    assert "static constexpr int32_t width = 5;" in text
+    assert "__device__ Outcome step(State& state, Action action, Rng rng, Params params)" in text
+
+
+@pytest.mark.parametrize("name", ["reset", "step", "observe", "is_legal"])
+def test_a_missing_function_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "missing.cu"
+    path.write_text(LEDGE.replace(f" {name}(", f" my_{name}(") + f"// {name}() is not defined\n")
+    environment = dataclasses.replace(SHIPPED, source=path)
+    with pytest.raises(InvalidConfig, match=f"does not define {name};"):
+        environment(3, device="cpu")
+
+
+def test_a_function_of_other_arguments_shows_what_was_expected(changed: Any) -> None:
+    environment = changed("State reset(Rng rng, Params params)", "State reset(Params params)")
+    with pytest.raises(InvalidConfig, match=r"__device__ State reset\(Rng rng, Params params\)"):
+        environment(3, device="cpu")
+
+
+def test_a_state_that_the_source_declares_itself_is_refused_with_the_one_that_there_is(changed: Any) -> None:
+    environment = changed("__device__ State reset", "struct State { int x; };\n__device__ State reset")
+    with pytest.raises(InvalidConfig, match="State") as raised:
+        environment(3, device="cpu")
+    assert "bool winded;" in str(raised.value)
+
+
+class OtherState(NamedTuple):
+    x: tl.int32
+    stamina: tl.int32
+
+
+def test_a_state_that_does_not_match_the_source_is_shown() -> None:
+    environment = dataclasses.replace(SHIPPED, state=OtherState)
+    with pytest.raises(InvalidConfig, match="breath") as raised:
+        environment(3, device="cpu")
+    assert "int32_t stamina;" in str(raised.value)
+
+
+def test_a_changed_source_is_compiled_anew_also_where_it_is_included(tmp_path: Path) -> None:
+    (tmp_path / "rules.cuh").write_text(LEDGE)
+    (tmp_path / "outer.cu").write_text('#include "rules.cuh"\n')
+    environment = dataclasses.replace(SHIPPED, source=tmp_path / "outer.cu")
+
+    def first_breath() -> float:
+        env = environment(1, device="cpu")
+        return float(env.reset(seed=0)[0][0, 1])
+
+    before = first_breath()
+    (tmp_path / "rules.cuh").write_text(LEDGE.replace("obs[1] = state.breath", "obs[1] = state.breath + 100"))
+    assert first_breath() == before + 100
+
+
+@pytest.mark.parametrize("name", ["nowhere.cu", ".", ""])
+def test_a_source_that_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidConfig, match=r"^source: .*no such file"):
+        dataclasses.replace(SHIPPED, source=tmp_path / name)
+
+
+def test_a_source_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "binary.cu"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InvalidConfig, match=r"^source: .*binary.cu cannot be read"):
+        dataclasses.replace(SHIPPED, source=path)(1, device="cpu")
+
+
+def test_a_machine_without_a_compiler_gets_the_packages_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(BackendError, match=r"C\+\+ compiler.*apt install g\+\+.*dnf install gcc-c\+\+"):
+        cpp.compiler()
+
+
+def test_a_compiler_named_in_the_environment_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(BackendError, match="CXX names 'no-such-compiler', which is not there"):
+        cpp.compiler()
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba", "triton"])
+def test_backends_of_triton_do_not_run_cuda(backend: str) -> None:
+    with pytest.raises(InvalidConfig, match=r"CudaEnvironments run on 'cuda' or 'cpp'.*got"):
+        SHIPPED(1, device="cpu", backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["cuda", "cpp"])
+def test_backends_of_cuda_do_not_run_triton(backend: str) -> None:
+    with pytest.raises(InvalidConfig, match=r"Environments run on 'triton' or 'numba' or 'numpy'.*got"):
+        operant_gpu.make("CartPole-v1", device="cpu", backend=backend)
+
+
+def test_cuda_on_a_cpu_names_the_backend_that_runs_there() -> None:
+    pytest.importorskip("cupy")
+    with pytest.raises(BackendError, match="needs a CUDA device: use backend='cpp'"):
+        SHIPPED(1, device="cpu", backend="cuda")
+
+
+def test_without_cupy_the_cuda_backend_says_what_to_install() -> None:
+    code = """
+import sys
+sys.modules["cupy"] = None
+import operant_gpu
+try:
+    operant_gpu.make("MinAtar-Breakout-v1", device="cpu", backend="cuda")
+except operant_gpu.BackendError as error:
+    print(error)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert "needs CuPy" in done.stdout
+    assert "pip install 'operant-gpu[gpu]', or use backend='cpp'" in done.stdout
+
+
+class FailingModule:
+    """Stands in for CuPy's module where its compiler fails."""
+
+    error: Exception
+
+    def __init__(self, **_: Any) -> None: ...
+
+    def compile(self) -> None:
+        raise self.error
+
+
+def test_without_nvrtc_the_cuda_backend_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy = pytest.importorskip("cupy")
+    from operant_gpu.backends import cuda
+
+    monkeypatch.setattr(cupy, "RawModule", FailingModule)
+    FailingModule.error = RuntimeError("Failure finding 'libnvrtc.so.13'\nand more")
+    with pytest.raises(BackendError, match=r"needs NVRTC \(Failure.*\): pip install"):
+        cuda.kernels(SHIPPED, SHIPPED.make_params({}))
+
+
+def test_errors_of_nvrtc_are_shown_as_those_of_the_cpus_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy = pytest.importorskip("cupy")
+    from operant_gpu.backends import cuda
+
+    monkeypatch.setattr(cupy, "RawModule", FailingModule)
+    message = f"{SHIPPED.source}(3): error: expected a ';'"
+    FailingModule.error = cupy.cuda.compiler.CompileException(message, "", "program.cu", ())
+    with pytest.raises(InvalidConfig, match=r"ledge.cu\(3\): error: expected a ';'") as raised:
+        cuda.kernels(SHIPPED, SHIPPED.make_params({}))
+    assert "int32_t breath;" in str(raised.value)
+
+
+class Boards(NamedTuple):
+    board: Array(tl.int8, (2, 3))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "message"),
+    [
+        (Array(tl.int8, ()), "without an axis"),
+        (Array(tl.int8, (2, 0)), "a shape is a tuple of sizes of at least 1"),
+        (Array(tl.int8, 4), "a shape is a tuple of sizes of at least 1"),
+        (Array(tl.float16, (2,)), r"expected tl.float32.*Array\(dtype, shape\)"),
+    ],
+    ids=["no axis", "empty", "no tuple", "dtype"],
+)
+def test_arrays_that_no_column_can_hold_are_refused(annotation: Any, message: str) -> None:
+    state = NamedTuple("State", [("board", annotation)])  # noqa: UP014
+    with pytest.raises(InvalidConfig, match=message):
+        dataclasses.replace(SHIPPED, state=state)
+
+
+def test_arrays_are_refused_in_triton() -> None:
+    with pytest.raises(InvalidConfig, match=r"^state: board: an Array needs a CudaEnvironment"):
+        Environment(
+            id="Boards-v0",
+            state=Boards,
+            reset=Ledge.reset,
+            step=Ledge.step,
+            observe=Ledge.observe,
+            observation_space=spaces.Box(0.0, 1.0, (3,)),
+            action_space=spaces.Discrete(2),
+        )
+
+
+def test_a_mask_needs_discrete_actions() -> None:
+    environment = dataclasses.replace(SHIPPED, action_space=spaces.Box(-1.0, 1.0, (2,)))
+    with pytest.raises(InvalidConfig, match=r"^action_mask: needs a Discrete"):
+        environment(1, device="cpu")
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5])
+def test_what_is_no_probability_is_refused(value: float) -> None:
+    with pytest.raises(InvalidConfig, match=r"^sticky_action_prob: expected 0 to 1"):
+        operant_gpu.make("MinAtar-Breakout-v1", device="cpu", sticky_action_prob=value)

@@ -1,0 +1,64 @@
+"""Every environment in CUDA C++ compiles for several generations of GPUs, with NVRTC and with nvcc, without a GPU."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contract_envs import CUDA_MAKERS
+
+from operant_gpu.backends.cuda_source import KERNELS, program
+
+pytest.importorskip("cupy", reason="compilation needs CuPy")
+
+every_environment = pytest.mark.parametrize("name", CUDA_MAKERS)
+# Of the step kernel: lists of enemies make Seaquest the largest.
+MOST_REGISTERS, MOST_STACK = 255, 1024
+
+
+def environment_of(name: str) -> Any:
+    return CUDA_MAKERS[name](1, device="cpu").environment
+
+
+@every_environment
+@pytest.mark.parametrize("arch", [80, 90, 100])
+def test_nvrtc_makes_a_cubin(name: str, arch: int) -> None:
+    from cupy_backends.cuda.libs import nvrtc
+
+    from operant_gpu.backends.cuda import options
+
+    environment = environment_of(name)
+    source = program(environment, environment.make_params({}))
+    compiled = nvrtc.createProgram(source, "program.cu", (), ())
+    try:
+        nvrtc.compileProgram(compiled, (*options(environment), f"-arch=sm_{arch}"))
+    except nvrtc.NVRTCError:
+        pytest.fail(nvrtc.getProgramLog(compiled))
+    cubin = nvrtc.getCUBIN(compiled)
+    assert cubin.startswith(b"\x7fELF")
+    assert all(kernel.encode() in cubin for kernel in KERNELS)
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+@every_environment
+def test_nvcc_makes_kernels_within_their_resources(name: str, tmp_path: Path, record_property: Any) -> None:
+    from operant_gpu.backends.cuda import options
+
+    environment = environment_of(name)
+    source = tmp_path / "program.cu"
+    source.write_text(program(environment, environment.make_params({})))
+    command = ["nvcc", *options(environment), "-arch=sm_90", "-cubin", "-Xptxas=-v", "-o", str(tmp_path / "cubin")]
+    done = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report = done.stderr[done.stderr.index("'operant_steps'") :]
+    stack = int(re.search(r"(\d+) bytes stack", report)[1])
+    spilled = int(re.search(r"(\d+) bytes spill stores", report)[1])
+    registers = int(re.search(r"Used (\d+) registers", report)[1])
+    record_property("summary", f"{name} sm_90 steps: {registers} registers, {stack} bytes of stack, {spilled} spilled")
+    assert registers <= MOST_REGISTERS
+    assert stack <= MOST_STACK
+    assert spilled == 0

@@ -1,0 +1,75 @@
+"""Environments in CUDA C++ under the sanitizers of addresses and of undefined behaviour, at random play."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from contract_envs import CUDA_MAKERS
+
+ROOT = Path(__file__).parents[1]
+SANITIZERS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+PLAY = f"""
+import dataclasses, sys
+from contract_envs import CUDA_MAKERS, MODES
+from operant_gpu.backends import cpp
+cpp.FLAGS += {SANITIZERS}
+environment = CUDA_MAKERS[sys.argv[1]](1, device="cpu").environment
+environment = dataclasses.replace(environment, source=sys.argv[2] or environment.source)
+for mode in MODES:
+    for num_envs in (1, 41, 341):
+        env = environment(num_envs, device="cpu", autoreset_mode=mode, max_episode_steps=300)
+        env.reset(seed=num_envs)
+        env.rollout(400 if num_envs == 341 else 50)
+        out = env.rollout(9, out=("obs", "action", "reward", "terminated", "truncated", "final_obs"))
+        for action in out["action"]:
+            env.step(action)
+print("clean")
+"""
+
+
+def runtime() -> str | None:
+    """Return the sanitizer's library, which has to be loaded before Python."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        return None
+    command = [compiler, "-print-file-name=libasan.so"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return found if os.path.isabs(found) else None
+
+
+needs_sanitizers = pytest.mark.skipif(runtime() is None, reason="needs g++ with its sanitizers")
+
+
+def play(name: str, cache: Path, source: str = "") -> subprocess.CompletedProcess[str]:
+    """Play in a process of its own, with another source than the environment's if one is given."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | {
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+        "OPERANT_GPU_CACHE": str(cache),
+        "LD_PRELOAD": str(runtime()),
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "CXX": "g++",
+    }
+    command = [sys.executable, "-c", PLAY, name, source]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@needs_sanitizers
+@pytest.mark.parametrize("name", CUDA_MAKERS)
+def test_random_play_is_clean(name: str, tmp_path: Path) -> None:
+    done = play(name, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout == "clean\n"
+
+
+@needs_sanitizers
+def test_the_sanitizers_see_a_write_beyond_an_observation(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.cu"
+    bad.write_text((ROOT / "tests/cuda/ledge.cu").read_text().replace("obs[2] =", "obs[2000000] ="))
+    done = play("CudaLedge-v0", tmp_path, str(bad))
+    assert done.returncode != 0
+    assert "AddressSanitizer" in done.stderr
