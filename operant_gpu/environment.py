@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium import Space
 
 from operant_gpu.errors import InvalidConfig
-from operant_gpu.lang import Array, is_jit_function, numpy_dtype
+from operant_gpu.lang import Array, is_jit_function, next_power_of_2, numpy_dtype
 from operant_gpu.spaces import action_layout, observation_layout
 
 if TYPE_CHECKING:
@@ -48,6 +48,11 @@ class ColumnType(NamedTuple):
     def size(self) -> int:
         """Count of its numbers."""
         return math.prod(self.shape)
+
+    @property
+    def cells(self) -> tuple[int, ...]:
+        """Axes of a block beside that of the environments: () of a number, (width,) of an array, a power of two."""
+        return (int(next_power_of_2(self.size)),) if self.shape else ()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -194,11 +199,6 @@ class Environment(Definition):
             if name != "action_mask" or self.action_mask is not None:
                 _check_function(name, getattr(self, name), arguments)
         super().__post_init__()
-        arrays = [name for name, column in self.column_types().items() if column.shape]
-        if arrays:
-            raise InvalidConfig(
-                "state", f"{', '.join(arrays)}: an Array needs a CudaEnvironment; use numbers in Triton"
-            )
 
     @property
     def has_action_mask(self) -> bool:

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["HAS_TRITON", "Array", "constexpr_value", "is_jit_function", "jit", "numpy_dtype", "tl"]
+__all__ = [
+    *("HAS_TRITON", "Array", "constexpr_value", "is_jit_function", "jit", "next_power_of_2", "numpy_dtype", "tl"),
+]
 
 _NUMPY_DTYPES = {
     "int1": np.dtype(np.bool_),
@@ -68,16 +70,23 @@ class _Language:
         return _Dtype(name) if name in _NUMPY_DTYPES else name
 
 
+def _next_power_of_2(n: int) -> int:
+    return 1 << (n - 1).bit_length()
+
+
 try:
     import triton.language as _tl
     from triton import jit as _jit
+    from triton import next_power_of_2 as _power
 except ImportError:
-    HAS_TRITON, _jit, _tl = False, _Function, _Language()
+    HAS_TRITON, _jit, _tl, _power = False, _Function, _Language(), _next_power_of_2
 else:
     HAS_TRITON = True
 
 jit: Any = _jit
 tl: Any = _tl
+# Triton's own is known inside jit functions.
+next_power_of_2: Any = _power
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from gymnasium import spaces
 
 import operant_gpu
 from operant_gpu import AutoresetMode, Environment
-from operant_gpu.lang import jit, tl
+from operant_gpu.arrays import cell, cells, cells_of, count, get, nth, put
+from operant_gpu.lang import Array, jit, tl
 from operant_gpu.random import integers, normal, uniform
 
 MODES = list(AutoresetMode)
@@ -173,6 +174,54 @@ Ledge = Environment(
     action_space=spaces.Discrete(5, start=1),
 )
 
+
+class LampsState(NamedTuple):
+    levels: Array(tl.float32, (3,))
+    lit: Array(tl.int1, (2, 3))
+    single: Array(tl.int16, (1,))
+    moves: tl.int32
+
+
+@jit
+def lamps_reset(rng, params):
+    levels = tl.where(cells(3) == integers(rng, 0, 0, 3)[:, None], uniform(rng, 1)[:, None], 0.25)
+    return LampsState(levels, cells(6) % 2 == 0, -7, 0)
+
+
+@jit
+def lamps_step(state, action, rng, params):
+    numbers = cells_of(state.levels)
+    levels = tl.where(numbers == 0, state.levels + action[0][:, None], state.levels * 0.5)
+    levels = tl.where(numbers == 2, action[1][:, None] - 1.0, levels)
+    chosen = integers(rng, 0, 0, 6)
+    was_lit = get(state.lit.to(tl.int32), chosen) > 0
+    lit = put(state.lit, chosen, ~was_lit)
+    highest = tl.max(tl.where(numbers < 3, levels, -9.0), 1)
+    lowest = tl.min(tl.where(numbers < 3, levels, 9.0), axis=1)
+    # Beyond the array lies what a step must not keep.
+    ones = count(lit & (cells_of(lit) < 6))
+    single = state.single + ones[:, None]
+    first = nth(lit, state.moves * 0)
+    return LampsState(levels + 0.0, lit, single, state.moves + 1), highest - lowest + 0.5 * first, ones == 5
+
+
+@jit
+def lamps_observe(state, params):
+    lamps = cells(6)
+    return state.lit, state.moves[:, None] % 4, lamps * 0.5, cell(state.levels, 1)[:, None] + state.single * 0.125
+
+
+# A vector, conditions, a single number; planes of arrays and of numbers; cells beyond an array.
+Lamps = Environment(
+    id="Lamps-v0",
+    state=LampsState,
+    reset=lamps_reset,
+    step=lamps_step,
+    observe=lamps_observe,
+    observation_space=spaces.Box(-np.inf, np.inf, (4, 2, 3)),
+    action_space=spaces.Box(-1.0, 1.0, (2,)),
+)
+
 # What there is a twin of in CUDA C++, by its file.
 TWINS = {
     "cartpole.cu": operant_gpu.envs.CartPole,
@@ -191,10 +240,16 @@ MAKERS: dict[str, Callable[..., Any]] = {
     Dials.id: Dials,
     MaskedDials.id: MaskedDials,
     Ledge.id: Ledge,
+    Lamps.id: Lamps,
 }
 EVERY_MAKER = MAKERS | CUDA_MAKERS
 # The matrix of environments and the backends that run them on this machine's CPU.
-CASES = [(name, backend) for name in MAKERS for backend in BACKENDS] + [(name, "cpp") for name in CUDA_MAKERS]
+# Those that numba does not run.
+WITH_ARRAYS = {"Game2048-v0", "Snake-v0", Lamps.id}
+CASES = [
+    *((name, backend) for name in MAKERS for backend in BACKENDS if backend != "numba" or name not in WITH_ARRAYS),
+    *((name, "cpp") for name in CUDA_MAKERS),
+]
 
 
 def make_cpu(name: str, num_envs: int, backend: str, **settings: Any) -> operant_gpu.VecEnv:

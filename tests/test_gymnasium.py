@@ -201,6 +201,7 @@ def test_dict_info_to_list_tells_the_episodes_that_ended(arrays: Any) -> None:
 MOVED = {
     "Acrobot-v1": ("theta1", 0.0, 1.0),
     "CartPole-v1": ("x", -1.0, 1.0),
+    "Game2048-v0": ("board", 2, 5),
     "GridWalk-v0": ("x", 0, 9),
     "MinAtar-Asterix-v1": ("player_x", 0, 9),
     "MinAtar-Breakout-v1": ("paddle", 1, 8),
@@ -210,6 +211,7 @@ MOVED = {
     "MountainCar-v0": ("position", -0.9, 0.2),
     "MountainCarContinuous-v0": ("position", -0.9, 0.2),
     "Pendulum-v1": ("theta", 0.0, 2.0),
+    "Snake-v0": ("head", 2, 70),
 }
 
 
@@ -220,7 +222,8 @@ def test_pictures_show_the_state(name: str) -> None:
     assert env.render_mode == "rgb_array"
     env.reset(seed=[4, 4, 5])
     field, here, there = MOVED[name]
-    getattr(env.state, field).copy_(torch.tensor([here, here, there]))
+    for column, value in zip(getattr(env.state, field), (here, here, there), strict=True):
+        column.fill_(value)
     before = everything(env)
     pictures = env.render()
     assert len(pictures) == 3

@@ -12,6 +12,7 @@ from operant_gpu.backends.numpy_ops import NumpyRng
 from operant_gpu.backends.programs import lower_to_numpy
 from operant_gpu.environment import Environment
 from operant_gpu.errors import InvalidConfig, UnsupportedConstruct
+from operant_gpu.lang import next_power_of_2
 from operant_gpu.spaces import action_layout, observation_layout
 
 _ROWS = 2
@@ -36,9 +37,12 @@ def check_contract(environment: Environment, params: Any) -> None:
         _check_block("step", name, value)
     _check_condition("step", "terminated", result[2])
     components = _trial(environment, "observe", state, params)
-    _check_tuple("observe", components, "components", observation_layout(observation_space).size, observation_space)
+    size = observation_layout(observation_space).size
+    share = _share(components, size)
+    _check_tuple("observe", components, "components", size // share, observation_space)
+    cells = () if share == 1 else (int(next_power_of_2(share)),)
     for position, value in enumerate(components):
-        _check_block("observe", f"component {position}", value)
+        _check_block("observe", f"component {position}", value, cells)
     if environment.action_mask is None:
         return
     conditions = _trial(environment, "action_mask", state, params)
@@ -78,17 +82,27 @@ def _trial_action(space: Any) -> Any:
 def _as_columns(environment: Environment, name: str, state: Any) -> Any:
     if not isinstance(state, environment.state):
         raise InvalidConfig(name, f"must return {_signature(environment.state)}, got {_describe(state)}")
-    for field, value in zip(state._fields, state, strict=True):
-        _check_block(name, f"field {field!r}", value)
-    columns = environment.column_types()
-    blocks = zip(state, columns.values(), strict=True)
-    return environment.state(*(np.broadcast_to(np.asarray(v).astype(column.dtype), _ROWS) for v, column in blocks))
+    columns = environment.column_types().items()
+    blocks = []
+    for value, (field, column) in zip(state, columns, strict=True):
+        _check_block(name, f"field {field!r}", value, column.cells)
+        blocks.append(np.broadcast_to(np.asarray(value).astype(column.dtype), (_ROWS, *column.cells)))
+    return environment.state(*blocks)
 
 
-def _check_block(function: str, what: str, value: Any) -> None:
-    is_block = not isinstance(value, tuple) and np.shape(value) in ((), (_ROWS,))
-    if not is_block or np.asarray(value).dtype.kind not in "biuf":
-        expected = "a number, or a block of one number per environment"
+def _share(components: Any, size: int) -> int:
+    """Return how many numbers of an observation each component has: more than 1 if some are arrays."""
+    arrays = isinstance(components, tuple) and any(np.ndim(value) == 2 for value in components)
+    return size // len(components) if arrays and size % len(components) == 0 else 1
+
+
+def _check_block(function: str, what: str, value: Any, cells: tuple[int, ...] = ()) -> None:
+    shapes: tuple[tuple[int, ...], ...] = ((), (_ROWS,))
+    expected = "a number, or a block of one number per environment"
+    if cells:
+        shapes = ((), (_ROWS, *cells), (1, *cells), (_ROWS, 1))
+        expected = f"a number, or an Array's block with {cells[0]} cells, or one number per environment as x[:, None]"
+    if isinstance(value, tuple) or np.shape(value) not in shapes or np.asarray(value).dtype.kind not in "biuf":
         raise InvalidConfig(function, f"{what} must be {expected}, got {_describe(value)}")
 
 
@@ -109,6 +123,8 @@ def _signature(state: Any) -> str:
 def _describe(value: Any) -> str:
     if isinstance(value, tuple):
         return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, np.ndarray) and value.ndim == 2:
+        return f"a block of {value.dtype} with {value.shape[1]} cells"
     if isinstance(value, np.ndarray):
         return f"a block of {value.dtype}"
     return repr(value)

@@ -194,6 +194,10 @@ class _Rewriter(ast.NodeTransformer):
         return node
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        if isinstance(node.slice, ast.Tuple):
+            if ast.unparse(node.slice) not in (":, None", "(:, None)"):
+                self._refuse(node, "x[:, None] is the only index with axes; cells(size) numbers those of an Array")
+            return self._op("column", self.visit(node.value))
         return self._op("item", self.visit(node.value), self.visit(node.slice))
 
     def visit_Name(self, node: ast.Name) -> ast.AST:

@@ -139,6 +139,8 @@ def _words(program: Program, slots: Slots, stream: int) -> list[str]:
 def _expression(call: Call) -> str:
     """Return what one call computes of one row, in the dtype of its result."""
     function, arguments = call.function, call.arguments
+    if len(call.shape) > 1:
+        raise UnsupportedConstruct("arrays are not known to the numba backend: use backend='numpy'")
     if isinstance(function, np.ufunc):
         *dtypes, result = function.resolve_dtypes((*map(_weak_dtype, arguments), None))
         text = _ufunc(function.__name__, [_operand(a, d) for a, d in zip(arguments, dtypes, strict=True)], dtypes[0])

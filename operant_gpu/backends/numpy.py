@@ -10,6 +10,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from operant_gpu.backends.base import Batch, numpy_view
+from operant_gpu.backends.numpy_arrays import padded
 from operant_gpu.backends.numpy_ops import NumpyRng
 from operant_gpu.backends.programs import trace
 from operant_gpu.backends.stepwise import StepwiseRollout
@@ -38,7 +39,10 @@ class NumpyBackend:
         self._action_mask = programs.action_mask.compile("action_mask", "state")
         self._layout, self._limit = batch.actions, batch.max_episode_steps
         self._mode = batch.autoreset_mode
-        self._state = environment.state(*map(numpy_view, batch.state))
+        # Arrays (num_envs, size), whatever their axes.
+        columns = (column if column.ndim == 1 else column.flatten(1) for column in batch.state)
+        self._state = environment.state(*map(numpy_view, columns))
+        self._cells = [column.cells for column in environment.column_types().values()]
         self._position = {id(column): position for position, column in enumerate(self._state)}
         self._outputs: tuple[Outputs | None, Any] = (None, None)
         self._columns: Any = Columns(*map(numpy_view, batch.columns))  # type: ignore[arg-type]
@@ -52,8 +56,9 @@ class NumpyBackend:
         columns.elapsed[rows], columns.episode_return[rows], columns.ended[rows] = 0, 0.0, False
         with np.errstate(all="ignore"):
             self._begin_episodes(rows)
-            _write(out.obs, self._observe(self._state))
-            _write(out.action_mask, self._action_mask(self._state))
+            blocks = self._blocks()
+            _write(out.obs, self._observe(blocks))
+            _write(out.action_mask, self._action_mask(blocks))
 
     def step(self, actions: Tensor, outputs: Outputs) -> None:
         """Advance every environment by one action."""
@@ -68,7 +73,7 @@ class NumpyBackend:
             self._advance(taken, active, out)
             done = self._count(active, out)
             self._finish(done, waiting, out)
-            _write(out.action_mask, self._action_mask(self._state))
+            _write(out.action_mask, self._action_mask(self._blocks()))
 
     def rollout(self, num_steps: int, policy: Tensor | MLP | None, trajectory: Trajectory, outputs: Outputs) -> None:
         """Take many steps, one after the other."""
@@ -100,14 +105,15 @@ class NumpyBackend:
     def _advance(self, actions: Array, active: Array | None, out: Any) -> None:
         columns = self._columns
         rng = NumpyRng(columns.seed, columns.env_id, columns.episode, columns.elapsed, _STEP_STREAM)
-        *stepped, reward, terminated = self._step(self._state, _action_blocks(actions, self._layout), rng)
+        *stepped, reward, terminated = self._step(self._blocks(), _action_blocks(actions, self._layout), rng)
         # State last: a function may return its input columns as anything.
         out.reward[...], out.terminated[...] = reward, terminated
         for column, new in zip(self._state, self._detached(stepped), strict=True):
             if active is None:
-                column[...] = new
+                column[...] = _real_cells(column, new)
             else:
-                np.copyto(column, new, where=active, casting="unsafe")
+                where = active if column.ndim == 1 else active[:, None]
+                np.copyto(column, _real_cells(column, new), where=where, casting="unsafe")
         if active is not None:
             out.reward[~active], out.terminated[~active] = 0.0, False
 
@@ -139,14 +145,14 @@ class NumpyBackend:
     def _finish(self, done: Array, waiting: Array, out: Any) -> None:
         """Reset the rows that the mode resets now, and observe."""
         if self._mode is AutoresetMode.SAME_STEP:
-            _write(out.final_obs, self._observe(self._state))
+            _write(out.final_obs, self._observe(self._blocks()))
             np.copyto(out.obs, out.final_obs)
             if done.size:
                 _write(out.obs, self._observe(self._begin_episodes(done)), done)
             return
         if self._mode is AutoresetMode.NEXT_STEP and waiting.size:
             self._begin_episodes(waiting)
-        _write(out.obs, self._observe(self._state))
+        _write(out.obs, self._observe(self._blocks()))
 
     def _begin_episodes(self, rows: Array) -> Any:
         """Reset the given rows; return their new state."""
@@ -156,8 +162,14 @@ class NumpyBackend:
         rng = NumpyRng(columns.seed[rows], columns.env_id[rows], columns.episode[rows], clock, _RESET_STREAM)
         fresh = self._reset(rng)
         for column, new in zip(self._state, fresh, strict=True):
-            column[rows] = new
-        return type(self._state)(*(column[rows] for column in self._state))
+            column[rows] = _real_cells(column, new)
+        return self._blocks(rows)
+
+    def _blocks(self, rows: Array | None = None) -> Any:
+        """Return the state of all rows, or of some, as functions see it."""
+        columns = self._state if rows is None else [column[rows] for column in self._state]
+        blocks = zip(columns, self._cells, strict=True)
+        return type(self._state)(*(padded(column, *cells) if cells else column for column, cells in blocks))
 
 
 def _increase(column: Array, amount: Any) -> None:
@@ -189,6 +201,19 @@ def _action_blocks(actions: Array, layout: ActionLayout) -> Any:
     return tuple(np.ascontiguousarray(column, dtype) for column in actions.reshape(len(actions), -1).T)
 
 
+def _real_cells(column: Array, new: Any) -> Any:
+    """Leave out of a block what lies beyond a column's cells."""
+    return new[:, : column.shape[1]] if np.ndim(new) == 2 else new
+
+
 def _write(target: Array, components: Sequence[Any], rows: Any = ...) -> None:
+    """Write components, each a number or an equal share of an observation."""
+    if not components:
+        return
+    share = target.shape[1] // len(components)
     for position, component in enumerate(components):
-        target[:, position][rows] = component
+        if share == 1:
+            target[:, position][rows] = component
+        else:
+            part = target[:, position * share : (position + 1) * share]
+            part[rows] = _real_cells(part, component)

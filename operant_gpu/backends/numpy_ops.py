@@ -23,8 +23,9 @@ from operant_gpu.random import Rng
 
 # The names of triton.language that environment functions may call.
 TL_FUNCTIONS = {
-    *("abs", "ceil", "clamp", "cast", "cos", "div_rn", "exp", "exp2", "floor", "log", "log2", "maximum", "minimum"),
-    *("rsqrt", "sigmoid", "sin", "sqrt", "sqrt_rn", "static_assert", "static_range", "umulhi", "where", "zeros_like"),
+    *("abs", "ceil", "clamp", "cast", "cos", "cumsum", "div_rn", "exp", "exp2", "floor", "log", "log2", "max"),
+    *("maximum", "min", "minimum", "rsqrt", "sigmoid", "sin", "sqrt", "sqrt_rn", "static_assert", "static_range"),
+    *("sum", "umulhi", "where", "zeros_like"),
 }
 
 # Blocks, and the scalars that stand for scalar tensors.
@@ -106,7 +107,9 @@ def length(container: Any) -> int:
 def item(container: Any, index: Any) -> Any:
     """Return one component of a tuple."""
     if not isinstance(container, tuple):
-        raise UnsupportedConstruct("only tuples can be indexed: a block has one number per environment")
+        raise UnsupportedConstruct(
+            "only tuples can be indexed: use get and put of operant_gpu.arrays for the cells of an Array"
+        )
     if type(index) is not int:
         raise UnsupportedConstruct("an index must be a compile-time constant: a literal or a tl.static_range index")
     return container[index]
@@ -120,6 +123,33 @@ def field(container: Any, name: str) -> Any:
     if name not in fields:
         raise AttributeError(f"{type(container).__name__} has no field {name!r}, only {', '.join(fields)}")
     return getattr(container, name)
+
+
+def column(block: Any) -> Any:
+    """`block[:, None]`: one number per environment, as what meets an Array has it."""
+    if rank(block) != 1:
+        raise UnsupportedConstruct(f"[:, None] is for a block of one number per environment, got {_kind(block)}")
+    return np.expand_dims(block, 1)
+
+
+def rank(value: Any) -> int:
+    """Return how many axes a block has; numbers have none."""
+    # Not np.ndim: a trace would record it.
+    axes: int = getattr(value, "ndim", 0)
+    return axes
+
+
+def _kind(value: Any) -> str:
+    return ("a number", "a block of one number per environment", "an Array's block")[rank(value)]
+
+
+def _check_ranks(*values: Any) -> None:
+    """Refuse what NumPy would take for one row of numbers, and Triton for another."""
+    ranks = {rank(value) for value in values}
+    if {1, 2} <= ranks:
+        raise UnsupportedConstruct(
+            "an Array's block and a block of one number per environment: write x[:, None] for the latter"
+        )
 
 
 def _promoted(a_dtype: np.dtype[Any], b_dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -143,6 +173,7 @@ def _pair(a: Any, b: Any) -> tuple[Any, Any]:
     """Bring two operands to one dtype as Triton does; two Python numbers stay as they are."""
     a_is_block, b_is_block = isinstance(a, _BLOCKS), isinstance(b, _BLOCKS)
     if a_is_block and b_is_block:
+        _check_ranks(a, b)
         if a.dtype is b.dtype:
             return a, b
         common = _promoted(a.dtype, b.dtype)
@@ -266,7 +297,34 @@ def where(condition: Any, x: Any, y: Any) -> Any:
     x, y = _pair(x, y)
     if not isinstance(x, _BLOCKS) and not isinstance(y, _BLOCKS):
         x, y = _pair(value(x), value(y))
+    _check_ranks(condition, x, y)
     return np.where(value(condition), x, y)
+
+
+def _along_cells(name: str, method: Callable[..., Any], sums: bool) -> Callable[..., Any]:
+    def apply(x: Any, axis: int) -> Any:
+        if rank(x) != 2 or axis != 1:
+            raise UnsupportedConstruct(f"tl.{name} goes along the cells of an Array, axis 1: this is {_kind(x)}")
+        return method(x, axis=1, dtype=_sum_dtype(x.dtype)) if sums else method(x, axis=1).astype(_at_least_32(x))
+
+    apply.__name__ = name
+    return apply
+
+
+def _sum_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return what Triton sums in; conditions count as unsigned."""
+    if dtype.itemsize >= 4:
+        return dtype
+    return np.dtype(np.uint32) if dtype.kind in "bu" else _INT32
+
+
+def _at_least_32(x: Any) -> np.dtype[Any]:
+    dtype: np.dtype[Any] = x.dtype
+    return dtype if dtype.itemsize >= 4 else _INT32
+
+
+sum, cumsum = _along_cells("sum", np.add.reduce, True), _along_cells("cumsum", np.add.accumulate, True)
+max, min = _along_cells("max", np.fmax.reduce, False), _along_cells("min", np.fmin.reduce, False)
 
 
 def word(rng: NumpyRng, i: int) -> Words:

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from operant_gpu import sampling
-from operant_gpu.backends import numpy_ops
+from operant_gpu import arrays, sampling
+from operant_gpu.backends import numpy_arrays, numpy_ops
 from operant_gpu.backends.lowering import lower
 from operant_gpu.backends.numpy_ops import NumpyRng
 from operant_gpu.backends.tracing import Program, Tape
@@ -16,7 +16,12 @@ from operant_gpu.random import philox_word, philox_words
 from operant_gpu.spaces import ActionLayout
 
 # What NumPy does in its own way: it computes a block of words once, however many of them are drawn.
-_INTRINSICS = {philox_words: NumpyRng.words, philox_word: numpy_ops.word}
+_INTRINSICS = {
+    philox_words: NumpyRng.words,
+    philox_word: numpy_ops.word,
+    arrays.cells: numpy_arrays.cells,
+    arrays.cells_of: numpy_arrays.cells_of,
+}
 
 
 def lower_to_numpy(function: Any) -> Any:
@@ -71,7 +76,7 @@ def trace_random_policy(environment: Environment, params: Any, layout: ActionLay
 
 def _state_of(environment: Environment, tape: Tape) -> Any:
     columns = environment.column_types().items()
-    return environment.state(*(tape.block(f"state.{name}", column.dtype) for name, column in columns))
+    return environment.state(*(tape.block(f"state.{name}", column.dtype, column.cells) for name, column in columns))
 
 
 def _action_of(layout: ActionLayout, tape: Tape) -> Any:

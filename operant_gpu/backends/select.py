@@ -27,11 +27,10 @@ def resolve(environment: Definition, device: str | torch.device, backend: str) -
         InvalidConfig: If a name is unknown.
         BackendError: If the device or backend is missing here, or the two do not fit.
     """
-    known = _CUDA if isinstance(environment, CudaEnvironment) else _TRITON
+    known, kind = _known(environment)
     if backend not in ("auto", *known):
-        kind = type(environment).__name__
         raise InvalidConfig(
-            "backend", f"{kind}s run on {' or '.join(map(repr, known))}, or 'auto' for one of them, got {backend!r}"
+            "backend", f"{kind} run on {' or '.join(map(repr, known))}, or 'auto' for one of them, got {backend!r}"
         )
     on_gpu, *on_cpu = known
     if device == "auto":
@@ -63,6 +62,17 @@ _CLASSES = {
     "cuda": ("cuda", "CudaBackend"),
     "cpp": ("cpp", "CppBackend"),
 }
+
+
+def _known(environment: Definition) -> tuple[tuple[str, ...], str]:
+    """Return the backends that can run an environment, and what its kind are called."""
+    kind = f"{type(environment).__name__}s"
+    if isinstance(environment, CudaEnvironment):
+        return _CUDA, kind
+    if any(column.shape for column in environment.column_types().values()):
+        # Its programs have one number of each environment in each variable.
+        return tuple(name for name in _TRITON if name != "numba"), f"{kind} with an Array in their State"
+    return _TRITON, kind
 
 
 def _existing(device: str | torch.device) -> torch.device:

@@ -22,10 +22,14 @@ _FEW = 256
 
 
 class Call(NamedTuple):
-    """One line of a record: `target = function(*arguments)`, blocks as `Traced`, all else as it is."""
+    """One line of a record: `target = function(*arguments)`, blocks as `Traced`, all else as it is.
+
+    `dtype` is the result's, `shape` that of its trial on two rows.
+    """
 
     target: str
     dtype: np.dtype[Any]
+    shape: tuple[int, ...]
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
 
@@ -40,11 +44,11 @@ class Tape:
         self._inputs: dict[str, str] = {}
         self._calls: list[Call] = []
 
-    def block(self, expression: str, dtype: Any) -> Any:
-        """Return a block that the program finds at `expression`, such as "state.x"."""
+    def block(self, expression: str, dtype: Any, cells: tuple[int, ...] = ()) -> Any:
+        """Return a block that the program finds at `expression`, such as "state.x"; `cells` is (width,) of an Array."""
         name = f"input{len(self._inputs)}"
         self._inputs[name] = expression
-        return Traced.of(np.zeros(_ROWS, dtype), name, self)
+        return Traced.of(np.zeros((_ROWS, *cells), dtype), name, self)
 
     def rng(self) -> NumpyRng:
         """Return a stream that the program finds as "rng"."""
@@ -53,7 +57,7 @@ class Tape:
     def record(self, function: Callable[..., Any], arguments: tuple[Any, ...], sample: Any) -> Traced:
         """Add a call whose result on the two rows is `sample`."""
         target = f"t{len(self._calls)}"
-        self._calls.append(Call(target, sample.dtype, function, arguments))
+        self._calls.append(Call(target, sample.dtype, sample.shape, function, arguments))
         return Traced.of(sample, target, self)
 
     def program(self, results: Sequence[Any]) -> Program:
@@ -104,13 +108,19 @@ class Traced(np.ndarray[Any, Any]):
         return traced
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        if method != "__call__" or kwargs:
-            raise UnsupportedConstruct(f"{ufunc.__name__}.{method} of a block")
+        if method != "__call__":
+            along = getattr(ufunc, method)
+            arguments = (*inputs, kwargs["axis"], kwargs.get("dtype"))
+            return _tape_of(inputs).record(along, arguments, along(_plain(inputs[0]), *arguments[1:]))
+        if kwargs:
+            raise UnsupportedConstruct(f"{ufunc.__name__} of a block with {', '.join(kwargs)}")
         return _tape_of(inputs).record(ufunc, inputs, ufunc(*map(_plain, inputs)))
 
     def __array_function__(self, function: Callable[..., Any], types: Any, args: Any, kwargs: Any) -> Any:
         sample = function(*map(_plain, args), **kwargs)
-        if function is np.where and sample.dtype.itemsize == 4 and _is_condition(args[0]):
+        if function is np.expand_dims:
+            function = _column
+        if function is np.where and sample.dtype.itemsize == 4 and sample.ndim == 1 and _is_condition(args[0]):
             # Numbers have no width: they take the result's.
             sides = (side if isinstance(side, Traced) else sample.dtype.type(side) for side in args[1:])
             function, args = select, (args[0], *sides)
@@ -161,6 +171,11 @@ def select(condition: Any, x: Any, y: Any) -> Any:
     return bits.view(dtype)
 
 
+def _column(block: Any, axis: int) -> Any:
+    # A copy: a buffer that is used again would change under a view.
+    return np.expand_dims(block, axis).copy()
+
+
 def reinterpreted(block: Any, dtype: Any) -> Any:
     """Return the same bits as another dtype."""
     # A copy: a view of a column would change when the column is written.
@@ -200,7 +215,7 @@ def _lines(calls: Sequence[Call], wanted: set[str], namespace: dict[str, Any]) -
         arguments = [_text(argument, namespace) for argument in call.arguments]
         if isinstance(call.function, np.ufunc):
             # A further argument of a ufunc is the buffer for its result.
-            arguments += [a.name for a in dying if a.dtype == call.dtype][:1]
+            arguments += [a.name for a in dying if a.dtype == call.dtype and a.shape == call.shape][:1]
         lines.append(f"{call.target} = {_text(call.function, namespace)}({', '.join(arguments)})")
         # An array that goes out of use at once is the next call's buffer, still in the cache.
         lines += [f"del {', '.join(sorted({a.name for a in dying}))}"] if dying else []

@@ -15,12 +15,14 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from operant_gpu.backends.base import Batch
+from operant_gpu.backends.stepwise import StepwiseRollout
 from operant_gpu.columns import Outputs
 from operant_gpu.errors import BackendError
 from operant_gpu.kernels import blocks
+from operant_gpu.kernels import draw as drawing
 from operant_gpu.kernels import rollout as rollouts
 from operant_gpu.kernels import step as kernels
-from operant_gpu.mlp import MLP
+from operant_gpu.mlp import MAX_WIDTH, MLP
 from operant_gpu.random import Rng
 from operant_gpu.trajectory import Trajectory
 
@@ -33,6 +35,8 @@ _MODES = {
 # Fused multiply-add would round differently in each kernel and backend. With more than one stage, several copies of a
 # network's weights would have to fit on the chip.
 OPTIONS = {"enable_fp_fusion": False, "num_stages": 1}
+
+_DRAW_CONSTANTS = ("RNG", "LOW", "HIGH", "BOX_LOW", "BOX_HIGH", "FIRST", "SIZE", "MODE")
 
 # Whether TRITON_INTERPRET was set when the kernels were decorated: they then run on the CPU.
 INTERPRETED = not isinstance(kernels.step_kernel, triton.JITFunction)
@@ -52,20 +56,32 @@ class Maker:
         return self.cls(*fields)
 
 
-def launch_shape(num_envs: int) -> tuple[int, int]:
-    """Return (environments per program, warps per program).
+def launch_shape(num_envs: int, width: int = 1) -> tuple[int, int]:
+    """Return (environments per program, warps per program), where the widest array of a state has `width` cells.
 
-    One environment a thread: more would spill registers in the larger environments. Small batches are cut finer, so
-    that every multiprocessor gets a program. The interpreter pays for each program, so there one takes all.
+    One environment a thread: more would spill registers in the larger environments. Arrays have 16 cells a thread, for
+    the same reason. Small batches are cut finer, so that every multiprocessor gets a program. The interpreter pays for
+    each program, so there one takes all.
     """
     if INTERPRETED:
         return triton.next_power_of_2(num_envs), 4
+    if width > 1:
+        return _array_shape(width)
     if num_envs <= 32_768:
         return 64, 2
     return 128, 4
 
 
-def rollout_shape(num_envs: int, network: bool) -> tuple[int, int]:
+def _array_shape(width: int) -> tuple[int, int]:
+    return max(1, min(128, 2048 // width)), 4
+
+
+def widest(batch: Batch) -> int:
+    """Return how many cells the widest array of a state has, 1 if there is none."""
+    return max((column.cells or (1,))[0] for column in batch.environment.column_types().values())
+
+
+def rollout_shape(num_envs: int, network: bool, width: int = 1) -> tuple[int, int]:
     """Return (environments per program, warps per program) of a rollout.
 
     Without a network one warp a program: whether any of its environments ended is then one instruction, and nothing
@@ -73,6 +89,8 @@ def rollout_shape(num_envs: int, network: bool) -> tuple[int, int]:
     """
     if INTERPRETED:
         return max(16, triton.next_power_of_2(num_envs)), 4
+    if width > 1:
+        return _array_shape(width)
     return (64, 4) if network else (32, 1)
 
 
@@ -83,6 +101,10 @@ class TritonBackend:
         self._state, self._columns, self._num_envs = batch.state, batch.columns, batch.num_envs
         self._reset_constants, self._step_constants = reset_constants(batch), step_constants(batch)
         self._rollout_constants = rollout_constants(batch)
+        self._width, self._batch = widest(batch), batch
+        # Too much to hold in a program beside the layers of a network: PyTorch evaluates it, step by step.
+        self._has_boards = self._width > 1 or batch.observations.size > MAX_WIDTH
+        self._stepwise = StepwiseRollout(self, batch, self._draw)
         device = batch.columns.seed.device
         self._device = torch.cuda.device(device) if device.type == "cuda" else None
 
@@ -91,7 +113,7 @@ class TritonBackend:
         obs, action_mask = outputs.obs, outputs.action_mask
         strides = (*obs.stride(), *_strides(action_mask))
         arguments = (self._state, self._columns, mask, obs, action_mask, *strides, self._num_envs)
-        self._launch(kernels.reset_kernel, arguments, self._reset_constants, launch_shape(self._num_envs))
+        self._launch(kernels.reset_kernel, arguments, self._reset_constants, self._launch_shape())
 
     def step(self, actions: Tensor, outputs: Outputs) -> None:
         """Advance every environment by one action."""
@@ -99,17 +121,39 @@ class TritonBackend:
         arguments = (self._state, self._columns, actions, action_row, action_column)
         strides = (*outputs.obs.stride(), *outputs.final_obs.stride(), *_strides(outputs.action_mask))
         arguments = (*arguments, outputs, *strides, self._num_envs)
-        self._launch(kernels.step_kernel, arguments, self._step_constants, launch_shape(self._num_envs))
+        self._launch(kernels.step_kernel, arguments, self._step_constants, self._launch_shape())
 
     def rollout(self, num_steps: int, policy: Tensor | MLP | None, trajectory: Trajectory, outputs: Outputs) -> None:
-        """Take many steps in one launch."""
+        """Take many steps, in one launch unless a network sees boards."""
+        if isinstance(policy, MLP) and self._has_boards:
+            self._stepwise.run(num_steps, policy, trajectory, outputs)
+            return
         if isinstance(policy, MLP) and self._device is not None:
             check_compiler(torch.cuda.get_device_capability(self._device.idx), triton.__version__)
         present = (outputs.obs, *outputs.obs.stride(), outputs.action_mask, *_strides(outputs.action_mask))
         arguments = (self._state, self._columns, *policy_arguments(policy), *stored_arguments(trajectory), *present)
-        shape = rollout_shape(self._num_envs, isinstance(policy, MLP))
+        shape = rollout_shape(self._num_envs, isinstance(policy, MLP), self._width)
         constants = self._rollout_constants | policy_constants(policy)
         self._launch(rollouts.rollout_kernel, (*arguments, self._num_envs, num_steps), constants, shape)
+
+    def _draw(self, network: MLP, network_outputs: Tensor, outputs: Outputs) -> tuple[Tensor, Tensor, Tensor]:
+        """Return actions as drawn, as the environments take them, and their log-probabilities."""
+        layout, device = self._batch.actions, network_outputs.device
+        dtype = torch.int64 if layout.is_discrete else torch.float32
+        drawn = torch.empty(self._num_envs, *layout.shape, dtype=dtype, device=device)
+        taken = torch.empty_like(drawn)
+        log_prob = torch.empty(self._num_envs, dtype=torch.float32, device=device)
+        log_std = network.views()[-1] if network.layout.is_gaussian else None
+        given = (network_outputs.detach(), *network_outputs.stride(), log_std)
+        given = (*given, outputs.action_mask, *_strides(outputs.action_mask))
+        arguments = (self._columns, *given, drawn, taken, log_prob, self._num_envs)
+        constants = {name: self._rollout_constants[name] for name in _DRAW_CONSTANTS}
+        constants |= {"OUTPUTS": network.layout.outputs}
+        self._launch(drawing.draw_kernel, arguments, constants, launch_shape(self._num_envs))
+        return drawn, taken, log_prob
+
+    def _launch_shape(self) -> tuple[int, int]:
+        return launch_shape(self._num_envs, self._width)
 
     def _launch(
         self, kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any], shape: tuple[int, int]
@@ -163,10 +207,12 @@ def reset_constants(batch: Batch) -> dict[str, Any]:
     environment = batch.environment
     return {
         "STATE": Maker(environment.state),
+        "ARRAYS": tuple(column.size if column.shape else 0 for column in environment.column_types().values()),
         "RNG": Maker(Rng),
         "PARAMS": batch.params,
         "RESET": environment.reset,
         "OBSERVE": environment.observe,
+        "OBS_SIZE": batch.observations.size,
         "ACTION_MASK": environment.action_mask,
     }
 

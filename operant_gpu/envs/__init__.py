@@ -2,6 +2,7 @@
 
 from operant_gpu.envs.acrobot import Acrobot
 from operant_gpu.envs.cartpole import CartPole
+from operant_gpu.envs.game_2048 import Game2048
 from operant_gpu.envs.grid_walk import GridWalk
 from operant_gpu.envs.minatar.asterix import Asterix
 from operant_gpu.envs.minatar.breakout import Breakout
@@ -11,6 +12,7 @@ from operant_gpu.envs.minatar.space_invaders import SpaceInvaders
 from operant_gpu.envs.mountain_car import MountainCar
 from operant_gpu.envs.mountain_car_continuous import MountainCarContinuous
 from operant_gpu.envs.pendulum import Pendulum
+from operant_gpu.envs.snake import Snake
 from operant_gpu.registry import register
 
 __all__ = [
@@ -19,16 +21,19 @@ __all__ = [
     "Breakout",
     "CartPole",
     "Freeway",
+    "Game2048",
     "GridWalk",
     "MountainCar",
     "MountainCarContinuous",
     "Pendulum",
     "Seaquest",
+    "Snake",
     "SpaceInvaders",
 ]
 
 _classic = (Acrobot, CartPole, GridWalk, MountainCar, MountainCarContinuous, Pendulum)
 _minatar = (Asterix, Breakout, Freeway, Seaquest, SpaceInvaders)
+_boards = (Game2048, Snake)
 
-for _environment in (*_classic, *_minatar):
+for _environment in (*_classic, *_minatar, *_boards):
     register(_environment)

@@ -58,5 +58,12 @@ def draw_grid(state: Any, params: Any) -> Frame:
     return frame
 
 
+def draw_board(colours: Frame, cell: int, line: tuple[int, int, int]) -> Frame:
+    """Draw a board whose cells have these colours (rows, columns, 3), with lines of one pixel between them."""
+    frame = colours.repeat(cell, 0).repeat(cell, 1)
+    frame[::cell] = frame[:, ::cell] = line
+    return frame
+
+
 def _cell(frame: Frame, x: int, y: int, cell: int) -> Frame:
     return frame[y * cell : (y + 1) * cell, x * cell : (x + 1) * cell]

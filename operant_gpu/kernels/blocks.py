@@ -9,6 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from operant_gpu.arrays import cells
 from operant_gpu.random import RESET_STREAM, STEP_STREAM
 
 SAME_STEP = tl.constexpr(0)
@@ -27,17 +28,51 @@ def choose(condition, chosen, other):
     """Return the fields of `chosen` where the condition holds, in the dtypes of `other`'s."""
     fields = ()
     for i in tl.static_range(len(other)):
+        if len(other[i].shape) == 1:
+            where = condition
+        else:
+            where = condition[:, None]
         # A block of its own first, then the cast: `where` of a float and an int takes both through float32.
-        block = tl.where(condition, chosen[i], 0).to(other[i].dtype)
-        fields = fields + (tl.where(condition, block, other[i]),)
+        block = tl.where(where, chosen[i], 0).to(other[i].dtype)
+        fields = fields + (tl.where(where, block, other[i]),)
     return fields
 
 
 @triton.jit
-def store_state(state_ptr, state, row, mask):
+def _cells(row, mask, row_stride, cell_stride, SIZE: tl.constexpr):
+    """Return where the cells of the environments' arrays are, and which exist: blocks (BLOCK, width)."""
+    cell = cells(SIZE)
+    return row[:, None] * row_stride + cell * tl.cast(cell_stride, tl.int64), mask[:, None] & (cell < SIZE)
+
+
+@triton.jit
+def _array_stride(num_envs):
+    # As `memory.array_stride` has it.
+    return (tl.cdiv(num_envs, 64) | 1) * 64
+
+
+@triton.jit
+def load_state(state_ptr, row, mask, num_envs, STATE: tl.constexpr, ARRAYS: tl.constexpr):
+    """Return the state; `ARRAYS` has the size of each field's array, 0 for a number."""
+    fields = ()
+    for i in tl.static_range(len(ARRAYS)):
+        if ARRAYS[i] == 0:
+            fields = fields + (tl.load(state_ptr[i] + row, mask=mask, other=0),)
+        else:
+            at, exists = _cells(row, mask, 1, _array_stride(num_envs), ARRAYS[i])
+            fields = fields + (tl.load(state_ptr[i] + at, mask=exists, other=0),)
+    return STATE(*fields)
+
+
+@triton.jit
+def store_state(state_ptr, state, row, mask, num_envs, ARRAYS: tl.constexpr):
     """Write every field of a state."""
-    for i in tl.static_range(len(state)):
-        tl.store(state_ptr[i] + row, state[i], mask=mask)
+    for i in tl.static_range(len(ARRAYS)):
+        if ARRAYS[i] == 0:
+            tl.store(state_ptr[i] + row, state[i], mask=mask)
+        else:
+            at, exists = _cells(row, mask, 1, _array_stride(num_envs), ARRAYS[i])
+            tl.store(state_ptr[i] + at, state[i], mask=exists)
 
 
 @triton.jit
@@ -70,6 +105,19 @@ def store_components(ptr, components, row, mask, row_stride, column_stride):
 
 
 @triton.jit
+def store_observation(ptr, components, row, mask, row_stride, column_stride, SIZE: tl.constexpr):
+    """Write an observation of `SIZE` numbers, of which each component, a number or an array, has an equal share."""
+    SHARE: tl.constexpr = SIZE // len(components)
+    if SHARE == 1:
+        store_components(ptr, components, row, mask, row_stride, column_stride)
+    else:
+        at, exists = _cells(row, mask, row_stride, column_stride, SHARE)
+        for i in tl.static_range(len(components)):
+            block = tl.where(exists, components[i], 0).to(ptr.dtype.element_ty)
+            tl.store(ptr + at + i * SHARE * tl.cast(column_stride, tl.int64), block, mask=exists)
+
+
+@triton.jit
 def show(
     state,
     row,
@@ -82,10 +130,11 @@ def show(
     mask_column,
     PARAMS: tl.constexpr,
     OBSERVE: tl.constexpr,
+    OBS_SIZE: tl.constexpr,
     ACTION_MASK: tl.constexpr,
 ):
     """Write the observation and the action mask of a state."""
-    store_components(obs_ptr, OBSERVE(state, PARAMS), row, mask, obs_row, obs_column)
+    store_observation(obs_ptr, OBSERVE(state, PARAMS), row, mask, obs_row, obs_column, OBS_SIZE)
     if ACTION_MASK is not None:
         store_components(mask_ptr, ACTION_MASK(state, PARAMS), row, mask, mask_row, mask_column)
 

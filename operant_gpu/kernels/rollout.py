@@ -26,15 +26,17 @@ from operant_gpu.kernels.blocks import (
     load,
     load_action,
     load_clock,
+    load_state,
     new_episode,
     show,
     store_clock,
     store_components,
+    store_observation,
     store_state,
     transition,
 )
+from operant_gpu.kernels.draw import draw
 from operant_gpu.random import POLICY_STREAM
-from operant_gpu.sampling import categorical, gaussian, random_floats, random_integers
 
 RANDOM = tl.constexpr(0)
 GIVEN = tl.constexpr(1)
@@ -57,28 +59,11 @@ def _put_components(ptr, step_stride, row_stride, column_stride, t, row, compone
 
 
 @triton.jit
-def _draw(rng, legal, outputs, log_stds, NETWORK: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr,
-          BOX_LOW: tl.constexpr, BOX_HIGH: tl.constexpr, FIRST: tl.constexpr):  # fmt: skip
-    """Return an action as drawn, as the environment takes it, its log-probability, and whether it is a number."""
-    fine = rng.env_id == rng.env_id
-    log_prob = rng.env_id * 0.0
-    if len(FIRST) > 0:
-        if NETWORK:
-            drawn, log_prob = categorical(rng, outputs, legal, LOW, HIGH, FIRST)
-        else:
-            drawn = random_integers(rng, legal, LOW, HIGH, FIRST)
-        return drawn, drawn, log_prob, fine
-    elif NETWORK:
-        drawn, log_prob = gaussian(rng, outputs, log_stds)
-        taken = ()
-        for i in tl.static_range(len(BOX_LOW)):
-            clipped = tl.clamp(drawn[i], BOX_LOW[i], BOX_HIGH[i])
-            taken = taken + (clipped,)
-            fine = fine & (drawn[i] == drawn[i]) & (tl.abs(clipped) < float("inf"))
-        return drawn, taken, log_prob, fine
-    else:
-        drawn = random_floats(rng, BOX_LOW, BOX_HIGH)
-        return drawn, drawn, log_prob, fine
+def _put_observation(ptr, step_stride, row_stride, column_stride, t, row, components, mask, SIZE: tl.constexpr):
+    """Store an observation of a (num_steps, num_envs, size) output, if it is wanted."""
+    if ptr is not None:
+        at = ptr + t * tl.cast(step_stride, tl.int64)
+        store_observation(at, components, row, mask, row_stride, column_stride, SIZE)
 
 
 @triton.jit
@@ -113,11 +98,13 @@ def rollout_kernel(
     num_envs,
     num_steps,
     STATE: tl.constexpr,
+    ARRAYS: tl.constexpr,
     RNG: tl.constexpr,
     PARAMS: tl.constexpr,
     RESET: tl.constexpr,
     STEP: tl.constexpr,
     OBSERVE: tl.constexpr,
+    OBS_SIZE: tl.constexpr,
     ACTION_MASK: tl.constexpr,
     LOW: tl.constexpr,
     HIGH: tl.constexpr,
@@ -143,11 +130,12 @@ def rollout_kernel(
     """Take `num_steps` steps of every environment, in any of the three auto-reset modes."""
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = row < num_envs
-    state = STATE(*[tl.load(ptr + row, mask=mask, other=0) for ptr in state_ptr])
+    state = load_state(state_ptr, row, mask, num_envs, STATE, ARRAYS)
     seed, env_id, episode, elapsed, episode_return, ended = load_clock(columns, row, mask)
     log_count, log_return = load(columns.log_count, row, mask), load(columns.log_return, row, mask)
     log_length, bad_actions = load(columns.log_length, row, mask), load(columns.bad_actions, row, mask)
     if POLICY == NETWORK:
+        tl.static_assert(len(OBSERVE(state, PARAMS)) == SIZES[0], "a network in a rollout sees numbers, not arrays")
         AFTER: tl.constexpr = 2 * (len(SIZES) - 1)
         LAST: tl.constexpr = AFTER if SHARED else 2 * AFTER
         CRITIC: tl.constexpr = 0 if SHARED else AFTER
@@ -161,7 +149,7 @@ def rollout_kernel(
             elapsed = tl.where(waiting, 0, elapsed)
             episode_return = tl.where(waiting, 0.0, episode_return)
         components, legal = OBSERVE(state, PARAMS), _legal(state, PARAMS, ACTION_MASK)
-        _put_components(trajectory.obs, steps.obs, rows.obs, columns_.obs, t, row, components, mask)
+        _put_observation(trajectory.obs, steps.obs, rows.obs, columns_.obs, t, row, components, mask, OBS_SIZE)
         _put_components(
             trajectory.action_mask, steps.action_mask, rows.action_mask, columns_.action_mask, t, row, legal, mask
         )
@@ -183,7 +171,7 @@ def rollout_kernel(
                         hidden = mlp.features(x, policy_ptr, CRITIC, OFFSETS, SIZES, PADS, ACTIVATION, PRECISION)
                     value = mlp.value(hidden, policy_ptr, LAST + 2, OFFSETS, SIZES, PADS, PRECISION)
                     _put(trajectory.value, steps.value, t, row, value, mask)
-            drawn, taken, log_prob, fine = _draw(
+            drawn, taken, log_prob, fine = draw(
                 rng, legal, outputs, stds, POLICY == NETWORK, LOW, HIGH, BOX_LOW, BOX_HIGH, FIRST
             )
             valid = mask & fine
@@ -217,7 +205,9 @@ def rollout_kernel(
                 fresh = new_episode(columns, row, waiting, episode, RNG, PARAMS, RESET)
                 state = STATE(*choose(waiting, fresh, state))
         final = OBSERVE(state, PARAMS)
-        _put_components(trajectory.final_obs, steps.final_obs, rows.final_obs, columns_.final_obs, t, row, final, mask)
+        _put_observation(
+            trajectory.final_obs, steps.final_obs, rows.final_obs, columns_.final_obs, t, row, final, mask, OBS_SIZE
+        )
         if trajectory.final_value is not None:
             # Where the episode was cut short, and where it goes on after the rollout.
             wanted = truncated & ~terminated
@@ -235,11 +225,11 @@ def rollout_kernel(
                 fresh = new_episode(columns, row, done, episode, RNG, PARAMS, RESET)
                 state = STATE(*choose(done, fresh, state))
 
-    store_state(state_ptr, state, row, mask)
+    store_state(state_ptr, state, row, mask, num_envs, ARRAYS)
     store_clock(columns, row, mask, episode, elapsed, episode_return, ended)
     tl.store(columns.log_count + row, log_count, mask=mask)
     tl.store(columns.log_return + row, log_return, mask=mask)
     tl.store(columns.log_length + row, log_length, mask=mask)
     tl.store(columns.bad_actions + row, bad_actions, mask=mask)
     show(state, row, mask, present_obs_ptr, present_row, present_column, present_mask_ptr, mask_row, mask_column,
-         PARAMS, OBSERVE, ACTION_MASK)  # fmt: skip
+         PARAMS, OBSERVE, OBS_SIZE, ACTION_MASK)  # fmt: skip

@@ -1,10 +1,11 @@
 """The step and reset kernels: one launch for any environment, whose functions arrive as compile-time constants.
 
 Arguments of both kernels:
-    state_ptr: NamedTuple of column pointers, one per field of `STATE`, each (num_envs,).
+    state_ptr: NamedTuple of column pointers, one per field of `STATE`, each (num_envs,), or an array cell by cell.
     columns: `Columns` of pointers, each (num_envs,).
     *_row, *_column: Strides in elements of a (num_envs, size) tensor.
     STATE, RNG: Make the NamedTuples of their fields. PARAMS: The environment's constants.
+    ARRAYS: Size of the array in each field of the state, 0 for a number. OBS_SIZE: Numbers in an observation.
     RESET, STEP, OBSERVE, ACTION_MASK: The environment's jit functions; the last may be None.
     BLOCK: Environments per program, a power of two.
 The reference they are tested against is the NumPy backend.
@@ -24,10 +25,11 @@ from operant_gpu.kernels.blocks import (
     load,
     load_action,
     load_clock,
+    load_state,
     new_episode,
     show,
     store_clock,
-    store_components,
+    store_observation,
     store_state,
     transition,
 )
@@ -49,11 +51,13 @@ def step_kernel(
     mask_column,
     num_envs,
     STATE: tl.constexpr,
+    ARRAYS: tl.constexpr,
     RNG: tl.constexpr,
     PARAMS: tl.constexpr,
     RESET: tl.constexpr,
     STEP: tl.constexpr,
     OBSERVE: tl.constexpr,
+    OBS_SIZE: tl.constexpr,
     ACTION_MASK: tl.constexpr,
     LOW: tl.constexpr,
     HIGH: tl.constexpr,
@@ -66,7 +70,7 @@ def step_kernel(
     """Advance every environment by one action, in any of the three auto-reset modes."""
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = row < num_envs
-    old = STATE(*[tl.load(ptr + row, mask=mask, other=0) for ptr in state_ptr])
+    old = load_state(state_ptr, row, mask, num_envs, STATE, ARRAYS)
     seed, env_id, episode, elapsed, episode_return, waiting = load_clock(columns, row, mask)
     blocks, valid = load_action(action_ptr, row, mask, action_row, action_column, LOW, HIGH, SIZE)
     active = valid
@@ -91,7 +95,7 @@ def step_kernel(
     ended = done
     if MODE == SAME_STEP:
         components = OBSERVE(state, PARAMS)
-        store_components(outputs.final_obs, components, row, mask, final_row, final_column)
+        store_observation(outputs.final_obs, components, row, mask, final_row, final_column, OBS_SIZE)
         episode += done.to(tl.int32)
         state = STATE(*choose(done, new_episode(columns, row, done, episode, RNG, PARAMS, RESET), state))
     elif MODE == NEXT_STEP:
@@ -101,9 +105,9 @@ def step_kernel(
         add(columns.late_steps, row, 1, waiting)
         ended = done | waiting
 
-    store_state(state_ptr, state, row, mask)
+    store_state(state_ptr, state, row, mask, num_envs, ARRAYS)
     show(state, row, mask, outputs.obs, obs_row, obs_column, outputs.action_mask, mask_row, mask_column,
-         PARAMS, OBSERVE, ACTION_MASK)  # fmt: skip
+         PARAMS, OBSERVE, OBS_SIZE, ACTION_MASK)  # fmt: skip
     store_clock(columns, row, mask, episode, elapsed, episode_return, ended)
     tl.store(outputs.reward + row, reward, mask=mask)
     tl.store(outputs.terminated + row, terminated, mask=mask)
@@ -123,10 +127,12 @@ def reset_kernel(
     mask_column,
     num_envs,
     STATE: tl.constexpr,
+    ARRAYS: tl.constexpr,
     RNG: tl.constexpr,
     PARAMS: tl.constexpr,
     RESET: tl.constexpr,
     OBSERVE: tl.constexpr,
+    OBS_SIZE: tl.constexpr,
     ACTION_MASK: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -134,10 +140,10 @@ def reset_kernel(
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = row < num_envs
     chosen = load(reset_mask_ptr, row, mask) != 0
-    old = STATE(*[tl.load(ptr + row, mask=mask, other=0) for ptr in state_ptr])
+    old = load_state(state_ptr, row, mask, num_envs, STATE, ARRAYS)
     episode = load(columns.episode, row, mask) + 1
     state = STATE(*choose(chosen, new_episode(columns, row, chosen, episode, RNG, PARAMS, RESET), old))
-    store_state(state_ptr, state, row, chosen)
+    store_state(state_ptr, state, row, chosen, num_envs, ARRAYS)
     show(state, row, mask, obs_ptr, obs_row, obs_column, action_mask_ptr, mask_row, mask_column,
-         PARAMS, OBSERVE, ACTION_MASK)  # fmt: skip
+         PARAMS, OBSERVE, OBS_SIZE, ACTION_MASK)  # fmt: skip
     store_clock(columns, row, chosen, episode, 0, 0.0, False)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from gymnasium import Space, spaces
 
-from operant_gpu.envs.drawing import Frame
+from operant_gpu.envs.drawing import Frame, draw_board
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.registry import make
 
@@ -49,9 +49,7 @@ def board(id: str, *colours: str) -> Callable[[Any, Any], Frame]:
         cells = np.full((_SIZE, _SIZE, 3), _SEA, np.uint8)
         for channel, colour in zip(_shown(id, params, state), palette, strict=True):
             cells[channel != 0] = colour
-        frame = cells.repeat(_CELL, 0).repeat(_CELL, 1)
-        frame[::_CELL] = frame[:, ::_CELL] = _LINE
-        return frame
+        return draw_board(cells, _CELL, _LINE)
 
     return draw
 

@@ -1,0 +1,59 @@
+"""Functions of the blocks that `Array` columns are in environment functions.
+
+In Triton's functions such a column is a two-dimensional block: axis 0 has the environments, axis 1 the cells, row by
+row where the array has several axes. Triton's blocks have powers of two on each axis, so there are cells beyond the
+array's own. On every backend they hold 0 when a function begins, what they hold at its end is dropped, and reductions
+must leave them out: `cells(size) < size` tells which are real. A block of one number per environment meets such a block
+as `x[:, None]`; `tl.sum`, `tl.max`, `tl.min` and `tl.cumsum` with axis 1 go along the cells.
+"""
+
+from __future__ import annotations
+
+from operant_gpu.lang import jit, next_power_of_2, tl
+
+__all__ = ["cell", "cells", "cells_of", "count", "get", "nth", "put"]
+
+
+@jit
+def cells(size: tl.constexpr):
+    """Return the numbers of the cells of an array of `size`, int32 (1, width): 0, 1, ... and on beyond the array."""
+    return tl.arange(0, next_power_of_2(size))[None, :]
+
+
+@jit
+def cells_of(array):
+    """Return the numbers of a block's cells, int32 (1, width)."""
+    return tl.arange(0, array.shape[1])[None, :]
+
+
+@jit
+def cell(array, i: tl.constexpr):
+    """Return one cell of each environment's array; integers narrower than int32 come as int32."""
+    return tl.sum(tl.where(cells_of(array) == i, array, 0), 1)
+
+
+@jit
+def get(array, index):
+    """Return the number in cell `index`, a block, of each environment's array; 0 where there is no such cell."""
+    return tl.sum(tl.where(cells_of(array) == index[:, None], array, 0), 1)
+
+
+@jit
+def put(array, index, value):
+    """Return the array with the block `value` in cell `index`, a block; unchanged where there is no such cell."""
+    return tl.where(cells_of(array) == index[:, None], value[:, None], array)
+
+
+@jit
+def count(condition):
+    """Return in how many cells a condition holds, int32."""
+    return tl.sum(condition.to(tl.int32), 1)
+
+
+@jit
+def nth(condition, n):
+    """Return the number of the cell that is the `n`-th, from 0, in which a condition holds; the width if there is none.
+
+    With `n = integers(rng, i, 0, count(condition))` it is drawn uniformly from those cells.
+    """
+    return count(tl.cumsum(condition.to(tl.int32), 1) <= n[:, None])

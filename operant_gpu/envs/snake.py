@@ -1,0 +1,101 @@
+"""Snake: eat, grow, and bite neither the walls nor yourself, on a board of 10 by 10 cells.
+
+Observation: three planes of the board: the head; the body, each cell with the steps until the tail leaves it as a part
+of the snake's length, 1 at the head; the food.
+Action: 0 up, 1 down, 2 left, 3 right.
+Reward: 1 for each food, -1 for the bite that ends the episode. It also ends when the snake fills the board.
+
+The snake begins with a length of 3, all of it in one cell, and unfolds. Food lies in a random free cell.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+
+from operant_gpu.arrays import cells, count, get, nth, put
+from operant_gpu.environment import Environment
+from operant_gpu.envs.drawing import Frame, draw_board
+from operant_gpu.lang import Array, jit, tl
+from operant_gpu.random import integers
+
+_SIDE = tl.constexpr(10)
+_CELLS = tl.constexpr(100)
+_START_LENGTH = tl.constexpr(3)
+_GROUND, _TAIL, _BODY, _HEAD, _FOOD = np.array(
+    [(28, 31, 39), (40, 84, 62), (74, 190, 120), (190, 245, 190), (232, 86, 74)]
+)
+
+
+class State(NamedTuple):
+    # Steps until the tail leaves a cell, 0 where the snake is not.
+    body: Array(tl.int8, (10, 10))
+    head: tl.int32
+    food: tl.int32
+    length: tl.int32
+
+
+@jit
+def _free_cell(rng, i: tl.constexpr, body):
+    """Draw one of the cells where the snake is not; no cell at all if it is everywhere."""
+    free = (body == 0) & (cells(_CELLS) < _CELLS)
+    return nth(free, integers(rng, i, 0, tl.maximum(count(free), 1)))
+
+
+@jit
+def reset(rng, params):
+    head = integers(rng, 0, 0, _CELLS)
+    body = tl.where(cells(_CELLS) == head[:, None], _START_LENGTH, 0)
+    return State(body, head, _free_cell(rng, 1, body), _START_LENGTH)
+
+
+@jit
+def step(state, action, rng, params):
+    down = (action == 1).to(tl.int32) - (action == 0).to(tl.int32)
+    right = (action == 3).to(tl.int32) - (action == 2).to(tl.int32)
+    row, column = state.head // _SIDE + down, state.head % _SIDE + right
+    inside = (row >= 0) & (row < _SIDE) & (column >= 0) & (column < _SIDE)
+    head = row * _SIDE + column
+    eats = inside & (head == state.food)
+    # The tail leaves its cell before the head arrives, unless the snake grows.
+    body = tl.where(eats[:, None], state.body, tl.maximum(state.body - 1, 0))
+    length = state.length + eats.to(tl.int32)
+    bites = ~inside | (get(body, head) > 0)
+    body = put(body, tl.where(bites, -1, head), length)
+    food = tl.where(eats, _free_cell(rng, 0, body), state.food)
+    fills = length == _CELLS
+    reward = eats.to(tl.float32) - bites.to(tl.float32)
+    return State(body, tl.where(bites, state.head, head), food, length), reward, bites | fills
+
+
+@jit
+def observe(state, params):
+    cell = cells(_CELLS)
+    length = state.length.to(tl.float32)
+    return cell == state.head[:, None], state.body / length[:, None], cell == state.food[:, None]
+
+
+def draw(state: Any, params: Any) -> Frame:
+    """Draw the board: the body fades toward the tail."""
+    board = np.full((10, 10, 3), _GROUND)
+    age = np.asarray(state.body)[..., None] / state.length
+    board = np.where(age > 0, _TAIL + age * (_BODY - _TAIL), board)
+    board[divmod(state.head, 10)] = _HEAD
+    if state.food < 100:
+        board[divmod(state.food, 10)] = _FOOD
+    return draw_board(board.astype(np.uint8), 24, (38, 42, 52))
+
+
+Snake = Environment(
+    id="Snake-v0",
+    state=State,
+    reset=reset,
+    step=step,
+    observe=observe,
+    observation_space=spaces.Box(0.0, 1.0, (3, 10, 10)),
+    action_space=spaces.Discrete(4),
+    max_episode_steps=2000,
+    draw=draw,
+)

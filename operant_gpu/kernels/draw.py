@@ -1,0 +1,96 @@
+"""Actions drawn from the streams: inside a rollout, and by a kernel of its own for networks that PyTorch evaluates."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from operant_gpu.kernels.blocks import DISABLED, load_clock, store_components
+from operant_gpu.random import POLICY_STREAM
+from operant_gpu.sampling import categorical, gaussian, random_floats, random_integers
+
+
+@triton.jit
+def draw(rng, legal, outputs, log_stds, NETWORK: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr,
+          BOX_LOW: tl.constexpr, BOX_HIGH: tl.constexpr, FIRST: tl.constexpr):  # fmt: skip
+    """Return an action as drawn, as the environment takes it, its log-probability, and whether it is a number."""
+    fine = rng.env_id == rng.env_id
+    log_prob = rng.env_id * 0.0
+    if len(FIRST) > 0:
+        if NETWORK:
+            drawn, log_prob = categorical(rng, outputs, legal, LOW, HIGH, FIRST)
+        else:
+            drawn = random_integers(rng, legal, LOW, HIGH, FIRST)
+        return drawn, drawn, log_prob, fine
+    elif NETWORK:
+        drawn, log_prob = gaussian(rng, outputs, log_stds)
+        taken = ()
+        for i in tl.static_range(len(BOX_LOW)):
+            clipped = tl.clamp(drawn[i], BOX_LOW[i], BOX_HIGH[i])
+            taken = taken + (clipped,)
+            fine = fine & (drawn[i] == drawn[i]) & (tl.abs(clipped) < float("inf"))
+        return drawn, taken, log_prob, fine
+    else:
+        drawn = random_floats(rng, BOX_LOW, BOX_HIGH)
+        return drawn, drawn, log_prob, fine
+
+
+@triton.jit
+def _components(ptr, row, mask, row_stride, column_stride, SIZE: tl.constexpr):
+    """Return a tuple of the columns of a (num_envs, SIZE) tensor, empty if there is none."""
+    blocks = ()
+    if ptr is not None:
+        for i in tl.static_range(SIZE):
+            at = ptr + row * row_stride + i * tl.cast(column_stride, tl.int64)
+            blocks = blocks + (tl.load(at, mask=mask, other=0),)
+    return blocks
+
+
+@triton.jit
+def draw_kernel(
+    columns,
+    outputs_ptr,
+    outputs_row,
+    outputs_column,
+    log_std_ptr,
+    mask_ptr,
+    mask_row,
+    mask_column,
+    drawn_ptr,
+    taken_ptr,
+    log_prob_ptr,
+    num_envs,
+    RNG: tl.constexpr,
+    LOW: tl.constexpr,
+    HIGH: tl.constexpr,
+    BOX_LOW: tl.constexpr,
+    BOX_HIGH: tl.constexpr,
+    FIRST: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    SIZE: tl.constexpr,
+    MODE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Draw the actions of the step that comes from a network's outputs (num_envs, OUTPUTS).
+
+    Writes actions as drawn and as the environments take them, (num_envs, SIZE) without gaps, and their
+    log-probabilities.
+    """
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = row < num_envs
+    seed, env_id, episode, elapsed, _, ended = load_clock(columns, row, mask)
+    if MODE != DISABLED:
+        elapsed = tl.where(ended, 0, elapsed)
+    outputs = _components(outputs_ptr, row, mask, outputs_row, outputs_column, OUTPUTS)
+    allowed = _components(mask_ptr, row, mask, mask_row, mask_column, OUTPUTS)
+    legal = ()
+    for i in tl.static_range(len(allowed)):
+        legal = legal + (allowed[i] != 0,)
+    log_stds = ()
+    for i in tl.static_range(len(BOX_LOW)):
+        log_stds = log_stds + (tl.load(log_std_ptr + i),)
+    rng = RNG(seed, env_id, episode, elapsed, POLICY_STREAM)
+    drawn, taken, log_prob, _ = draw(rng, legal, outputs, log_stds, True, LOW, HIGH, BOX_LOW, BOX_HIGH, FIRST)
+    store_components(drawn_ptr, drawn, row, mask, SIZE, 1)
+    store_components(taken_ptr, taken, row, mask, SIZE, 1)
+    tl.store(log_prob_ptr + row, log_prob, mask=mask)
