@@ -1,4 +1,4 @@
-"""The command line: `operant-gpu train CartPole-v1`."""
+"""The command line: `operant-gpu train CartPole-v1`, `operant-gpu play MinAtar-Breakout-v1`."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import argparse
 import functools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import tyro
+from gymnasium.vector import AutoresetMode
 from rich.console import Console
 
-from operant_gpu.errors import OperantError, TrainingError
+from operant_gpu.errors import InvalidConfig, OperantError, TrainingError
 from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.models.checkpoint import check_writable
 from operant_gpu.models.presets import PRESETS
 from operant_gpu.models.telemetry import Metrics
+from operant_gpu.play import play
 from operant_gpu.progress import TrainingDisplay
 from operant_gpu.registry import make
 from operant_gpu.vector import VecEnv
@@ -83,6 +85,27 @@ class Train:
             learner.learn(callback=after_iteration)
 
 
+@dataclass
+class Play:
+    """Play an environment in the terminal, with the arrow keys and the space bar."""
+
+    env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
+    """Environment, such as MinAtar-Breakout-v1."""
+    fps: float = 8.0
+    """Steps a second; environments without an action that does nothing wait for a key instead."""
+    seed: int | None = None
+    """Seed of the first episode; a random one if not given."""
+
+    def run(self, console: Console) -> int:
+        """Play until the user quits; return the exit status."""
+        if not 0.1 <= self.fps <= 100:
+            raise InvalidConfig("fps", f"expected 0.1 to 100 steps a second, got {self.fps}")
+        env = make(self.env, device="cpu", render_mode="rgb_array", autoreset_mode=AutoresetMode.DISABLED)
+        game = play(env, self.fps, self.seed, console)
+        console.print(f"{self.env}: score {game.score:g} in {game.steps} steps", highlight=False)
+        return 0
+
+
 def _solved(metrics: Metrics, goal: float | None) -> bool:
     """Tell whether the last 100 episodes reach the goal; the first few to end are the shortest, and prove nothing."""
     return goal is not None and metrics["episodes"] >= 100 and metrics["mean_reward"] >= goal
@@ -121,7 +144,8 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         train = functools.partial(Train, ppo=_recommended(arguments))
-        command: Train = tyro.extras.subcommand_cli_from_dict({"train": train}, prog="operant-gpu", args=arguments)
+        commands: dict[str, Callable[..., Train | Play]] = {"train": train, "play": Play}
+        command: Train | Play = tyro.extras.subcommand_cli_from_dict(commands, prog="operant-gpu", args=arguments)
         return command.run(console)
     except OperantError as error:
         Console(stderr=True).print(f"operant-gpu: {error}", markup=False, highlight=False, soft_wrap=True)

@@ -26,6 +26,7 @@ _RESERVED = {
     *("num_envs", "params", "device", "backend", "autoreset_mode", "max_episode_steps", "output", "copy", "debug"),
     *("render_mode", "first_env_id"),
 }
+KEYS = ("up", "down", "left", "right", "space", "none")
 _ARGUMENTS = {
     "reset": ("rng", "params"),
     "step": ("state", "action", "rng", "params"),
@@ -70,6 +71,8 @@ class Definition:
         reward_threshold: Mean return at which the task counts as solved, or None.
         validate: Raises `InvalidConfig` on params that make no sense, or None.
         draw: Function (state of plain numbers and arrays, params) -> uint8 array (height, width, 3), or None.
+        keys: Actions by the keys that a person plays with: "up", "down", "left", "right", "space", and "none" for no
+            key, without which the environment waits for one. None if it is not to be played.
 
     Raises:
         InvalidConfig: If a part is missing or of the wrong kind.
@@ -84,6 +87,7 @@ class Definition:
     reward_threshold: float | None = None
     validate: Callable[[Any], None] | None = None
     draw: Callable[[Any, Any], np.ndarray[Any, Any]] | None = None
+    keys: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.id, str) or not re.fullmatch(r"[\w.-]+-v\d+", self.id):
@@ -104,6 +108,9 @@ class Definition:
         limit = self.max_episode_steps
         if limit is not None and (not is_integer(limit) or limit < 1):
             raise InvalidConfig("max_episode_steps", f"expected an integer of at least 1, or None, got {limit!r}")
+        for key in self.keys or ():
+            if key not in KEYS:
+                raise InvalidConfig("keys", f"unknown key {key!r}: expected some of {', '.join(KEYS)}")
 
     @property
     def has_action_mask(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from operant_gpu.random import philox_word, philox_words
 from operant_gpu.spaces import ActionLayout
 
 # What NumPy does in its own way: it computes a block of words once, however many of them are drawn.
-_INTRINSICS = {
+_INTRINSICS: dict[Any, Callable[..., Any]] = {
     philox_words: NumpyRng.words,
     philox_word: numpy_ops.word,
     arrays.cells: numpy_arrays.cells,

@@ -144,4 +144,5 @@ Acrobot = Environment(
     reward_threshold=-100.0,
     validate=positive("dt", "link_length_1", "link_mass_1", "link_mass_2", "link_moi", "max_vel_1", "max_vel_2"),
     draw=gymnasium_drawing("Acrobot-v1"),
+    keys={"none": 1, "left": 0, "right": 2},
 )

@@ -100,4 +100,5 @@ CartPole = Environment(
     reward_threshold=475.0,
     validate=positive("masscart", "masspole", "length", "tau", "theta_threshold_radians", "x_threshold"),
     draw=gymnasium_drawing("CartPole-v1"),
+    keys={"left": 0, "right": 1},
 )

@@ -229,4 +229,5 @@ Game2048 = Environment(
     observation_space=spaces.MultiBinary((15, 4, 4)),
     action_space=spaces.Discrete(4),
     draw=draw,
+    keys={"up": 0, "down": 1, "left": 2, "right": 3},
 )

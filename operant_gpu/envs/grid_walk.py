@@ -77,4 +77,5 @@ GridWalk = Environment(
     max_episode_steps=100,
     validate=validate,
     draw=draw_grid,
+    keys={"up": 0, "down": 1, "left": 2, "right": 3},
 )

@@ -82,4 +82,5 @@ MountainCar = Environment(
     reward_threshold=-110.0,
     validate=positive("max_speed"),
     draw=gymnasium_drawing("MountainCar-v0"),
+    keys={"none": 1, "left": 0, "right": 2},
 )

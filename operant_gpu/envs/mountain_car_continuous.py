@@ -51,4 +51,5 @@ MountainCarContinuous = Environment(
     reward_threshold=90.0,
     validate=positive("max_speed"),
     draw=gymnasium_drawing("MountainCarContinuous-v0"),
+    keys={"none": [0.0], "left": [-1.0], "right": [1.0]},
 )

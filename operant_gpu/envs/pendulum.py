@@ -80,4 +80,5 @@ Pendulum = Environment(
     max_episode_steps=200,
     validate=positive("m", "l", "dt", "max_speed", "max_torque"),
     draw=gymnasium_drawing("Pendulum-v1"),
+    keys={"none": [0.0], "left": [2.0], "right": [-2.0]},
 )

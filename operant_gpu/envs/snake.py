@@ -98,4 +98,5 @@ Snake = Environment(
     action_space=spaces.Discrete(4),
     max_episode_steps=2000,
     draw=draw,
+    keys={"up": 0, "down": 1, "left": 2, "right": 3},
 )

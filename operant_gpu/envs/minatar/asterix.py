@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from operant_gpu.cuda_environment import CudaEnvironment
-from operant_gpu.envs.minatar.shared import action_space, board, image, validate
+from operant_gpu.envs.minatar.shared import action_space, board, image, keys, validate
 from operant_gpu.lang import Array, tl
 
 
@@ -43,6 +43,7 @@ Asterix = CudaEnvironment(
     params=Params,
     observation_space=image(4),
     action_space=action_space("nlurd"),
+    keys=keys("nlurd"),
     validate=validate,
     draw=board("MinAtar-Asterix-v1", "4cc9f0", "ef476f", "4a4e69", "ffd166"),
 )

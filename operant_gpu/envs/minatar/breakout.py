@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from operant_gpu.cuda_environment import CudaEnvironment
-from operant_gpu.envs.minatar.shared import action_space, board, image, validate
+from operant_gpu.envs.minatar.shared import action_space, board, image, keys, validate
 from operant_gpu.lang import tl
 
 
@@ -40,6 +40,7 @@ Breakout = CudaEnvironment(
     params=Params,
     observation_space=image(4),
     action_space=action_space("nlr"),
+    keys=keys("nlr"),
     validate=validate,
     draw=board("MinAtar-Breakout-v1", "4cc9f0", "ffffff", "6c7a96", "f4845f"),
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from operant_gpu.cuda_environment import CudaEnvironment
-from operant_gpu.envs.minatar.shared import action_space, board, image, validate
+from operant_gpu.envs.minatar.shared import action_space, board, image, keys, validate
 from operant_gpu.lang import Array, tl
 
 
@@ -38,6 +38,7 @@ Freeway = CudaEnvironment(
     params=Params,
     observation_space=image(7),
     action_space=action_space("nud"),
+    keys=keys("nud"),
     validate=validate,
     draw=board("MinAtar-Freeway-v1", "ffd166", "ef476f", "8a3b50", "74435f", "5e4a6e", "48527d", "32598c"),
 )

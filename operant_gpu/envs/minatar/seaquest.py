@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from operant_gpu.cuda_environment import CudaEnvironment
-from operant_gpu.envs.minatar.shared import action_space, board, image, validate
+from operant_gpu.envs.minatar.shared import action_space, board, image, keys, validate
 from operant_gpu.lang import Array, tl
 
 
@@ -61,6 +61,7 @@ Seaquest = CudaEnvironment(
     params=Params,
     observation_space=image(10),
     action_space=action_space("nlurdf"),
+    keys=keys("nlurdf"),
     validate=validate,
     draw=board(
         "MinAtar-Seaquest-v1",

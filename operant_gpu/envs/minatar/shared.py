@@ -30,6 +30,12 @@ def action_space(minimal: str) -> Callable[[Any], Space[Any]]:
     return lambda params: spaces.Discrete(len(minimal if params.minimal_actions else _ACTIONS))
 
 
+def keys(minimal: str) -> dict[str, int]:
+    """Return the keys of a game that needs these letters, with their actions."""
+    names = dict(zip(_ACTIONS, ("none", "left", "up", "right", "down", "space"), strict=True))
+    return {names[letter]: action for action, letter in enumerate(minimal)}
+
+
 def validate(params: Any) -> None:
     """Refuse what is no probability."""
     if not 0.0 <= params.sticky_action_prob <= 1.0:

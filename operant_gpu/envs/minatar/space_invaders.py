@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from operant_gpu.cuda_environment import CudaEnvironment
-from operant_gpu.envs.minatar.shared import action_space, board, image, validate
+from operant_gpu.envs.minatar.shared import action_space, board, image, keys, validate
 from operant_gpu.lang import Array, tl
 
 
@@ -43,6 +43,7 @@ SpaceInvaders = CudaEnvironment(
     params=Params,
     observation_space=image(6),
     action_space=action_space("nlrf"),
+    keys=keys("nlrf"),
     validate=validate,
     draw=board("MinAtar-SpaceInvaders-v1", "4cc9f0", "9ef01a", "70e000", "38b000", "ffffff", "ef476f"),
 )

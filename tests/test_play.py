@@ -1,0 +1,165 @@
+"""Playing in a terminal: the game, its picture, and the command in a terminal of its own."""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import operant_gpu
+from operant_gpu import AutoresetMode, InvalidConfig
+from operant_gpu.cli import main
+from operant_gpu.play import Game, pixels
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="terminals there have no termios")
+PLAYED = [name for name in operant_gpu.list_envs() if operant_gpu.registry.find(name).keys]
+
+
+def game_of(name: str, seed: int = 3) -> Game:
+    env = operant_gpu.make(name, device="cpu", render_mode="rgb_array", autoreset_mode=AutoresetMode.DISABLED)
+    return Game(env, seed)
+
+
+def test_every_environment_of_the_library_can_be_played() -> None:
+    assert operant_gpu.list_envs() == PLAYED
+
+
+@pytest.mark.parametrize("name", PLAYED)
+def test_every_key_is_an_action_that_the_environment_takes(name: str) -> None:
+    game = game_of(name)
+    keys = operant_gpu.registry.find(name).keys or {}
+    for taken, key in enumerate(keys, 1):
+        game.press(key)
+        assert game.steps == taken or game.is_over
+    game._env.check()
+
+
+def test_arrows_move_what_they_point_at() -> None:
+    game = game_of("MinAtar-Breakout-v1")
+    paddle = game._env.state.paddle
+    game._env.state.last_action.fill_(0)
+    start = int(paddle)
+    for key, moved in (("left", -1), ("right", 0), ("none", 0)):
+        game.press(key)
+        assert int(paddle) == start + moved, key
+    snake = game_of("Snake-v0")
+    snake._env.state.head.fill_(44)
+    for key, cell in (("up", 34), ("left", 33), ("down", 43)):
+        snake.press(key)
+        assert int(snake._env.state.head) == cell
+
+
+def test_a_game_that_waits_takes_no_step_without_a_key() -> None:
+    waiting, running = game_of("Snake-v0"), game_of("MinAtar-Breakout-v1")
+    assert (waiting.waits, running.waits) == (True, False)
+    for key in (None, "", "space"):
+        waiting.press(key)
+        running.press(key)
+    assert (waiting.steps, running.steps) == (0, 3)
+
+
+def test_score_and_steps_are_those_of_the_episode_until_a_restart() -> None:
+    game = game_of("CartPole-v1")
+    while not game.is_over:
+        game.press("left")
+    assert game.score == game.steps > 5
+    steps = game.steps
+    game.press("left")
+    assert game.steps == steps
+    assert "The episode is over" in game.screen(80, 24).plain
+    game.restart()
+    assert (game.score, game.steps, game.is_over) == (0.0, 0, False)
+    assert "score 0" in game.screen(80, 24).plain
+
+
+def test_pixels_are_the_mean_colours_of_their_part_of_the_picture() -> None:
+    frame = np.zeros((8, 4, 3), np.uint8)
+    frame[:4, :2] = (200, 100, 0)
+    frame[2:4, :2] = (0, 100, 40)
+    text = pixels(frame, columns=2, rows=2)
+    assert text.plain == "▀▀\n▀▀\n"
+    assert [span.style for span in text.spans] == [
+        "rgb(200,100,0) on rgb(0,100,40)",
+        *["rgb(0,0,0) on rgb(0,0,0)"] * 3,
+    ]
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(80, 24), (20, 60), (5, 5)])
+def test_the_picture_fits_the_terminal(columns: int, rows: int) -> None:
+    console = Console(file=io.StringIO(), width=columns, height=rows)
+    lines = game_of("MountainCar-v0").screen(columns, rows).plain.split("\n")
+    picture = [line for line in lines if "▀" in line]
+    assert 0 < len(picture) <= rows - 2
+    assert max(map(len, picture)) <= columns
+    assert console.size == (columns, rows)
+
+
+def test_the_command_plays_in_a_terminal() -> None:
+    import pty
+
+    child, terminal = pty.fork()
+    if child == 0:
+        os.environ.update(TERM="xterm-256color", COLUMNS="80", LINES="30")
+        os.execv(sys.executable, [sys.executable, "-m", "operant_gpu.cli", "play", "Snake-v0", "--seed", "1"])
+    shown = ""
+    for key, awaited in (
+        ("", "step 0"),
+        ("\x1b[A", "step 1"),
+        ("\x1bOD", "step 2"),
+        ("r", "step 0"),
+        ("q", "in 0 steps"),
+    ):
+        os.write(terminal, key.encode())
+        shown = ""
+        deadline = time.monotonic() + 120
+        while awaited not in shown and time.monotonic() < deadline:
+            if select.select([terminal], [], [], 1)[0]:
+                shown += os.read(terminal, 65_536).decode(errors="replace")
+        assert awaited in shown, key
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert "Snake-v0: score 0 in 0 steps" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["Snak-v0"], "did you mean 'Snake-v0'"),
+        (["Snake-v0", "--fps", "0"], "fps: expected 0.1 to 100 steps a second, got 0.0"),
+        (["Snake-v0", "--seed", "-1"], "seed: expected an integer"),
+        (["Snake-v0"], "playing needs a terminal whose keys can be read"),
+    ],
+)
+def test_a_mistake_gets_its_reason_and_status_2(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "empty").touch()
+    with (tmp_path / "empty").open() as nothing:
+        monkeypatch.setattr("sys.stdin", nothing)
+        assert main(["play", *arguments]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_keys_that_no_keyboard_has_are_refused() -> None:
+    import dataclasses
+
+    with pytest.raises(InvalidConfig, match=r"^keys: unknown key 'jump': expected some of up, down, left, "):
+        dataclasses.replace(operant_gpu.envs.Snake, keys={"jump": 0})
+
+
+def test_an_environment_without_keys_is_not_played() -> None:
+    import dataclasses
+
+    silent = dataclasses.replace(operant_gpu.envs.Snake, keys=None)
+    with pytest.raises(InvalidConfig, match=r"^env: Snake-v0 has no keys to play with"):
+        Game(silent(render_mode="rgb_array", device="cpu"), None)
