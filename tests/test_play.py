@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import select
@@ -22,9 +23,9 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="terminals there
 PLAYED = [name for name in operant_gpu.list_envs() if operant_gpu.registry.find(name).keys]
 
 
-def game_of(name: str, seed: int = 3) -> Game:
-    env = operant_gpu.make(name, device="cpu", render_mode="rgb_array", autoreset_mode=AutoresetMode.DISABLED)
-    return Game(env, seed)
+def game_of(name: str, **settings: float) -> Game:
+    mode = AutoresetMode.DISABLED
+    return Game(operant_gpu.make(name, device="cpu", render_mode="rgb_array", autoreset_mode=mode, **settings), seed=3)
 
 
 def test_every_environment_of_the_library_can_be_played() -> None:
@@ -42,9 +43,8 @@ def test_every_key_is_an_action_that_the_environment_takes(name: str) -> None:
 
 
 def test_arrows_move_what_they_point_at() -> None:
-    game = game_of("MinAtar-Breakout-v1")
+    game = game_of("MinAtar-Breakout-v1", sticky_action_prob=0.0)
     paddle = game._env.state.paddle
-    game._env.state.last_action.fill_(0)
     start = int(paddle)
     for key, moved in (("left", -1), ("right", 0), ("none", 0)):
         game.press(key)
@@ -108,14 +108,9 @@ def test_the_command_plays_in_a_terminal() -> None:
     if child == 0:
         os.environ.update(TERM="xterm-256color", COLUMNS="80", LINES="30")
         os.execv(sys.executable, [sys.executable, "-m", "operant_gpu.cli", "play", "Snake-v0", "--seed", "1"])
+    pressed = (("", "step 0"), ("\x1b[A", "step 1"), ("\x1bOD", "step 2"), ("r", "step 0"), ("q", "in 0 steps"))
     shown = ""
-    for key, awaited in (
-        ("", "step 0"),
-        ("\x1b[A", "step 1"),
-        ("\x1bOD", "step 2"),
-        ("r", "step 0"),
-        ("q", "in 0 steps"),
-    ):
+    for key, awaited in pressed:
         os.write(terminal, key.encode())
         shown = ""
         deadline = time.monotonic() + 120
@@ -151,15 +146,11 @@ def test_a_mistake_gets_its_reason_and_status_2(
 
 
 def test_keys_that_no_keyboard_has_are_refused() -> None:
-    import dataclasses
-
     with pytest.raises(InvalidConfig, match=r"^keys: unknown key 'jump': expected some of up, down, left, "):
         dataclasses.replace(operant_gpu.envs.Snake, keys={"jump": 0})
 
 
 def test_an_environment_without_keys_is_not_played() -> None:
-    import dataclasses
-
     silent = dataclasses.replace(operant_gpu.envs.Snake, keys=None)
     with pytest.raises(InvalidConfig, match=r"^env: Snake-v0 has no keys to play with"):
         Game(silent(render_mode="rgb_array", device="cpu"), None)
