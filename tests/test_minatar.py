@@ -180,3 +180,35 @@ def test_without_ramping(id: str) -> None:
     for _ in range(2000):
         if pair.step(at_random(pair, rng)):
             pair.reset()
+
+
+@pytest.mark.parametrize(("spawn", "move"), [(2, 1), (1, 3)])
+def test_asterix_at_its_hardest(spawn: int, move: int) -> None:
+    pair, rng = Pair("MinAtar-Asterix-v1", seed=2), np.random.default_rng(2)
+    pair.env.state.spawn_interval.fill_(spawn)
+    pair.env.state.move_interval.fill_(move)
+    pair.reference.env.spawn_speed, pair.reference.env.move_speed = spawn, move
+    for _ in range(2000):
+        if pair.step(at_random(pair, rng)):
+            pair.survive()
+    assert int(pair.env.state.spawn_interval) == int(pair.env.state.move_interval) == 1
+
+
+@pytest.mark.parametrize(("spawn", "move"), [(6, 3), (1, 2), (1, 3)])
+def test_seaquest_at_its_hardest_with_full_crews(spawn: int, move: int) -> None:
+    pair, rng = Pair("MinAtar-Seaquest-v1", seed=2), np.random.default_rng(2)
+    state, game = pair.env.state, pair.reference.env
+    returned = 0
+    for step in range(2500):
+        if step % 50 == 0:
+            state.spawn_interval.fill_(spawn)
+            state.move_interval.fill_(move)
+            game.e_spawn_speed, game.move_speed = spawn, move
+            state.crew.fill_(6)
+            game.diver_count = 6
+        if pair.step(diving(pair, rng) if step % 100 < 70 else int(rng.choice([UP, LEFT, RIGHT]))):
+            pair.reset()
+            state.crew.fill_(6)
+            game.diver_count = 6
+        returned += int(state.crew) < 6
+    assert returned > 10, returned

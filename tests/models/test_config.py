@@ -15,7 +15,9 @@ from operant_gpu import InvalidConfig
 from operant_gpu.models import PPOConfig
 from operant_gpu.models.presets import PRESETS
 
-SHIPPED = sorted({value.id for value in vars(operant_gpu.envs).values() if isinstance(value, operant_gpu.Environment)})
+SHIPPED = sorted(
+    {value.id for value in vars(operant_gpu.envs).values() if isinstance(value, operant_gpu.environment.Definition)}
+)
 
 COUNTS = ["num_envs", "total_timesteps", "n_steps", "n_epochs", "batch_size", "log_interval"]
 COUNTS += ["checkpoint_interval", "checkpoint_keep"]

@@ -1,0 +1,180 @@
+"""Train PPO's presets on the games, several seeds each, and draw the learning curves.
+
+    python bench/learning_games.py [--games MinAtar-Breakout-v1 ...] [--seeds 3] [--sticky 0.1 0.0]
+
+As many runs at a time as there are cores, each with one thread. The raw data is written after every run, the curves and
+a table at the end, and the first seed's policy of each game to `--policies`, for `bench/game_pictures.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+import tyro
+from machine import RESULTS, cpu_name, slug, version_of
+
+import operant_gpu
+from operant_gpu.models import PPO, PPOConfig
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot
+
+ROOT = Path(__file__).parent.parent
+# Mean returns of PPO agents after ten million steps, without sticky actions: the README of gymnax, whose agents and
+# their settings are those of gymnax-blines.
+PUBLISHED = {
+    "MinAtar-Asterix-v1": 15,
+    "MinAtar-Breakout-v1": 28,
+    "MinAtar-Freeway-v1": 58,
+    "MinAtar-SpaceInvaders-v1": 131,
+}
+POINTS = 100
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Train PPO's presets on the games, several seeds each, and draw the learning curves."""
+
+    games: tuple[str, ...] = ("MinAtar-Breakout-v1", "MinAtar-SpaceInvaders-v1")
+    """Games to learn."""
+    seeds: int = 3
+    """Seeds of each."""
+    sticky: tuple[float, ...] = (0.1, 0.0)
+    """Probabilities that MinAtar's games repeat the last action."""
+    policies: Path = ROOT / "build" / "policies"
+    """Folder for the policies of the first seed."""
+    image: Path = ROOT / "docs" / "images" / "learning-games.png"
+    """Where to draw the curves."""
+    one: tuple[str, int, float] | None = None
+    """Train one game, seed and probability here, and print what came of it."""
+    total_timesteps: int | None = None
+    """Steps of a run; the preset's if not given."""
+
+
+def main(settings: Settings) -> None:
+    """Train, write the raw data, draw."""
+    if settings.one is not None:
+        print(json.dumps(train(settings, *settings.one)))
+        return
+    path = RESULTS / f"learning-games-{slug(cpu_name())}.json"
+    report: dict[str, Any] = {
+        "machine": {"cpu": cpu_name(), "cores": os.cpu_count()},
+        "versions": {name: version_of(name) for name in ("torch", "numpy")},
+        "command": "python " + " ".join(sys.argv),
+        "runs": [],
+    }
+    jobs = [
+        (game, seed, sticky)
+        for game in settings.games
+        for sticky in stickiness(settings, game)
+        for seed in range(settings.seeds)
+    ]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for run in pool.map(lambda job: run_process(settings, *job), jobs):
+            report["runs"].append(run)
+            path.write_text(json.dumps(report) + "\n")
+    draw(report["runs"], settings.image)
+    print(table(report["runs"]))
+
+
+def stickiness(settings: Settings, game: str) -> tuple[float, ...]:
+    """Return the probabilities to learn a game with; games of other suites have none."""
+    return settings.sticky if game.startswith("MinAtar") else (0.0,)
+
+
+def run_process(settings: Settings, game: str, seed: int, sticky: float) -> dict[str, Any]:
+    """Train in a process of its own with one thread."""
+    command = [sys.executable, __file__, "--one", game, str(seed), str(sticky), "--policies", str(settings.policies)]
+    if settings.total_timesteps:
+        command += ["--total-timesteps", str(settings.total_timesteps)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    run: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(
+        f"{game} sticky {sticky:g} seed {seed}: {run['mean_return'][-1]:.1f} in {run['seconds'][-1]:.0f} s", flush=True
+    )
+    return run
+
+
+def train(settings: Settings, game: str, seed: int, sticky: float) -> dict[str, Any]:
+    """Return the learning curve of one run."""
+    torch.set_num_threads(1)
+    changes = {"total_timesteps": settings.total_timesteps} if settings.total_timesteps else {}
+    config = PPOConfig.for_env(game, seed=seed, **changes)
+    params = {"sticky_action_prob": sticky} if game.startswith("MinAtar") else {}
+    learner = PPO(operant_gpu.make(game, config.num_envs, device="cpu", **params), config)
+    run: dict[str, Any] = {"game": game, "seed": seed, "sticky": sticky}
+    run |= {"timesteps": [], "seconds": [], "mean_return": []}
+    started = time.perf_counter()
+
+    def note(metrics: Any) -> bool:
+        due = len(run["timesteps"]) * config.total_timesteps / POINTS
+        if metrics["timesteps"] >= min(due, config.total_timesteps) and metrics["episodes"] >= 100:
+            run["timesteps"].append(metrics["timesteps"])
+            run["seconds"].append(round(time.perf_counter() - started, 1))
+            run["mean_return"].append(round(metrics["mean_reward"], 2))
+        return True
+
+    learner.learn(callback=note)
+    if seed == 0 and sticky == stickiness(settings, game)[0]:
+        settings.policies.mkdir(parents=True, exist_ok=True)
+        learner.save(settings.policies / f"{game}.pt")
+    return run
+
+
+def draw(runs: list[dict[str, Any]], path: Path) -> None:
+    """Draw a panel for each game, a line for each run."""
+    games = list(dict.fromkeys(run["game"] for run in runs))
+    figure, panels = pyplot.subplots(
+        1, len(games), figsize=(5 * len(games), 4), dpi=100, layout="constrained", squeeze=False
+    )
+    for game, axes in zip(games, panels[0], strict=True):
+        labelled = set()
+        for run in (run for run in runs if run["game"] == game):
+            colour = "tab:blue" if run["sticky"] else "tab:green"
+            label = f"sticky actions {run['sticky']:g}"
+            steps = [step / 1e6 for step in run["timesteps"]]
+            axes.plot(steps, run["mean_return"], color=colour, linewidth=1, label=None if label in labelled else label)
+            labelled.add(label)
+        if game in PUBLISHED:
+            axes.axhline(PUBLISHED[game], color="black", linestyle="--", linewidth=1, label="gymnax, 10 M steps")
+        axes.set_title(game)
+        axes.set_xlabel("million steps")
+        axes.grid(alpha=0.25)
+        axes.legend(loc="best")
+    panels[0][0].set_ylabel("mean return of the last 100 episodes")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Software": None})
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Return a row for each game and probability: median, lowest and highest of its seeds."""
+    lines = [
+        "| game | sticky actions | steps | mean return, median of seeds (lowest to highest) | gymnax's PPO | seconds |"
+    ]
+    lines.append("| --- | --- | --- | --- | --- | --- |")
+    for game, sticky in dict.fromkeys((run["game"], run["sticky"]) for run in runs):
+        those = [run for run in runs if (run["game"], run["sticky"]) == (game, sticky)]
+        ends = sorted(run["mean_return"][-1] for run in those)
+        seconds = statistics.median(run["seconds"][-1] for run in those)
+        steps = f"{those[0]['timesteps'][-1] / 1e6:.0f} M"
+        published = PUBLISHED.get(game, "") if not sticky else ""
+        spread = f"{statistics.median(ends):.1f} ({ends[0]:.1f} to {ends[-1]:.1f})"
+        lines.append(f"| {game} | {sticky:g} | {steps} | {spread} | {published} | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))
