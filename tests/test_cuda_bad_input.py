@@ -16,7 +16,7 @@ from cuda_twins import FOLDER, twin
 from gymnasium import spaces
 
 import operant_gpu
-from operant_gpu import Array, BackendError, CudaEnvironment, Environment, InvalidConfig
+from operant_gpu import Array, BackendError, CudaEnvironment, InvalidConfig
 from operant_gpu.backends import cpp
 from operant_gpu.lang import tl
 
@@ -223,19 +223,6 @@ def test_arrays_that_no_column_can_hold_are_refused(annotation: Any, message: st
     state = NamedTuple("State", [("board", annotation)])  # noqa: UP014
     with pytest.raises(InvalidConfig, match=message):
         dataclasses.replace(SHIPPED, state=state)
-
-
-def test_arrays_are_refused_in_triton() -> None:
-    with pytest.raises(InvalidConfig, match=r"^state: board: an Array needs a CudaEnvironment"):
-        Environment(
-            id="Boards-v0",
-            state=Boards,
-            reset=Ledge.reset,
-            step=Ledge.step,
-            observe=Ledge.observe,
-            observation_space=spaces.Box(0.0, 1.0, (3,)),
-            action_space=spaces.Discrete(2),
-        )
 
 
 def test_a_mask_needs_discrete_actions() -> None:
