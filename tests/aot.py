@@ -1,6 +1,7 @@
 """Compile every kernel for every environment without a GPU, and print what each needs.
 
-Run as a program, with whatever Triton is on the path: `python tests/aot.py steps 80 90`, or `rollouts`, or `networks`.
+Run as a program, with whatever Triton is on the path: `python tests/aot.py steps 80 90`, or `rollouts`, or `networks`,
+or `arrays` for the kernels of environments that have them.
 The last line is JSON.
 """
 
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
-from contract_envs import Drift, Ledge, MaskedDials
+from contract_envs import Drift, Lamps, Ledge, MaskedDials
 from gymnasium.vector import AutoresetMode
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
@@ -26,6 +27,7 @@ from triton.compiler import ASTSource
 from operant_gpu.backends.base import NO_LIMIT, Batch
 from operant_gpu.backends.triton import (
     OPTIONS,
+    draw_constants,
     launch_shape,
     policy_arguments,
     policy_constants,
@@ -38,6 +40,7 @@ from operant_gpu.backends.triton import (
 )
 from operant_gpu.columns import Columns, Outputs
 from operant_gpu.environment import Environment
+from operant_gpu.kernels.draw import draw_kernel
 from operant_gpu.kernels.rollout import rollout_kernel
 from operant_gpu.kernels.step import reset_kernel, step_kernel
 from operant_gpu.memory import allocate_columns, allocate_outputs, allocate_state
@@ -47,7 +50,7 @@ from operant_gpu.spaces import action_layout, observation_layout
 from operant_gpu.trajectory import NETWORK_OUTPUTS, Trajectory
 
 POINTERS = {torch.float32: "*fp32", torch.float64: "*fp64", torch.bool: "*i1"}
-POINTERS |= {torch.int8: "*i8", torch.int32: "*i32", torch.int64: "*i64"}
+POINTERS |= {torch.int8: "*i8", torch.int16: "*i16", torch.int32: "*i32", torch.int64: "*i64"}
 # Any will do: every entry of the launch tables gives a thread as many environments, so its code is the same.
 BATCH_SIZE = 1_048_576
 CPU = torch.device("cpu")
@@ -134,9 +137,10 @@ def matrix_instructions(compiled: Any) -> dict[str, int]:
     return dict(Counter(re.findall(r"\b(HMMA|HGMMA|UTCHMMA)\b", listing)))
 
 
-def environments() -> list[Environment]:
-    """Return every registered environment, and those with action masks."""
-    return [*(one for one in map(find, list_envs()) if isinstance(one, Environment)), Ledge, MaskedDials]
+def environments(with_arrays: bool) -> list[Environment]:
+    """Return every registered environment, and those with action masks: with or without arrays in their state."""
+    known = [*(one for one in map(find, list_envs()) if isinstance(one, Environment)), Ledge, MaskedDials, Lamps]
+    return [one for one in known if any(column.shape for column in one.column_types().values()) == with_arrays]
 
 
 def batch_of(environment: Environment, mode: AutoresetMode = AutoresetMode.SAME_STEP) -> Batch:
@@ -228,6 +232,19 @@ def network_of(batch: Batch, *hidden_sizes: int, precision: str = "tf32", is_sim
     return rollout_of(batch, network, is_stored=True, variant=variant)
 
 
+def draw_of(batch: Batch) -> Launch:
+    """Return the drawing of actions from a network that PyTorch evaluates."""
+    actions, mask = batch.actions, outputs_of(batch).action_mask
+    outputs = actions.num_actions if actions.is_discrete else actions.size
+    drawn = torch.zeros(1, dtype=torch.int64 if actions.is_discrete else torch.float32)
+    values = (Columns(*batch.columns), torch.zeros(1), 2, 3, None if actions.is_discrete else torch.zeros(1))
+    values = (*values, mask, *((None, None) if mask is None else (2, 3)), drawn, drawn, torch.zeros(1), 5)
+    block, warps = launch_shape(BATCH_SIZE)
+    constants = draw_constants(batch, outputs) | {"BLOCK": block}
+    arguments = dict(zip(draw_kernel.arg_names, values, strict=False))
+    return Launch(draw_kernel, batch.environment.id, "", arguments, constants, warps)
+
+
 def all_launches(kind: str) -> Iterator[Launch]:
     if kind == "networks":
         cartpole, pendulum = (batch_of(find(name)) for name in ("CartPole-v1", "Pendulum-v1"))
@@ -238,7 +255,11 @@ def all_launches(kind: str) -> Iterator[Launch]:
         yield network_of(cartpole, 128, 128, 128)
         yield network_of(cartpole, 64, 64, precision="ieee")
         return
-    for environment in environments():
+    for environment in environments(with_arrays=kind == "arrays"):
+        if kind == "arrays":
+            batch = batch_of(environment)
+            yield from (*steps_of(batch), *rollouts_of(batch)[:2], draw_of(batch))
+            continue
         for mode in AutoresetMode:
             batch = batch_of(environment, mode)
             yield from (steps_of if kind == "steps" else rollouts_of)(batch)

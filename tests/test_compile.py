@@ -24,7 +24,9 @@ TARGETS = ("80", "90", "100", "120")
 
 # What the oldest Triton compiles for: single steps for every generation, and for one what takes long. On a network's
 # products it fails for sm_100, and rollouts refuse it there.
-TARGETS_OF_OLDEST = {"steps": TARGETS, "rollouts": ("90",), "networks": ("90",)}
+TARGETS_OF_OLDEST = {"steps": TARGETS, "rollouts": ("90",), "networks": ("90",), "arrays": ("90",)}
+# 2048 takes a quarter of a minute a kernel.
+TARGETS_OF_INSTALLED = {"arrays": ("90", "100")}
 
 # 65,536 registers a multiprocessor: at 96 a thread, 21 warps still hide the latency of memory; of a rollout, which
 # seldom waits for it, 16 are enough.
@@ -36,6 +38,8 @@ MAX_STACK = 72
 # Of a network: what fits beside the products of three layers of 128 units, and of two of 64. Only the latter are fast.
 MAX_SPILLS_OF_LARGE, MAX_STACK_OF_LARGE = 2_048, 768
 MAX_SPILLS_OF_SMALL, MAX_STACK_OF_SMALL = 160, 96
+# Of 16 cells a thread, where a rollout stores observations at any strides: addresses are what does not fit.
+MAX_SPILLS_OF_ARRAYS, MAX_STACK_OF_ARRAYS, MAX_SHARED_OF_ARRAYS = 768, 384, 16_384
 # What every generation gives one program, less what the driver takes.
 MAX_SHARED = 98_304
 # The instructions of each generation's tensor cores.
@@ -59,7 +63,7 @@ def output_of(program: str, path: Path | None, *arguments: str) -> list[str]:
 
 def usages_of(kind: str, path: Path | None, record_property: Any) -> list[dict[str, Any]]:
     """Return what each kernel needs, and have the most of each kind printed."""
-    targets = TARGETS if path is None else TARGETS_OF_OLDEST[kind]
+    targets = TARGETS_OF_INSTALLED.get(kind, TARGETS) if path is None else TARGETS_OF_OLDEST[kind]
     usages = json.loads(output_of("aot.py", path, kind, *targets)[-1])
     assert {usage["target"] for usage in usages} == {f"sm_{target}" for target in targets}
     lines = [f"{len(usages)} kernels by Triton {usages[0]['triton']}, the most of any environment:"]
@@ -74,7 +78,7 @@ def usages_of(kind: str, path: Path | None, record_property: Any) -> list[dict[s
 
 @every_triton
 def test_the_launcher_takes_every_kernels_arguments(path: Path | None) -> None:
-    assert len(output_of("launch.py", path, "steps", "rollouts", "networks")) >= 3 * 8
+    assert len(output_of("launch.py", path, "steps", "rollouts", "networks", "arrays")) >= 3 * 8
 
 
 @every_triton
@@ -85,6 +89,14 @@ def test_every_kernel_compiles_within_its_resources(kind: str, path: Path | None
         assert usage["spills"] <= MAX_SPILLS, usage
         assert usage["stack"] <= MAX_STACK, usage
         assert usage["shared"] == 0, usage
+
+
+@every_triton
+def test_kernels_with_arrays_compile_within_their_resources(path: Path | None, record_property: Any) -> None:
+    for usage in usages_of("arrays", path, record_property):
+        assert usage["spills"] <= MAX_SPILLS_OF_ARRAYS, usage
+        assert usage["stack"] <= MAX_STACK_OF_ARRAYS, usage
+        assert usage["shared"] <= MAX_SHARED_OF_ARRAYS, usage
 
 
 @every_triton

@@ -193,6 +193,11 @@ class _Rewriter(ast.NodeTransformer):
         node.body, node.orelse = self.visit(node.body), self.visit(node.orelse)
         return node
 
+    def visit_Tuple(self, node: ast.Tuple) -> ast.AST:
+        if any(isinstance(part, ast.Starred) for part in node.elts):
+            self._refuse(node, "Triton does not unpack into a tuple: write values + (value,)")
+        return super().generic_visit(node)
+
     def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
         if isinstance(node.slice, ast.Tuple):
             if ast.unparse(node.slice) not in (":, None", "(:, None)"):

@@ -302,7 +302,7 @@ def where(condition: Any, x: Any, y: Any) -> Any:
 
 
 def _along_cells(name: str, method: Callable[..., Any], sums: bool) -> Callable[..., Any]:
-    def apply(x: Any, axis: int) -> Any:
+    def apply(x: Any, axis: int | None = None) -> Any:
         if rank(x) != 2 or axis != 1:
             raise UnsupportedConstruct(f"tl.{name} goes along the cells of an Array, axis 1: this is {_kind(x)}")
         return method(x, axis=1, dtype=_sum_dtype(x.dtype)) if sums else method(x, axis=1).astype(_at_least_32(x))

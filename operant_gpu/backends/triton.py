@@ -36,8 +36,6 @@ _MODES = {
 # network's weights would have to fit on the chip.
 OPTIONS = {"enable_fp_fusion": False, "num_stages": 1}
 
-_DRAW_CONSTANTS = ("RNG", "LOW", "HIGH", "BOX_LOW", "BOX_HIGH", "FIRST", "SIZE", "MODE")
-
 # Whether TRITON_INTERPRET was set when the kernels were decorated: they then run on the CPU.
 INTERPRETED = not isinstance(kernels.step_kernel, triton.JITFunction)
 
@@ -147,8 +145,7 @@ class TritonBackend:
         given = (network_outputs.detach(), *network_outputs.stride(), log_std)
         given = (*given, outputs.action_mask, *_strides(outputs.action_mask))
         arguments = (self._columns, *given, drawn, taken, log_prob, self._num_envs)
-        constants = {name: self._rollout_constants[name] for name in _DRAW_CONSTANTS}
-        constants |= {"OUTPUTS": network.layout.outputs}
+        constants = draw_constants(self._batch, network.layout.outputs)
         self._launch(drawing.draw_kernel, arguments, constants, launch_shape(self._num_envs))
         return drawn, taken, log_prob
 
@@ -239,6 +236,13 @@ def rollout_constants(batch: Batch) -> dict[str, Any]:
         "BOX_HIGH": layout.box_high,
         "FIRST": layout.first_choices,
     }
+
+
+def draw_constants(batch: Batch, outputs: int) -> dict[str, Any]:
+    """Return the compile-time arguments of the draw kernel, BLOCK apart, for a network with so many outputs."""
+    names = ("RNG", "LOW", "HIGH", "BOX_LOW", "BOX_HIGH", "FIRST", "SIZE", "MODE")
+    constants = rollout_constants(batch)
+    return {name: constants[name] for name in names} | {"OUTPUTS": outputs}
 
 
 def policy_constants(policy: Tensor | MLP | None) -> dict[str, Any]:

@@ -193,7 +193,7 @@ def action_mask(state, params):
 def observe(state, params):
     planes = ()
     for power in tl.static_range(1, 16):
-        planes = (*planes, state.board == power)
+        planes += (state.board == power,)
     return planes
 
 
