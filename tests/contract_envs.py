@@ -229,6 +229,7 @@ TWINS = {
     "dials.cu": Dials,
     "masked_dials.cu": MaskedDials,
     "ledge.cu": Ledge,
+    "snake.cu": operant_gpu.envs.Snake,
 }
 CUDA_MAKERS = makers(TWINS)
 _CUDA_ONLY = set(operant_gpu.list_envs()) & CUDA_MAKERS.keys()
