@@ -1,4 +1,4 @@
-"""Measure the games in CUDA C++ beside the MinAtar package, and CartPole in Triton beside CartPole in CUDA C++.
+"""Measure the games in CUDA C++ beside the MinAtar package; CartPole and Snake in Triton beside those in CUDA C++.
 
     python bench/games_throughput.py [--num-envs 4096] [--repeats 7]
 
@@ -26,10 +26,12 @@ from timing import Contender, race
 
 import operant_gpu
 from operant_gpu import CudaEnvironment, VecEnv
-from operant_gpu.envs import CartPole
+from operant_gpu.envs import CartPole, Snake
 
 ON_GPU = torch.cuda.is_available()
-CARTPOLE = Path(__file__).parents[1] / "tests" / "cuda" / "cartpole.cu"
+SOURCES = Path(__file__).parents[1] / "tests" / "cuda"
+# What is written in both languages: physics of a few numbers, and a board.
+TWINS = {"cartpole.cu": CartPole, "snake.cu": Snake}
 PACKAGE = {
     "MinAtar-Asterix-v1": "asterix",
     "MinAtar-Breakout-v1": "breakout",
@@ -57,8 +59,8 @@ class Settings:
 def main(settings: Settings) -> None:
     """Measure and write the page."""
     games = {env: contest(settings, game_contenders(env, settings.num_envs)) for env in PACKAGE}
-    twins = contest(settings, twin_contenders(settings.num_envs))
-    report = {**describe(), "num_envs": settings.num_envs, "games": games, "CartPole-v1": twins}
+    twins = {TWINS[file].id: contest(settings, twin_contenders(file, settings.num_envs)) for file in TWINS}
+    report = {**describe(), "num_envs": settings.num_envs, "games": games, "twins": twins}
     path = settings.json or RESULTS / f"games-{slug(report['machine'])}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + "\n")
@@ -132,19 +134,16 @@ def package(env: str) -> Iterator[Contender]:
     yield Contender("MinAtar package", player(False), work=count)
 
 
-def twin_contenders(num_envs: int) -> Iterator[Contender]:
-    """Yield CartPole in Triton and in CUDA C++, on each backend."""
-    twin = CudaEnvironment(
-        id="CudaCartPole-v1",
-        source=CARTPOLE,
-        **{
-            name: getattr(CartPole, name)
-            for name in ("state", "params", "observation_space", "action_space", "max_episode_steps")
-        },
-    )
-    threads = torch.get_num_threads()
+def twin_contenders(file: str, num_envs: int) -> Iterator[Contender]:
+    """Yield an environment in Triton and in CUDA C++, on each backend."""
+    original, threads = TWINS[file], torch.get_num_threads()
+    print(original.id, file=sys.stderr)
+    shared = ("state", "params", "observation_space", "action_space", "max_episode_steps")
+    parts = {name: getattr(original, name) for name in shared}
+    twin = CudaEnvironment(id=f"Cuda{original.id}", source=SOURCES / file, **parts)
     for device, backend in places():
-        yield from ways(started("CartPole-v1", num_envs, device, backend), f"Triton on {backend}", threads)
+        if backend != "numba" or not any(column.shape for column in original.column_types().values()):
+            yield from ways(started(original.id, num_envs, device, backend), f"Triton on {backend}", threads)
     for device, backend in (("cpu", "cpp"), ("cuda", "cuda"))[: 1 + ON_GPU]:
         vec = twin(num_envs, device=device)
         vec.reset(seed=0)
@@ -167,9 +166,10 @@ def page_of(report: dict[str, Any]) -> str:
         ]
         sections.append(f"## {env}, {report['num_envs']:,} environments")
         sections.append(table(("contender", "M steps/s", "x package"), cells))
-    sections.append(f"## CartPole-v1 in Triton and in CUDA C++, {report['num_envs']:,} environments")
-    cells = [(row["contender"], f"{row['per_second'] / 1e6:,.1f}", "") for row in report["CartPole-v1"]]
-    sections.append(table(("contender", "M steps/s"), [cell[:2] for cell in cells]))
+    for env, rows in report["twins"].items():
+        sections.append(f"## {env} in Triton and in CUDA C++, {report['num_envs']:,} environments")
+        cells = [(row["contender"], f"{row['per_second'] / 1e6:,.2f}") for row in rows]
+        sections.append(table(("contender", "M steps/s"), cells))
     return "\n\n".join(sections) + "\n"
 
 

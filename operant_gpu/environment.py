@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium import Space
 
 from operant_gpu.errors import InvalidConfig
-from operant_gpu.lang import Array, is_jit_function, next_power_of_2, numpy_dtype
+from operant_gpu.lang import Array, is_jit_function, next_power_of_2, numpy_dtype, tl
 from operant_gpu.spaces import action_layout, observation_layout
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class Definition:
 
     def _names(self) -> dict[str, Any]:
         """Return the names that annotations may refer to, where the state's module is not known."""
-        return {}
+        return {"tl": tl, "Array": Array}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

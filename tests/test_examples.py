@@ -23,6 +23,11 @@ def test_custom_environment_trains() -> None:
     assert load("custom_environment").main(200_000) >= 0.9
 
 
+def test_a_game_in_cuda_trains() -> None:
+    # A basket that stands still catches three fruits of ten, and loses after the third miss.
+    assert load("cuda_environment").main(250_000) >= 6
+
+
 def test_planning_swings_the_pendulum_up() -> None:
     """Random torques earn about -1,200 in 200 steps; one swing up and standing still costs 120 to 400."""
     assert load("plan_with_rollouts").main(sequences=500, steps=100) > -450
