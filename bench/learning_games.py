@@ -1,9 +1,10 @@
 """Train PPO's presets on the games, several seeds each, and draw the learning curves.
 
-    python bench/learning_games.py [--games MinAtar-Breakout-v1 ...] [--seeds 3] [--sticky 0.1 0.0]
+    python bench/learning_games.py [--games MinAtar-Breakout-v1 ...] [--seeds 3] [--rules minatar gymnax]
 
-As many runs at a time as there are cores, each with one thread. The raw data is written after every run, the curves and
-a table at the end, and the first seed's policy of each game to `--policies`, for `bench/game_pictures.py`.
+As many runs at a time as there are cores, each with one thread. The raw data is written after every run, the curves
+and a table at the end, and the first seed's policy of each game to `--policies`, for `bench/game_pictures.py`. Runs
+that are in the raw data already are not done again.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import torch
@@ -32,8 +34,13 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 ROOT = Path(__file__).parent.parent
-# Mean returns of PPO agents after ten million steps, without sticky actions: the README of gymnax, whose agents and
-# their settings are those of gymnax-blines.
+# MinAtar's own rules, and those of gymnax, which has no sticky actions and ends episodes after a thousand steps.
+RULES: dict[str, dict[str, Any]] = {
+    "minatar": {},
+    "gymnax": {"sticky_action_prob": 0.0, "max_episode_steps": 1000},
+}
+# Mean returns of PPO agents after ten million steps, by the rules of gymnax: from its README; the agents' settings are
+# in gymnax-blines.
 PUBLISHED = {
     "MinAtar-Asterix-v1": 15,
     "MinAtar-Breakout-v1": 28,
@@ -41,6 +48,8 @@ PUBLISHED = {
     "MinAtar-SpaceInvaders-v1": 131,
 }
 POINTS = 100
+
+Rules = Literal["minatar", "gymnax"]
 
 
 @dataclass(frozen=True)
@@ -51,14 +60,14 @@ class Settings:
     """Games to learn."""
     seeds: int = 3
     """Seeds of each."""
-    sticky: tuple[float, ...] = (0.1, 0.0)
-    """Probabilities that MinAtar's games repeat the last action."""
+    rules: tuple[Rules, ...] = ("minatar", "gymnax")
+    """Rules of MinAtar's games."""
     policies: Path = ROOT / "build" / "policies"
     """Folder for the policies of the first seed."""
     image: Path = ROOT / "docs" / "images" / "learning-games.png"
     """Where to draw the curves."""
-    one: tuple[str, int, float] | None = None
-    """Train one game, seed and probability here, and print what came of it."""
+    one: tuple[str, int, Rules] | None = None
+    """Train one game, seed and rules here, and print what came of it."""
     total_timesteps: int | None = None
     """Steps of a run; the preset's if not given."""
 
@@ -69,18 +78,11 @@ def main(settings: Settings) -> None:
         print(json.dumps(train(settings, *settings.one)))
         return
     path = RESULTS / f"learning-games-{slug(cpu_name())}.json"
-    report: dict[str, Any] = {
-        "machine": {"cpu": cpu_name(), "cores": os.cpu_count()},
-        "versions": {name: version_of(name) for name in ("torch", "numpy")},
-        "command": "python " + " ".join(sys.argv),
-        "runs": [],
-    }
-    jobs = [
-        (game, seed, sticky)
-        for game in settings.games
-        for sticky in stickiness(settings, game)
-        for seed in range(settings.seeds)
-    ]
+    report: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"runs": []}
+    report["machine"] = {"cpu": cpu_name(), "cores": os.cpu_count()}
+    report["versions"] = {name: version_of(name) for name in ("torch", "numpy")}
+    done = {(run["game"], run["seed"], run["rules"]) for run in report["runs"]}
+    jobs = [job for job in wanted(settings) if job not in done]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for run in pool.map(lambda job: run_process(settings, *job), jobs):
             report["runs"].append(run)
@@ -89,33 +91,33 @@ def main(settings: Settings) -> None:
     print(table(report["runs"]))
 
 
-def stickiness(settings: Settings, game: str) -> tuple[float, ...]:
-    """Return the probabilities to learn a game with; games of other suites have none."""
-    return settings.sticky if game.startswith("MinAtar") else (0.0,)
+def wanted(settings: Settings) -> Iterator[tuple[str, int, str]]:
+    """Yield game, seed and rules of each run; games of other suites have no other rules."""
+    for game in settings.games:
+        for rules in settings.rules if game.startswith("MinAtar") else ("minatar",):
+            for seed in range(settings.seeds):
+                yield game, seed, rules
 
 
-def run_process(settings: Settings, game: str, seed: int, sticky: float) -> dict[str, Any]:
+def run_process(settings: Settings, game: str, seed: int, rules: str) -> dict[str, Any]:
     """Train in a process of its own with one thread."""
-    command = [sys.executable, __file__, "--one", game, str(seed), str(sticky), "--policies", str(settings.policies)]
+    command = [sys.executable, __file__, "--one", game, str(seed), rules, "--policies", str(settings.policies)]
     if settings.total_timesteps:
         command += ["--total-timesteps", str(settings.total_timesteps)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     run: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(
-        f"{game} sticky {sticky:g} seed {seed}: {run['mean_return'][-1]:.1f} in {run['seconds'][-1]:.0f} s", flush=True
-    )
+    print(f"{game} {rules} seed {seed}: {run['mean_return'][-1]:.1f} in {run['seconds'][-1]:.0f} s", flush=True)
     return run
 
 
-def train(settings: Settings, game: str, seed: int, sticky: float) -> dict[str, Any]:
+def train(settings: Settings, game: str, seed: int, rules: str) -> dict[str, Any]:
     """Return the learning curve of one run."""
     torch.set_num_threads(1)
     changes = {"total_timesteps": settings.total_timesteps} if settings.total_timesteps else {}
     config = PPOConfig.for_env(game, seed=seed, **changes)
-    params = {"sticky_action_prob": sticky} if game.startswith("MinAtar") else {}
-    learner = PPO(operant_gpu.make(game, config.num_envs, device="cpu", **params), config)
-    run: dict[str, Any] = {"game": game, "seed": seed, "sticky": sticky}
+    learner = PPO(operant_gpu.make(game, config.num_envs, device="cpu", **RULES[rules]), config)
+    run: dict[str, Any] = {"game": game, "seed": seed, "rules": rules}
     run |= {"timesteps": [], "seconds": [], "mean_return": []}
     started = time.perf_counter()
 
@@ -128,7 +130,7 @@ def train(settings: Settings, game: str, seed: int, sticky: float) -> dict[str, 
         return True
 
     learner.learn(callback=note)
-    if seed == 0 and sticky == stickiness(settings, game)[0]:
+    if seed == 0 and rules == "minatar":
         settings.policies.mkdir(parents=True, exist_ok=True)
         learner.save(settings.policies / f"{game}.pt")
     return run
@@ -143,13 +145,13 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
     for game, axes in zip(games, panels[0], strict=True):
         labelled = set()
         for run in (run for run in runs if run["game"] == game):
-            colour = "tab:blue" if run["sticky"] else "tab:green"
-            label = f"sticky actions {run['sticky']:g}"
+            colour = "tab:blue" if run["rules"] == "minatar" else "tab:green"
+            label = f"rules of {run['rules']}"
             steps = [step / 1e6 for step in run["timesteps"]]
             axes.plot(steps, run["mean_return"], color=colour, linewidth=1, label=None if label in labelled else label)
             labelled.add(label)
         if game in PUBLISHED:
-            axes.axhline(PUBLISHED[game], color="black", linestyle="--", linewidth=1, label="gymnax, 10 M steps")
+            axes.axhline(PUBLISHED[game], color="black", linestyle="--", linewidth=1, label="gymnax's PPO, 10 M steps")
         axes.set_title(game)
         axes.set_xlabel("million steps")
         axes.grid(alpha=0.25)
@@ -160,19 +162,17 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """Return a row for each game and probability: median, lowest and highest of its seeds."""
-    lines = [
-        "| game | sticky actions | steps | mean return, median of seeds (lowest to highest) | gymnax's PPO | seconds |"
-    ]
-    lines.append("| --- | --- | --- | --- | --- | --- |")
-    for game, sticky in dict.fromkeys((run["game"], run["sticky"]) for run in runs):
-        those = [run for run in runs if (run["game"], run["sticky"]) == (game, sticky)]
+    """Return a row for each game and its rules: median, lowest and highest of its seeds."""
+    lines = ["| game | rules | steps | mean return (lowest to highest of the seeds) | gymnax's PPO | seconds |"]
+    lines.append("| --- | --- | ---: | ---: | ---: | ---: |")
+    for game, rules in dict.fromkeys((run["game"], run["rules"]) for run in runs):
+        those = [run for run in runs if (run["game"], run["rules"]) == (game, rules)]
         ends = sorted(run["mean_return"][-1] for run in those)
         seconds = statistics.median(run["seconds"][-1] for run in those)
         steps = f"{those[0]['timesteps'][-1] / 1e6:.0f} M"
-        published = PUBLISHED.get(game, "") if not sticky else ""
-        spread = f"{statistics.median(ends):.1f} ({ends[0]:.1f} to {ends[-1]:.1f})"
-        lines.append(f"| {game} | {sticky:g} | {steps} | {spread} | {published} | {seconds:.0f} |")
+        published = PUBLISHED.get(game, "") if rules == "gymnax" else ""
+        spread = f"{statistics.mean(ends):.1f} ({ends[0]:.1f} to {ends[-1]:.1f})"
+        lines.append(f"| {game} | {rules} | {steps} | {spread} | {published} | {seconds:.0f} |")
     return "\n".join(lines)
 
 

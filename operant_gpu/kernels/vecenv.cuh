@@ -5,6 +5,10 @@
 // Before this file stand, made from the definition: State, Params, Action, Observation and Observed (its number), the
 // records Batch and Call, and what describes them. The reference that it is tested against is the NumPy backend.
 
+#if defined(__SSE2__) && !defined(__CUDACC__)
+#include <emmintrin.h>
+#endif
+
 namespace operant {
 
 constexpr uint32_t RESET_STREAM = 0u << 28, STEP_STREAM = 1u << 28, POLICY_STREAM = 2u << 28;
@@ -120,31 +124,42 @@ struct Block {
 struct View {
     Observed* first;
     int64_t row_stride, column_stride;
+    // Whether there is so much to write that it should not be read into the cache first.
+    bool streams;
 
     // Whether the numbers of an environment lie side by side, as on a CPU, where a column of many environments would
     // leave one number in each of as many lines of the cache.
     __device__ bool is_plain() const { return BLOCK > 1 && column_stride == 1; }
 };
 
-__device__ __forceinline__ void clear(const View& view, int64_t row) {
-    Observed* const first = view.first + row * view.row_stride;
+#ifndef __CUDACC__
+// Write an observation that was put together in the first-level cache.
+inline void put_whole(Observed* to, const Observed* whole, bool streams) {
+    constexpr int BYTES = OBSERVATION_SIZE * sizeof(Observed);
+#ifdef __SSE2__
+    if (streams && BYTES % 16 == 0 && (intptr_t)to % 16 == 0) {
+        const __m128i* const from = (const __m128i*)whole;
+        for (int i = 0; i < BYTES / 16; ++i) _mm_stream_si128((__m128i*)to + i, _mm_load_si128(from + i));
+        return;
+    }
+#endif
+    memcpy(to, whole, BYTES);
+}
+#endif
+
+__device__ __forceinline__ void observe_one(Block& block, int k, const View& view) {
+    Observed* const first = view.first + (block.row + k) * view.row_stride;
+    auto&& state = block.states.get(k);
 #ifndef __CUDACC__
     if (view.is_plain()) {
-        memset(first, 0, OBSERVATION_SIZE * sizeof(Observed));
+        alignas(16) Observed whole[OBSERVATION_SIZE] = {};
+        ::observe(state, Params(), Observation{whole, 1});
+        put_whole(first, whole, view.streams);
         return;
     }
 #endif
     for (int i = 0; i < OBSERVATION_SIZE; ++i) first[i * view.column_stride] = 0;
-}
-
-__device__ __forceinline__ void observe_one(Block& block, int k, const View& view) {
-    const int64_t row = block.row + k;
-    clear(view, row);
-    Observed* const first = view.first + row * view.row_stride;
-    auto&& state = block.states.get(k);
-    // With a stride that the compiler knows, and on a GPU without a second copy of the author's function.
-    if (view.is_plain()) ::observe(state, Params(), Observation{first, 1});
-    else ::observe(state, Params(), Observation{first, view.column_stride});
+    ::observe(state, Params(), Observation{first, view.column_stride});
 }
 
 OPERANT_FLATTEN __device__ void observe_all(Block& block, const View& view) {
@@ -358,9 +373,10 @@ __device__ void take_steps(const Batch& batch, const Call& call, int64_t row, in
     Block block(batch, row, n);
     const int mode = (int)batch.mode;
     View last = {};
+    const bool streams = num_steps > 1;
     for (int64_t step = 0; step < num_steps; ++step) {
         if (mode != DISABLED) block.begin_clock();
-        if (call.obs) observe_all(block, View{call.obs + step * call.obs_step, call.obs_row, call.obs_column});
+        if (call.obs) observe_all(block, View{call.obs + step * call.obs_step, call.obs_row, call.obs_column, streams});
         if (call.mask) mask_all(block, call.mask + step * call.mask_step, call.mask_row, call.mask_column);
         if (call.actions) load_actions(block, call, step);
         else draw_actions(block);
@@ -372,7 +388,8 @@ __device__ void take_steps(const Batch& batch, const Call& call, int64_t row, in
         store_outcome(block, call, step);
         if (mode == NEXT_STEP) block.begin_episodes(block.ended);
         if (call.final_obs) {
-            last = View{call.final_obs + step * call.final_obs_step, call.final_obs_row, call.final_obs_column};
+            Observed* const first = call.final_obs + step * call.final_obs_step;
+            last = View{first, call.final_obs_row, call.final_obs_column, streams && step + 1 < num_steps};
             observe_all(block, last);
         }
         if (mode == SAME_STEP) block.begin_episodes(block.done);
@@ -380,7 +397,7 @@ __device__ void take_steps(const Batch& batch, const Call& call, int64_t row, in
     }
     block.states.keep();
     block.store_clock();
-    const View present = {call.present_obs, call.present_obs_row, call.present_obs_column};
+    const View present = {call.present_obs, call.present_obs_row, call.present_obs_column, false};
     if (last.first && mode == SAME_STEP && BLOCK > 1) observe_begun(block, present, last);
     else observe_all(block, present);
     if (HAS_MASK) mask_all(block, call.present_mask, call.present_mask_row, call.present_mask_column);
@@ -397,7 +414,7 @@ __device__ void reset_some(const Batch& batch, const Call& call, int64_t row, in
     }
     block.states.keep();
     block.store_clock();
-    observe_all(block, View{call.present_obs, call.present_obs_row, call.present_obs_column});
+    observe_all(block, View{call.present_obs, call.present_obs_row, call.present_obs_column, false});
     if (HAS_MASK) mask_all(block, call.present_mask, call.present_mask_row, call.present_mask_column);
 }
 
@@ -431,6 +448,10 @@ OPERANT_ENTRY operant_steps(const operant::Batch* batch, const operant::Call* ca
         const int64_t left = last - row;
         operant::take_steps(*batch, *call, row, left < operant::BLOCK ? (int)left : operant::BLOCK, num_steps);
     }
+#ifdef __SSE2__
+    // What was streamed is to be seen before whatever tells another thread that it is there.
+    _mm_sfence();
+#endif
 }
 
 OPERANT_ENTRY operant_reset(const operant::Batch* batch, const operant::Call* call, int64_t first, int64_t last,
