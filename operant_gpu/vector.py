@@ -42,7 +42,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         num_envs: How many environments, from 1 to what the device's memory holds.
         params: The environment's parameters that are not to have their default values, by name.
         device: "auto" (a GPU with Triton if there is one), "cpu", "cuda" or "cuda:<index>".
-        backend: "auto", "triton", "numba" or "numpy".
+        backend: "auto"; "triton", "numba" or "numpy" for an `Environment`; "cuda" or "cpp" for a `CudaEnvironment`.
         autoreset_mode: SAME_STEP (the step that ends an episode resets it, `info["final_obs"]` holds its last
             observation), NEXT_STEP (the following step resets, ignores the action and gives reward 0) or DISABLED
             (the caller resets with `options={"reset_mask": mask}`).

@@ -24,16 +24,18 @@ def load(ptr, row, mask):
 
 
 @triton.jit
-def choose(condition, chosen, other):
-    """Return the fields of `chosen` where the condition holds, in the dtypes of `other`'s."""
+def choose(condition, chosen, other, ARRAYS: tl.constexpr):
+    """Return the fields of `chosen` where the condition holds, in the dtypes of `other`'s; 0 beyond arrays."""
     fields = ()
     for i in tl.static_range(len(other)):
-        if len(other[i].shape) == 1:
+        if ARRAYS[i] == 0:
             where = condition
+            exists = condition
         else:
             where = condition[:, None]
+            exists = where & (cells(ARRAYS[i]) < ARRAYS[i])
         # A block of its own first, then the cast: `where` of a float and an int takes both through float32.
-        block = tl.where(where, chosen[i], 0).to(other[i].dtype)
+        block = tl.where(exists, chosen[i], 0).to(other[i].dtype)
         fields = fields + (tl.where(where, block, other[i]),)
     return fields
 
@@ -53,7 +55,7 @@ def _array_stride(num_envs):
 
 @triton.jit
 def load_state(state_ptr, row, mask, num_envs, STATE: tl.constexpr, ARRAYS: tl.constexpr):
-    """Return the state; `ARRAYS` has the size of each field's array, 0 for a number."""
+    """Return the state, 0 beyond arrays; `ARRAYS` has the size of each field's, 0 for a number."""
     fields = ()
     for i in tl.static_range(len(ARRAYS)):
         if ARRAYS[i] == 0:
@@ -178,6 +180,7 @@ def transition(
     active,
     clock,
     STATE: tl.constexpr,
+    ARRAYS: tl.constexpr,
     RNG: tl.constexpr,
     PARAMS: tl.constexpr,
     STEP: tl.constexpr,
@@ -195,7 +198,7 @@ def transition(
     else:
         action = blocks
     stepped, reward, terminated = STEP(old, action, RNG(seed, env_id, episode, elapsed, STEP_STREAM), PARAMS)
-    state = STATE(*choose(active, stepped, old))
+    state = STATE(*choose(active, stepped, old, ARRAYS))
     reward = tl.where(active, reward, 0.0).to(tl.float32)
     terminated = tl.where(active, terminated, False).to(tl.int1)
     elapsed += active.to(tl.int32)

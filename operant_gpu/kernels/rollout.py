@@ -186,7 +186,7 @@ def rollout_kernel(
         bad_actions += bad.to(tl.int32)
         clock = seed, env_id, episode, elapsed, episode_return
         state, reward, terminated, truncated, elapsed, episode_return = transition(
-            state, taken, active, clock, STATE, RNG, PARAMS, STEP, SCALAR, LIMIT
+            state, taken, active, clock, STATE, ARRAYS, RNG, PARAMS, STEP, SCALAR, LIMIT
         )
         done = terminated | truncated
         log_count += done.to(tl.int32)
@@ -203,7 +203,7 @@ def rollout_kernel(
             episode += waiting.to(tl.int32)
             if tl.max(waiting.to(tl.int32), 0) > 0:
                 fresh = new_episode(columns, row, waiting, episode, RNG, PARAMS, RESET)
-                state = STATE(*choose(waiting, fresh, state))
+                state = STATE(*choose(waiting, fresh, state, ARRAYS))
         final = OBSERVE(state, PARAMS)
         _put_observation(
             trajectory.final_obs, steps.final_obs, rows.final_obs, columns_.final_obs, t, row, final, mask, OBS_SIZE
@@ -223,7 +223,7 @@ def rollout_kernel(
             episode += done.to(tl.int32)
             if tl.max(done.to(tl.int32), 0) > 0:
                 fresh = new_episode(columns, row, done, episode, RNG, PARAMS, RESET)
-                state = STATE(*choose(done, fresh, state))
+                state = STATE(*choose(done, fresh, state, ARRAYS))
 
     store_state(state_ptr, state, row, mask, num_envs, ARRAYS)
     store_clock(columns, row, mask, episode, elapsed, episode_return, ended)

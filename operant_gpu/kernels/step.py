@@ -85,7 +85,7 @@ def step_kernel(
 
     clock = seed, env_id, episode, elapsed, episode_return
     state, reward, terminated, truncated, elapsed, episode_return = transition(
-        old, blocks, active, clock, STATE, RNG, PARAMS, STEP, SCALAR, LIMIT
+        old, blocks, active, clock, STATE, ARRAYS, RNG, PARAMS, STEP, SCALAR, LIMIT
     )
     done = terminated | truncated
     add(columns.log_count, row, 1, done)
@@ -97,10 +97,10 @@ def step_kernel(
         components = OBSERVE(state, PARAMS)
         store_observation(outputs.final_obs, components, row, mask, final_row, final_column, OBS_SIZE)
         episode += done.to(tl.int32)
-        state = STATE(*choose(done, new_episode(columns, row, done, episode, RNG, PARAMS, RESET), state))
+        state = STATE(*choose(done, new_episode(columns, row, done, episode, RNG, PARAMS, RESET), state, ARRAYS))
     elif MODE == NEXT_STEP:
         episode += waiting.to(tl.int32)
-        state = STATE(*choose(waiting, new_episode(columns, row, waiting, episode, RNG, PARAMS, RESET), state))
+        state = STATE(*choose(waiting, new_episode(columns, row, waiting, episode, RNG, PARAMS, RESET), state, ARRAYS))
     else:
         add(columns.late_steps, row, 1, waiting)
         ended = done | waiting
@@ -142,7 +142,7 @@ def reset_kernel(
     chosen = load(reset_mask_ptr, row, mask) != 0
     old = load_state(state_ptr, row, mask, num_envs, STATE, ARRAYS)
     episode = load(columns.episode, row, mask) + 1
-    state = STATE(*choose(chosen, new_episode(columns, row, chosen, episode, RNG, PARAMS, RESET), old))
+    state = STATE(*choose(chosen, new_episode(columns, row, chosen, episode, RNG, PARAMS, RESET), old, ARRAYS))
     store_state(state_ptr, state, row, chosen, num_envs, ARRAYS)
     show(state, row, mask, obs_ptr, obs_row, obs_column, action_mask_ptr, mask_row, mask_column,
          PARAMS, OBSERVE, OBS_SIZE, ACTION_MASK)  # fmt: skip

@@ -107,7 +107,7 @@ def test_networks_of_every_size(changes: dict[str, Any], precision: str) -> None
     torch.testing.assert_close(stored["value"].flatten(), expected, **CLOSE[precision])
 
 
-@pytest.mark.parametrize("name", ["Drift-v0", "Ledge-v0"])
+@pytest.mark.parametrize("name", ["Drift-v0", "Ledge-v0", "Lamps-v0", "Game2048-v0"])
 def test_draws_of_networks_are_those_of_numpy(name: str) -> None:
     """From the same states, and but for choices on a boundary."""
     on_gpu = started(name)
