@@ -49,7 +49,8 @@ def record(settings: Settings, path: Path) -> None:
     frames = []
     for step in range(settings.skip + settings.steps):
         if step >= settings.skip:
-            frames.append(Image.fromarray(env.render()[0]).quantize(32))
+            (frame,) = env.render() or ()
+            frames.append(Image.fromarray(frame).quantize(32))
         actions = learner.predict(obs, deterministic=False, action_mask=info.get("action_mask"))
         obs, *_, info = env.step(actions)
     target = settings.images / f"{path.stem.lower()}.gif"

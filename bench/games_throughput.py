@@ -168,8 +168,9 @@ def page_of(report: dict[str, Any]) -> str:
         sections.append(table(("contender", "M steps/s", "x package"), cells))
     for env, rows in report["twins"].items():
         sections.append(f"## {env} in Triton and in CUDA C++, {report['num_envs']:,} environments")
-        cells = [(row["contender"], f"{row['per_second'] / 1e6:,.2f}") for row in rows]
-        sections.append(table(("contender", "M steps/s"), cells))
+        sections.append(
+            table(("contender", "M steps/s"), [(row["contender"], f"{row['per_second'] / 1e6:,.2f}") for row in rows])
+        )
     return "\n\n".join(sections) + "\n"
 
 

@@ -3,7 +3,7 @@
     python bench/learning_games.py [--games MinAtar-Breakout-v1 ...] [--seeds 3] [--rules minatar gymnax]
 
 As many runs at a time as there are cores, each with one thread. The raw data is written after every run, the curves
-and a table at the end, and the first seed's policy of each game to `--policies`, for `bench/game_pictures.py`. Runs
+and a page at the end, and the first seed's policy of each game to `--policies`, for `bench/game_pictures.py`. Runs
 that are in the raw data already are not done again.
 """
 
@@ -24,6 +24,7 @@ from typing import Any, Literal
 import matplotlib
 import torch
 import tyro
+from env_page import table
 from machine import RESULTS, cpu_name, slug, version_of
 
 import operant_gpu
@@ -48,6 +49,7 @@ PUBLISHED = {
     "MinAtar-SpaceInvaders-v1": 131,
 }
 POINTS = 100
+COLUMNS = 3
 
 Rules = Literal["minatar", "gymnax"]
 
@@ -88,7 +90,8 @@ def main(settings: Settings) -> None:
             report["runs"].append(run)
             path.write_text(json.dumps(report) + "\n")
     draw(report["runs"], settings.image)
-    print(table(report["runs"]))
+    path.with_suffix(".md").write_text(page(report["runs"]))
+    print(page(report["runs"]))
 
 
 def wanted(settings: Settings) -> Iterator[tuple[str, int, str]]:
@@ -139,41 +142,62 @@ def train(settings: Settings, game: str, seed: int, rules: str) -> dict[str, Any
 def draw(runs: list[dict[str, Any]], path: Path) -> None:
     """Draw a panel for each game, a line for each run."""
     games = list(dict.fromkeys(run["game"] for run in runs))
-    figure, panels = pyplot.subplots(
-        1, len(games), figsize=(5 * len(games), 4), dpi=100, layout="constrained", squeeze=False
-    )
-    for game, axes in zip(games, panels[0], strict=True):
+    rows = -(-len(games) // COLUMNS)
+    size = (4.5 * COLUMNS, 3.4 * rows)
+    figure, panels = pyplot.subplots(rows, COLUMNS, figsize=size, dpi=100, layout="constrained", squeeze=False)
+    for axes in panels.flat[len(games) :]:
+        axes.set_axis_off()
+    for game, axes in zip(games, panels.flat, strict=False):
         labelled = set()
         for run in (run for run in runs if run["game"] == game):
             colour = "tab:blue" if run["rules"] == "minatar" else "tab:green"
-            label = f"rules of {run['rules']}"
+            label = f"rules of {run['rules']}" if game.startswith("MinAtar") else None
             steps = [step / 1e6 for step in run["timesteps"]]
             axes.plot(steps, run["mean_return"], color=colour, linewidth=1, label=None if label in labelled else label)
             labelled.add(label)
-        if game in PUBLISHED:
+        if any(run["rules"] == "gymnax" for run in runs if run["game"] == game):
             axes.axhline(PUBLISHED[game], color="black", linestyle="--", linewidth=1, label="gymnax's PPO, 10 M steps")
         axes.set_title(game)
         axes.set_xlabel("million steps")
         axes.grid(alpha=0.25)
-        axes.legend(loc="best")
-    panels[0][0].set_ylabel("mean return of the last 100 episodes")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="best")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("mean return, last 100 episodes")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})
 
 
-def table(runs: list[dict[str, Any]]) -> str:
-    """Return a row for each game and its rules: median, lowest and highest of its seeds."""
-    lines = ["| game | rules | steps | mean return (lowest to highest of the seeds) | gymnax's PPO | seconds |"]
-    lines.append("| --- | --- | ---: | ---: | ---: | ---: |")
+def page(runs: list[dict[str, Any]]) -> str:
+    """Return a row for each game and its rules."""
+    rows = []
     for game, rules in dict.fromkeys((run["game"], run["rules"]) for run in runs):
         those = [run for run in runs if (run["game"], run["rules"]) == (game, rules)]
         ends = sorted(run["mean_return"][-1] for run in those)
         seconds = statistics.median(run["seconds"][-1] for run in those)
-        steps = f"{those[0]['timesteps'][-1] / 1e6:.0f} M"
-        published = PUBLISHED.get(game, "") if rules == "gymnax" else ""
-        spread = f"{statistics.mean(ends):.1f} ({ends[0]:.1f} to {ends[-1]:.1f})"
-        lines.append(f"| {game} | {rules} | {steps} | {spread} | {published} | {seconds:.0f} |")
-    return "\n".join(lines)
+        gymnax = rules == "gymnax"
+        rows.append(
+            (
+                game,
+                rules,
+                f"{those[0]['timesteps'][-1] / 1e6:.0f} M",
+                str(len(those)),
+                f"{statistics.mean(ends):.1f}",
+                f"{ends[0]:.1f} to {ends[-1]:.1f}",
+                f"{seconds:.0f}",
+                str(PUBLISHED[game]) if gymnax else "",
+                ", ".join(reached(run, PUBLISHED[game]) for run in those) if gymnax else "",
+            )
+        )
+    headings = ("game", "rules", "steps", "seeds", "mean return", "of the seeds", "seconds", "gymnax's PPO", "reached")
+    return table(headings, rows) + "\n"
+
+
+def reached(run: dict[str, Any], mean_return: float) -> str:
+    """Return when the run first reached a mean return."""
+    points = zip(run["timesteps"], run["seconds"], run["mean_return"], strict=True)
+    found = next(((steps, seconds) for steps, seconds, value in points if value >= mean_return), None)
+    return f"{found[0] / 1e6:.1f} M steps, {found[1]:.0f} s" if found else "no"
 
 
 if __name__ == "__main__":

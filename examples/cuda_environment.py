@@ -45,8 +45,9 @@ Catch = CudaEnvironment(
 def main(timesteps: int = 400_000) -> float:
     """Train until most of the fruit is caught; return the mean return of the last 100 episodes."""
     register(Catch)
-    network = {"cnn_channels": (16,), "shared_trunk": True, "activation": "relu"}
-    config = PPOConfig(lr=5e-3, ent_coef=0.01, total_timesteps=timesteps, **network)
+    config = PPOConfig(
+        total_timesteps=timesteps, lr=5e-3, ent_coef=0.01, cnn_channels=(16,), shared_trunk=True, activation="relu"
+    )
     env = Catch(config.num_envs)
     print(env)
     reached = {}
