@@ -72,4 +72,4 @@ def test_the_sanitizers_see_a_write_beyond_an_observation(tmp_path: Path) -> Non
     bad.write_text((ROOT / "tests/cuda/ledge.cu").read_text().replace("obs[2] =", "obs[2000000] ="))
     done = play("CudaLedge-v0", tmp_path, str(bad))
     assert done.returncode != 0
-    assert "AddressSanitizer" in done.stderr
+    assert "bad.cu:" in done.stderr

@@ -29,3 +29,8 @@ __device__ __forceinline__ int moved(int position, int step, int low, int high) 
 __device__ __forceinline__ int direction(int action, int negative, int positive) {
     return (action == positive) - (action == negative);
 }
+
+// Show a row of bits, bit x being the cell (x, y).
+__device__ __forceinline__ void show_row(Observation obs, int channel, int y, int bits) {
+    for (; bits; bits &= bits - 1) obs(channel, y, __ffs(bits) - 1) = 1;
+}

@@ -226,12 +226,6 @@ __device__ Outcome step(State& state, Action action, Rng rng, Params params) {
     return outcome;
 }
 
-__device__ void show_row(Observation obs, int channel, int y, int bits) {
-    for (int x = 0; x < SIZE; ++x) {
-        if (bits >> x & 1) obs(channel, y, x) = 1;
-    }
-}
-
 __device__ void show_trail(Observation obs, int y, int x, int heading) {
     if (!is_out(x - heading)) obs(3, y, x - heading) = 1;
 }

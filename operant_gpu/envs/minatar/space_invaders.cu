@@ -108,12 +108,9 @@ __device__ void observe(const State& state, Params params, Observation obs) {
     obs(0, CANNON_Y, state.cannon_x) = 1;
     const int heading = state.heading < 0 ? 2 : 3;
     for (int y = 0; y < SIZE; ++y) {
-        for (int x = 0; x < SIZE; ++x) {
-            const int alien = state.aliens[y] >> x & 1;
-            obs(1, y, x) = alien;
-            obs(heading, y, x) = alien;
-            obs(4, y, x) = state.bullets[y] >> x & 1;
-            obs(5, y, x) = state.alien_bullets[y] >> x & 1;
-        }
+        show_row(obs, 1, y, state.aliens[y]);
+        show_row(obs, heading, y, state.aliens[y]);
+        show_row(obs, 4, y, state.bullets[y]);
+        show_row(obs, 5, y, state.alien_bullets[y]);
     }
 }
