@@ -20,6 +20,8 @@ constexpr int INT64 = 1;
 constexpr int BLOCK = 1;
 #define OPERANT_FLATTEN
 #define OPERANT_EACH(k, n) for (int k = 0; k < 1; ++k)
+// With a bound of 1, nvcc would compute what is rare at each step, and choose: twice the registers.
+#define OPERANT_EACH_WHERE(flags, k, n) for (int k = 0; k < (n); ++k) if ((flags)[k])
 
 // The state of a thread's environment.
 struct States {
@@ -46,6 +48,25 @@ constexpr int BLOCK = 64;
 #define OPERANT_EACH(k, n) OPERANT_PRAGMA(GCC ivdep) for (int k = 0, end = (n); k < end; ++k)
 #endif
 
+// The environments of a block that have a flag, in a list: a branch for each would be mispredicted wherever one has it.
+struct Chosen {
+    int32_t number[BLOCK];
+    int32_t count;
+
+    Chosen(const int32_t* flags, int n) {
+        int found = 0;
+        for (int k = 0; k < n; ++k) {
+            number[found] = k;
+            found += flags[k] != 0;
+        }
+        count = found;
+    }
+    const int32_t* begin() const { return number; }
+    const int32_t* end() const { return number + count; }
+};
+
+#define OPERANT_EACH_WHERE(flags, k, n) for (const int k : Chosen(flags, n))
+
 // The states of a block, which stay in their columns.
 struct States {
     const Batch& batch;
@@ -66,7 +87,8 @@ struct Block {
     const int64_t row;
     const int n;
     States states;
-    int64_t seed[BLOCK];
+    // With a cache line, so that no vector lies across two.
+    alignas(BLOCK > 1 ? 64 : 8) int64_t seed[BLOCK];
     int32_t env_id[BLOCK], episode[BLOCK], elapsed[BLOCK];
     float episode_return[BLOCK], reward[BLOCK];
     int32_t ended[BLOCK], terminated[BLOCK], truncated[BLOCK], active[BLOCK], done[BLOCK];
@@ -99,10 +121,8 @@ struct Block {
         }
     }
 
-    __device__ void begin_episodes(const int32_t* chosen) {
-        if (!any(chosen)) return;
-        for (int k = 0; k < n; ++k) {
-            if (!chosen[k]) continue;
+    __device__ void begin_episodes(const int32_t* flags) {
+        OPERANT_EACH_WHERE(flags, k, n) {
             ++episode[k];
             states.begin(k, ::reset(Rng{seed[k], env_id[k], episode[k], 0, RESET_STREAM}, Params()));
         }
@@ -350,9 +370,7 @@ __device__ void finish(Block& block) {
         block.truncated[k] = block.active[k] & (block.elapsed[k] >= limit);
         block.done[k] = block.terminated[k] | block.truncated[k];
     }
-    if (!block.any(block.done)) return;
-    for (int k = 0; k < block.n; ++k) {
-        if (!block.done[k]) continue;
+    OPERANT_EACH_WHERE(block.done, k, block.n) {
         batch.log_count[block.row + k] += 1;
         batch.log_return[block.row + k] += block.episode_return[k];
         batch.log_length[block.row + k] += block.elapsed[k];
