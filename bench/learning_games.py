@@ -189,7 +189,7 @@ def page(runs: list[dict[str, Any]]) -> str:
                 f"{ends[0]:.1f} to {ends[-1]:.1f}",
                 f"{seconds:.0f}",
                 str(PUBLISHED.get(game, "")),
-                ", ".join(reached(run, PUBLISHED[game]) for run in those if game in PUBLISHED),
+                "; ".join(reached(run, PUBLISHED[game]) for run in those if game in PUBLISHED),
             )
         )
     headings = ("game", "rules", "steps", "seeds", "mean return", "of the seeds", "seconds", "gymnax's PPO", "reached")
