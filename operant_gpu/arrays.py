@@ -27,15 +27,24 @@ def cells_of(array):
 
 
 @jit
+def widened(array):
+    """Return a block with integers and conditions of less than 32 bits as int32: unsigned, their sums would be so."""
+    if array.dtype.primitive_bitwidth < 32:
+        return array.to(tl.int32)
+    else:
+        return array
+
+
+@jit
 def cell(array, i: tl.constexpr):
     """Return one cell of each environment's array; integers narrower than int32 come as int32."""
-    return tl.sum(tl.where(cells_of(array) == i, array, 0), 1)
+    return tl.sum(tl.where(cells_of(array) == i, widened(array), 0), 1)
 
 
 @jit
 def get(array, index):
-    """Return the number in cell `index`, a block, of each environment's array; 0 where there is no such cell."""
-    return tl.sum(tl.where(cells_of(array) == index[:, None], array, 0), 1)
+    """Return the number in cell `index`, a block, of each environment's array, as `cell` does; 0 where there is none."""
+    return tl.sum(tl.where(cells_of(array) == index[:, None], widened(array), 0), 1)
 
 
 @jit

@@ -41,15 +41,17 @@ class Keyboard:
     """
 
     def __enter__(self) -> Keyboard:
+        message = "playing needs a terminal whose keys can be read: run it in one, without pipes"
         try:
             import termios
             import tty
-
+        except ImportError as error:
+            raise InvalidConfig("play", f"{message}, on Linux or macOS ({error})") from error
+        try:
             self._file = sys.stdin.fileno()
             self._before = termios.tcgetattr(self._file)
             tty.setcbreak(self._file)
-        except (ImportError, OSError, termios.error) as error:
-            message = "playing needs a terminal whose keys can be read: run it in one, without pipes"
+        except (OSError, ValueError, termios.error) as error:
             raise InvalidConfig("play", f"{message} ({error})") from error
         return self
 
@@ -127,7 +129,7 @@ class Game:
 def pixels(frame: Frame, columns: int, rows: int) -> Text:
     """Return a picture (height, width, 3) as text: each character is two pixels, one above the other."""
     height, width, _ = frame.shape
-    size = max(1, -(-width // columns), -(-height // (2 * rows)))
+    size = max(1, -(-width // max(1, columns)), -(-height // (2 * max(1, rows))))
     # Two rows of pixels a line.
     tall, wide = height // size // 2 * 2, width // size
     blocks = frame[: tall * size, : wide * size].reshape(tall, size, wide, size, 3)

@@ -98,7 +98,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self.autoreset_mode = settings.autoreset_mode(autoreset_mode)
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 30, "autoreset_mode": self.autoreset_mode}
         self.render_mode = settings.render_mode(render_mode, environment)
-        self.device, self.backend = select.resolve(environment, device, backend)
+        self.device, self.backend = select.resolve(environment, self.params, device, backend)
         settings.try_contract(environment, self.params, self.backend)
         layout, obs = action_layout(self.single_action_space), observation_layout(self.single_observation_space)
         mask_size = layout.num_actions if environment.has_action_mask else 0

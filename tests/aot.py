@@ -25,6 +25,7 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from operant_gpu.backends.base import NO_LIMIT, Batch
+from operant_gpu.backends.programs import widest
 from operant_gpu.backends.triton import (
     OPTIONS,
     draw_constants,
@@ -36,7 +37,6 @@ from operant_gpu.backends.triton import (
     rollout_shape,
     step_constants,
     stored_arguments,
-    widest,
 )
 from operant_gpu.columns import Columns, Outputs
 from operant_gpu.environment import Environment
@@ -168,7 +168,7 @@ def steps_of(batch: Batch) -> list[Launch]:
     reset = common | {"reset_mask_ptr": torch.zeros(1, dtype=torch.bool), "obs_ptr": outputs.obs}
     reset |= {"action_mask_ptr": outputs.action_mask, **mask_strides}
     reset |= dict.fromkeys(("obs_row", "obs_column", "num_envs"), 1)
-    block, warps = launch_shape(BATCH_SIZE, widest(batch))
+    block, warps = launch_shape(BATCH_SIZE, widest(batch.environment, batch.params))
     mode = batch.autoreset_mode
     name = batch.environment.id
     launches = [Launch(step_kernel, name, mode.name, step, step_constants(batch) | {"BLOCK": block}, warps)]
@@ -186,7 +186,7 @@ def rollout_of(batch: Batch, policy: torch.Tensor | MLP | None, is_stored: bool,
     values = (batch.state, Columns(*batch.columns), *policy_arguments(policy), *stored_arguments(trajectory))
     values = (*values, outputs.obs, 2, 3, mask, *strides, 5, 7)
     arguments = dict(zip(rollout_kernel.arg_names, values, strict=False))
-    block, warps = rollout_shape(BATCH_SIZE, isinstance(policy, MLP), widest(batch))
+    block, warps = rollout_shape(BATCH_SIZE, isinstance(policy, MLP), widest(batch.environment, batch.params))
     constants = rollout_constants(batch) | policy_constants(policy) | {"BLOCK": block}
     return Launch(rollout_kernel, batch.environment.id, variant, arguments, constants, warps)
 

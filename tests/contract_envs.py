@@ -222,6 +222,39 @@ Lamps = Environment(
     action_space=spaces.Box(-1.0, 1.0, (2,)),
 )
 
+
+class SpotState(NamedTuple):
+    x: tl.int32
+
+
+@jit
+def spot_reset(rng, params):
+    return SpotState(integers(rng, 0, 0, 9))
+
+
+@jit
+def spot_step(state, action, rng, params):
+    # How many cells lie to the left.
+    left = count((cells(10) < state.x[:, None]) & (cells(10) < 10))
+    return SpotState(tl.minimum(tl.maximum(left + action - 1, 0), 9)), left, left == 9
+
+
+@jit
+def spot_observe(state, params):
+    return (cells(10) == state.x[:, None],)
+
+
+# Arrays in the functions alone.
+Spot = Environment(
+    id="Spot-v0",
+    state=SpotState,
+    reset=spot_reset,
+    step=spot_step,
+    observe=spot_observe,
+    observation_space=spaces.MultiBinary(10),
+    action_space=spaces.Discrete(3),
+)
+
 # What there is a twin of in CUDA C++, by its file.
 TWINS = {
     "cartpole.cu": operant_gpu.envs.CartPole,
@@ -242,13 +275,14 @@ MAKERS: dict[str, Callable[..., Any]] = {
     MaskedDials.id: MaskedDials,
     Ledge.id: Ledge,
     Lamps.id: Lamps,
+    Spot.id: Spot,
 }
 EVERY_MAKER = MAKERS | CUDA_MAKERS
-# The matrix of environments and the backends that run them on this machine's CPU.
 # Those that numba does not run.
-WITH_ARRAYS = {"Game2048-v0", "Snake-v0", Lamps.id}
+WITH_ARRAYS = {"Game2048-v0", "Snake-v0", Lamps.id, Spot.id}
 # The interpreter takes seconds for what others do in a tenth: of arrays it has Lamps here, and tests/test_boards.py.
 _TOO_SLOW = {("Game2048-v0", "triton"), ("Snake-v0", "triton")}
+# The matrix of environments and the backends that run them on this machine's CPU.
 CASES = [
     *(
         (name, backend)

@@ -15,6 +15,7 @@ from operant_gpu import InvalidConfig, UnsupportedConstruct, arrays
 from operant_gpu.arrays import cells, count, get
 from operant_gpu.backends.programs import lower_to_numpy
 from operant_gpu.lang import Array, jit, tl
+from operant_gpu.random import integers
 
 ROWS, WIDTH = 50, 16
 EVERY_ROW = np.arange(ROWS)
@@ -28,10 +29,14 @@ def rows(low: int, high: int, dtype: Any = np.int32) -> np.ndarray:
     return np.random.default_rng(1).integers(low, high, ROWS).astype(dtype)
 
 
-@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.float32])
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.bool_, np.int32, np.float32])
 def test_get_and_put_are_numpys_indexing(dtype: Any) -> None:
     array, index = numbers(dtype), rows(0, WIDTH)
-    assert np.array_equal(lower_to_numpy(arrays.get)(array, index), array[EVERY_ROW, index])
+    found = lower_to_numpy(arrays.get)(array, index)
+    assert np.array_equal(found, array[EVERY_ROW, index])
+    assert found.dtype == (np.float32 if dtype == np.float32 else np.int32), "one less than 0 is -1"
+    if dtype == np.bool_:
+        return
     expected = array.copy()
     expected[EVERY_ROW, index] = rows(5, 9)
     assert np.array_equal(lower_to_numpy(arrays.put)(array, index, rows(5, 9)), expected)
@@ -99,6 +104,11 @@ def mixes_in_where(state, action, rng, params):
 
 
 @jit
+def mixes_in_draws(state, action, rng, params):
+    return state, 0.0, count(integers(rng, 0, 0, tl.where(state.lit, 2, 3)) > 0) == 2
+
+
+@jit
 def sums_over_environments(state, action, rng, params):
     return state, tl.sum(state.levels, 0), False
 
@@ -137,6 +147,7 @@ def rewards_with_an_array(state, action, rng, params):
     ("step", "message"),
     [
         (mixes, r"mixes: `mixed = .*`: an Array's block and a block of one number .* write x\[:, None\]"),
+        (mixes_in_draws, r"an Array's block and a block of one number per environment"),
         (mixes_in_where, r"an Array's block and a block of one number per environment: write x\[:, None\]"),
         (sums_over_environments, r"tl.sum goes along the cells of an Array, axis 1"),
         (sums_a_number, r"tl.sum goes along the cells of an Array, axis 1: this is a block of one number"),
@@ -193,6 +204,6 @@ def test_planes_must_share_the_observation_evenly() -> None:
 
 
 def test_numba_is_refused_with_what_to_use_instead() -> None:
-    with pytest.raises(InvalidConfig, match=r"^backend: .* with an Array in their State run on 'triton' or 'numpy'"):
+    with pytest.raises(InvalidConfig, match=r"^backend: .* with arrays run on 'triton' or 'numpy'"):
         Lamps(2, device="cpu", backend="numba")
     assert Lamps(2, device="cpu").backend == "numpy"

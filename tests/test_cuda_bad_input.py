@@ -48,8 +48,9 @@ def line_of(text: str) -> int:
         ("obs[1] = state.breath;", "obs[1] = state.courage;", "courage"),
         ("obs[1] = state.breath;", "obs[1] = params.height;", "height"),
         ("obs[1] = state.breath;", "obs[1] = breth;", "breth"),
+        ("__device__ State reset", "__device__ int helper() {}\n__device__ State reset", "no return statement"),
     ],
-    ids=["syntax", "no such field", "no such parameter", "no such name"],
+    ids=["syntax", "no such field", "no such parameter", "no such name", "no return"],
 )
 def test_errors_of_the_compiler_name_the_authors_line(changed: Any, old: str, new: str, message: str) -> None:
     environment = changed(old, new)
@@ -98,9 +99,18 @@ def test_a_state_that_does_not_match_the_source_is_shown() -> None:
     assert "int32_t stamina;" in str(raised.value)
 
 
-def test_a_changed_source_is_compiled_anew_also_where_it_is_included(tmp_path: Path) -> None:
+def test_a_changed_source_is_compiled_anew_also_where_it_is_included(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From beside the author's file, also by a file elsewhere; not from the present folder."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "rules.cuh").write_text("#error not this one")
+    monkeypatch.chdir(elsewhere)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "inner.cuh").write_text('#include "rules.cuh"\n')
     (tmp_path / "rules.cuh").write_text(LEDGE)
-    (tmp_path / "outer.cu").write_text('#include "rules.cuh"\n')
+    (tmp_path / "outer.cu").write_text('#include "sub/inner.cuh"\n')
     environment = dataclasses.replace(SHIPPED, source=tmp_path / "outer.cu")
 
     def first_breath() -> float:
@@ -110,6 +120,21 @@ def test_a_changed_source_is_compiled_anew_also_where_it_is_included(tmp_path: P
     before = first_breath()
     (tmp_path / "rules.cuh").write_text(LEDGE.replace("obs[1] = state.breath", "obs[1] = state.breath + 100"))
     assert first_breath() == before + 100
+
+
+def test_nvrtc_finds_what_is_included(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cupy")
+    from operant_gpu.backends.cuda import cubin
+
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "inner.cuh").write_text('#include "rules.cuh"\n')
+    (tmp_path / "rules.cuh").write_text(LEDGE)
+    (tmp_path / "outer.cu").write_text('#include "sub/inner.cuh"\n')
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "rules.cuh").write_text("#error not this one")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    environment = dataclasses.replace(SHIPPED, source=tmp_path / "outer.cu")
+    assert cubin(environment, environment.make_params({}), "sm_90").is_file()
 
 
 @pytest.mark.parametrize("name", ["nowhere.cu", ".", ""])
@@ -130,6 +155,17 @@ def test_a_machine_without_a_compiler_gets_the_packages_to_install(monkeypatch: 
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(BackendError, match=r"C\+\+ compiler.*apt install g\+\+.*dnf install gcc-c\+\+"):
         cpp.compiler()
+
+
+def test_a_compiler_may_have_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "g++ -m64")
+    assert cpp.compiler()[1:] == ["-m64"]
+
+
+def test_what_is_not_the_authors_fault_is_said_of_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "g++ -fno-such-option")
+    with pytest.raises(BackendError, match=r"compiler \S+ failed with status 1:[^$]*no-such-option"):
+        SHIPPED(3, device="cpu")
 
 
 def test_a_compiler_named_in_the_environment_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,36 +208,46 @@ except operant_gpu.BackendError as error:
     assert "pip install 'operant-gpu[gpu]', or use backend='cpp'" in done.stdout
 
 
-class FailingModule:
-    """Stands in for CuPy's module where its compiler fails."""
-
-    error: Exception
-
-    def __init__(self, **_: Any) -> None: ...
-
-    def compile(self) -> None:
-        raise self.error
-
-
 def test_without_nvrtc_the_cuda_backend_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    cupy = pytest.importorskip("cupy")
+    pytest.importorskip("cupy")
     from operant_gpu.backends import cuda
 
-    monkeypatch.setattr(cupy, "RawModule", FailingModule)
-    FailingModule.error = RuntimeError("Failure finding 'libnvrtc.so.13'\nand more")
+    class Missing:
+        """Stands in for CuPy's NVRTC where the library is missing."""
+
+        @staticmethod
+        def getVersion() -> None:
+            raise RuntimeError("Failure finding 'libnvrtc.so.13'\nand more")
+
+    monkeypatch.setattr(cuda, "nvrtc", Missing)
     with pytest.raises(BackendError, match=r"needs NVRTC \(Failure.*\): pip install"):
-        cuda.kernels(SHIPPED, SHIPPED.make_params({}))
+        cuda.cubin(SHIPPED, SHIPPED.make_params({}), "sm_90")
 
 
-def test_errors_of_nvrtc_are_shown_as_those_of_the_cpus_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    cupy = pytest.importorskip("cupy")
-    from operant_gpu.backends import cuda
+def test_a_device_that_nvrtc_does_not_know_is_named() -> None:
+    pytest.importorskip("cupy")
+    from operant_gpu.backends.cuda import cubin
 
-    monkeypatch.setattr(cupy, "RawModule", FailingModule)
-    message = f"{SHIPPED.source}(3): error: expected a ';'"
-    FailingModule.error = cupy.cuda.compiler.CompileException(message, "", "program.cu", ())
-    with pytest.raises(InvalidConfig, match=r"ledge.cu\(3\): error: expected a ';'") as raised:
-        cuda.kernels(SHIPPED, SHIPPED.make_params({}))
+    with pytest.raises(BackendError, match=r"NVRTC \d+\.\d+ does not know sm_35: install a newer one"):
+        cubin(SHIPPED, SHIPPED.make_params({}), "sm_35")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("obs[1] = state.breath;", "obs[1] = state.breaht;", 'class "State" has no member "breaht"'),
+        ("__device__ State reset", "__device__ int helper() {}\n__device__ State reset", "missing return statement"),
+    ],
+)
+def test_errors_of_nvrtc_are_shown_as_those_of_the_cpus_compiler(
+    changed: Any, old: str, new: str, message: str
+) -> None:
+    pytest.importorskip("cupy")
+    from operant_gpu.backends.cuda import cubin
+
+    environment = changed(old, new)
+    with pytest.raises(InvalidConfig, match=rf"changed.cu\({line_of(old)}\): error.*{message}") as raised:
+        cubin(environment, environment.make_params({}), "sm_90")
     assert "int32_t breath;" in str(raised.value)
 
 

@@ -27,31 +27,24 @@ def environment_of(name: str) -> Any:
 @every_environment
 @pytest.mark.parametrize("arch", [80, 90, 100])
 def test_nvrtc_makes_a_cubin(name: str, arch: int) -> None:
-    from cupy_backends.cuda.libs import nvrtc
-
-    from operant_gpu.backends.cuda import options
+    from operant_gpu.backends.cuda import cubin
 
     environment = environment_of(name)
-    source = program(environment, environment.make_params({}))
-    compiled = nvrtc.createProgram(source, "program.cu", (), ())
-    try:
-        nvrtc.compileProgram(compiled, (*options(environment), f"-arch=sm_{arch}"))
-    except nvrtc.NVRTCError:
-        pytest.fail(nvrtc.getProgramLog(compiled))
-    cubin = nvrtc.getCUBIN(compiled)
-    assert cubin.startswith(b"\x7fELF")
-    assert all(kernel.encode() in cubin for kernel in KERNELS)
+    compiled = cubin(environment, environment.make_params({}), f"sm_{arch}").read_bytes()
+    assert compiled.startswith(b"\x7fELF")
+    assert all(kernel.encode() in compiled for kernel in KERNELS)
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
 @every_environment
 def test_nvcc_makes_kernels_within_their_resources(name: str, tmp_path: Path, record_property: Any) -> None:
-    from operant_gpu.backends.cuda import options
+    from operant_gpu.backends.cuda import OPTIONS
 
     environment = environment_of(name)
     source = tmp_path / "program.cu"
     source.write_text(program(environment, environment.make_params({})))
-    command = ["nvcc", *options(environment), "-arch=sm_90", "-cubin", "-Xptxas=-v", "-o", str(tmp_path / "cubin")]
+    beside = f"-I{environment.source.parent}"
+    command = ["nvcc", *OPTIONS, beside, "-arch=sm_90", "-cubin", "-Xptxas=-v", "-o", str(tmp_path / "cubin")]
     done = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     report = done.stderr[done.stderr.index("'operant_steps'") :]

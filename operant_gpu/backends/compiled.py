@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from operant_gpu.backends.base import Batch
+from operant_gpu.backends.stepwise import StepwiseRollout
 from operant_gpu.columns import Outputs
 from operant_gpu.mlp import MLP
 from operant_gpu.trajectory import Trajectory
@@ -35,34 +37,30 @@ CALL = (
 )
 
 
+@functools.cache
 def record_dtype(names: tuple[str, ...]) -> np.dtype[Any]:
     """Return the structure of 64-bit integers with these fields."""
     return np.dtype([(name, np.int64) for name in names])
 
 
 class Record:
-    """A structure of 64-bit integers in memory that a kernel reads; what is not named is 0."""
+    """A structure of 64-bit integers in memory that a kernel reads; what is not named is 0.
+
+    Attributes:
+        words: The memory.
+        address: Where it is.
+        structure: The same memory, as an array of one structure.
+    """
 
     def __init__(self, names: tuple[str, ...], values: Mapping[str, int]) -> None:
         self._names = names
         self.words = np.array([values.get(name, 0) for name in names], np.int64)
         self.address = int(self.words.ctypes.data)
-
-    @property
-    def structure(self) -> np.ndarray[Any, Any]:
-        """The same memory, as an array of one structure."""
-        return self.words.view(record_dtype(self._names))
+        self.structure = self.words.view(record_dtype(names))
 
     def set(self, name: str, value: int) -> None:
         """Change one field."""
         self.words[self._names.index(name)] = value
-
-
-class Stepwise(Protocol):
-    """Takes the steps of a rollout one by one."""
-
-    def run(self, num_steps: int, policy: Tensor | MLP | None, trajectory: Trajectory, outputs: Outputs) -> None:
-        """Do as `Backend.rollout`."""
 
 
 class CompiledBackend:
@@ -73,7 +71,7 @@ class CompiledBackend:
         stepwise: Takes the steps of rollouts in which a network acts; subclasses set it.
     """
 
-    stepwise: Stepwise
+    stepwise: StepwiseRollout
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch

@@ -1,4 +1,4 @@
-"""A trial of an environment's functions on two rows, before anything is allocated."""
+"""A trial of an environment's functions on three rows, before anything is allocated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from operant_gpu.errors import InvalidConfig, UnsupportedConstruct
 from operant_gpu.lang import next_power_of_2
 from operant_gpu.spaces import action_layout, observation_layout
 
-_ROWS = 2
+# No power of two: no Array has as many cells.
+_ROWS = 3
 
 
 def check_contract(environment: Environment, params: Any) -> None:

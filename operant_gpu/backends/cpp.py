@@ -7,8 +7,11 @@ import functools
 import hashlib
 import os
 import platform
+import re
+import shlex
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,9 @@ from operant_gpu.errors import BackendError
 
 _BLOCK = 64
 _STEPS_PER_THREAD = 1_024
-# Fused multiply-add would round differently in each compiler.
-FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fPIC", "-shared", "-fvisibility=hidden", "-w")
+# Fused multiply-add would round differently in each compiler. No author means a function that ends without returning
+# its value.
+FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fPIC", "-shared", "-fvisibility=hidden", "-Werror=return-type")
 _ADVICE = (
     "install one (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install), "
     "or name it in the variable CXX"
@@ -54,11 +58,17 @@ def library(environment: Any, params: Any) -> dict[str, Any]:
         BackendError: If there is no compiler.
         InvalidConfig: If the author's file does not compile.
     """
-    source = program(environment, params)
-    path = folder("cpp") / f"operant_gpu_{_digest(source)}.so"
+    source, command = program(environment, params), compile_command(environment)
+    digest = hashlib.sha256(f"{_machine(*compiler())}{command}{source}".encode()).hexdigest()[:32]
+    path = folder("cpp") / f"operant_gpu_{digest}.so"
     if not path.exists():
-        _compile(environment, params, source, path)
-    loaded = ctypes.CDLL(str(path))
+        write_atomically(path, lambda temporary: _compile(environment, params, source, command, temporary))
+    try:
+        loaded = ctypes.CDLL(str(path))
+    except OSError as error:
+        # Whatever it is, the next attempt is to make it anew.
+        path.unlink(missing_ok=True)
+        raise explained(environment, params, str(error)) from error
     kernels = {}
     for name in KERNELS:
         function = kernels[name] = getattr(loaded, name)
@@ -66,48 +76,49 @@ def library(environment: Any, params: Any) -> dict[str, Any]:
     return kernels
 
 
-def compiler() -> str:
-    """Return the path of the C++ compiler.
+def compiler() -> list[str]:
+    """Return the command of the C++ compiler: its path, and the arguments that CXX adds.
 
     Raises:
         BackendError: If there is none.
     """
-    named = os.environ.get("CXX", "").strip()
-    found = shutil.which(named) if named else next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    named = shlex.split(os.environ.get("CXX", ""))
+    found = next(filter(None, map(shutil.which, named[:1] or ("c++", "g++", "clang++"))), None)
     if found is None:
-        missing = f"CXX names {named!r}, which is not there" if named else "found neither c++ nor g++ nor clang++"
+        missing = f"CXX names {named[0]!r}, which is not there" if named else "found neither c++ nor g++ nor clang++"
         raise BackendError(f"the cpp backend needs a C++ compiler: {missing}; {_ADVICE}")
-    return found
+    return [os.path.abspath(found), *named[1:]]
 
 
-def compile_command(environment: Any, output: Path | str) -> list[str]:
-    """Return the command that compiles a program from its standard input."""
+def compile_command(environment: Any) -> list[str]:
+    """Return the command that compiles a program, without the paths of the program and of the library."""
     native = ("-march=native",) if platform.machine() in ("x86_64", "AMD64") else ()
-    folder_of_source = str(Path(environment.source).resolve().parent)
-    return [compiler(), *FLAGS, *native, "-iquote", folder_of_source, "-x", "c++", "-", "-o", str(output)]
+    return [*compiler(), *FLAGS, *native, "-iquote", str(Path(environment.source).resolve().parent)]
 
 
-def _compile(environment: Any, params: Any, source: str, path: Path) -> None:
-    def write(temporary: Path) -> None:
-        command = compile_command(environment, temporary)
-        done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise explained(environment, params, done.stderr)
-
-    write_atomically(path, write)
+def _compile(environment: Any, params: Any, source: str, command: list[str], path: Path) -> None:
+    # In a folder of its own: files that it includes are looked for beside it first.
+    with tempfile.TemporaryDirectory() as folder_of_program:
+        file = Path(folder_of_program, "program.cpp")
+        file.write_text(source, encoding="utf-8")
+        # In the language that is understood below.
+        settings = {"capture_output": True, "errors": "replace", "env": {**os.environ, "LC_ALL": "C"}}
+        done = subprocess.run([*command, str(file), "-o", str(path)], **settings, check=False)
+    if done.returncode == 0:
+        return
+    # With a line of a file; else it is of the command, the disk, or the linker.
+    if re.search(r":\d+:\d+: (fatal )?error:", done.stderr):
+        raise explained(environment, params, done.stderr)
+    raise BackendError(f"the C++ compiler {command[0]} failed with status {done.returncode}:\n{done.stderr.strip()}")
 
 
 @functools.cache
-def _machine() -> str:
+def _machine(*compiler: str) -> str:
     """Return what the compiled code depends on beside its source: the compiler's version and the processor."""
-    version = subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=False).stdout
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     except OSError:
         features = platform.processor()
-    return f"{version}{platform.machine()}{features}{FLAGS}"
-
-
-def _digest(source: str) -> str:
-    return hashlib.sha256((_machine() + source).encode()).hexdigest()[:32]
+    return f"{version}{platform.machine()}{features}"

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cupy
 import numpy as np
 import torch
+from cupy_backends.cuda.libs import nvrtc
 
 from operant_gpu.backends.base import Batch
 from operant_gpu.backends.compiled import Record
 from operant_gpu.backends.cuda_base import CudaSourceBackend
 from operant_gpu.backends.cuda_source import KERNELS, explained, program
+from operant_gpu.backends.disk_cache import folder, write_atomically
+from operant_gpu.cuda_environment import CudaEnvironment
 from operant_gpu.errors import BackendError
 
-_THREADS = 128
+# Fused multiply-add would round as no other backend does. 940 is a function that ends without returning its value.
+OPTIONS = ("--std=c++17", "--fmad=false", "--diag-error=940")
+# Of small batches every multiprocessor gets some.
+_FEW, _THREADS_OF_FEW, _THREADS = 32_768, 32, 128
 
 
 class CudaBackend(CudaSourceBackend):
@@ -24,39 +31,81 @@ class CudaBackend(CudaSourceBackend):
     def __init__(self, batch: Batch) -> None:
         super().__init__(batch)
         self._device: torch.device = batch.columns.seed.device
+        self._threads = _THREADS_OF_FEW if batch.num_envs <= _FEW else _THREADS
+        major, minor = torch.cuda.get_device_capability(self._device)
+        compiled = cubin(batch.environment, batch.params, f"sm_{major}{minor}")
         with cupy.cuda.Device(self._device.index):
-            self._kernels = kernels(batch.environment, batch.params)
+            module = cupy.RawModule(path=str(compiled))
+            self._kernels = {name: module.get_function(name) for name in KERNELS}
 
     def launch(self, kernel: str, call: Record, argument: int, num_steps: int) -> None:
         """Call a kernel for all environments."""
-        stream = torch.cuda.current_stream(self._device)
-        grid = (-(-self.batch.num_envs // _THREADS),)
+        stream = _Stream(torch.cuda.current_stream(self._device).cuda_stream)
+        grid = (-(-self.batch.num_envs // self._threads),)
         # CuPy passes arrays of one structure by value.
         arguments = (self.record.structure, call.structure, np.int64(argument))
         with cupy.cuda.Device(self._device.index), cupy.cuda.Stream.from_external(stream):
-            self._kernels[kernel](grid, (_THREADS,), arguments)
+            self._kernels[kernel](grid, (self._threads,), arguments)
 
 
-def options(environment: Any) -> tuple[str, ...]:
-    """Return what NVRTC is told beside the architecture: fused multiply-add would round as no other backend does."""
-    return ("--std=c++17", "--fmad=false", f"-I{Path(environment.source).resolve().parent}")
+class _Stream(NamedTuple):
+    """A stream as CuPy takes it from others; those of older releases of torch do not say it themselves."""
+
+    handle: int
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.handle
 
 
-def kernels(environment: Any, params: Any) -> dict[str, Any]:
-    """Return the kernels of an environment, compiled for the present device and loaded there.
+def cubin(environment: CudaEnvironment, params: Any, arch: str) -> Path:
+    """Return the file of an environment's kernels, compiled now or by an earlier process.
+
+    CuPy's own compilation would flush denormal numbers to zero.
+
+    Args:
+        environment: In CUDA C++.
+        params: Its constants.
+        arch: Of the device, such as "sm_90".
 
     Raises:
-        BackendError: If NVRTC is missing.
+        BackendError: If NVRTC is missing, or does not know the device.
         InvalidConfig: If the author's file does not compile.
     """
-    module = cupy.RawModule(code=program(environment, params), options=options(environment), backend="nvrtc")
+    version = _check_nvrtc(arch)
+    source, options = program(environment, params), (*OPTIONS, f"-I{_folder(environment)}", f"-arch={arch}")
+    digest = hashlib.sha256(f"{version}{options}{source}".encode()).hexdigest()[:32]
+    path = folder("cuda") / f"operant_gpu_{digest}.cubin"
+    if not path.exists():
+        write_atomically(path, lambda temporary: temporary.write_bytes(_compiled(environment, params, source, options)))
+    return path
+
+
+def _check_nvrtc(arch: str) -> tuple[int, int]:
+    """Return the version of NVRTC, if it is there and knows the device."""
     try:
-        module.compile()
-    except cupy.cuda.compiler.CompileException as error:
-        raise explained(environment, params, str(error)) from error
+        version: tuple[int, int] = nvrtc.getVersion()
+        known = nvrtc.getSupportedArchs()
     except (ImportError, OSError, RuntimeError) as error:
-        if "nvrtc" not in str(error).lower():
-            raise
         advice = "pip install 'operant-gpu[gpu]', or use backend='cpp' on the CPU"
         raise BackendError(f"the cuda backend needs NVRTC ({str(error).splitlines()[0]}): {advice}") from error
-    return {name: module.get_function(name) for name in KERNELS}
+    if int(arch.removeprefix("sm_")) not in known:
+        found = ".".join(map(str, version))
+        raise BackendError(f"NVRTC {found} does not know {arch}: install a newer one with CuPy, or use backend='cpp'")
+    return version
+
+
+def _folder(environment: CudaEnvironment) -> Path:
+    return Path(environment.source).resolve().parent
+
+
+def _compiled(environment: CudaEnvironment, params: Any, source: str, options: tuple[str, ...]) -> bytes:
+    # Under a name of the author's folder, where files that it includes are looked for first.
+    compilation = nvrtc.createProgram(source, f"{_folder(environment)}/program.cu", (), ())
+    try:
+        nvrtc.compileProgram(compilation, options)
+        result: bytes = nvrtc.getCUBIN(compilation)
+    except nvrtc.NVRTCError as error:
+        raise explained(environment, params, nvrtc.getProgramLog(compilation)) from error
+    finally:
+        nvrtc.destroyProgram(compilation)
+    return result

@@ -286,9 +286,10 @@ def _digests(path: Path, code: str) -> str:
         here, text = waiting.pop()
         found[here] = hashlib.sha256(text.encode()).hexdigest()[:16]
         for name in _INCLUDE.findall(_without_comments(text)):
-            included = (here.parent / name).resolve()
-            if included not in found and included.is_file():
-                waiting.append((included, _read(included)))
+            # Compilers look beside the file that includes, then beside the author's.
+            included = next((file for folder in (here, path) if (file := folder.parent / name).is_file()), None)
+            if included is not None and included.resolve() not in found:
+                waiting.append((included.resolve(), _read(included)))
     return ", ".join(f"{one.name} {digest}" for one, digest in found.items())
 
 

@@ -17,7 +17,7 @@ def folder(kind: str) -> Path:
     base = os.environ.get("OPERANT_GPU_CACHE") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "operant_gpu"
     )
-    path = Path(base) / kind
+    path = Path(base).absolute() / kind
     try:
         path.mkdir(parents=True, exist_ok=True)
         if os.access(path, os.W_OK):

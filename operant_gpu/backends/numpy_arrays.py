@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from operant_gpu.backends.numpy_ops import rank
+from operant_gpu.backends.numpy_ops import cast, rank
 from operant_gpu.errors import UnsupportedConstruct
 from operant_gpu.lang import next_power_of_2
 
@@ -25,6 +25,11 @@ def cells_of(array: Any) -> Any:
     if rank(array) != 2:
         raise UnsupportedConstruct("cell, get and put need an Array's block: this has one number per environment")
     return np.arange(array.shape[1], dtype=np.int32)[None]
+
+
+def widened(array: Any) -> Any:
+    """Return a block with integers and conditions of less than 32 bits as int32."""
+    return cast(array, np.dtype(np.int32)) if rank(array) and array.dtype.itemsize < 4 else array
 
 
 def padded(column: Any, width: int) -> Any:

@@ -336,6 +336,7 @@ def umulhi(a: Any, b: Any) -> Any:
     """`tl.umulhi`: the upper 32 bits of a product of two uint32."""
     if value(a).dtype != np.uint32 or value(b).dtype != np.uint32:
         raise UnsupportedConstruct("tl.umulhi needs two uint32 blocks: cast with .to(tl.uint32)")
+    _check_ranks(a, b)
     return ((cast(a, _UINT64) * b) >> np.uint64(32)).astype(np.uint32)
 
 

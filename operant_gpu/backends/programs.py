@@ -14,7 +14,7 @@ from operant_gpu.backends.numpy_ops import NumpyRng
 from operant_gpu.backends.tracing import Program, Tape
 from operant_gpu.environment import Environment
 from operant_gpu.random import philox_word, philox_words
-from operant_gpu.spaces import ActionLayout
+from operant_gpu.spaces import ActionLayout, action_layout
 
 # What NumPy does in its own way: it computes a block of words once, however many of them are drawn.
 _INTRINSICS: dict[Any, Callable[..., Any]] = {
@@ -22,6 +22,7 @@ _INTRINSICS: dict[Any, Callable[..., Any]] = {
     philox_word: numpy_ops.word,
     arrays.cells: numpy_arrays.cells,
     arrays.cells_of: numpy_arrays.cells_of,
+    arrays.widened: numpy_arrays.widened,
 }
 
 
@@ -62,6 +63,20 @@ def trace(environment: Environment, params: Any, layout: ActionLayout) -> Progra
         observing.program(components),
         masking.program(conditions),
     )
+
+
+def widest(environment: Environment, params: Any) -> int:
+    """Return how many cells the widest block of an environment's state and functions has, 1 if there are no arrays."""
+    shapes = [(1, *column.cells) for column in environment.column_types().values()]
+    try:
+        programs = tuple(trace(environment, params, action_layout(environment.spaces(params)[1])))
+    except Exception:  # noqa: BLE001
+        # The trial, or Triton, tells what is wrong with the functions. Their columns are known.
+        programs = ()
+    for program in programs:
+        shapes += [call.shape for call in program.calls]
+        shapes += [result.shape for result in program.results if isinstance(result, np.ndarray)]
+    return max([1, *(shape[1] for shape in shapes if len(shape) == 2)])
 
 
 def trace_random_policy(environment: Environment, params: Any, layout: ActionLayout) -> Program:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import importlib
+from typing import Any
 
 import torch
 
 from operant_gpu.backends.base import Backend, Batch
+from operant_gpu.backends.programs import widest
 from operant_gpu.cuda_environment import CudaEnvironment
 from operant_gpu.environment import Definition
 from operant_gpu.errors import BackendError, InvalidConfig
@@ -20,14 +22,14 @@ _CUDA = ("cuda", "cpp")
 BACKENDS = (*_TRITON, *_CUDA)
 
 
-def resolve(environment: Definition, device: str | torch.device, backend: str) -> tuple[torch.device, str]:
+def resolve(environment: Definition, params: Any, device: str | torch.device, backend: str) -> tuple[torch.device, str]:
     """Return the device, with its index, and the name of the backend that the arguments of `VecEnv` mean.
 
     Raises:
         InvalidConfig: If a name is unknown.
         BackendError: If the device or backend is missing here, or the two do not fit.
     """
-    known, kind = _known(environment)
+    known, kind = _known(environment, params)
     if backend not in ("auto", *known):
         raise InvalidConfig(
             "backend", f"{kind} run on {' or '.join(map(repr, known))}, or 'auto' for one of them, got {backend!r}"
@@ -64,14 +66,14 @@ _CLASSES = {
 }
 
 
-def _known(environment: Definition) -> tuple[tuple[str, ...], str]:
+def _known(environment: Definition, params: Any) -> tuple[tuple[str, ...], str]:
     """Return the backends that can run an environment, and what its kind are called."""
     kind = f"{type(environment).__name__}s"
     if isinstance(environment, CudaEnvironment):
         return _CUDA, kind
-    if any(column.shape for column in environment.column_types().values()):
-        # Its programs have one number of each environment in each variable.
-        return tuple(name for name in _TRITON if name != "numba"), f"{kind} with an Array in their State"
+    if widest(environment, params) > 1:
+        # numba's programs have one number of each environment in each variable.
+        return tuple(name for name in _TRITON if name != "numba"), f"{kind} with arrays"
     return _TRITON, kind
 
 

@@ -1,7 +1,7 @@
 """Tracing: a lowered function becomes a straight line of NumPy calls.
 
 Environment functions take no decision that depends on a block: what they do is the same whatever the numbers are.
-So one run on two rows shows all of it. Every NumPy call on a block is recorded, all else is folded into constants.
+So one run on three rows shows all of it. Every NumPy call on a block is recorded, all else is folded into constants.
 The record is compiled into Python without branches or checks of types, in which a call writes into an operand's
 buffer where nobody needs that operand any more.
 """
@@ -16,7 +16,8 @@ import numpy as np
 from operant_gpu.backends.numpy_ops import NumpyRng
 from operant_gpu.errors import UnsupportedConstruct
 
-_ROWS = 2
+# No power of two: no Array has as many cells.
+_ROWS = 3
 # Below this many rows a call costs more than the mispredicted branches.
 _FEW = 256
 
@@ -24,7 +25,7 @@ _FEW = 256
 class Call(NamedTuple):
     """One line of a record: `target = function(*arguments)`, blocks as `Traced`, all else as it is.
 
-    `dtype` is the result's, `shape` that of its trial on two rows.
+    `dtype` is the result's, `shape` that of its trial on three rows.
     """
 
     target: str
@@ -55,7 +56,7 @@ class Tape:
         return _TracedRng(self)
 
     def record(self, function: Callable[..., Any], arguments: tuple[Any, ...], sample: Any) -> Traced:
-        """Add a call whose result on the two rows is `sample`."""
+        """Add a call whose result on the three rows is `sample`."""
         target = f"t{len(self._calls)}"
         self._calls.append(Call(target, sample.dtype, sample.shape, function, arguments))
         return Traced.of(sample, target, self)
@@ -95,14 +96,14 @@ class Program(NamedTuple):
 
 
 class Traced(np.ndarray[Any, Any]):
-    """A block of two rows that records what is done with it."""
+    """A block of three rows that records what is done with it."""
 
     name: str
     tape: Tape
 
     @classmethod
     def of(cls, sample: Any, name: str, tape: Tape) -> Traced:
-        """Return a block with these values on the two rows."""
+        """Return a block with these values on the three rows."""
         traced = np.asarray(sample).view(cls)
         traced.name, traced.tape = name, tape
         return traced

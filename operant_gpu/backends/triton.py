@@ -15,6 +15,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from operant_gpu.backends.base import Batch
+from operant_gpu.backends.programs import widest
 from operant_gpu.backends.stepwise import StepwiseRollout
 from operant_gpu.columns import Outputs
 from operant_gpu.errors import BackendError
@@ -55,7 +56,7 @@ class Maker:
 
 
 def launch_shape(num_envs: int, width: int = 1) -> tuple[int, int]:
-    """Return (environments per program, warps per program), where the widest array of a state has `width` cells.
+    """Return (environments per program, warps per program), where the widest block has `width` cells.
 
     One environment a thread: more would spill registers in the larger environments. Arrays have 16 cells a thread, for
     the same reason. Small batches are cut finer, so that every multiprocessor gets a program. The interpreter pays for
@@ -72,11 +73,6 @@ def launch_shape(num_envs: int, width: int = 1) -> tuple[int, int]:
 
 def _array_shape(width: int) -> tuple[int, int]:
     return max(1, min(128, 2048 // width)), 4
-
-
-def widest(batch: Batch) -> int:
-    """Return how many cells the widest array of a state has, 1 if there is none."""
-    return max((column.cells or (1,))[0] for column in batch.environment.column_types().values())
 
 
 def rollout_shape(num_envs: int, network: bool, width: int = 1) -> tuple[int, int]:
@@ -99,7 +95,7 @@ class TritonBackend:
         self._state, self._columns, self._num_envs = batch.state, batch.columns, batch.num_envs
         self._reset_constants, self._step_constants = reset_constants(batch), step_constants(batch)
         self._rollout_constants = rollout_constants(batch)
-        self._width, self._batch = widest(batch), batch
+        self._width, self._batch = widest(batch.environment, batch.params), batch
         # Too much to hold in a program beside the layers of a network: PyTorch evaluates it, step by step.
         self._has_boards = self._width > 1 or batch.observations.size > MAX_WIDTH
         self._stepwise = StepwiseRollout(self, batch, self._draw)

@@ -26,9 +26,10 @@ def draw(rng, legal, outputs, log_stds, NETWORK: tl.constexpr, LOW: tl.constexpr
         drawn, log_prob = gaussian(rng, outputs, log_stds)
         taken = ()
         for i in tl.static_range(len(BOX_LOW)):
-            clipped = tl.clamp(drawn[i], BOX_LOW[i], BOX_HIGH[i])
+            # What is not a number stays so: clamp would give a bound.
+            clipped = tl.where(drawn[i] == drawn[i], tl.clamp(drawn[i], BOX_LOW[i], BOX_HIGH[i]), drawn[i])
             taken = taken + (clipped,)
-            fine = fine & (drawn[i] == drawn[i]) & (tl.abs(clipped) < float("inf"))
+            fine = fine & (tl.abs(clipped) < float("inf"))
         return drawn, taken, log_prob, fine
     else:
         drawn = random_floats(rng, BOX_LOW, BOX_HIGH)

@@ -11,22 +11,36 @@ using uint32_t = unsigned int;
 using int64_t = long long;
 using uint64_t = unsigned long long;
 #else
-#include <cmath>
-#include <cstdint>
-#include <cstring>
+// Those of C, which leave their functions of floats in the global namespace, as CUDA has them.
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 #endif
 
 #ifndef __CUDACC__
 #define __device__
+#define __host__
+#define __constant__
+#define __restrict__ __restrict
 #define __forceinline__ inline
 #define __noinline__
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a < b ? b : a; }
+inline unsigned int min(unsigned int a, unsigned int b) { return a < b ? a : b; }
+inline unsigned int max(unsigned int a, unsigned int b) { return a < b ? b : a; }
+inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t max(int64_t a, int64_t b) { return a < b ? b : a; }
 inline float min(float a, float b) { return fminf(a, b); }
 inline float max(float a, float b) { return fmaxf(a, b); }
+inline double min(double a, double b) { return fmin(a, b); }
+inline double max(double a, double b) { return fmax(a, b); }
 inline int __popc(unsigned int bits) { return __builtin_popcount(bits); }
 inline int __clz(int bits) { return bits ? __builtin_clz(bits) : 32; }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
+inline int __popcll(uint64_t bits) { return __builtin_popcountll(bits); }
+inline int __clzll(int64_t bits) { return bits ? __builtin_clzll(bits) : 64; }
+inline int __ffsll(int64_t bits) { return __builtin_ffsll(bits); }
 inline unsigned int __umulhi(unsigned int a, unsigned int b) { return (uint64_t)a * b >> 32; }
 #endif
 

@@ -144,7 +144,7 @@ struct Block {
 struct View {
     Observed* first;
     int64_t row_stride, column_stride;
-    // Whether there is so much to write that it should not be read into the cache first.
+    // Whether to write past the cache, as a rollout does, whose steps are read when all of them are there.
     bool streams;
 
     // Whether the numbers of an environment lie side by side, as on a CPU, where a column of many environments would
@@ -153,7 +153,10 @@ struct View {
 };
 
 #ifndef __CUDACC__
-// Write an observation that was put together in the first-level cache.
+// Whether an observation is put together in the first-level cache, on the stack.
+constexpr bool IS_SMALL = OBSERVATION_SIZE * sizeof(Observed) <= 16384;
+
+// Write an observation that was put together so.
 inline void put_whole(Observed* to, const Observed* whole, bool streams) {
     constexpr int BYTES = OBSERVATION_SIZE * sizeof(Observed);
 #ifdef __SSE2__
@@ -171,8 +174,8 @@ __device__ __forceinline__ void observe_one(Block& block, int k, const View& vie
     Observed* const first = view.first + (block.row + k) * view.row_stride;
     auto&& state = block.states.get(k);
 #ifndef __CUDACC__
-    if (view.is_plain()) {
-        alignas(16) Observed whole[OBSERVATION_SIZE] = {};
+    if (IS_SMALL && view.is_plain()) {
+        alignas(16) Observed whole[IS_SMALL ? OBSERVATION_SIZE : 1] = {};
         ::observe(state, Params(), Observation{whole, 1});
         put_whole(first, whole, view.streams);
         return;
@@ -378,13 +381,18 @@ __device__ void finish(Block& block) {
 }
 
 __device__ void store_outcome(const Block& block, const Call& call, int64_t step) {
-    const int64_t row = block.row;
-    float* const reward = call.reward + step * call.reward_step + row;
-    bool* const terminated = call.terminated + step * call.terminated_step + row;
-    bool* const truncated = call.truncated + step * call.truncated_step + row;
-    if (call.reward) OPERANT_EACH(k, block.n) reward[k] = block.reward[k];
-    if (call.terminated) OPERANT_EACH(k, block.n) terminated[k] = block.terminated[k] != 0;
-    if (call.truncated) OPERANT_EACH(k, block.n) truncated[k] = block.truncated[k] != 0;
+    if (call.reward) {
+        float* const reward = call.reward + step * call.reward_step + block.row;
+        OPERANT_EACH(k, block.n) reward[k] = block.reward[k];
+    }
+    if (call.terminated) {
+        bool* const terminated = call.terminated + step * call.terminated_step + block.row;
+        OPERANT_EACH(k, block.n) terminated[k] = block.terminated[k] != 0;
+    }
+    if (call.truncated) {
+        bool* const truncated = call.truncated + step * call.truncated_step + block.row;
+        OPERANT_EACH(k, block.n) truncated[k] = block.truncated[k] != 0;
+    }
 }
 
 __device__ void take_steps(const Batch& batch, const Call& call, int64_t row, int n, int64_t num_steps) {
