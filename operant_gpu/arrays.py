@@ -43,7 +43,7 @@ def cell(array, i: tl.constexpr):
 
 @jit
 def get(array, index):
-    """Return the number in cell `index`, a block, of each environment's array, as `cell` does; 0 where there is none."""
+    """Return the number in cell `index`, a block, of each environment's array, like `cell`; 0 where there is none."""
     return tl.sum(tl.where(cells_of(array) == index[:, None], widened(array), 0), 1)
 
 

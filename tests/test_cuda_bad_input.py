@@ -216,7 +216,7 @@ def test_without_nvrtc_the_cuda_backend_says_what_to_install(monkeypatch: pytest
         """Stands in for CuPy's NVRTC where the library is missing."""
 
         @staticmethod
-        def getVersion() -> None:
+        def getVersion() -> None:  # noqa: N802
             raise RuntimeError("Failure finding 'libnvrtc.so.13'\nand more")
 
     monkeypatch.setattr(cuda, "nvrtc", Missing)
@@ -239,9 +239,7 @@ def test_a_device_that_nvrtc_does_not_know_is_named() -> None:
         ("__device__ State reset", "__device__ int helper() {}\n__device__ State reset", "missing return statement"),
     ],
 )
-def test_errors_of_nvrtc_are_shown_as_those_of_the_cpus_compiler(
-    changed: Any, old: str, new: str, message: str
-) -> None:
+def test_errors_of_nvrtc_are_shown_as_those_of_the_cpus(changed: Any, old: str, new: str, message: str) -> None:
     pytest.importorskip("cupy")
     from operant_gpu.backends.cuda import cubin
 

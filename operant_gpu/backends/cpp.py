@@ -102,8 +102,9 @@ def _compile(environment: Any, params: Any, source: str, command: list[str], pat
         file = Path(folder_of_program, "program.cpp")
         file.write_text(source, encoding="utf-8")
         # In the language that is understood below.
-        settings = {"capture_output": True, "errors": "replace", "env": {**os.environ, "LC_ALL": "C"}}
-        done = subprocess.run([*command, str(file), "-o", str(path)], **settings, check=False)
+        language = {**os.environ, "LC_ALL": "C"}
+        command = [*command, str(file), "-o", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=language, check=False)
     if done.returncode == 0:
         return
     # With a line of a file; else it is of the command, the disk, or the linker.

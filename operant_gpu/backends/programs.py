@@ -70,7 +70,7 @@ def widest(environment: Environment, params: Any) -> int:
     shapes = [(1, *column.cells) for column in environment.column_types().values()]
     try:
         programs = tuple(trace(environment, params, action_layout(environment.spaces(params)[1])))
-    except Exception:  # noqa: BLE001
+    except Exception:
         # The trial, or Triton, tells what is wrong with the functions. Their columns are known.
         programs = ()
     for program in programs:

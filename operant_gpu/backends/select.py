@@ -11,7 +11,7 @@ import torch
 from operant_gpu.backends.base import Backend, Batch
 from operant_gpu.backends.programs import widest
 from operant_gpu.cuda_environment import CudaEnvironment
-from operant_gpu.environment import Definition
+from operant_gpu.environment import Definition, Environment
 from operant_gpu.errors import BackendError, InvalidConfig
 from operant_gpu.lang import HAS_TRITON
 
@@ -71,7 +71,7 @@ def _known(environment: Definition, params: Any) -> tuple[tuple[str, ...], str]:
     kind = f"{type(environment).__name__}s"
     if isinstance(environment, CudaEnvironment):
         return _CUDA, kind
-    if widest(environment, params) > 1:
+    if isinstance(environment, Environment) and widest(environment, params) > 1:
         # numba's programs have one number of each environment in each variable.
         return tuple(name for name in _TRITON if name != "numba"), f"{kind} with arrays"
     return _TRITON, kind
