@@ -27,7 +27,8 @@ from peers import peers
 from timing import Contender, race
 
 import operant_gpu
-from operant_gpu.environment import Environment
+from operant_gpu.backends.programs import widest
+from operant_gpu.environment import Definition, Environment
 from operant_gpu.registry import find
 
 ON_GPU = torch.cuda.is_available()
@@ -61,7 +62,7 @@ def main(settings: Settings) -> None:
     """Measure and write the page."""
     report = {**describe(), "env": settings.env, "one_size": settings.one_size, **references()}
     report["sizes"] = {str(size): contest(settings, settings.env, size) for size in settings.num_envs}
-    in_triton = [env for env in operant_gpu.list_envs() if isinstance(find(env), Environment)]
+    in_triton = [env for env in operant_gpu.list_envs() if is_of_numbers(find(env))]
     report["environments"] = {env: contest(settings, env, settings.one_size) for env in in_triton}
     report["operations_per_step"] = {env: operations_of_step(env) for env in in_triton}
     device, backend = places()[-1]
@@ -72,6 +73,11 @@ def main(settings: Settings) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + "\n")
     print(write_page(report, path), f"\nwritten to {path}")
+
+
+def is_of_numbers(environment: Definition) -> bool:
+    """Tell whether an environment is in Triton and without arrays; bench/games_throughput.py has the others."""
+    return isinstance(environment, Environment) and widest(environment, environment.make_params({})) == 1
 
 
 def contest(settings: Settings, env: str, num_envs: int) -> list[dict[str, Any]]:

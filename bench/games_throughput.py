@@ -1,6 +1,6 @@
-"""Measure the games in CUDA C++ beside the MinAtar package; CartPole and Snake in Triton beside those in CUDA C++.
+"""Measure games in CUDA C++ beside the MinAtar package, and boards and CartPole in Triton beside those in CUDA C++.
 
-    python bench/games_throughput.py [--num-envs 4096] [--repeats 7]
+    python bench/games_throughput.py [--num-envs 4096] [--num-envs-on-gpu 262144] [--repeats 7]
 
 The package plays one game on one core, with and without its observation, with actions drawn beforehand as for all.
 Ours take single steps with observations, and rollouts with observations stored and without, on one core and on all, and
@@ -25,13 +25,15 @@ from ours import places, started, waiter
 from timing import Contender, race
 
 import operant_gpu
-from operant_gpu import CudaEnvironment, VecEnv
-from operant_gpu.envs import CartPole, Snake
+from operant_gpu import CudaEnvironment, Environment, VecEnv
+from operant_gpu.backends.programs import widest
+from operant_gpu.envs import CartPole, Game2048, Snake
 
 ON_GPU = torch.cuda.is_available()
 SOURCES = Path(__file__).parents[1] / "tests" / "cuda"
-# What is written in both languages: physics of a few numbers, and a board.
-TWINS = {"cartpole.cu": CartPole, "snake.cu": Snake}
+# Physics of a few numbers, and boards; and those of them that are also written in CUDA C++.
+WRITTEN_IN_TRITON = (CartPole, Snake, Game2048)
+TWINS = {CartPole.id: "cartpole.cu", Snake.id: "snake.cu"}
 PACKAGE = {
     "MinAtar-Asterix-v1": "asterix",
     "MinAtar-Breakout-v1": "breakout",
@@ -39,15 +41,18 @@ PACKAGE = {
     "MinAtar-Seaquest-v1": "seaquest",
     "MinAtar-SpaceInvaders-v1": "space_invaders",
 }
-STEPS = 64
+# Of a rollout: of many environments on a GPU, more would not fit beside each other.
+STEPS = {"cpu": 64, "cuda": 16}
 
 
 @dataclass(frozen=True)
 class Settings:
     """Measure the games beside the MinAtar package."""
 
-    num_envs: int = 1 << 18 if ON_GPU else 4_096
-    """How many environments to step together."""
+    num_envs: int = 4_096
+    """How many environments to step together on a CPU."""
+    num_envs_on_gpu: int = 1 << 18
+    """How many environments to step together on a GPU."""
     repeats: int = 7
     """Repeats of each measurement."""
     seconds: float = 0.2
@@ -58,9 +63,14 @@ class Settings:
 
 def main(settings: Settings) -> None:
     """Measure and write the page."""
-    games = {env: contest(settings, game_contenders(env, settings.num_envs)) for env in PACKAGE}
-    twins = {TWINS[file].id: contest(settings, twin_contenders(file, settings.num_envs)) for file in TWINS}
-    report = {**describe(), "num_envs": settings.num_envs, "games": games, "twins": twins}
+    sizes = {"cpu": settings.num_envs, "cuda": settings.num_envs_on_gpu}
+    games = {env: contest(settings, game_contenders(env, sizes)) for env in PACKAGE}
+    twins = {
+        environment.id: contest(settings, twin_contenders(environment, sizes)) for environment in WRITTEN_IN_TRITON
+    }
+    report = {**describe(), "num_envs": sizes["cpu"], "games": games, "twins": twins}
+    if ON_GPU:
+        report["num_envs_on_gpu"] = sizes["cuda"]
     path = settings.json or RESULTS / f"games-{slug(report['machine'])}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + "\n")
@@ -73,21 +83,22 @@ def contest(settings: Settings, contenders: Iterator[Contender]) -> list[dict[st
     return race(contenders, settings.repeats, settings.seconds)
 
 
-def game_contenders(env: str, num_envs: int) -> Iterator[Contender]:
+def game_contenders(env: str, sizes: dict[str, int]) -> Iterator[Contender]:
     """Yield ours on one core, on all, and on a GPU, and the package."""
     print(env, file=sys.stderr)
     yield from package(env)
     for threads in (1, torch.get_num_threads()):
-        vec = started(env, num_envs, "cpu", "cpp")
+        vec = started(env, sizes["cpu"], "cpu", "cpp")
         yield from ways(vec, f"cpp, {threads} thread{'s'[: threads - 1]}", threads)
     if ON_GPU:
-        yield from ways(started(env, num_envs, "cuda", "cuda"), "cuda", 1)
+        yield from ways(started(env, sizes["cuda"], "cuda", "cuda"), "cuda", 1)
 
 
 def ways(vec: VecEnv, where: str, threads: int) -> Iterator[Contender]:
     """Yield single steps, and rollouts with and without observations."""
-    actions = vec.rollout(STEPS, out=("action",))["action"]
-    out = vec.rollout(STEPS, actions, out=("obs",))
+    steps = STEPS[vec.device.type]
+    actions = vec.rollout(steps, out=("action",))["action"]
+    out = vec.rollout(steps, actions, out=("obs",))
     wait, work = waiter(vec.device.type), vec.num_envs
 
     def on_threads(call: Any) -> Any:
@@ -97,11 +108,11 @@ def ways(vec: VecEnv, where: str, threads: int) -> Iterator[Contender]:
 
         return limited
 
-    yield Contender(f"step, {where}", on_threads(lambda i: vec.step(actions[i % STEPS])), wait, work)
-    many = work * STEPS
-    yield Contender(f"rollout with obs, {where}", on_threads(lambda _: vec.rollout(STEPS, actions, out)), wait, many)
-    yield Contender(f"rollout, {where}", on_threads(lambda _: vec.rollout(STEPS, actions)), wait, many)
-    yield Contender(f"rollout random, {where}", on_threads(lambda _: vec.rollout(STEPS)), wait, many)
+    yield Contender(f"step, {where}", on_threads(lambda i: vec.step(actions[i % steps])), wait, work)
+    many = work * steps
+    yield Contender(f"rollout with obs, {where}", on_threads(lambda _: vec.rollout(steps, actions, out)), wait, many)
+    yield Contender(f"rollout, {where}", on_threads(lambda _: vec.rollout(steps, actions)), wait, many)
+    yield Contender(f"rollout random, {where}", on_threads(lambda _: vec.rollout(steps)), wait, many)
 
 
 def package(env: str) -> Iterator[Contender]:
@@ -134,18 +145,20 @@ def package(env: str) -> Iterator[Contender]:
     yield Contender("MinAtar package", player(False), work=count)
 
 
-def twin_contenders(file: str, num_envs: int) -> Iterator[Contender]:
-    """Yield an environment in Triton and in CUDA C++, on each backend."""
-    original, threads = TWINS[file], torch.get_num_threads()
+def twin_contenders(original: Environment, sizes: dict[str, int]) -> Iterator[Contender]:
+    """Yield an environment in Triton, and in CUDA C++ if it is written in that too, on each backend."""
     print(original.id, file=sys.stderr)
+    threads, has_arrays = torch.get_num_threads(), widest(original, original.make_params({})) > 1
+    for device, backend in places():
+        if backend != "numba" or not has_arrays:
+            yield from ways(started(original.id, sizes[device], device, backend), f"Triton on {backend}", threads)
+    if original.id not in TWINS:
+        return
     shared = ("state", "params", "observation_space", "action_space", "max_episode_steps")
     parts = {name: getattr(original, name) for name in shared}
-    twin = CudaEnvironment(id=f"Cuda{original.id}", source=SOURCES / file, **parts)
-    for device, backend in places():
-        if backend != "numba" or not any(column.shape for column in original.column_types().values()):
-            yield from ways(started(original.id, num_envs, device, backend), f"Triton on {backend}", threads)
+    twin = CudaEnvironment(id=f"Cuda{original.id}", source=SOURCES / TWINS[original.id], **parts)
     for device, backend in (("cpu", "cpp"), ("cuda", "cuda"))[: 1 + ON_GPU]:
-        vec = twin(num_envs, device=device)
+        vec = twin(sizes[device], device=device)
         vec.reset(seed=0)
         yield from ways(vec, f"CUDA on {backend}", threads)
 
@@ -157,6 +170,9 @@ def page_of(report: dict[str, Any]) -> str:
         f"{report['cores']} cores, {report['date']}, `{report['command']}`",
         ", ".join(f"{name} {version}" for name, version in report["versions"].items()),
     ]
+    sizes = f"{report['num_envs']:,} environments"
+    if "num_envs_on_gpu" in report:
+        sizes += f", {report['num_envs_on_gpu']:,} on a GPU"
     for env, rows in report["games"].items():
         rates = {row["contender"]: row["per_second"] for row in rows}
         with_obs, without = (rates.get(f"MinAtar package{more}") for more in (", with obs", ""))
@@ -164,10 +180,11 @@ def page_of(report: dict[str, Any]) -> str:
             (name, f"{rate / 1e6:,.3f}", ratio(rate, with_obs if "step" in name or "obs" in name else without))
             for name, rate in rates.items()
         ]
-        sections.append(f"## {env}, {report['num_envs']:,} environments")
+        sections.append(f"## {env}, {sizes}")
         sections.append(table(("contender", "M steps/s", "x package"), cells))
     for env, rows in report["twins"].items():
-        sections.append(f"## {env} in Triton and in CUDA C++, {report['num_envs']:,} environments")
+        languages = " and in CUDA C++" if env in TWINS else ""
+        sections.append(f"## {env} in Triton{languages}, {sizes}")
         sections.append(
             table(("contender", "M steps/s"), [(row["contender"], f"{row['per_second'] / 1e6:,.2f}") for row in rows])
         )

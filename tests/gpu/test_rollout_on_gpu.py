@@ -107,8 +107,8 @@ def test_networks_of_every_size(changes: dict[str, Any], precision: str) -> None
     torch.testing.assert_close(stored["value"].flatten(), expected, **CLOSE[precision])
 
 
-@pytest.mark.parametrize("name", ["Drift-v0", "Ledge-v0", "Lamps-v0", "Game2048-v0"])
-def test_draws_of_networks_are_those_of_numpy(name: str) -> None:
+@pytest.mark.parametrize("name", ["Drift-v0", "Ledge-v0", "Lamps-v0", "Game2048-v0", "CudaDrift-v0", "CudaLedge-v0"])
+def test_draws_of_networks_are_those_of_a_cpu(name: str) -> None:
     """From the same states, and but for choices on a boundary."""
     on_gpu = started(name)
     on_cpu = EVERY_MAKER[name](NUM_ENVS, device="cpu", max_episode_steps=9)
@@ -124,9 +124,24 @@ def policies_of(env: VecEnv) -> dict[str, Any]:
     return {"random": "random", "given": given, "network": wide_policy_for(env, "tf32")}
 
 
-@pytest.mark.parametrize("policy_name", ["random", "given", "network"])
+# PyTorch evaluates networks where the environment is in CUDA C++, and allocates for that.
+ONE_KERNEL = [
+    *(
+        (name, policy)
+        for name in ("CartPole-v1", "Pendulum-v1", "Ledge-v0")
+        for policy in ("random", "given", "network")
+    ),
+    *(
+        (name, policy)
+        for name in ("CudaDrift-v0", "CudaLedge-v0", "MinAtar-Seaquest-v1")
+        for policy in ("random", "given")
+    ),
+]
+NETWORKS_OF_CUDA = [("CudaDrift-v0", "network"), ("CudaLedge-v0", "network")]
+
+
+@pytest.mark.parametrize(("name", "policy_name"), ONE_KERNEL)
 @every_mode
-@pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1", "Ledge-v0"])
 def test_a_rollout_neither_waits_nor_allocates(name: str, mode: AutoresetMode, policy_name: str) -> None:
     env = started(name, mode)
     policy = policies_of(env)[policy_name]
@@ -136,8 +151,7 @@ def test_a_rollout_neither_waits_nor_allocates(name: str, mode: AutoresetMode, p
             env.rollout(STEPS, policy, out)
 
 
-@pytest.mark.parametrize("policy_name", ["random", "given", "network"])
-@pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1", "Ledge-v0"])
+@pytest.mark.parametrize(("name", "policy_name"), ONE_KERNEL + NETWORKS_OF_CUDA)
 def test_graph_replay_equals_eager_rollouts(name: str, policy_name: str) -> None:
     eager, captured, other = started(name), started(name), started(name)
     policy = policies_of(other)[policy_name]
