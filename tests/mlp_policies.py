@@ -30,7 +30,7 @@ def make(action: str = "gaussian", shape: tuple[int, ...] = (5,), **changes: Any
 
 def policy_for(env: VecEnv, precision: str = "tf32", **changes: Any) -> MLPPolicy:
     """Return a policy for environments, scrambled, on their device."""
-    config = PPOConfig(**{"hidden_sizes": (16, 8), **changes})
+    config = PPOConfig(**{"hidden_sizes": (16, 8), "cnn_channels": (), **changes})
     policy = MLPPolicy(env.single_observation_space, env.single_action_space, config, precision=precision)
     return scrambled(policy).to(env.device)
 

@@ -15,7 +15,10 @@ ROOT = Path(__file__).parents[1]
 SANITIZERS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 PLAY = f"""
 import dataclasses, sys
+import torch
 from contract_envs import CUDA_MAKERS, MODES
+from mlp_policies import policy_for
+from rollouts import all_names
 from operant_gpu.backends import cpp
 cpp.FLAGS += {SANITIZERS}
 environment = CUDA_MAKERS[sys.argv[1]](1, device="cpu").environment
@@ -25,9 +28,12 @@ for mode in MODES:
         env = environment(num_envs, device="cpu", autoreset_mode=mode, max_episode_steps=300)
         env.reset(seed=num_envs)
         env.rollout(400 if num_envs == 341 else 50)
-        out = env.rollout(9, out=("obs", "action", "reward", "terminated", "truncated", "final_obs"))
+        policy = policy_for(env)
+        out = env.rollout(9, policy, out=all_names(env))
         for action in out["action"]:
             env.step(action)
+        env.reset(options={{"reset_mask": torch.arange(num_envs) % 3 == 0}})
+        env.step(torch.full_like(out["action"][0], 99))
 print("clean")
 """
 
