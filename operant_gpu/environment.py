@@ -181,7 +181,7 @@ class Definition:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Environment(Definition):
-    """An environment whose functions are written in Triton; they run on every backend but "cuda" and "cpp".
+    """An environment whose functions are written in Triton; they run on "triton", "numpy" and, without arrays, "numba".
 
     Calling it makes a `VecEnv`: `CartPole(num_envs=4096, gravity=1.6)`. Beside the attributes of `Definition`:
 

@@ -41,7 +41,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         environment: The definition.
         num_envs: How many environments, from 1 to what the device's memory holds.
         params: The environment's parameters that are not to have their default values, by name.
-        device: "auto" (a GPU with Triton if there is one), "cpu", "cuda" or "cuda:<index>".
+        device: "auto" (a GPU, if there is one and what the environment needs for it), "cpu", "cuda" or "cuda:<index>".
         backend: "auto"; "triton", "numba" or "numpy" for an `Environment`; "cuda" or "cpp" for a `CudaEnvironment`.
         autoreset_mode: SAME_STEP (the step that ends an episode resets it, `info["final_obs"]` holds its last
             observation), NEXT_STEP (the following step resets, ignores the action and gives reward 0) or DISABLED
@@ -230,7 +230,10 @@ class VecEnv(VectorEnv[Any, Any, Any]):
     def rollout(
         self, num_steps: int, policy: Any = "random", out: Mapping[str, Tensor] | Iterable[str] = ()
     ) -> dict[str, Any]:
-        """Take `num_steps` steps in every environment with one call, on a GPU in one kernel.
+        """Take `num_steps` steps in every environment with one call.
+
+        On a GPU that is one kernel, but where PyTorch has to evaluate a network: for an environment with arrays or in
+        CUDA C++.
 
         The states, flags, rewards and statistics are bit for bit those of as many single steps with the same actions.
         What is not named in `out` is not stored, and with nothing named the statistics of `get_logs` and the state are

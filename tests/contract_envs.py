@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from conftest import BACKENDS
-from cuda_twins import makers
+from cuda_twins import FOLDER, makers
 from gymnasium import spaces
 
 import operant_gpu
-from operant_gpu import AutoresetMode, Environment
+from operant_gpu import AutoresetMode, CudaEnvironment, Environment
 from operant_gpu.arrays import cell, cells, cells_of, count, get, nth, put
 from operant_gpu.lang import Array, jit, tl
 from operant_gpu.random import integers, normal, uniform
@@ -264,7 +264,28 @@ TWINS = {
     "ledge.cu": Ledge,
     "snake.cu": operant_gpu.envs.Snake,
 }
-CUDA_MAKERS = makers(TWINS)
+
+
+class FunctionsState(NamedTuple):
+    x: tl.float32
+    wide: tl.float64
+    bits: tl.int64
+
+
+class FunctionsParams(NamedTuple):
+    count: int = 22
+
+
+# For CUDA's functions; of no environment in Triton.
+Functions = CudaEnvironment(
+    id="CudaFunctions-v0",
+    source=FOLDER / "functions.cu",
+    state=FunctionsState,
+    params=FunctionsParams,
+    observation_space=spaces.Box(-np.inf, np.inf, (22,)),
+    action_space=spaces.Discrete(2),
+)
+CUDA_MAKERS = makers(TWINS) | {Functions.id: Functions}
 _CUDA_ONLY = set(operant_gpu.list_envs()) & CUDA_MAKERS.keys()
 
 # Makers of vector environments: the registered by their name, the handmade by themselves.

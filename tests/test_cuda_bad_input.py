@@ -249,6 +249,18 @@ def test_errors_of_nvrtc_are_shown_as_those_of_the_cpus(changed: Any, old: str, 
     assert "int32_t breath;" in str(raised.value)
 
 
+@pytest.mark.parametrize(("value", "message"), [(2**70, "64 bits"), (1e39, "a float of 32 bits")])
+def test_parameters_that_have_no_place_in_the_source_are_refused(value: float, message: str) -> None:
+    class Params(NamedTuple):
+        width: int = 5
+        height: float = 1.0
+
+    environment = dataclasses.replace(SHIPPED, params=Params)
+    name = "width" if isinstance(value, int) else "height"
+    with pytest.raises(InvalidConfig, match=rf"^{name}: must fit in {message}, got"):
+        environment(1, device="cpu", **{name: value})
+
+
 class Boards(NamedTuple):
     board: Array(tl.int8, (2, 3))
 

@@ -126,8 +126,12 @@ def _constant(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return f"static constexpr bool {name} = {str(value).lower()};"
     if isinstance(value, int):
+        if abs(value) >= 2**63:
+            raise InvalidConfig(name, f"must fit in 64 bits, got {value}")
         kind, suffix = ("int32_t", "") if abs(value) < 2**31 else ("int64_t", "ll")
         return f"static constexpr {kind} {name} = {value}{suffix};"
+    if abs(value) > float(np.finfo(np.float32).max):
+        raise InvalidConfig(name, f"must fit in a float of 32 bits, got {value}")
     return f"static constexpr float {name} = {float(np.float32(value))!r}f;"
 
 

@@ -1,4 +1,4 @@
-"""Rollouts one step at a time: the reference for kernels that take many, and how networks act on a CPU."""
+"""Rollouts one step at a time: the reference for kernels that take many, and networks that PyTorch evaluates."""
 
 from __future__ import annotations
 

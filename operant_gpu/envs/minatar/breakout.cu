@@ -29,7 +29,7 @@ __device__ Outcome step(State& state, Action action, Rng rng, Params params) {
     // A brick that the ball meets while it is still inside the wall is passed, until it has been outside once.
     const int cell = (y - 1) * SIZE + x;
     const int in_wall = (cell >= 0) & (cell < NUM_BRICKS) & (y > 0);
-    const int bit = in_wall & (1 - at_top) ? 1 << (cell & 31) : 0;
+    const int bit = in_wall ? 1 << (cell & 31) : 0;
     const int meets_brick = (state.bricks & bit) != 0;
     const int breaks = meets_brick & (1 - state.strike);
     state.bricks = breaks ? state.bricks & ~bit : state.bricks;

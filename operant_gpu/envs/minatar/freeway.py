@@ -1,9 +1,9 @@
-"""Freeway of MinAtar: lead a chicken across eight lanes of cars, again and again, for 2500 steps.
+"""Freeway of MinAtar: lead a chicken across eight lanes of cars, again and again, for 2501 steps.
 
 Observation: 7 channels of 10 by 10 cells, 0 or 1: chicken, cars, and where the cars of each of five speeds were.
 Action: 0 nothing, 1 up, 2 down; with `minimal_actions=False` MinAtar's six.
 Reward: 1 for each crossing, after which every car changes speed. A car that meets the chicken sends it back. The
-episode ends after 2500 steps, and then counts as terminated, as in MinAtar.
+episode ends after 2501 steps, and then counts as terminated, as in MinAtar.
 """
 
 from __future__ import annotations
