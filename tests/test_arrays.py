@@ -88,9 +88,6 @@ def test_what_a_function_writes_beyond_an_array_is_dropped(backend: str) -> None
         assert (env.step(np.zeros((5, 2), np.float32))[1] == 6).all(), "six lamps in a block of eight"
 
 
-# ---- What is refused
-
-
 @jit
 def mixes(state, action, rng, params):
     mixed = state.levels * state.moves

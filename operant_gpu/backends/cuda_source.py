@@ -7,8 +7,6 @@ Before the author's functions come the structures that the definition describes,
 from __future__ import annotations
 
 import functools
-import hashlib
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,8 @@ import numpy as np
 
 from operant_gpu.backends.base import Batch
 from operant_gpu.backends.compiled import CALL, MODES
-from operant_gpu.columns import COLUMN_DTYPES
+from operant_gpu.backends.cuda_file import check_functions, digests, read, signatures
+from operant_gpu.columns import COLUMN_DTYPES, Columns
 from operant_gpu.cuda_environment import CudaEnvironment
 from operant_gpu.environment import ColumnType
 from operant_gpu.errors import InvalidConfig
@@ -30,7 +29,6 @@ _TYPES = {
     "bool": "bool", "int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "int64": "int64_t", "uint8": "uint8_t",
     "float32": "float", "float64": "double",
 }  # fmt: skip
-_REQUIRED = ("reset", "step", "observe")
 _POINTERS = {
     "obs": "Observed*", "final_obs": "Observed*", "present_obs": "Observed*", "actions": "const void*", "mask": "bool*",
     "action": "void*", "present_mask": "bool*", "reward": "float*", "terminated": "bool*", "truncated": "bool*",
@@ -38,26 +36,12 @@ _POINTERS = {
 }  # fmt: skip
 
 # The fields of the record that is the same for every call, after those of the state's columns.
-BATCH = (*COLUMN_DTYPES, "num_envs", "array_stride", "mode", "limit")
-
-
+BATCH = (*Columns._fields, "num_envs", "array_stride", "mode", "limit")
 # What a draw from a network's distribution reads and writes.
 DRAW = (
     *("outputs", "outputs_row", "outputs_column", "log_std", "mask", "mask_row", "mask_column"),
     *("drawn", "taken", "log_prob"),
 )
-
-
-def signatures(has_action_mask: bool) -> str:
-    """Return the declarations of the functions that an author writes."""
-    lines = [
-        "__device__ State reset(Rng rng, Params params)",
-        "__device__ Outcome step(State& state, Action action, Rng rng, Params params)",
-        "__device__ void observe(const State& state, Params params, Observation obs)",
-    ]
-    if has_action_mask:
-        lines.append("__device__ bool is_legal(const State& state, int choice, Params params)")
-    return "\n".join(lines)
 
 
 def structures(environment: CudaEnvironment, params: Any) -> str:
@@ -86,11 +70,11 @@ def program(environment: CudaEnvironment, params: Any) -> str:
     """
     observations, actions = _layouts(environment, params)
     path = Path(environment.source).resolve()
-    author = _read(path)
-    _check_functions(author, environment)
+    author = read(path)
+    check_functions(author, environment)
     return "\n".join(
         [
-            f"// {environment.id}, of files {_digests(path, author)}",
+            f"// {environment.id}, of files {digests(path, author)}",
             _included("environment.cuh"),
             _line(1, "made from the definition"),
             structures(environment, params),
@@ -98,7 +82,7 @@ def program(environment: CudaEnvironment, params: Any) -> str:
             author,
             _line(1, "made from the definition"),
             _description(environment, observations, actions),
-            _included("vecenv.cuh"),
+            *map(_included, ("block.cuh", "observations.cuh", "actions.cuh", "vecenv.cuh")),
         ]
     )
 
@@ -252,51 +236,6 @@ __device__ __forceinline__ void set_component(Action& action, int i, {kind} valu
 }}  // namespace operant"""
 
 
-# The author's file
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidConfig("source", f"{path} cannot be read: {error}") from error
-
-
-def _check_functions(author: str, environment: CudaEnvironment) -> None:
-    code = _without_comments(author)
-    wanted = (*_REQUIRED, *(("is_legal",) if environment.has_action_mask else ()))
-    missing = [name for name in wanted if not re.search(rf"\b{name}\s*\(", code)]
-    # They may stand in a file that this one includes.
-    if missing and not _INCLUDE.search(code):
-        raise InvalidConfig(
-            "source",
-            f"{environment.source} does not define {', '.join(missing)}; expected\n"
-            f"{signatures(environment.has_action_mask)}",
-        )
-
-
-def _without_comments(code: str) -> str:
-    return re.sub(r"//[^\n]*|/\*.*?\*/", " ", code, flags=re.DOTALL)
-
-
-_INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
-
-
-def _digests(path: Path, code: str) -> str:
-    """Return names and digests of the files that the author's file includes: compilers cache by the program's text."""
-    found: dict[Path, str] = {}
-    waiting = [(path, code)]
-    while waiting:
-        here, text = waiting.pop()
-        found[here] = hashlib.sha256(text.encode()).hexdigest()[:16]
-        for name in _INCLUDE.findall(_without_comments(text)):
-            # Compilers look beside the file that includes, then beside the author's.
-            included = next((file for folder in (here, path) if (file := folder.parent / name).is_file()), None)
-            if included is not None and included.resolve() not in found:
-                waiting.append((included.resolve(), _read(included)))
-    return ", ".join(f"{one.name} {digest}" for one, digest in found.items())
-
-
 @functools.cache
 def _included(name: str) -> str:
     """Return a file of the library."""
@@ -311,7 +250,7 @@ def _line(number: int, name: str) -> str:
 
 def explained(environment: CudaEnvironment, params: Any, messages: str) -> InvalidConfig:
     """Return the error for an author's file that does not compile, from the compiler's messages."""
-    expected = signatures(environment.has_action_mask)
+    expected = "\n".join(signatures(environment).values())
     return InvalidConfig(
         "source",
         f"{environment.source} does not compile:\n{messages.strip()}\n\nexpected the functions\n{expected}\n"
