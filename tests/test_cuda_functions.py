@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
+import pytest
 from contract_envs import make_cpu
 
 
@@ -24,7 +27,11 @@ def expected(x: np.float32, wide: float, bits: int) -> list[float]:
     ]  # fmt: skip
 
 
-def test_functions_are_those_of_cuda() -> None:
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+def test_functions_are_those_of_cuda(compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"needs {compiler}")
+    monkeypatch.setenv("CXX", compiler)
     env = make_cpu("CudaFunctions-v0", 500, "cpp")
     obs, _ = env.reset(seed=3)
     rows = zip(env.state.x.numpy(), env.state.wide.tolist(), env.state.bits.tolist(), strict=True)

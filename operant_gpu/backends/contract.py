@@ -125,7 +125,8 @@ def _describe(value: Any) -> str:
     if isinstance(value, tuple):
         return f"a {type(value).__name__} of {len(value)}"
     if isinstance(value, np.ndarray) and value.ndim == 2:
-        return f"a block of {value.dtype} with {value.shape[1]} cells"
+        hint = ", whose number is cell(x, 0)" if value.shape[1] == 1 else ""
+        return f"a block of {value.dtype} with {value.shape[1]} cells{hint}"
     if isinstance(value, np.ndarray):
         return f"a block of {value.dtype}"
     return repr(value)

@@ -15,6 +15,16 @@ Frame = np.ndarray[Any, np.dtype[np.uint8]]
 
 _CELL = 32  # pixels
 _PAPER, _LINE, _GOAL, _WALKER = (250, 250, 247), (214, 214, 208), (88, 166, 92), (52, 101, 164)
+_GROUND, _TAIL, _BODY, _HEAD, _FOOD = np.array(
+    [(28, 31, 39), (40, 84, 62), (74, 190, 120), (190, 245, 190), (232, 86, 74)]
+)
+# Of 2048: an empty cell and the tiles 2, 4, 8, ...; all beyond look like the last.
+_TILES = (
+    *("cdc1b4", "eee4da", "ede0c8", "f2b179", "f59563", "f67c5f", "f65e3b", "edcf72", "edcc61", "edc850", "edc53f"),
+    *("edc22e", "3c3a32"),
+)
+_DIGITS = ("757557", "262227", "717477", "717117", "557111", "747117", "747577", "711111", "757577", "757117")
+_TILE = 48  # pixels
 
 
 def gymnasium_drawing(gymnasium_id: str) -> Callable[[Any, Any], Frame]:
@@ -63,6 +73,39 @@ def draw_board(colours: Frame, cell: int, line: tuple[int, int, int]) -> Frame:
     frame = colours.repeat(cell, 0).repeat(cell, 1)
     frame[::cell] = frame[:, ::cell] = line
     return frame
+
+
+def draw_snake(state: Any, params: Any) -> Frame:
+    """Draw the board of Snake: the body fades toward the tail."""
+    board = np.full((10, 10, 3), _GROUND)
+    age = np.asarray(state.body)[..., None] / state.length
+    board = np.where(age > 0, _TAIL + age * (_BODY - _TAIL), board)
+    board[divmod(state.head, 10)] = _HEAD
+    if state.food < 100:
+        board[divmod(state.food, 10)] = _FOOD
+    return draw_board(board.astype(np.uint8), 24, (38, 42, 52))
+
+
+def draw_2048(state: Any, params: Any) -> Frame:
+    """Draw the board of 2048, with the tiles' numbers."""
+    board = np.asarray(state.board)
+    palette = np.array([list(bytes.fromhex(colour)) for colour in _TILES], np.uint8)
+    frame = draw_board(palette[board.clip(max=len(palette) - 1)], _TILE, (187, 173, 160))
+    for (row, column), power in np.ndenumerate(board):
+        if power:
+            number = _number(2 ** int(power))
+            top, left = row * _TILE + (_TILE - number.shape[0]) // 2, column * _TILE + (_TILE - number.shape[1]) // 2
+            cell = frame[top : top + number.shape[0], left : left + number.shape[1]]
+            cell[number] = (119, 110, 101) if power <= 2 else (249, 246, 242)
+    return frame
+
+
+def _number(value: int) -> np.ndarray[Any, Any]:
+    """Return the pixels of a number: digits of 3 by 5 dots, larger where there are few."""
+    digits = [np.array([[int(line) >> bit & 1 for bit in (2, 1, 0)] for line in _DIGITS[int(d)]]) for d in str(value)]
+    text = np.concatenate([np.pad(digit, ((0, 0), (0, 1))) for digit in digits], 1)[:, :-1] > 0
+    dot = min(3, (_TILE - 6) // text.shape[1])
+    return text.repeat(dot, 0).repeat(dot, 1)
 
 
 def _cell(frame: Frame, x: int, y: int, cell: int) -> Frame:

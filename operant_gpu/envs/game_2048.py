@@ -9,24 +9,15 @@ After each move a random free cell gets a 2, or in one of ten cases a 4; a board
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 from gymnasium import spaces
 
 from operant_gpu.arrays import cells, cells_of, count, nth, put
 from operant_gpu.environment import Environment
-from operant_gpu.envs.drawing import Frame, draw_board
+from operant_gpu.envs.drawing import draw_2048
 from operant_gpu.lang import Array, jit, tl
 from operant_gpu.random import integers, uniform
-
-# Of an empty cell and of the tiles 2, 4, 8, ...; all beyond look like the last.
-_COLOURS = (
-    *("cdc1b4", "eee4da", "ede0c8", "f2b179", "f59563", "f67c5f", "f65e3b", "edcf72", "edcc61", "edc850", "edc53f"),
-    *("edc22e", "3c3a32"),
-)
-_DIGITS = ("757557", "262227", "717477", "717117", "557111", "747117", "747577", "711111", "757577", "757117")
-_CELL = 48  # pixels
 
 
 class State(NamedTuple):
@@ -197,28 +188,6 @@ def observe(state, params):
     return planes
 
 
-def draw(state: Any, params: Any) -> Frame:
-    """Draw the board, with the tiles' numbers."""
-    board = np.asarray(state.board)
-    palette = np.array([list(bytes.fromhex(colour)) for colour in _COLOURS], np.uint8)
-    frame = draw_board(palette[board.clip(max=len(palette) - 1)], _CELL, (187, 173, 160))
-    for (row, column), power in np.ndenumerate(board):
-        if power:
-            number = _number(2 ** int(power))
-            top, left = row * _CELL + (_CELL - number.shape[0]) // 2, column * _CELL + (_CELL - number.shape[1]) // 2
-            cell = frame[top : top + number.shape[0], left : left + number.shape[1]]
-            cell[number] = (119, 110, 101) if power <= 2 else (249, 246, 242)
-    return frame
-
-
-def _number(value: int) -> np.ndarray[Any, Any]:
-    """Return the pixels of a number: digits of 3 by 5 dots, larger where there are few."""
-    digits = [np.array([[int(line) >> bit & 1 for bit in (2, 1, 0)] for line in _DIGITS[int(d)]]) for d in str(value)]
-    text = np.concatenate([np.pad(digit, ((0, 0), (0, 1))) for digit in digits], 1)[:, :-1] > 0
-    dot = min(3, (_CELL - 6) // text.shape[1])
-    return text.repeat(dot, 0).repeat(dot, 1)
-
-
 Game2048 = Environment(
     id="Game2048-v0",
     state=State,
@@ -228,6 +197,6 @@ Game2048 = Environment(
     action_mask=action_mask,
     observation_space=spaces.MultiBinary((15, 4, 4)),
     action_space=spaces.Discrete(4),
-    draw=draw,
+    draw=draw_2048,
     keys={"up": 0, "down": 1, "left": 2, "right": 3},
 )

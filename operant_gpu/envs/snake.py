@@ -10,23 +10,19 @@ The snake begins with a length of 3, all of it in one cell, and unfolds. Food li
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 from gymnasium import spaces
 
 from operant_gpu.arrays import cells, count, get, nth, put
 from operant_gpu.environment import Environment
-from operant_gpu.envs.drawing import Frame, draw_board
+from operant_gpu.envs.drawing import draw_snake
 from operant_gpu.lang import Array, jit, tl
 from operant_gpu.random import integers
 
 _SIDE = tl.constexpr(10)
 _CELLS = tl.constexpr(100)
 _START_LENGTH = tl.constexpr(3)
-_GROUND, _TAIL, _BODY, _HEAD, _FOOD = np.array(
-    [(28, 31, 39), (40, 84, 62), (74, 190, 120), (190, 245, 190), (232, 86, 74)]
-)
 
 
 class State(NamedTuple):
@@ -77,17 +73,6 @@ def observe(state, params):
     return cell == state.head[:, None], state.body / length[:, None], cell == state.food[:, None]
 
 
-def draw(state: Any, params: Any) -> Frame:
-    """Draw the board: the body fades toward the tail."""
-    board = np.full((10, 10, 3), _GROUND)
-    age = np.asarray(state.body)[..., None] / state.length
-    board = np.where(age > 0, _TAIL + age * (_BODY - _TAIL), board)
-    board[divmod(state.head, 10)] = _HEAD
-    if state.food < 100:
-        board[divmod(state.food, 10)] = _FOOD
-    return draw_board(board.astype(np.uint8), 24, (38, 42, 52))
-
-
 Snake = Environment(
     id="Snake-v0",
     state=State,
@@ -97,6 +82,6 @@ Snake = Environment(
     observation_space=spaces.Box(0.0, 1.0, (3, 10, 10)),
     action_space=spaces.Discrete(4),
     max_episode_steps=2000,
-    draw=draw,
+    draw=draw_snake,
     keys={"up": 0, "down": 1, "left": 2, "right": 3},
 )
