@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from operant_gpu.environment import Definition
 from operant_gpu.errors import InvalidConfig
-
-if TYPE_CHECKING:
-    from os import PathLike
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -40,6 +37,10 @@ class CudaEnvironment(Definition):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.source, str | PathLike):
+            raise InvalidConfig("source", f"expected the path of a CUDA C++ file, got {self.source!r}")
+        # The present folder may be another when the environment is made.
+        object.__setattr__(self, "source", Path(self.source).absolute())
         if not Path(self.source).is_file():
             raise InvalidConfig(
                 "source", f"expected the path of a CUDA C++ file, got {str(self.source)!r}: no such file"

@@ -108,6 +108,8 @@ class Definition:
         limit = self.max_episode_steps
         if limit is not None and (not is_integer(limit) or limit < 1):
             raise InvalidConfig("max_episode_steps", f"expected an integer of at least 1, or None, got {limit!r}")
+        if self.keys is not None and not isinstance(self.keys, Mapping):
+            raise InvalidConfig("keys", f"expected a dictionary of keys and their actions, got {self.keys!r}")
         for key in self.keys or ():
             if key not in KEYS:
                 raise InvalidConfig("keys", f"unknown key {key!r}: expected some of {', '.join(KEYS)}")

@@ -26,9 +26,10 @@ def check_num_envs(num_envs: Any, bytes_each: int, device: torch.device) -> int:
         raise InvalidConfig("num_envs", f"expected an integer of at least 1, got {num_envs!r}")
     if not 1 <= num_envs <= _MAX_ENVS:
         raise InvalidConfig("num_envs", f"expected 1 to {_MAX_ENVS} (ids are 32-bit integers), got {num_envs}")
-    needed, present = int(num_envs) * bytes_each, memory_of(device)
+    # Arrays have room for as many at the least.
+    needed, present = max(int(num_envs), array_stride(1)) * bytes_each, memory_of(device)
     if present is not None and needed > present:
-        fits = present // bytes_each
+        fits = present // bytes_each if present >= array_stride(1) * bytes_each else 0
         raise InvalidConfig(
             "num_envs",
             f"{num_envs} environments of {bytes_each} bytes need {needed / 2**30:.1f} GiB, {device} has "

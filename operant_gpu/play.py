@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import sys
@@ -29,6 +30,7 @@ _SEQUENCES = {
     "q": "quit",
     "r": "restart",
 }
+_BEGINNINGS, _SECONDS_OF_SEQUENCE = (b"\x1b", b"\x1b[", b"\x1bO"), 0.05
 _LINES_OF_TEXT = 3
 _NO_KEY = "none"
 
@@ -51,7 +53,7 @@ class Keyboard:
             self._file = sys.stdin.fileno()
             self._before = termios.tcgetattr(self._file)
             tty.setcbreak(self._file)
-        except (OSError, ValueError, termios.error) as error:
+        except (AttributeError, OSError, ValueError, termios.error) as error:
             raise InvalidConfig("play", f"{message} ({error})") from error
         return self
 
@@ -60,17 +62,26 @@ class Keyboard:
     ) -> None:
         import termios
 
-        termios.tcsetattr(self._file, termios.TCSADRAIN, self._before)
+        # The terminal may be gone.
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(self._file, termios.TCSADRAIN, self._before)
 
     def read(self, seconds: float | None) -> str | None:
         """Return the next key, None if there is none for so long; None waits, the end of the input counts as quit."""
         if not select.select([self._file], [], [], seconds)[0]:
             return None
-        pressed = os.read(self._file, 64).decode(errors="replace")
+        pressed = os.read(self._file, 64)
         if not pressed:
             return "quit"
+        # The key of escape, unless more of a sequence follows at once.
+        while pressed.endswith(_BEGINNINGS) and select.select([self._file], [], [], _SECONDS_OF_SEQUENCE)[0]:
+            more = os.read(self._file, 64)
+            if not more:
+                break
+            pressed += more
+        text = pressed.decode(errors="replace")
         # Of several since the last time, the latest.
-        return next((key for sequence, key in _SEQUENCES.items() if pressed.endswith(sequence)), "")
+        return next((key for sequence, key in _SEQUENCES.items() if text.endswith(sequence)), "")
 
 
 class Game:
@@ -90,6 +101,10 @@ class Game:
         keys = env.environment.keys
         if keys is None:
             raise InvalidConfig("env", f"{env.environment.id} has no keys to play with: give its definition `keys`")
+        space = env.single_action_space
+        for key, action in keys.items():
+            if not space.contains(np.asarray(action, space.dtype)) or np.asarray(action, space.dtype) != action:
+                raise InvalidConfig("env", f"the key {key!r} of {env.environment.id} stands for no action: {action!r}")
         self._env, self._keys = env, keys
         self.restart(seed)
 
@@ -153,6 +168,8 @@ def play(env: VecEnv, fps: float, seed: int | None, console: Console) -> Game:
     """
     game = Game(env, seed)
     with Keyboard() as keyboard, Live(console=console, screen=True, auto_refresh=False) as live:
+        if not console.is_terminal or console.is_dumb_terminal:
+            raise InvalidConfig("play", "playing needs a terminal that shows pictures: run it in one, without pipes")
         while True:
             live.update(game.screen(*console.size), refresh=True)
             key = _next_key(keyboard, None if game.waits or game.is_over else 1.0 / fps)

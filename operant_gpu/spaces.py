@@ -58,19 +58,27 @@ def action_layout(space: Space[Any]) -> ActionLayout:
     """Describe an action space.
 
     Raises:
-        InvalidConfig: If the space is not Discrete, MultiDiscrete (one axis) or Box (one axis, float32).
+        InvalidConfig: If the space is not Discrete, MultiDiscrete (one axis), both of 32 bits, or Box (one axis,
+            float32).
     """
     if isinstance(space, spaces.Discrete):
-        return ActionLayout((), (int(space.start),), (int(space.start + space.n),))
+        return _whole(ActionLayout((), (int(space.start),), (int(space.start) + int(space.n),)), space)
     if isinstance(space, spaces.MultiDiscrete) and len(space.shape) == 1:
         low = tuple(int(start) for start in space.start)
-        return ActionLayout(space.shape, low, tuple(a + int(n) for a, n in zip(low, space.nvec, strict=True)))
+        high = tuple(a + int(n) for a, n in zip(low, space.nvec, strict=True))
+        return _whole(ActionLayout(space.shape, low, high), space)
     if isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype == np.float32:
         return ActionLayout(space.shape, box_low=_floats(space.low), box_high=_floats(space.high))
     raise InvalidConfig(
         "action_space",
         f"expected Discrete, MultiDiscrete (n,) or Box (k,) of float32 from gymnasium.spaces, got {space!r}",
     )
+
+
+def _whole(layout: ActionLayout, space: Space[Any]) -> ActionLayout:
+    if min(layout.low) < -(2**31) or max(layout.high) >= 2**31:
+        raise InvalidConfig("action_space", f"expected actions that fit in 32 bits, got {space!r}")
+    return layout
 
 
 def _floats(bounds: np.ndarray[Any, Any]) -> tuple[float, ...]:

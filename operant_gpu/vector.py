@@ -59,7 +59,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         environment: The definition.
         params: The environment's constants.
         state: The environment's `State` of live tensors (num_envs,), or (num_envs, *shape) for an `Array`, writable in
-            place (see `observe`).
+            place (see `observe`). Nothing checks what is written: in an environment in CUDA C++ a number that it never
+            has, such as a place outside its board, may end the process.
         device: Where the tensors are.
         backend: Name of the backend.
         autoreset_mode: When ended environments are reset.

@@ -80,6 +80,82 @@ def test_a_function_of_other_arguments_shows_what_was_expected(changed: Any) -> 
         environment(3, device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("Outcome step(State& state", "Outcome step(State state", "step changes the state in place: it takes State&"),
+        ("void observe(const State& state", "void observe(State& state", "observe takes const State&"),
+    ],
+)
+def test_functions_that_could_not_do_their_work_are_refused(changed: Any, old: str, new: str, message: str) -> None:
+    with pytest.raises(InvalidConfig, match=message):
+        changed(old, new)(3, device="cpu")
+
+
+def test_functions_of_the_author_do_not_replace_those_of_the_library(changed: Any) -> None:
+    own = "__device__ bool legal(const State& state, int choice) { return false; }\n"
+    env = changed("__device__ State reset", f"{own}__device__ State reset")(3, device="cpu")
+    env.reset(seed=0)
+    assert env.action_mask[:, 0].all()
+
+
+def test_a_function_that_is_nowhere_defined_is_named(changed: Any) -> None:
+    environment = changed(
+        "__device__ State reset", "int helper();\nstatic int value = helper();\n__device__ State reset"
+    )
+    with pytest.raises(InvalidConfig, match=r"a function that is nowhere defined: .*helper"):
+        environment(3, device="cpu")
+
+
+class LargeState(NamedTuple):
+    board: Array(tl.float32, (100_000,))
+
+
+def test_a_state_larger_than_a_stack_is_refused() -> None:
+    with pytest.raises(InvalidConfig, match=r"^state: expected at most 65,536 bytes .* got 400,000"):
+        dataclasses.replace(SHIPPED, state=LargeState)(1, device="cpu")
+
+
+def test_a_mark_of_the_encoding_is_no_part_of_the_source(tmp_path: Path) -> None:
+    path = tmp_path / "marked.cu"
+    path.write_text(LEDGE, encoding="utf-8-sig")
+    dataclasses.replace(SHIPPED, source=path)(1, device="cpu")
+
+
+def test_comments_end_and_strings_do_not_begin_them(changed: Any) -> None:
+    text = 'constexpr const char* NAME = "/* reset(";\n__device__ State reset'
+    changed("__device__ State reset", text)(1, device="cpu")
+
+
+def test_an_include_by_a_macro_is_refused(changed: Any) -> None:
+    environment = changed("__device__ State reset", '#define FILE "rules.cuh"\n#include FILE\n__device__ State reset')
+    with pytest.raises(InvalidConfig, match=r"changed.cu: `#include FILE`: write the name of the file"):
+        environment(1, device="cpu")
+
+
+def test_a_damaged_program_of_an_earlier_process_is_compiled_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, damaged = tmp_path / "good", tmp_path / "damaged"
+    monkeypatch.setattr(cpp, "folder", lambda kind: good)
+    SHIPPED(1, device="cpu")
+    (program,) = good.iterdir()
+    damaged.mkdir()
+    (damaged / program.name).write_bytes(b"no program")
+    monkeypatch.setattr(cpp, "folder", lambda kind: damaged)
+    SHIPPED(1, device="cpu").reset(seed=0)
+    assert [file.name for file in damaged.iterdir()] == [program.name]
+    assert (damaged / program.name).read_bytes() == program.read_bytes()
+
+
+def test_a_relative_source_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here.cu").write_text(LEDGE)
+    monkeypatch.chdir(tmp_path)
+    environment = dataclasses.replace(SHIPPED, source="here.cu")
+    monkeypatch.chdir("/")
+    environment(1, device="cpu")
+
+
 def test_a_state_that_the_source_declares_itself_is_refused_with_the_one_that_there_is(changed: Any) -> None:
     environment = changed("__device__ State reset", "struct State { int x; };\n__device__ State reset")
     with pytest.raises(InvalidConfig, match="State") as raised:
@@ -162,9 +238,18 @@ def test_a_compiler_may_have_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cpp.compiler()[1:] == ["-m64"]
 
 
+@pytest.mark.parametrize(
+    ("named", "message"), [('g++ "', "CXX is no command"), ("true", r"made no library \(status 0\)")]
+)
+def test_what_is_no_compiler_is_named(named: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", named)
+    with pytest.raises(BackendError, match=message):
+        SHIPPED(3, device="cpu")
+
+
 def test_what_is_not_the_authors_fault_is_said_of_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "g++ -fno-such-option")
-    with pytest.raises(BackendError, match=r"compiler \S+ failed with status 1:[^$]*no-such-option"):
+    with pytest.raises(BackendError, match=r"compiler \S+ made no library \(status 1\):[^$]*no-such-option"):
         SHIPPED(3, device="cpu")
 
 

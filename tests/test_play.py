@@ -9,6 +9,7 @@ import select
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from rich.console import Console
 import operant_gpu
 from operant_gpu import AutoresetMode, InvalidConfig
 from operant_gpu.cli import main
-from operant_gpu.play import Game, pixels
+from operant_gpu.play import Game, Keyboard, pixels
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="terminals there have no termios")
 # Those of the library: other tests register environments of their own later.
@@ -150,6 +151,34 @@ def test_a_mistake_gets_its_reason_and_status_2(
 def test_keys_that_no_keyboard_has_are_refused() -> None:
     with pytest.raises(InvalidConfig, match=r"^keys: unknown key 'jump': expected some of up, down, left, "):
         dataclasses.replace(operant_gpu.envs.Snake, keys={"jump": 0})
+
+
+@pytest.mark.parametrize("keys", [["up"], 5])
+def test_keys_are_a_dictionary(keys: Any) -> None:
+    with pytest.raises(InvalidConfig, match=r"^keys: expected a dictionary"):
+        dataclasses.replace(operant_gpu.envs.Snake, keys=keys)
+
+
+@pytest.mark.parametrize("action", [99, 1.5])
+def test_keys_stand_for_actions(action: float) -> None:
+    other = dataclasses.replace(operant_gpu.envs.Snake, keys={"up": action})
+    with pytest.raises(InvalidConfig, match=r"^env: the key 'up' of Snake-v0 stands for no action"):
+        Game(other(render_mode="rgb_array", device="cpu"), None)
+
+
+def test_escape_quits_alone_but_not_as_the_beginning_of_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pty
+
+    terminal, keys = pty.openpty()
+    with os.fdopen(keys) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        with Keyboard() as keyboard:
+            # 64 bytes of it are 21 keys and an escape.
+            os.write(terminal, b"\x1b[A" * 22)
+            assert keyboard.read(5.0) == "up"
+            os.write(terminal, b"\x1b")
+            assert keyboard.read(5.0) == "quit"
+    os.close(terminal)
 
 
 def test_an_environment_without_keys_is_not_played() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -12,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +63,21 @@ def library(environment: Any, params: Any) -> dict[str, Any]:
     source, command = program(environment, params), compile_command(environment)
     digest = hashlib.sha256(f"{_machine(*compiler())}{command}{source}".encode()).hexdigest()[:32]
     path = folder("cpp") / f"operant_gpu_{digest}.so"
-    if not path.exists():
-        write_atomically(path, lambda temporary: _compile(environment, params, source, command, temporary))
+    if path.exists():
+        with contextlib.suppress(OSError):
+            return _loaded(path)
+    # Also where the file of an earlier process cannot be loaded.
+    write_atomically(path, lambda temporary: _compile(environment, params, source, command, temporary))
     try:
-        loaded = ctypes.CDLL(str(path))
+        return _loaded(path)
     except OSError as error:
-        # Whatever it is, the next attempt is to make it anew.
-        path.unlink(missing_ok=True)
-        raise explained(environment, params, str(error)) from error
-    kernels = {}
+        if "undefined symbol" in str(error):
+            raise explained(environment, params, f"it uses a function that is nowhere defined: {error}") from error
+        raise BackendError(f"what the C++ compiler {command[0]} made cannot be loaded: {error}") from error
+
+
+def _loaded(path: Path) -> dict[str, Any]:
+    loaded, kernels = ctypes.CDLL(str(path)), {}
     for name in KERNELS:
         function = kernels[name] = getattr(loaded, name)
         function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3], None
@@ -82,7 +90,10 @@ def compiler() -> list[str]:
     Raises:
         BackendError: If there is none.
     """
-    named = shlex.split(os.environ.get("CXX", ""))
+    try:
+        named = shlex.split(os.environ.get("CXX", ""))
+    except ValueError as error:
+        raise BackendError(f"CXX is no command: {os.environ['CXX']!r} ({error})") from error
     found = next(filter(None, map(shutil.which, named[:1] or ("c++", "g++", "clang++"))), None)
     if found is None:
         missing = f"CXX names {named[0]!r}, which is not there" if named else "found neither c++ nor g++ nor clang++"
@@ -102,21 +113,29 @@ def _compile(environment: Any, params: Any, source: str, command: list[str], pat
         file = Path(folder_of_program, "program.cpp")
         file.write_text(source, encoding="utf-8")
         # In the language that is understood below.
-        language = {**os.environ, "LC_ALL": "C"}
         command = [*command, str(file), "-o", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=language, check=False)
-    if done.returncode == 0:
+        done = _run(command, {**os.environ, "LC_ALL": "C"})
+    if done.returncode == 0 and path.stat().st_size:
         return
     # With a line of a file; else it is of the command, the disk, or the linker.
-    if re.search(r":\d+:\d+: (fatal )?error:", done.stderr):
+    if re.search(r":\d+:(\d+:)? (fatal )?error:", done.stderr):
         raise explained(environment, params, done.stderr)
-    raise BackendError(f"the C++ compiler {command[0]} failed with status {done.returncode}:\n{done.stderr.strip()}")
+    raise BackendError(
+        f"the C++ compiler {command[0]} made no library (status {done.returncode}):\n{done.stderr.strip()}"
+    )
+
+
+def _run(command: list[str], variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", env=variables, check=False)
+    except OSError as error:
+        raise BackendError(f"the C++ compiler {command[0]} does not run ({error}): {_ADVICE}") from error
 
 
 @functools.cache
 def _machine(*compiler: str) -> str:
     """Return what the compiled code depends on beside its source: the compiler's version and the processor."""
-    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    version = _run([*compiler, "--version"], os.environ).stdout
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         features = next((line for line in lines if line.startswith(("flags", "Features"))), "")

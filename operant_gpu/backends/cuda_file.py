@@ -15,7 +15,10 @@ _SIGNATURES = {
     "observe": "void observe(const State& state, Params params, Observation obs)",
     "is_legal": "bool is_legal(const State& state, int choice, Params params)",
 }
-_INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
+_INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"\n]+)"', re.MULTILINE)
+_INCLUDE_BY_MACRO = re.compile(r"^\s*#\s*include\s*[A-Za-z_].*", re.MULTILINE)
+# A comment, or a string, in which none begins.
+_COMMENT_OR_STRING = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.DOTALL)
 
 
 def signatures(environment: CudaEnvironment) -> dict[str, str]:
@@ -34,7 +37,8 @@ def read(path: Path) -> str:
         InvalidConfig: If it cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        # With or without the mark that some editors put first.
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidConfig("source", f"{path} cannot be read: {error}") from error
 
@@ -55,7 +59,13 @@ def digests(path: Path, code: str) -> str:
     while waiting:
         here, text = waiting.pop()
         found[here] = hashlib.sha256(text.encode()).hexdigest()[:16]
-        for name in _INCLUDE.findall(_without_comments(text)):
+        text = _without_comments(text)
+        if by_macro := _INCLUDE_BY_MACRO.search(text):
+            line = by_macro[0].strip()
+            raise InvalidConfig(
+                "source", f"{here}: `{line}`: write the name of the file, whose changes are noticed then"
+            )
+        for name in _INCLUDE.findall(text):
             # Compilers look beside the file that includes, then beside the author's.
             included = next((file for folder in (here, path) if (file := folder.parent / name).is_file()), None)
             if included is not None and included.resolve() not in found:
@@ -64,4 +74,4 @@ def digests(path: Path, code: str) -> str:
 
 
 def _without_comments(code: str) -> str:
-    return re.sub(r"//[^\n]*|/\*.*?\*/", " ", code, flags=re.DOTALL)
+    return _COMMENT_OR_STRING.sub(lambda found: found[0] if found[0].startswith('"') else " ", code)

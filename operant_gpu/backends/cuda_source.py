@@ -23,7 +23,10 @@ from operant_gpu.errors import InvalidConfig
 from operant_gpu.memory import array_stride
 from operant_gpu.spaces import ActionLayout, ObservationLayout, action_layout, observation_layout
 
+# Bytes of one environment's state, which lies on the stack of a thread.
+MAX_STATE = 1 << 16
 KERNELS = ("operant_steps", "operant_reset", "operant_draw")
+_MOST_LINES = 100
 _FOLDER = Path(__file__).parents[1] / "kernels"
 _TYPES = {
     "bool": "bool", "int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "int64": "int64_t", "uint8": "uint8_t",
@@ -70,6 +73,8 @@ def program(environment: CudaEnvironment, params: Any) -> str:
     """
     observations, actions = _layouts(environment, params)
     path = Path(environment.source).resolve()
+    if (size := sum(column.size * column.dtype.itemsize for column in environment.column_types().values())) > MAX_STATE:
+        raise InvalidConfig("state", f"expected at most {MAX_STATE:,} bytes an environment, on a stack, got {size:,}")
     author = read(path)
     check_functions(author, environment)
     return "\n".join(
@@ -131,8 +136,6 @@ def _action(actions: ActionLayout) -> str:
 
 def _index(shape: tuple[int, ...]) -> str:
     """Return the operator that takes one index for each axis."""
-    if len(shape) < 2:
-        return ""
     names = [f"i{axis}" for axis in range(len(shape))]
     flat = names[0]
     for name, size in zip(names[1:], shape[1:], strict=True):
@@ -207,6 +210,9 @@ def _float(value: float) -> str:
 
 def _chosen(values: Iterable[Any], last: str) -> str:
     """Return an expression for the value number i."""
+    values = list(values)
+    if len(set(values)) == 1:
+        return str(values[0])
     return "".join(f"i == {i} ? {value} : " for i, value in enumerate(values)) + last
 
 
@@ -248,11 +254,17 @@ def _line(number: int, name: str) -> str:
     return f'#line {number} "{escaped}"'
 
 
+def _beginning(messages: str) -> str:
+    lines = messages.splitlines()
+    more = [f"... and {len(lines) - _MOST_LINES} more lines"] if len(lines) > _MOST_LINES else []
+    return "\n".join(lines[:_MOST_LINES] + more)
+
+
 def explained(environment: CudaEnvironment, params: Any, messages: str) -> InvalidConfig:
     """Return the error for an author's file that does not compile, from the compiler's messages."""
-    expected = "\n".join(signatures(environment).values())
+    expected, shown = "\n".join(signatures(environment).values()), _beginning(messages.strip())
     return InvalidConfig(
         "source",
-        f"{environment.source} does not compile:\n{messages.strip()}\n\nexpected the functions\n{expected}\n"
+        f"{environment.source} does not compile:\n{shown}\n\nexpected the functions\n{expected}\n"
         f"over\n{structures(environment, params)}",
     )

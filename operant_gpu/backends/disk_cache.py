@@ -36,11 +36,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         path: Where it is to be.
         write: Writes it to another path in the same folder.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
     try:
         write(temporary)
+        # A loss of power must not leave a part of it under the final name.
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -7,10 +7,10 @@ __device__ __forceinline__ int32_t random_choice(const State& state, const Rng& 
     const int32_t low = action_low(i), size = action_high(i) - low;
     if (!HAS_MASK) return integers(rng, i, low, low + size);
     int32_t count = 0;
-    for (int j = 0; j < size; ++j) count += legal(state, first_choice(i) + j);
+    for (int j = 0; j < size; ++j) count += operant::legal(state, first_choice(i) + j);
     int32_t left = integers(rng, i, 0, count);
     for (int j = 0; j < size; ++j) {
-        if (legal(state, first_choice(i) + j) && left-- == 0) return low + j;
+        if (operant::legal(state, first_choice(i) + j) && left-- == 0) return low + j;
     }
     return low + size - 1;
 }
@@ -20,8 +20,8 @@ __device__ void draw_actions(Block& block) {
         const Rng rng = block.rng(k, POLICY_STREAM);
         auto&& state = block.states.get(k);
         for (int i = 0; i < ACTION_SIZE; ++i) {
-            if (IS_DISCRETE) set_component(block.action[k], i, random_choice(state, rng, i));
-            else set_component(block.action[k], i, uniform(rng, i, box_low(i), box_high(i)));
+            if (IS_DISCRETE) operant::set_component(block.action[k], i, operant::random_choice(state, rng, i));
+            else operant::set_component(block.action[k], i, uniform(rng, i, box_low(i), box_high(i)));
         }
         block.active[k] = 1;
     }
@@ -36,7 +36,7 @@ __device__ void take_actions(Block& block, const T* actions, int64_t row_stride,
         OPERANT_EACH(k, block.n) {
             const T given = actions[k * row_stride + i * column_stride];
             const bool valid = IS_DISCRETE ? given >= (T)action_low(i) && given < (T)action_high(i) : is_finite(given);
-            set_component(block.action[k], i, given);
+            operant::set_component(block.action[k], i, given);
             block.active[k] = valid & (i == 0 || block.active[k]);
         }
     }
@@ -54,7 +54,7 @@ __device__ void store_actions(const Block& block, const Call& call, int64_t step
     for (int k = 0; k < block.n; ++k) {
         for (int i = 0; i < ACTION_SIZE; ++i) {
             const int64_t at = first + (block.row + k) * call.action_row + i * call.action_column;
-            const auto value = component(block.action[k], i);
+            const auto value = operant::component(block.action[k], i);
             if (!IS_DISCRETE) ((float*)call.action)[at] = value;
             else if (call.action_kind == INT64) ((int64_t*)call.action)[at] = value;
             else ((int32_t*)call.action)[at] = value;

@@ -21,11 +21,11 @@ struct States {
     int64_t row;
     State state;
 
-    __device__ States(const Batch& batch, int64_t row) : batch(batch), row(row), state(load(batch, row)) {}
+    __device__ States(const Batch& batch, int64_t row) : batch(batch), row(row), state(operant::load(batch, row)) {}
     __device__ State& get(int) { return state; }
     __device__ void put(int, const State&) {}
     __device__ void begin(int, const State& fresh) { state = fresh; }
-    __device__ void keep() { store(batch, row, state); }
+    __device__ void keep() { operant::store(batch, row, state); }
 };
 
 #else
@@ -65,8 +65,8 @@ struct States {
     int64_t row;
 
     States(const Batch& batch, int64_t row) : batch(batch), row(row) {}
-    State get(int k) const { return load(batch, row + k); }
-    void put(int k, const State& state) const { store(batch, row + k, state); }
+    State get(int k) const { return operant::load(batch, row + k); }
+    void put(int k, const State& state) const { operant::store(batch, row + k, state); }
     void begin(int k, const State& fresh) const { put(k, fresh); }
     void keep() const {}
 };

@@ -79,7 +79,7 @@ __device__ void mask_all(Block& block, bool* mask, int64_t row_stride, int64_t c
     for (int k = 0; k < block.n; ++k) {
         auto&& state = block.states.get(k);
         for (int choice = 0; choice < NUM_CHOICES; ++choice) {
-            mask[k * row_stride + choice * column_stride] = legal(state, choice);
+            mask[k * row_stride + choice * column_stride] = operant::legal(state, choice);
         }
     }
 }

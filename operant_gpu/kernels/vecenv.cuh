@@ -8,6 +8,20 @@
 
 namespace operant {
 
+// Whether the author's functions take a state of a type S, named.
+template <class S>
+__device__ constexpr auto step_takes(int)
+    -> decltype(::step(*(S*)0, *(Action*)0, *(Rng*)0, *(Params*)0), true) { return true; }
+template <class S>
+__device__ constexpr bool step_takes(...) { return false; }
+template <class S>
+__device__ constexpr auto observe_takes(int)
+    -> decltype(::observe(*(S*)0, *(Params*)0, *(Observation*)0), true) { return true; }
+template <class S>
+__device__ constexpr bool observe_takes(...) { return false; }
+static_assert(!step_takes<const State>(0), "step changes the state in place: it takes State& state, not a copy");
+static_assert(observe_takes<const State>(0), "observe takes const State& state, which it does not change");
+
 // Leave in `active` who takes the action, and count those that should have but cannot.
 __device__ void find_active(Block& block, const Call& call) {
     const Batch& batch = block.batch;
