@@ -276,6 +276,12 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             self.check()
         return {name: self._export(tensor) for name, tensor in tensors.items()}
 
+    @property
+    def episode_so_far(self) -> tuple[Tensor, Tensor]:
+        """Return and length of the episode under way, (num_envs,) float32 and int32; 0 once it has ended."""
+        columns = self._columns
+        return columns.episode_return.masked_fill(columns.ended, 0.0), columns.elapsed.masked_fill(columns.ended, 0)
+
     def check(self) -> None:
         """Raise if any step since the last check was given an action it could not take.
 

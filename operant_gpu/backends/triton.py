@@ -252,9 +252,9 @@ def policy_constants(policy: Tensor | MLP | None) -> dict[str, Any]:
     values = (
         tuple(itertools.accumulate(lengths, initial=0)),
         sizes,
-        tuple(map(_padded, sizes)),
+        tuple(map(padded, sizes)),
         layout.outputs,
-        _padded(layout.outputs),
+        padded(layout.outputs),
         layout.shared_trunk or not layout.hidden_sizes,
         layout.activation,
         policy.precision,
@@ -263,6 +263,7 @@ def policy_constants(policy: Tensor | MLP | None) -> dict[str, Any]:
     return {"POLICY": rollouts.NETWORK.value, **dict(zip(names, values, strict=True))}
 
 
-def _padded(size: int) -> int:
+def padded(size: int) -> int:
+    """Return the width of a block for so many columns."""
     # What a product of blocks takes at the least.
     return max(16, int(triton.next_power_of_2(size)))

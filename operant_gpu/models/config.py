@@ -22,7 +22,7 @@ else:
     import tomli as tomllib
 
 Activation = Literal["tanh", "relu", "elu", "silu", "gelu"]
-Engine = Literal["auto", "graph", "eager"]
+Engine = Literal["auto", "fused", "graph", "eager"]
 
 
 class _Rule(NamedTuple):
@@ -108,7 +108,8 @@ class PPOConfig:
     compile: bool = _setting(False)
     """Whether the loss of a minibatch, with the network in it, goes through `torch.compile`."""
     engine: Engine = _setting("auto")
-    """"graph" captures rollout and update as CUDA graphs, "eager" does not; "auto" does on a GPU where it can."""
+    """"fused" runs rollout and update in kernels of the library's own, for an `MLPPolicy`; "graph" captures those of
+    PyTorch as CUDA graphs; "eager" does neither. "auto" takes the first of them that can be had."""
     seed: int = _setting(0, _SEED)
     """Seed of initialisation, environments, sampling and shuffles."""
     log_interval: int = _setting(1, _COUNT)

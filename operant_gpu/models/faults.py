@@ -101,7 +101,20 @@ class FaultLog:
         self._record(slice(len(_COLLECTED), None), bad, gradient_step)
         return ~self.any
 
-    def _record(self, sites: slice, bad: Tensor, gradient_step: int) -> None:
+    def inspect_steps(self, losses: Tensor, gradient_norms: Tensor, counts: Tensor) -> None:
+        """Look at all gradient steps of an iteration.
+
+        Args:
+            losses: Policy loss, value loss and entropy of each, (steps, 3).
+            gradient_norms: One for each step and parameter, (steps, parameters).
+            counts: Which steps to look at, (steps,) bool.
+        """
+        bad = ~torch.cat([losses, gradient_norms], 1).isfinite() & counts[:, None]
+        number = torch.arange(1, len(bad) + 1, device=bad.device)[:, None]
+        found = torch.where(bad, number, _STRIDE).amin(0)
+        self._record(slice(len(_COLLECTED), None), found < _STRIDE, found)
+
+    def _record(self, sites: slice, bad: Tensor, gradient_step: int | Tensor) -> None:
         moment = torch.where(bad, self._iteration * _STRIDE + gradient_step, _NEVER)
         torch.minimum(self._moments[sites], moment, out=self._moments[sites])
 

@@ -22,23 +22,31 @@ class Adam:
         parameters: What to optimize.
         lr: Learning rate, kept in device memory: `set_lr` changes it for captured steps too.
         device: Where the parameters are.
+
+    Attributes:
+        means: First moments, those of one parameter after those of another.
+        squares: Second moments, likewise.
+        count: How many steps it has taken.
+        lr: Learning rate.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, device: torch.device) -> None:
         self._parameters: list[Tensor] = list(parameters)
-        self._lr = torch.tensor(lr, device=device)
-        self._count = torch.zeros((), device=device)
-        self._means = [torch.zeros_like(parameter) for parameter in self._parameters]
-        self._squares = [torch.zeros_like(parameter) for parameter in self._parameters]
+        self.lr = torch.tensor(lr, device=device)
+        self.count = torch.zeros((), device=device)
+        size = sum(parameter.numel() for parameter in self._parameters)
+        self.means, self.squares = torch.zeros(2, size, device=device)
+        self._view_moments()
 
     def map(self, function: Callable[[Tensor], Tensor]) -> None:
         """Apply a function to each tensor kept, such as a move to another device."""
-        self._lr, self._count = function(self._lr), function(self._count)
-        self._means, self._squares = list(map(function, self._means)), list(map(function, self._squares))
+        self.lr, self.count = function(self.lr), function(self.count)
+        self.means, self.squares = function(self.means), function(self.squares)
+        self._view_moments()
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate, without a wait."""
-        self._lr.fill_(lr)
+        self.lr.fill_(lr)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -61,7 +69,7 @@ class Adam:
         # What fused optimizers have for half precision: gradients are divided by the scale, and `found_inf` skips.
         scale = None if norm is None else ((norm + _NORM_EPS) / max_norm).clamp(min=1.0)
         skip = None if condition is None else 1.0 - condition.float()
-        self._count += 1.0 if skip is None else 1.0 - skip
+        self.count += 1.0 if skip is None else 1.0 - skip
         rows = zip(self._parameters, self._gradients(), self._means, self._squares, strict=True)
         # Those frozen since keep their moments, which would go on moving them.
         parameters, gradients, means, squares = map(list, zip(*(row for row in rows if row[0].requires_grad)))
@@ -71,8 +79,8 @@ class Adam:
             means,
             squares,
             [],
-            [self._count] * len(parameters),
-            lr=self._lr,
+            [self.count] * len(parameters),
+            lr=self.lr,
             beta1=_BETAS[0],
             beta2=_BETAS[1],
             weight_decay=0.0,
@@ -85,7 +93,7 @@ class Adam:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what decides the future steps."""
-        return {"lr": self._lr, "count": self._count, "means": self._means, "squares": self._squares}
+        return {"lr": self.lr, "count": self.count, "means": self._means, "squares": self._squares}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`.
@@ -94,11 +102,18 @@ class Adam:
             ValueError: If it belongs to other parameters.
         """
         saved = [state["lr"], state["count"], *state["means"], *state["squares"]]
-        own = [self._lr, self._count, *self._means, *self._squares]
+        own = [self.lr, self.count, *self._means, *self._squares]
         if [tensor.shape for tensor in saved] != [tensor.shape for tensor in own]:
             raise ValueError("the optimizer's state is that of other parameters")
         for tensor, value in zip(own, saved, strict=True):
             tensor.copy_(value)
+
+    def _view_moments(self) -> None:
+        sizes = [parameter.numel() for parameter in self._parameters]
+        self._means, self._squares = (
+            [part.view(own.shape) for part, own in zip(moments.split(sizes), self._parameters, strict=True)]
+            for moments in (self.means, self.squares)
+        )
 
     def _gradients(self) -> list[Tensor]:
         # A network may have parameters that its outputs do not depend on.

@@ -21,10 +21,12 @@ from operant_gpu.models import checkpoint
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.controller import Controller
 from operant_gpu.models.faults import Fault
+from operant_gpu.models.fused import FusedUpdate, find_obstacle
 from operant_gpu.models.graphs import Stage
 from operant_gpu.models.normalization import RewardNormalizer
 from operant_gpu.models.optimizer import Adam
 from operant_gpu.models.policies import make_policy
+from operant_gpu.models.policy import Policy
 from operant_gpu.models.presets import PRESETS
 from operant_gpu.models.rnd import RND, IntrinsicReward
 from operant_gpu.models.rollout import Rollout, collect
@@ -78,24 +80,36 @@ class PPO:
         self._lr = config.lr
         self._generator = Generator(device).manual_seed(config.seed)
         self._telemetry = Telemetry(list(parameters), env.num_envs, device)
-        self._update = Update(
-            policy=self.policy,
-            optimizer=self.optimizer,
-            config=config,
-            generator=self._generator,
-            telemetry=self._telemetry,
-            max_episode_steps=env.max_episode_steps,
-            reward_normalizer=self.reward_normalizer,
-            intrinsic=self.intrinsic,
-        )
+        arguments = {
+            "policy": self.policy,
+            "optimizer": self.optimizer,
+            "config": config,
+            "generator": self._generator,
+            "telemetry": self._telemetry,
+            "max_episode_steps": env.max_episode_steps,
+            "reward_normalizer": self.reward_normalizer,
+            "intrinsic": self.intrinsic,
+        }
+        self._obstacle = _obstacle(env, self.policy, config)
+        self._update = Update(**arguments) if self._obstacle else FusedUpdate(env=env, **arguments)
         self._rollout: Rollout | None = None
         self._stages: list[Stage] = []
         self._warned = False
 
     @property
     def engine(self) -> str:
-        """How iterations run: "graph" where rollout and update both replay CUDA graphs, else "eager"."""
+        """How iterations run: "fused", "graph" where rollout and update both replay CUDA graphs, else "eager"."""
+        if isinstance(self._update, FusedUpdate):
+            return "fused"
         return "graph" if self._stages and all(stage.captured for stage in self._stages) else "eager"
+
+    @property
+    def engine_reason(self) -> str:
+        """Why iterations run so, in a sentence."""
+        if isinstance(self._update, FusedUpdate):
+            return f"fused kernels train this network on {self.env.device}"
+        failure = next((f"; no graph: {stage.failure}" for stage in self._stages if stage.failure is not None), "")
+        return f"not fused: {self._obstacle}{failure}"
 
     def learn(self, total_timesteps: int | None = None, callback: Callback | None = None) -> PPO:
         """Train for `total_timesteps` environment steps, rounded up to whole iterations.
@@ -197,14 +211,20 @@ class PPO:
             if self.config.checkpoint_dir is not None:
                 checkpoint.check_writable("checkpoint_dir", Path(self.config.checkpoint_dir) / "checkpoint")
             self.env.reset(seed=self.config.seed)
-            self._rollout = Rollout(self.env, self.policy, self.config.n_steps)
+            by_rows = isinstance(self._update, FusedUpdate)
+            self._rollout = Rollout(self.env, self.policy, self.config.n_steps, by_rows)
             self._stages = self._make_stages(self._rollout)
         self._rollout.begin(self.env)
+        if isinstance(self._update, FusedUpdate):
+            self._update.begin(self.iterations)
 
     def _make_stages(self, rollout: Rollout) -> list[Stage]:
         def stage(function: Callable[[], None]) -> Stage:
             return Stage(function, self._generator, capture=self.config.engine != "eager")
 
+        update = self._update
+        if isinstance(update, FusedUpdate):
+            return [stage(lambda: update.iterate(rollout))]
         return [
             stage(lambda: collect(self.env, self.policy, rollout, self._generator)),
             stage(lambda: self._update(rollout)),
@@ -290,6 +310,16 @@ def _checked(env: VecEnv, config: PPOConfig | None, intrinsic: IntrinsicReward |
     if intrinsic is not None and not isinstance(intrinsic, IntrinsicReward):
         raise InvalidConfig("intrinsic", f"expected an IntrinsicReward, got {intrinsic!r}")
     return config
+
+
+def _obstacle(env: VecEnv, policy: Policy, config: PPOConfig) -> str | None:
+    """Return why the learner is not to be fused; None if it is."""
+    if config.engine not in ("auto", "fused"):
+        return f"engine={config.engine!r}"
+    obstacle = find_obstacle(env, policy, config)
+    if obstacle is not None and config.engine == "fused":
+        raise InvalidConfig("engine", f"'fused' cannot be had here: {obstacle}; use 'auto'")
+    return obstacle
 
 
 def _curiosity(env: VecEnv, config: PPOConfig) -> IntrinsicReward | None:

@@ -17,6 +17,12 @@ from operant_gpu.vector import VecEnv
 class Rollout:
     """Buffers of `n_steps` steps of every environment, time first.
 
+    Args:
+        env: The environments.
+        policy: What acts in them.
+        n_steps: How many steps.
+        by_rows: Whether observations are to lie one after the other, for who reads them one by one.
+
     Attributes:
         obs: (n_steps + 1, num_envs, *shape), the last row what follows the last step.
         final_obs: (n_steps, num_envs, *shape), the observation after each step and before any reset.
@@ -25,16 +31,18 @@ class Rollout:
         states: (n_steps + 1, num_envs, state_size), the policy's memory before each observation; for recurrent ones.
         actions: (n_steps, num_envs, ...) as the policy drew them.
         log_probs, values, rewards: (n_steps, num_envs) float32.
+        final_values: (n_steps, num_envs) float32, of what follows a step that a time limit cut, or the last one; for
+            fused engines.
         terminated, truncated: (n_steps, num_envs) bool.
         episode_return, episode_length: (n_steps, num_envs) of the episode so far.
     """
 
-    def __init__(self, env: VecEnv, policy: Policy, n_steps: int) -> None:
+    def __init__(self, env: VecEnv, policy: Policy, n_steps: int, by_rows: bool = False) -> None:
         self.n_steps, num_envs, device = n_steps, env.num_envs, env.device
         layout = observation_layout(env.single_observation_space)
 
         def observations(steps: int) -> Tensor:
-            if env.stores_rows:
+            if by_rows or env.stores_rows:
                 return torch.zeros(steps, num_envs, *layout.shape, dtype=layout.torch_dtype, device=device)
             flat = torch.zeros(steps, layout.size, num_envs, dtype=layout.torch_dtype, device=device).transpose(1, 2)
             return flat.view(steps, num_envs, *layout.shape)
@@ -51,6 +59,7 @@ class Rollout:
         distribution = policy.distribution
         self.actions = column(*distribution.action_shape, dtype=distribution.action_dtype)
         self.log_probs, self.values, self.rewards = column(), column(), column()
+        self.final_values = column()
         self.terminated, self.truncated = column(dtype=torch.bool), column(dtype=torch.bool)
         self.episode_return, self.episode_length = column(), column(dtype=torch.int32)
         # Made once: taking a row of a tensor costs a microsecond each time.

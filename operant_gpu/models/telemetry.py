@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from operant_gpu.hyperparameters import STOPPED, StepTable
 from operant_gpu.models.faults import Fault, FaultLog
 from operant_gpu.models.rollout import Rollout
 
@@ -48,6 +49,13 @@ class Telemetry:
         """
         row = torch.cat([self._one[None], measured.double()])
         self._steps += row if counts is None else torch.where(counts, row, 0.0)
+
+    def add_steps(self, table: StepTable) -> None:
+        """Take in what an iteration's gradient steps measured, and look at whether it is finite."""
+        counts = (table.status[:-1] & STOPPED) == 0
+        rows = torch.cat([torch.ones_like(table.measured[:, :1]), table.measured], 1).double()
+        self._steps += torch.where(counts[:, None], rows, 0.0).sum(0)
+        self.faults.inspect_steps(table.measured[:, :3], table.norms, counts)
 
     def add_iteration(self, rollout: Rollout, explained_variance: Tensor) -> None:
         """Take in an iteration's episodes, and how well the values foresaw its returns."""

@@ -32,7 +32,7 @@ Objective = Callable[[Batch], tuple[Tensor, Tensor]]
 
 
 class Update:
-    """One iteration's learning. Nothing in it waits for the device, but for an early stop on a CPU.
+    """One iteration's learning, in PyTorch. Nothing in it waits for the device, but for an early stop on a CPU.
 
     Args:
         policy: What is improved.
@@ -67,20 +67,24 @@ class Update:
         """Learn from a rollout."""
         self._telemetry.faults.inspect_rollout(rollout)
         advantages = self.advantages(rollout)
-        batch = make_batch(rollout, advantages)
-        self._telemetry.add_iteration(rollout, losses.explained_variance(batch.values, batch.returns))
-        self._climb(batch)
+        returns = advantages + rollout.values
+        self._telemetry.add_iteration(rollout, losses.explained_variance(rollout.values, returns))
+        self.climb(rollout, advantages)
         # Not before: the policy is to be judged as it saw the observations when it acted.
         if self.policy.normalizer is not None:
             self.policy.normalizer.update(rollout.obs[:-1], allowed=~self._telemetry.faults.any)
 
     def advantages(self, rollout: Rollout) -> Tensor:
-        """Return the advantages (n_steps, num_envs) of a rollout's actions."""
+        """Return the advantages (n_steps, num_envs) of a rollout's actions, for rewards as the settings have them."""
         rewards = rollout.rewards
         if self._reward_normalizer is not None:
             rewards = self._reward_normalizer(rewards, rollout.ended)
         if self._intrinsic is not None:
             rewards = rewards + self._bonus(rollout, self._intrinsic)
+        return self.estimate(rollout, rewards)
+
+    def estimate(self, rollout: Rollout, rewards: Tensor) -> Tensor:
+        """Return the advantages (n_steps, num_envs) of a rollout's actions, for these rewards."""
         following = next_values(rollout, self.policy, self._limit)
         flags, config = (rollout.terminated, rollout.ended), self.config
         return generalized_advantages(rewards, rollout.values, following, *flags, config.gamma, config.gae_lambda)
@@ -115,9 +119,9 @@ class Update:
             distance = losses.approximate_kl(ratio, log_ratio), losses.clip_fraction(ratio, config.clip_eps)
         return loss, torch.stack([policy_loss, value_loss, entropy, *distance]).detach()
 
-    def _climb(self, batch: Batch) -> None:
-        """Take `n_epochs` passes over the batch in minibatches."""
-        numbers = itertools.count(1)
+    def climb(self, rollout: Rollout, advantages: Tensor) -> None:
+        """Take `n_epochs` passes over the rollout in minibatches."""
+        numbers, batch = itertools.count(1), make_batch(rollout, advantages)
         self._stopped.zero_()
         for _ in range(self.config.n_epochs):
             for minibatch in minibatches(batch, self.config.batch_size, self._generator):

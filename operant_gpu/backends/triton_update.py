@@ -1,0 +1,264 @@
+"""The gradient steps of an iteration as Triton kernels: on a GPU, or in Triton's interpreter."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import triton
+from torch import Tensor
+
+from operant_gpu.backends.triton import INTERPRETED, check_compiler, padded, policy_constants
+from operant_gpu.hyperparameters import Hyperparameters, StepTable
+from operant_gpu.kernels import adam, update
+from operant_gpu.kernels.advantages import advantages_kernel, episodes_kernel
+from operant_gpu.kernels.shuffle import shuffle_kernel, widths
+from operant_gpu.mlp import MLP, MLPLayout
+from operant_gpu.spaces import ActionLayout
+
+# Inputs and units of a layer: of wider ones not all gradients fit on the chip.
+MAX_WIDTH = 64
+# Parameters that one program of the optimizer takes, and the rows of partial gradients that it sums at a time.
+CHUNK, ROWS = 256, 16
+# Into so many parts are minibatches cut for the moments of their advantages.
+PARTS = 32
+_KL_MARGIN = 1.5
+
+
+def update_shape(layout: MLPLayout, precision: str) -> tuple[int, int]:
+    """Return (samples of a tile, warps per program) of the gradient kernel.
+
+    Two layers of 64 units fit with 64 samples, whose products are one instruction of Hopper's each.
+    """
+    if INTERPRETED:
+        return 256, 4
+    return (64, 4) if precision == "tf32" and len(layout.hidden_sizes) < 3 else (32, 8)
+
+
+class Update:
+    """Takes the gradient steps of iterations of one size, without waiting for the device.
+
+    Args:
+        mlp: The network.
+        actions: Of the environment.
+        settings: Of the steps.
+        samples: Environment steps of an iteration.
+    """
+
+    def __init__(self, mlp: MLP, actions: ActionLayout, settings: Hyperparameters, samples: int) -> None:
+        layout, device = mlp.layout, mlp.parameters.device
+        self._layout, self._actions, self._settings, self._samples = layout, actions, settings, samples
+        self._device = torch.cuda.device(device) if device.type == "cuda" else None
+        self._block, self._warps = update_shape(layout, mlp.precision)
+        self._roles = 1 if layout.shared_trunk or not layout.hidden_sizes else 2
+        largest = -(-samples // settings.parts)
+        self._programs = min(-(-largest // self._block), _programs_at_once(device, self._roles))
+        chunks = chunk_table(layout)
+        self._chunks = torch.tensor(chunks, dtype=torch.int32, device=device)
+        self._tensor_of_chunk = self._chunks[:, 2].long()
+        steps = settings.n_epochs * settings.parts
+
+        def numbers(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        self._order = numbers(settings.n_epochs, samples, dtype=torch.int32)
+        self._moments = numbers(steps, PARTS, 3)
+        self._partials = numbers(self._programs, layout.size)
+        self._sums = numbers(self._programs, self._roles, update.NUM_SUMS.value)
+        self._gradient, self._squares = numbers(layout.size), numbers(steps, len(chunks))
+        self._measured = numbers(steps, adam.NUM_MEASURED.value)
+        self._status, self._counts = numbers(steps + 1, dtype=torch.int32), numbers(steps + 1)
+
+    def run(
+        self,
+        mlp: MLP,
+        obs: Tensor,
+        actions: Tensor,
+        log_probs: Tensor,
+        values: Tensor,
+        advantages: Tensor,
+        masks: Tensor | None,
+        *,
+        seed: int,
+        iteration: Tensor,
+        means: Tensor,
+        squares: Tensor,
+        count: Tensor,
+        lr: Tensor,
+        trainable: Tensor,
+        status: Tensor,
+    ) -> StepTable:
+        """Take all gradient steps of an iteration, in place.
+
+        Args:
+            mlp: The network.
+            obs: (n_steps, num_envs, inputs), contiguous, as are all others.
+            actions: As drawn, (n_steps, num_envs) or with an axis of components.
+            log_probs: (n_steps, num_envs), as are values and advantages.
+            values: Of the observations.
+            advantages: Not normalized.
+            masks: (n_steps, num_envs, choices), or None.
+            seed: Of the shuffles.
+            iteration: Number of the iteration, an int32 on the device.
+            means: Adam's first moments, flat.
+            squares: Its second ones.
+            count: Steps that it has taken, a float32 on the device.
+            lr: Its learning rate, likewise.
+            trainable: Which parameter tensors are to be moved, (T,) bool.
+            status: That of the first step, an int32 on the device.
+
+        Returns:
+            What was measured, in memory that the next call writes again.
+        """
+        self._status[0], self._counts[0] = status, count
+        self._shuffle(seed, iteration, advantages)
+        given = (self._status, mlp.parameters, mlp.shift, mlp.scale)
+        given = (*given, obs, actions, masks, log_probs, values, advantages, self._order)
+        given = (*given, self._moments if self._settings.normalize_advantages else None)
+        constants = gradient_constants(mlp, self._actions, self._settings)
+        flags = trainable.to(torch.int32)
+        optimizer = (mlp.parameters, means, squares, self._gradient, self._squares, self._measured, self._status)
+        optimizer = (*optimizer, self._counts, lr, self._chunks, flags)
+        reduction = (self._gradient, self._squares, self._measured, self._partials, self._sums, self._chunks, flags)
+        for step in range(len(self._measured)):
+            arguments = (self._partials, self._sums, *given, step, self._samples, self._settings.parts)
+            self._launch(update.gradient_kernel, (self._programs, self._roles), arguments, constants, self._warps)
+            arguments = (*reduction, step, self._programs, self._layout.size)
+            sizes = {"ROLES": self._roles, "ROWS": ROWS, "CHUNK": CHUNK}
+            self._launch(adam.reduce_kernel, (len(self._chunks),), arguments, sizes)
+            constants_ = adam_constants(self._settings, len(self._chunks))
+            self._launch(adam.adam_kernel, (len(self._chunks),), (*optimizer, step), constants_)
+        count.copy_(self._counts[-1])
+        norms = torch.zeros(len(self._measured), len(trainable), device=self._squares.device)
+        norms.index_add_(1, self._tensor_of_chunk, self._squares)
+        return StepTable(self._measured, norms.sqrt_(), self._status)
+
+    def _shuffle(self, seed: int, iteration: Tensor, advantages: Tensor) -> None:
+        """Write the orders, and the moments of the minibatches' advantages."""
+        samples, settings = self._samples, self._settings
+        block = triton.next_power_of_2(samples) if INTERPRETED else 1024
+        arguments = (self._order, iteration, seed, samples, *widths(samples))
+        self._launch(shuffle_kernel, (triton.cdiv(samples, block), settings.n_epochs), arguments, {"BLOCK": block})
+        if settings.normalize_advantages:
+            arguments = (self._moments, advantages, self._order, samples, settings.parts)
+            grid = PARTS, len(self._measured)
+            self._launch(update.moments_kernel, grid, arguments, {"PARTS": PARTS, "BLOCK": 1024})
+
+    def _launch(
+        self, kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], constants: dict[str, Any], warps: int = 4
+    ) -> None:
+        launch(kernel, grid, arguments, constants, warps, self._device)
+
+
+def launch(
+    kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], constants: dict[str, Any], warps: int, device: Any
+) -> None:
+    """Launch a kernel of the learner's; None is the interpreter's device."""
+    if device is None:
+        # NumPy warns of what rows beyond the last one compute from zeros.
+        with np.errstate(all="ignore"):
+            kernel[grid](*arguments, **constants)
+    else:
+        with device:
+            kernel[grid](*arguments, **constants, num_warps=warps, num_stages=1, enable_fp_fusion=True)
+
+
+def estimate_advantages(
+    rewards: Tensor,
+    values: Tensor,
+    final_values: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    gamma: float,
+    lam: float,
+) -> Tensor:
+    """Return generalized advantage estimates; arguments are (n_steps, num_envs) and contiguous."""
+    advantages = torch.empty_like(rewards)
+    arguments = (advantages, rewards, values, final_values, terminated, truncated)
+    _over_time(advantages_kernel, arguments, rewards, {"GAMMA": gamma, "LAMBDA": lam})
+    return advantages
+
+
+def follow_episodes(
+    returns: Tensor,
+    lengths: Tensor,
+    rewards: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    first: tuple[Tensor, Tensor],
+) -> None:
+    """Write the return and length of the episodes after each step, on from `first`, those before the first step."""
+    _over_time(episodes_kernel, (returns, lengths, rewards, terminated, truncated, *first), rewards, {})
+
+
+def _over_time(kernel: Any, arguments: tuple[Any, ...], rewards: Tensor, constants: dict[str, Any]) -> None:
+    num_steps, num_envs = rewards.shape
+    block = triton.next_power_of_2(num_envs) if INTERPRETED else 64
+    device = torch.cuda.device(rewards.device) if rewards.is_cuda else None
+    arguments = (*arguments, num_envs, num_steps)
+    launch(kernel, (triton.cdiv(num_envs, block),), arguments, {**constants, "BLOCK": block}, 2, device)
+
+
+def chunk_table(layout: MLPLayout) -> list[tuple[int, int, int]]:
+    """Return first parameter, size and tensor of each chunk."""
+    sizes = [math.prod(shape) for shape in layout.shapes]
+    starts = itertools.accumulate(sizes, initial=0)
+    return [
+        (start + first, min(CHUNK, size - first), tensor)
+        for tensor, (start, size) in enumerate(zip(starts, sizes))
+        for first in range(0, size, CHUNK)
+    ]
+
+
+def gradient_constants(mlp: MLP, actions: ActionLayout, settings: Hyperparameters) -> dict[str, Any]:
+    """Return the compile-time arguments of the gradient kernel."""
+    network = policy_constants(mlp)
+    names = ("OFFSETS", "SIZES", "PADS", "OUTPUTS", "SHARED", "ACTIVATION", "PRECISION", "CLIP")
+    return {name: network[name] for name in names} | {
+        "LOW": actions.low,
+        "HIGH": actions.high,
+        "FIRST": actions.first_choices,
+        "HEAD_PAD": padded(mlp.layout.outputs + 1),
+        "CLIP_EPS": settings.clip_eps,
+        "VF_CLIP_EPS": settings.vf_clip_eps,
+        "VF_COEF": settings.vf_coef,
+        "ENT_COEF": settings.ent_coef,
+        "PARTS": PARTS,
+        "BLOCK": update_shape(mlp.layout, mlp.precision)[0],
+    }
+
+
+def adam_constants(settings: Hyperparameters, chunks: int) -> dict[str, Any]:
+    """Return the compile-time arguments of the optimizer's kernel."""
+    return {
+        "MAX_GRAD_NORM": settings.max_grad_norm,
+        "MAX_KL": None if settings.target_kl is None else _KL_MARGIN * settings.target_kl,
+        "NUM_CHUNKS": triton.next_power_of_2(chunks),
+        "CHUNK": CHUNK,
+    }
+
+
+def find_misfit(mlp: MLP) -> str | None:
+    """Return why the kernels cannot train a network; None if they can.
+
+    Raises:
+        BackendError: If the device's compiler is known to fail on them.
+    """
+    layout, device = mlp.layout, mlp.parameters.device
+    widest, head = max((layout.inputs, *layout.hidden_sizes)), layout.outputs + 1
+    if widest > MAX_WIDTH or head > MAX_WIDTH:
+        return f"its kernels hold up to {MAX_WIDTH} inputs, units and outputs, the network has {max(widest, head)}"
+    if device.type == "cuda":
+        check_compiler(torch.cuda.get_device_capability(device), triton.__version__)
+    return None
+
+
+def _programs_at_once(device: torch.device, roles: int) -> int:
+    """Return how many programs of each role fill the device; a few in the interpreter, to have sums over them."""
+    if device.type != "cuda":
+        return 3
+    multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
+    return max(1, 2 * multiprocessors // roles)

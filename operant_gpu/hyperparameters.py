@@ -1,0 +1,36 @@
+"""What the learners' kernels need to know of PPO, and what they tell of its gradient steps."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+# Bits of a status.
+STOPPED, FAULTY = 1, 2
+
+
+class Hyperparameters(NamedTuple):
+    """Settings of an iteration's gradient steps, named as in `PPOConfig`."""
+
+    clip_eps: float
+    vf_clip_eps: float | None
+    vf_coef: float
+    ent_coef: float
+    max_grad_norm: float
+    target_kl: float | None
+    normalize_advantages: bool
+    n_epochs: int
+    parts: int  # minibatches of an epoch
+
+
+class StepTable(NamedTuple):
+    """What K gradient steps measured.
+
+    A status has bit 1 where the iteration had stopped, and bit 2 where a number that is not finite had been seen.
+    """
+
+    measured: Tensor  # (K, 6) float32: policy_loss, value_loss, entropy, approx_kl, clip_frac, grad_norm
+    norms: Tensor  # (K, T) float32: norm of the gradient of each parameter tensor
+    status: Tensor  # (K + 1,) int32: before each step, and after the last

@@ -1,0 +1,139 @@
+"""The fused engine: rollout, advantages and gradient steps by kernels of the library's own.
+
+They are Triton's, and an iteration is one CUDA graph. What surrounds them, such as normalization and curiosity, is that
+of every engine.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from operant_gpu.errors import BackendError
+from operant_gpu.hyperparameters import FAULTY, Hyperparameters
+from operant_gpu.models.config import PPOConfig
+from operant_gpu.models.mlp_policy import MLPPolicy
+from operant_gpu.models.rollout import Rollout
+from operant_gpu.models.update import Update
+from operant_gpu.spaces import action_layout
+from operant_gpu.vector import VecEnv
+
+
+class FusedUpdate(Update):
+    """As `Update`, with the kernels of the fused engine; arguments beside those of `Update`:
+
+    Args:
+        env: The environments.
+    """
+
+    policy: MLPPolicy
+
+    def __init__(self, *, env: VecEnv, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._env, config = env, self.config
+        samples = config.n_steps * env.num_envs
+        self._settings = Hyperparameters(
+            clip_eps=config.clip_eps,
+            vf_clip_eps=config.vf_clip_eps,
+            vf_coef=config.vf_coef,
+            ent_coef=config.ent_coef,
+            max_grad_norm=config.max_grad_norm,
+            target_kl=config.target_kl,
+            normalize_advantages=config.normalize_advantages,
+            n_epochs=config.n_epochs,
+            parts=max(1, samples // config.batch_size),
+        )
+        self._kernels = _kernels_for(env)
+        actions = action_layout(env.single_action_space)
+        self._steps = self._kernels.Update(self.policy.mlp, actions, self._settings, samples)
+        self._iteration = torch.zeros((), dtype=torch.int32, device=env.device)
+        parameters = list(self.policy.parameters())
+        self._trainable = torch.ones(len(parameters), dtype=torch.bool, device=env.device)
+
+    def begin(self, iterations: int) -> None:
+        """Go on after so many iterations: what the caller has frozen since stays as it is."""
+        self._iteration.fill_(iterations)
+        frozen = [not parameter.requires_grad for parameter in self.policy.parameters()]
+        self._trainable.copy_(~torch.tensor(frozen))
+
+    def iterate(self, rollout: Rollout) -> None:
+        """Collect steps and learn from them."""
+        self.collect(rollout)
+        self(rollout)
+
+    def collect(self, rollout: Rollout) -> None:
+        """Step the environments `n_steps` times, into the rollout."""
+        first = self._env.episode_so_far
+        out = {
+            "obs": rollout.obs[:-1],
+            "action": rollout.actions,
+            "log_prob": rollout.log_probs,
+            "value": rollout.values,
+            "reward": rollout.rewards,
+            "terminated": rollout.terminated,
+            "truncated": rollout.truncated,
+            "final_obs": rollout.final_obs,
+            "final_value": rollout.final_values,
+        }
+        if rollout.masks is not None:
+            out["action_mask"] = rollout.masks[:-1]
+        with torch.no_grad():
+            self._env.rollout(rollout.n_steps, self.policy, out)
+            flags = rollout.terminated, rollout.truncated
+            targets = rollout.episode_return, rollout.episode_length
+            self._kernels.follow_episodes(*targets, rollout.rewards, *flags, first)
+
+    def estimate(self, rollout: Rollout, rewards: Tensor) -> Tensor:
+        """Return the advantages (n_steps, num_envs) of a rollout's actions, for these rewards."""
+        columns = rollout.values, rollout.final_values, rollout.terminated, rollout.truncated
+        config = self.config
+        advantages: Tensor = self._kernels.estimate_advantages(rewards, *columns, config.gamma, config.gae_lambda)
+        return advantages
+
+    @torch.no_grad()
+    def climb(self, rollout: Rollout, advantages: Tensor) -> None:
+        """Take `n_epochs` passes over the rollout in minibatches."""
+        table = self._steps.run(
+            self.policy.mlp,
+            rollout.obs[:-1].flatten(2),
+            rollout.actions,
+            rollout.log_probs,
+            rollout.values,
+            advantages,
+            None if rollout.masks is None else rollout.masks[:-1],
+            seed=self.config.seed,
+            iteration=self._iteration,
+            means=self.optimizer.means,
+            squares=self.optimizer.squares,
+            count=self.optimizer.count,
+            lr=self.optimizer.lr,
+            trainable=self._trainable,
+            status=torch.where(self._telemetry.faults.any, FAULTY, 0).int(),
+        )
+        self._telemetry.add_steps(table)
+        self._iteration += 1
+
+
+def find_obstacle(env: VecEnv, policy: Any, config: PPOConfig) -> str | None:
+    """Return why the fused engine cannot train a policy; None if it can."""
+    if not isinstance(policy, MLPPolicy):
+        return "its kernels are for an MLPPolicy, and network or settings ask for another"
+    if config.compile:
+        return "compile=True asks for PyTorch's kernels"
+    try:
+        misfit: str | None = _kernels_for(env).find_misfit(policy.mlp)
+        return misfit
+    except (ImportError, BackendError) as error:
+        return str(error)
+
+
+def _kernels_for(env: VecEnv) -> Any:
+    """Return the module of kernels for the environments' device."""
+    if env.device.type == "cpu" and env.backend != "triton":
+        raise BackendError(f"its kernels are for a GPU, the environments are on {env.device}")
+    # Here, since Triton may be missing.
+    from operant_gpu.backends import triton_update
+
+    return triton_update
