@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-
 # Bits of a status.
 STOPPED, FAULTY = 1, 2
 

@@ -1,7 +1,7 @@
 """Compile every kernel for every environment without a GPU, and print what each needs.
 
 Run as a program, with whatever Triton is on the path: `python tests/aot.py steps 80 90`, or `rollouts`, or `networks`,
-or `arrays` for the kernels of environments that have them.
+or `arrays` for the kernels of environments that have them, or `updates` for those of the fused learner.
 The last line is JSON.
 """
 
@@ -38,10 +38,24 @@ from operant_gpu.backends.triton import (
     step_constants,
     stored_arguments,
 )
+from operant_gpu.backends.triton_update import (
+    CHUNK,
+    PARTS,
+    ROWS,
+    SHAPES,
+    Shape,
+    adam_constants,
+    gradient_constants,
+)
+from operant_gpu.backends.triton_update import OPTIONS as FUSED
 from operant_gpu.columns import Columns, Outputs
 from operant_gpu.environment import Environment
+from operant_gpu.hyperparameters import Hyperparameters
+from operant_gpu.kernels import adam, update
+from operant_gpu.kernels.advantages import advantages_kernel, episodes_kernel
 from operant_gpu.kernels.draw import draw_kernel
 from operant_gpu.kernels.rollout import rollout_kernel
+from operant_gpu.kernels.shuffle import shuffle_kernel
 from operant_gpu.kernels.step import reset_kernel, step_kernel
 from operant_gpu.memory import allocate_columns, allocate_outputs, allocate_state
 from operant_gpu.mlp import MLP, MLPLayout
@@ -54,6 +68,7 @@ POINTERS |= {torch.int8: "*i8", torch.int16: "*i16", torch.int32: "*i32", torch.
 # Any will do: every entry of the launch tables gives a thread as many environments, so its code is the same.
 BATCH_SIZE = 1_048_576
 CPU = torch.device("cpu")
+SETTINGS = Hyperparameters(0.2, None, 0.5, 0.01, 0.5, 0.1, True, 4, 4)
 
 
 class Launch(NamedTuple):
@@ -65,6 +80,7 @@ class Launch(NamedTuple):
     arguments: dict[str, Any]
     constants: dict[str, Any]
     warps: int
+    options: dict[str, Any] = OPTIONS
 
 
 class Usage(NamedTuple):
@@ -105,7 +121,7 @@ def compile_launch(launch: Launch, target: int) -> Any:
             {(place,): None} if value is None else {(place, i): None for i, v in enumerate(parts) if v is None}
         )
     source = ASTSource(kernel, signature, constant_at)
-    options = {"num_warps": launch.warps, **OPTIONS}
+    options = {"num_warps": launch.warps, **launch.options}
     return triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
 
 
@@ -116,7 +132,8 @@ def usage_of(launch: Launch, target: int) -> Usage:
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(compiled.asm["ptx"])
         file.flush()
-        command = [ptxas, "-v", f"--gpu-name={architecture}", "--fmad=false", file.name, "-o", "/dev/null"]
+        fusion = str(launch.options["enable_fp_fusion"]).lower()
+        command = [ptxas, "-v", f"--gpu-name={architecture}", f"--fmad={fusion}", file.name, "-o", "/dev/null"]
         report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     registers = int(re.search(r"Used (\d+) registers", report)[1])
     stack, stores, loads = map(int, re.search(r"(\d+) bytes stack frame, (\d+) .*?, (\d+) ", report).groups())
@@ -245,7 +262,64 @@ def draw_of(batch: Batch) -> Launch:
     return Launch(draw_kernel, batch.environment.id, "", arguments, constants, warps)
 
 
+def gradient_of(batch: Batch, shape: Shape, *hidden_sizes: int, precision: str = "tf32", **kind: Any) -> Launch:
+    """Return the gradient of a network: tanh and two trunks, unless `kind` says otherwise."""
+    actions, inputs = batch.actions, batch.observations.size
+    outputs = actions.num_actions if actions.is_discrete else actions.size
+    options = {"activation": "tanh", "shared_trunk": False, "is_gaussian": not actions.is_discrete, **kind}
+    layout = MLPLayout(inputs, hidden_sizes, outputs, **options)
+    numbers, whole = torch.zeros(1), torch.zeros(1, dtype=torch.int32)
+    # The variants also differ in whether observations are scaled, values clipped, and advantages normalized.
+    scaling = (torch.zeros(inputs), torch.ones(inputs), 10.0) if layout.shared_trunk else ()
+    mlp = MLP(torch.zeros(layout.size), layout, *scaling, precision=precision)
+    settings = SETTINGS._replace(vf_clip_eps=0.2 if layout.shared_trunk else None)
+    mask = None if outputs_of(batch).action_mask is None else torch.zeros(1, dtype=torch.bool)
+    drawn = torch.zeros(1, dtype=torch.int64 if actions.is_discrete else torch.float32)
+    moments = None if layout.shared_trunk else numbers
+    samples = (numbers, drawn, mask, numbers, numbers, numbers, whole, moments)
+    values = (numbers, numbers, whole, mlp.parameters, mlp.shift, mlp.scale, *samples, 1, 2, 3)
+    arguments = dict(zip(update.gradient_kernel.arg_names, values, strict=False))
+    constants = gradient_constants(mlp, actions, settings) | {"BLOCK": shape.block}
+    variant = f"{'x'.join(map(str, hidden_sizes))} {layout.activation} {precision} {shape.block}"
+    return Launch(update.gradient_kernel, batch.environment.id, variant, arguments, constants, shape.warps, FUSED)
+
+
+def small_updates() -> Iterator[Launch]:
+    """Return the learner's kernels beside the gradient's."""
+    numbers, whole, flags = torch.zeros(1), torch.zeros(1, dtype=torch.int32), torch.zeros(1, dtype=torch.bool)
+    kernels = (
+        (shuffle_kernel, (whole, whole, 2, 3, 4, 5), {"BLOCK": 1024}),
+        (update.moments_kernel, (numbers, numbers, whole, 2, 3), {"PARTS": PARTS, "BLOCK": 1024}),
+        (
+            adam.reduce_kernel,
+            (*[numbers] * 5, whole, whole, 2, 3, 5),
+            {"ROLES": 2, "ROWS": ROWS, "CHUNK": CHUNK},
+        ),
+        (adam.adam_kernel, (*[numbers] * 6, whole, numbers, numbers, whole, whole, 2), adam_constants(SETTINGS, 40)),
+        (advantages_kernel, (*[numbers] * 4, flags, flags, 3, 5), {"GAMMA": 0.9, "LAMBDA": 0.9, "BLOCK": 64}),
+        (episodes_kernel, (numbers, whole, numbers, flags, flags, numbers, whole, 3, 5), {"BLOCK": 64}),
+    )
+    for kernel, values, constants in kernels:
+        yield Launch(kernel, "", "", dict(zip(kernel.arg_names, values, strict=False)), constants, 4, FUSED)
+
+
+def updates() -> Iterator[Launch]:
+    """Return the learner's kernels, the gradient in every shape."""
+    cartpole, pendulum, dials = batch_of(find("CartPole-v1")), batch_of(find("Pendulum-v1")), batch_of(MaskedDials)
+    for (precision, is_deep), shapes in SHAPES.items():
+        for shape in shapes:
+            yield gradient_of(cartpole, shape, *[64] * (3 if is_deep else 2), precision=precision)
+    shape = SHAPES["tf32", False][0]
+    yield gradient_of(pendulum, shape, 64, 64)
+    yield gradient_of(dials, shape, 64, 64, activation="relu", shared_trunk=True)
+    yield gradient_of(pendulum, shape, shared_trunk=True)
+    yield from small_updates()
+
+
 def all_launches(kind: str) -> Iterator[Launch]:
+    if kind == "updates":
+        yield from updates()
+        return
     if kind == "networks":
         cartpole, pendulum = (batch_of(find(name)) for name in ("CartPole-v1", "Pendulum-v1"))
         yield network_of(cartpole, 64, 64)

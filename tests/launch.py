@@ -11,8 +11,6 @@ from aot import all_launches
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from operant_gpu.backends.triton import OPTIONS
-
 
 class NoDevice:
     """Answers what the launcher asks of a driver before it launches."""
@@ -31,6 +29,6 @@ if __name__ == "__main__":
     driver.set_active(NoDevice())
     for kind in sys.argv[1:]:
         for launch in all_launches(kind):
-            options = {"num_warps": launch.warps, **OPTIONS, "grid": (1,), "warmup": True}
+            options = {"num_warps": launch.warps, **launch.options, "grid": (1,), "warmup": True}
             compiled = launch.kernel.run(**launch.arguments, **launch.constants, **options)
             print(launch.environment, launch.kernel.fn.__name__, launch.variant, compiled.metadata.num_warps)

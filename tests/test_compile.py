@@ -17,6 +17,10 @@ from operant_gpu.errors import BackendError
 pytest.importorskip("triton", reason="compilation needs Triton")
 
 from operant_gpu.backends.triton import check_compiler
+from operant_gpu.backends.triton_update import SHAPES
+
+# Of two layers of 64 units in the first shape.
+MAX_SHARED_OF_UPDATES = SHAPES["tf32", False][0].shared
 
 HERE = Path(__file__).parent
 OLDEST_TRITON = HERE.parent / ".venv" / "triton-3.6"
@@ -24,7 +28,7 @@ TARGETS = ("80", "90", "100", "120")
 
 # What the oldest Triton compiles for: single steps for every generation, and for one what takes long. On a network's
 # products it fails for sm_100, and rollouts refuse it there.
-TARGETS_OF_OLDEST = {"steps": TARGETS, "rollouts": ("90",), "networks": ("90",), "arrays": ("90",)}
+TARGETS_OF_OLDEST = {"steps": TARGETS, **dict.fromkeys(("rollouts", "networks", "arrays", "updates"), ("90",))}
 # 2048 takes a quarter of a minute a kernel.
 TARGETS_OF_INSTALLED = {"arrays": ("90", "100")}
 
@@ -40,6 +44,9 @@ MAX_SPILLS_OF_LARGE, MAX_STACK_OF_LARGE = 2_048, 768
 MAX_SPILLS_OF_SMALL, MAX_STACK_OF_SMALL = 160, 96
 # Of 16 cells a thread, where a rollout stores observations at any strides: addresses are what does not fit.
 MAX_SPILLS_OF_ARRAYS, MAX_STACK_OF_ARRAYS, MAX_SHARED_OF_ARRAYS = 768, 384, 16_384
+# Of the learner's gradient, which holds those of all weights: what is parked once a tile costs little beside its
+# products.
+MAX_SPILLS_OF_UPDATES, MAX_STACK_OF_UPDATES = 5_120, 1_792
 # What every generation gives one program, less what the driver takes.
 MAX_SHARED = 98_304
 # The instructions of each generation's tensor cores.
@@ -78,7 +85,7 @@ def usages_of(kind: str, path: Path | None, record_property: Any) -> list[dict[s
 
 @every_triton
 def test_the_launcher_takes_every_kernels_arguments(path: Path | None) -> None:
-    assert len(output_of("launch.py", path, "steps", "rollouts", "networks", "arrays")) >= 3 * 8
+    assert len(output_of("launch.py", path, "steps", "rollouts", "networks", "arrays", "updates")) >= 3 * 8
 
 
 @every_triton
@@ -108,6 +115,27 @@ def test_networks_compile_within_what_a_program_may_have(path: Path | None, reco
         assert usage["stack"] <= (MAX_STACK_OF_SMALL if is_small else MAX_STACK_OF_LARGE), usage
         exact = usage["variant"].endswith("ieee")
         assert set(usage["matrix_instructions"]) == (set() if exact else {MATRIX[usage["target"]]}), usage
+
+
+@every_triton
+def test_the_learners_kernels_compile_within_what_is_said_of_their_shapes(
+    path: Path | None, record_property: Any
+) -> None:
+    shared = {
+        f"{'x'.join(['64'] * (3 if is_deep else 2))} tanh {precision} {shape.block}": shape.shared
+        for (precision, is_deep), shapes in SHAPES.items()
+        for shape in shapes
+    }
+    seen = set()
+    for usage in usages_of("updates", path, record_property):
+        is_gradient = usage["kernel"] == "gradient_kernel"
+        limit = shared.get(usage["variant"], MAX_SHARED_OF_UPDATES) if is_gradient else 1_024
+        assert usage["shared"] <= limit, usage
+        assert usage["spills"] <= (MAX_SPILLS_OF_UPDATES if is_gradient else 0), usage
+        assert usage["stack"] <= (MAX_STACK_OF_UPDATES if is_gradient else 0), usage
+        assert not is_gradient or MATRIX[usage["target"]] in usage["matrix_instructions"], usage
+        seen.add(usage["variant"])
+    assert seen > set(shared)
 
 
 @pytest.mark.parametrize(("capability", "version"), [((10, 0), "3.9.0"), ((9, 0), "3.6.0"), ((12, 0), "3.6.0")])

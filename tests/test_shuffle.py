@@ -7,10 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-
-triton = pytest.importorskip("triton")
-
 from conftest import INTERPRETED
+
+pytest.importorskip("triton", reason="the kernel's file needs Triton")
 
 from operant_gpu.kernels.shuffle import permutation, shuffle_kernel, widths
 
@@ -55,7 +54,7 @@ def test_the_triton_kernel_gives_the_same_orders(size: int, block: int) -> None:
     epochs, seed = 2, 2**40 + 5
     order = torch.full((epochs, size), -1, dtype=torch.int32)
     iteration = torch.tensor(9, dtype=torch.int32)
-    grid = triton.cdiv(size, block), epochs
+    grid = -(-size // block), epochs
     shuffle_kernel[grid](order, iteration, seed, size, *widths(size), BLOCK=block)
     for epoch in range(epochs):
         assert (order[epoch].numpy() == permutation(size, seed, 9, epoch)).all()

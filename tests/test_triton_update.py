@@ -177,7 +177,11 @@ CASES: dict[str, dict[str, Any]] = {
     "64x64": {"hidden_sizes": (64, 64)},
     "odd": {
         "actions": spaces.Discrete(2, start=5),
-        **{"inputs": 7, "size": (11, 31), "parts": 3, "hidden_sizes": (33, 5, 17), "activation": "relu"},
+        "inputs": 7,
+        "size": (11, 31),
+        "parts": 3,
+        "hidden_sizes": (33, 5, 17),
+        "activation": "relu",
     },
     "one_minibatch": {"inputs": 1, "size": (1, 37), "parts": 1, "hidden_sizes": (1,)},
     "no_layers": {"hidden_sizes": ()},
@@ -193,7 +197,7 @@ every_case = pytest.mark.parametrize("options", CASES.values(), ids=CASES.keys()
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give every program several tiles, the last of which is not full."""
-    monkeypatch.setattr(triton_update, "update_shape", lambda *_: (16, 4))
+    monkeypatch.setattr(triton_update, "update_shape", lambda *_: triton_update.Shape(16, 4, 0))
     monkeypatch.setattr(triton_update, "_programs_at_once", lambda *_: 2)
 
 

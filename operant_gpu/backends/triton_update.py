@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,14 +28,34 @@ PARTS = 32
 _KL_MARGIN = 1.5
 
 
-def update_shape(layout: MLPLayout, precision: str) -> tuple[int, int]:
-    """Return (samples of a tile, warps per program) of the gradient kernel.
+# Unlike environments, which are to compute the same everywhere. With one stage: see the rollouts.
+OPTIONS = {"enable_fp_fusion": True, "num_stages": 1}
 
-    Two layers of 64 units fit with 64 samples, whose products are one instruction of Hopper's each.
-    """
+
+class Shape(NamedTuple):
+    """How the gradient kernel is launched, and what that takes."""
+
+    block: int  # samples of a tile
+    warps: int
+    shared: int  # bytes of a multiprocessor's memory, as compiled for the generation that takes most
+
+
+# The first that fits is taken, by precision and whether there are three hidden layers. With 64 samples, products are
+# Hopper's own; with 32 nothing spills.
+SHAPES = {
+    ("tf32", False): (Shape(64, 4, 110_592), Shape(32, 8, 98_304)),
+    ("tf32", True): (Shape(32, 8, 153_600), Shape(16, 8, 139_264)),
+    ("ieee", False): (Shape(32, 8, 131_072), Shape(16, 4, 110_592)),
+    ("ieee", True): (Shape(16, 8, 184_320),),
+}
+
+
+def update_shape(layout: MLPLayout, precision: str, shared: int) -> Shape | None:
+    """Return the shape of the gradient kernel with so much memory a program; None if it does not fit."""
     if INTERPRETED:
-        return 256, 4
-    return (64, 4) if precision == "tf32" and len(layout.hidden_sizes) < 3 else (32, 8)
+        return Shape(256, 4, 0)
+    shapes = SHAPES[precision, len(layout.hidden_sizes) > 2]
+    return next((shape for shape in shapes if shape.shared <= shared), None)
 
 
 class Update:
@@ -52,7 +72,9 @@ class Update:
         layout, device = mlp.layout, mlp.parameters.device
         self._layout, self._actions, self._settings, self._samples = layout, actions, settings, samples
         self._device = torch.cuda.device(device) if device.type == "cuda" else None
-        self._block, self._warps = update_shape(layout, mlp.precision)
+        shape = update_shape(layout, mlp.precision, _shared_memory(device))
+        assert shape is not None, "find_misfit told"
+        self._block, self._warps = shape.block, shape.warps
         self._roles = 1 if layout.shared_trunk or not layout.hidden_sizes else 2
         largest = -(-samples // settings.parts)
         self._programs = min(-(-largest // self._block), _programs_at_once(device, self._roles))
@@ -114,38 +136,44 @@ class Update:
             What was measured, in memory that the next call writes again.
         """
         self._status[0], self._counts[0] = status, count
-        self._shuffle(seed, iteration, advantages)
-        given = (self._status, mlp.parameters, mlp.shift, mlp.scale)
-        given = (*given, obs, actions, masks, log_probs, values, advantages, self._order)
-        given = (*given, self._moments if self._settings.normalize_advantages else None)
-        constants = gradient_constants(mlp, self._actions, self._settings)
+        moments = self._shuffle(seed, iteration, advantages)
+        samples = (obs, actions, masks, log_probs, values, advantages, self._order, moments)
+        network = (mlp.parameters, mlp.shift, mlp.scale)
+        gradient = (self._partials, self._sums, self._status, *network, *samples)
+        constants = gradient_constants(mlp, self._actions, self._settings) | {"BLOCK": self._block}
+        optimizer = (mlp.parameters, means, squares)
         flags = trainable.to(torch.int32)
-        optimizer = (mlp.parameters, means, squares, self._gradient, self._squares, self._measured, self._status)
-        optimizer = (*optimizer, self._counts, lr, self._chunks, flags)
-        reduction = (self._gradient, self._squares, self._measured, self._partials, self._sums, self._chunks, flags)
         for step in range(len(self._measured)):
-            arguments = (self._partials, self._sums, *given, step, self._samples, self._settings.parts)
-            self._launch(update.gradient_kernel, (self._programs, self._roles), arguments, constants, self._warps)
-            arguments = (*reduction, step, self._programs, self._layout.size)
-            sizes = {"ROLES": self._roles, "ROWS": ROWS, "CHUNK": CHUNK}
-            self._launch(adam.reduce_kernel, (len(self._chunks),), arguments, sizes)
-            constants_ = adam_constants(self._settings, len(self._chunks))
-            self._launch(adam.adam_kernel, (len(self._chunks),), (*optimizer, step), constants_)
+            place = step, self._samples, self._settings.parts
+            grid = self._programs, self._roles
+            self._launch(update.gradient_kernel, grid, (*gradient, *place), constants, self._warps)
+            self._finish(step, optimizer, lr, flags)
         count.copy_(self._counts[-1])
         norms = torch.zeros(len(self._measured), len(trainable), device=self._squares.device)
         norms.index_add_(1, self._tensor_of_chunk, self._squares)
         return StepTable(self._measured, norms.sqrt_(), self._status)
 
-    def _shuffle(self, seed: int, iteration: Tensor, advantages: Tensor) -> None:
-        """Write the orders, and the moments of the minibatches' advantages."""
+    def _shuffle(self, seed: int, iteration: Tensor, advantages: Tensor) -> Tensor | None:
+        """Write the orders; return the moments of the minibatches' advantages, if those are normalized."""
         samples, settings = self._samples, self._settings
         block = triton.next_power_of_2(samples) if INTERPRETED else 1024
-        arguments = (self._order, iteration, seed, samples, *widths(samples))
-        self._launch(shuffle_kernel, (triton.cdiv(samples, block), settings.n_epochs), arguments, {"BLOCK": block})
-        if settings.normalize_advantages:
-            arguments = (self._moments, advantages, self._order, samples, settings.parts)
-            grid = PARTS, len(self._measured)
-            self._launch(update.moments_kernel, grid, arguments, {"PARTS": PARTS, "BLOCK": 1024})
+        numbers = (self._order, iteration, seed, samples, *widths(samples))
+        self._launch(shuffle_kernel, (triton.cdiv(samples, block), settings.n_epochs), numbers, {"BLOCK": block})
+        if not settings.normalize_advantages:
+            return None
+        arguments = (self._moments, advantages, self._order, samples, settings.parts)
+        self._launch(update.moments_kernel, (PARTS, len(self._measured)), arguments, {"PARTS": PARTS, "BLOCK": 1024})
+        return self._moments
+
+    def _finish(self, step: int, optimizer: tuple[Tensor, Tensor, Tensor], lr: Tensor, trainable: Tensor) -> None:
+        """Sum the programs' gradients, and take Adam's step."""
+        sums = (self._gradient, self._squares, self._measured)
+        arguments = (*sums, self._partials, self._sums, self._chunks, trainable, step, self._programs)
+        sizes = {"ROLES": self._roles, "ROWS": ROWS, "CHUNK": CHUNK}
+        grid = (len(self._chunks),)
+        self._launch(adam.reduce_kernel, grid, (*arguments, self._layout.size), sizes)
+        state = (*optimizer, *sums, self._status, self._counts, lr, self._chunks, trainable, step)
+        self._launch(adam.adam_kernel, grid, state, adam_constants(self._settings, len(self._chunks)))
 
     def _launch(
         self, kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], constants: dict[str, Any], warps: int = 4
@@ -163,7 +191,7 @@ def launch(
             kernel[grid](*arguments, **constants)
     else:
         with device:
-            kernel[grid](*arguments, **constants, num_warps=warps, num_stages=1, enable_fp_fusion=True)
+            kernel[grid](*arguments, **constants, num_warps=warps, **OPTIONS)
 
 
 def estimate_advantages(
@@ -214,7 +242,7 @@ def chunk_table(layout: MLPLayout) -> list[tuple[int, int, int]]:
 
 
 def gradient_constants(mlp: MLP, actions: ActionLayout, settings: Hyperparameters) -> dict[str, Any]:
-    """Return the compile-time arguments of the gradient kernel."""
+    """Return the compile-time arguments of the gradient kernel, BLOCK apart."""
     network = policy_constants(mlp)
     names = ("OFFSETS", "SIZES", "PADS", "OUTPUTS", "SHARED", "ACTIVATION", "PRECISION", "CLIP")
     return {name: network[name] for name in names} | {
@@ -227,7 +255,6 @@ def gradient_constants(mlp: MLP, actions: ActionLayout, settings: Hyperparameter
         "VF_COEF": settings.vf_coef,
         "ENT_COEF": settings.ent_coef,
         "PARTS": PARTS,
-        "BLOCK": update_shape(mlp.layout, mlp.precision)[0],
     }
 
 
@@ -253,7 +280,17 @@ def find_misfit(mlp: MLP) -> str | None:
         return f"its kernels hold up to {MAX_WIDTH} inputs, units and outputs, the network has {max(widest, head)}"
     if device.type == "cuda":
         check_compiler(torch.cuda.get_device_capability(device), triton.__version__)
+    if update_shape(layout, mlp.precision, _shared_memory(device)) is None:
+        return f"its kernels do not fit in the {_shared_memory(device)} bytes of a multiprocessor for {layout}"
     return None
+
+
+def _shared_memory(device: torch.device) -> int:
+    """Return the bytes that one program can have on the chip."""
+    if device.type != "cuda":
+        return 0
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return int(triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"])
 
 
 def _programs_at_once(device: torch.device, roles: int) -> int:

@@ -2,7 +2,12 @@
 
 Parameters are taken in chunks, none of which has numbers of two tensors, so that the chunks' squares give the norm of
 each tensor. All sums have an order of their own: equal seeds give equal bits. What a step decides is written for the
-next one, never over what other programs still read. The reference is `operant_gpu.models.optimizer.Adam`.
+next one, never over what other programs still read. Arguments:
+    chunks_ptr: (chunks, 3) int32: first parameter, number of them, and tensor that they are of.
+    trainable_ptr: Whether a tensor is to be moved; a frozen one has no gradient.
+    status_ptr, count_ptr: (steps + 1,): status, and number of steps taken, before each step.
+    MAX_KL: An approx_kl beyond it stops the iteration; None if nothing does.
+The reference is `operant_gpu.models.optimizer.Adam`.
 """
 
 from __future__ import annotations
@@ -39,12 +44,7 @@ def reduce_kernel(
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Sum the partial gradients of one chunk a program, and their squares; the first program sums what was measured.
-
-    Arguments:
-        chunks_ptr: (chunks, 3) int32: first parameter, number of them, and tensor that they are of.
-        trainable_ptr: Whether a tensor is to be moved; a frozen one has no gradient.
-    """
+    """Sum the partial gradients of one chunk a program, and their squares; the first program sums what was measured."""
     chunk = tl.program_id(0)
     first, count = tl.load(chunks_ptr + 3 * chunk), tl.load(chunks_ptr + 3 * chunk + 1)
     k, r = tl.arange(0, CHUNK), tl.arange(0, ROWS)
@@ -88,12 +88,7 @@ def adam_kernel(
     NUM_CHUNKS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Decide whether a step is to be taken, and take it, one chunk a program.
-
-    Arguments:
-        status_ptr, count_ptr: (steps + 1,): status, and number of steps taken, before each step.
-        MAX_KL: An approx_kl beyond it stops the iteration; None if nothing does.
-    """
+    """Decide whether a step is to be taken, and take it, one chunk a program."""
     chunk = tl.program_id(0)
     every = tl.arange(0, NUM_CHUNKS)
     at = squares_ptr + step * tl.num_programs(0) + every
@@ -116,24 +111,24 @@ def adam_kernel(
         tl.store(status_ptr + step + 1, status)
         tl.store(count_ptr + step + 1, count + taken)
         tl.store(measured_ptr + step * NUM_MEASURED + GRAD_NORM, norm)
-    if status == 0:
-        if tl.load(trainable_ptr + tl.load(chunks_ptr + 3 * chunk + 2)) != 0:
-            first, size = tl.load(chunks_ptr + 3 * chunk), tl.load(chunks_ptr + 3 * chunk + 1)
-            k = tl.arange(0, CHUNK)
-            inside = k < size
-            # In float64: after the first steps, what is left of 1 is a thousandth.
-            number = (count + 1.0).to(tl.float64)
-            correction1 = (1.0 - tl.exp(number * _LOG_BETA1)).to(tl.float32)
-            correction2 = (1.0 - tl.exp(number * _LOG_BETA2)).to(tl.float32)
-            gradient = tl.load(gradient_ptr + first + k, mask=inside, other=0.0)
-            gradient = gradient / tl.maximum((norm + _NORM_EPS) / MAX_GRAD_NORM, 1.0)
-            mean = tl.load(means_ptr + first + k, mask=inside, other=0.0)
-            variance = tl.load(variances_ptr + first + k, mask=inside, other=0.0)
-            mean = _BETA1 * mean + (1.0 - _BETA1) * gradient
-            variance = _BETA2 * variance + (1.0 - _BETA2) * gradient * gradient
-            deviation = tl.sqrt(variance) / tl.sqrt(correction2) + _EPS
-            moved = tl.load(parameters_ptr + first + k, mask=inside, other=0.0)
-            moved -= tl.load(lr_ptr) / correction1 * mean / deviation
-            tl.store(means_ptr + first + k, mean, mask=inside)
-            tl.store(variances_ptr + first + k, variance, mask=inside)
-            tl.store(parameters_ptr + first + k, moved, mask=inside)
+    is_trainable = tl.load(trainable_ptr + tl.load(chunks_ptr + 3 * chunk + 2)) != 0
+    if (status == 0) & is_trainable:
+        first, size = tl.load(chunks_ptr + 3 * chunk), tl.load(chunks_ptr + 3 * chunk + 1)
+        k = tl.arange(0, CHUNK)
+        inside = k < size
+        # In float64: after the first steps, what is left of 1 is a thousandth.
+        number = (count + 1.0).to(tl.float64)
+        correction1 = (1.0 - tl.exp(number * _LOG_BETA1)).to(tl.float32)
+        correction2 = (1.0 - tl.exp(number * _LOG_BETA2)).to(tl.float32)
+        gradient = tl.load(gradient_ptr + first + k, mask=inside, other=0.0)
+        gradient = gradient / tl.maximum((norm + _NORM_EPS) / MAX_GRAD_NORM, 1.0)
+        mean = tl.load(means_ptr + first + k, mask=inside, other=0.0)
+        variance = tl.load(variances_ptr + first + k, mask=inside, other=0.0)
+        mean = _BETA1 * mean + (1.0 - _BETA1) * gradient
+        variance = _BETA2 * variance + (1.0 - _BETA2) * gradient * gradient
+        deviation = tl.sqrt(variance) / tl.sqrt(correction2) + _EPS
+        moved = tl.load(parameters_ptr + first + k, mask=inside, other=0.0)
+        moved -= tl.load(lr_ptr) / correction1 * mean / deviation
+        tl.store(means_ptr + first + k, mean, mask=inside)
+        tl.store(variances_ptr + first + k, variance, mask=inside)
+        tl.store(parameters_ptr + first + k, moved, mask=inside)

@@ -378,10 +378,9 @@ def gradient_kernel(
     tl.store(row + head_at, d_head_weight, mask=in_head)
     tl.store(row + bias_start, d_head_bias, mask=own)
     if len(LOW) == 0:
-        if SHARED or role == 0:
-            # The entropy of normals grows by as much as the logarithms do.
-            bonus = tl.where((program == 0) & (tiles > 0), ENT_COEF, 0.0)
-            tl.store(row + OFFSETS[LAST + 4] + column, d_log_std - bonus, mask=is_output)
+        # The entropy of normals grows by as much as the logarithms do.
+        bonus = tl.where((program == 0) & (tiles > 0), ENT_COEF, 0.0)
+        tl.store(row + OFFSETS[LAST + 4] + column, d_log_std - bonus, mask=is_output & (own | SHARED))
     if not SHARED:
         row += role * OFFSETS[2 * DEPTH]
     for i in tl.static_range(DEPTH):

@@ -22,10 +22,11 @@ from operant_gpu.vector import VecEnv
 
 
 class FusedUpdate(Update):
-    """As `Update`, with the kernels of the fused engine; arguments beside those of `Update`:
+    """As `Update`, with the kernels of the fused engine.
 
     Args:
         env: The environments.
+        arguments: Those of `Update`.
     """
 
     policy: MLPPolicy

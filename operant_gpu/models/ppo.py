@@ -80,7 +80,7 @@ class PPO:
         self._lr = config.lr
         self._generator = Generator(device).manual_seed(config.seed)
         self._telemetry = Telemetry(list(parameters), env.num_envs, device)
-        arguments = {
+        arguments: dict[str, Any] = {
             "policy": self.policy,
             "optimizer": self.optimizer,
             "config": config,
