@@ -77,6 +77,12 @@ def _weight_at(ptr, INPUTS: tl.constexpr, WIDTH: tl.constexpr, IN_PAD: tl.conste
 
 
 @triton.jit
+def _no_gradient(PAD: tl.constexpr, IN_PAD: tl.constexpr):
+    """Return zeros for a layer's weight and bias."""
+    return tl.zeros((PAD, IN_PAD), tl.float32), tl.zeros((PAD,), tl.float32)
+
+
+@triton.jit
 def _observations(obs_ptr, sample, exists, shift_ptr, scale_ptr, CLIP: tl.constexpr, INPUTS: tl.constexpr,
                   PAD: tl.constexpr):  # fmt: skip
     """Return observations (BLOCK, PAD), scaled and clipped if there is a shift."""
@@ -325,8 +331,9 @@ def gradient_kernel(
     d_biases = ()
     for i in tl.static_range(DEPTH):
         # From the last layer to the first, as they are met on the way back.
-        d_weights = d_weights + (tl.zeros((PADS[DEPTH - i], PADS[DEPTH - 1 - i]), tl.float32),)
-        d_biases = d_biases + (tl.zeros((PADS[DEPTH - i],), tl.float32),)
+        weights, biases = _no_gradient(PADS[DEPTH - i], PADS[DEPTH - 1 - i])
+        d_weights = d_weights + (weights,)
+        d_biases = d_biases + (biases,)
     sums = tl.zeros((BLOCK, NUM_SUMS), tl.float32)
 
     for tile in range(program, tiles, tl.num_programs(0)):

@@ -82,6 +82,7 @@ class FusedUpdate(Update):
             out["action_mask"] = rollout.masks[:-1]
         with torch.no_grad():
             self._env.rollout(rollout.n_steps, self.policy, out)
+            rollout.begin(self._env)
             flags = rollout.terminated, rollout.truncated
             targets = rollout.episode_return, rollout.episode_length
             self._kernels.follow_episodes(*targets, rollout.rewards, *flags, first)

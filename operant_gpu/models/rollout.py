@@ -89,7 +89,7 @@ class Rollout:
         return self.obs[step], _row(self.states, step), _row(self.starts, step)
 
     def begin(self, env: VecEnv) -> None:
-        """Go on from where the environments are, with an empty memory."""
+        """Write what the environments show now to the last row, to go on from there with an empty memory."""
         self.obs[-1] = env.observe()
         if self.masks is not None and env.action_mask is not None:
             self.masks[-1] = env.action_mask

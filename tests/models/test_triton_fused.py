@@ -1,0 +1,138 @@
+"""The fused engine inside PPO, in Triton's interpreter: it does what the eager one does, with all that is around it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import INTERPRETED
+
+if not INTERPRETED:
+    pytest.skip("runs in Triton's interpreter", allow_module_level=True)
+
+from learning_envs import Forbidden
+
+import operant_gpu
+from operant_gpu import TrainingError
+from operant_gpu.kernels.shuffle import permutation
+from operant_gpu.models import PPO, PPOConfig
+from operant_gpu.models import rollout as rollouts
+from operant_gpu.vector import VecEnv
+
+STEPS, ENVS = 8, 12
+ENVIRONMENTS = {
+    "CartPole": lambda: operant_gpu.make("CartPole-v1", ENVS, device="cpu", backend="triton", max_episode_steps=6),
+    "Pendulum": lambda: operant_gpu.make("Pendulum-v1", ENVS, device="cpu", backend="triton", max_episode_steps=5),
+    "masks": lambda: Forbidden(ENVS, device="cpu", backend="triton"),
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "normalized": {"normalize_observations": True, "normalize_rewards": True},
+    "curious": {"rnd_coef": 0.5},
+    "shared": {"shared_trunk": True, "vf_clip_eps": 0.2, "ent_coef": 0.01},
+}
+every_variant = pytest.mark.parametrize(
+    ("environment", "variant"),
+    [*((name, "plain") for name in ENVIRONMENTS), *(("CartPole", name) for name in VARIANTS)],
+)
+
+
+def small(**changes: Any) -> PPOConfig:
+    options = {"n_steps": STEPS, "batch_size": 40, "n_epochs": 2, "hidden_sizes": (16,), "engine": "fused", "seed": 4}
+    return PPOConfig(**{**options, **changes})
+
+
+def learned(env: VecEnv, iterations: int, **changes: Any) -> tuple[PPO, list[dict[str, float]]]:
+    history: list[dict[str, float]] = []
+    learner = PPO(env, small(**changes)).learn(iterations * STEPS * ENVS, history.append)
+    return learner, history
+
+
+@every_variant
+def test_an_iteration_is_that_of_the_eager_loop(
+    environment: str, variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, _ = learned(ENVIRONMENTS[environment](), 1, **VARIANTS[variant])
+    eager = PPO(ENVIRONMENTS[environment](), small(**{**VARIANTS[variant], "engine": "eager"}))
+    eager.policy.load_state_dict(learner.policy.state_dict())
+    eager.optimizer.load_state_dict(learner.optimizer.state_dict())
+    learner._begin()
+    learner._update.collect(learner._rollout)
+    rollout, rewards = learner._rollout, learner._rollout.rewards
+    advantages = learner._update.estimate(rollout, rewards)
+    torch.testing.assert_close(advantages, eager._update.estimate(rollout, rewards), rtol=1e-4, atol=1e-4)
+    orders = (torch.from_numpy(permutation(STEPS * ENVS, 4, iteration=1, epoch=epoch)).long() for epoch in range(2))
+    monkeypatch.setattr(rollouts, "permutation", lambda size, generator: next(orders))
+    learner._update.climb(rollout, advantages)
+    eager._update.climb(rollout, advantages)
+    torch.testing.assert_close(learner.policy.flat, eager.policy.flat, rtol=0.0, atol=1e-4)
+    torch.testing.assert_close(learner._telemetry._steps, eager._telemetry._steps, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(learner.optimizer.means, eager.optimizer.means, rtol=0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("environment", ["CartPole", "Pendulum"])
+def test_episodes_are_counted_as_the_environments_count_them(environment: str) -> None:
+    env = ENVIRONMENTS[environment]()
+    learner, history = learned(env, 3)
+    logs = env.get_logs()
+    assert learner.engine == "fused"
+    assert "fused kernels" in learner.engine_reason
+    assert history[-1]["episodes"] == logs["episode_count"] > 0
+    assert history[-1]["mean_reward"] == pytest.approx(logs["mean_reward"], rel=1e-5)
+    assert history[-1]["mean_length"] == pytest.approx(logs["mean_length"], rel=1e-5)
+    measured = {name: history[-1][name] for name in ("policy_loss", "value_loss", "entropy", "grad_norm")}
+    assert all(map(math.isfinite, measured.values())), measured
+
+
+def test_engines_take_each_others_checkpoints(tmp_path: Path) -> None:
+    learner, _ = learned(ENVIRONMENTS["CartPole"](), 2)
+    for engine, other in (("fused", "eager"), ("eager", "fused")):
+        learner.save(tmp_path / engine)
+        loaded = PPO.load(tmp_path / engine, ENVIRONMENTS["CartPole"](), config=small(engine=other))
+        assert loaded.engine == other
+        assert torch.equal(loaded.policy.flat, learner.policy.flat)
+        assert torch.equal(loaded.optimizer.means, learner.optimizer.means)
+        learner = loaded.learn(STEPS * ENVS)
+        assert learner.optimizer.count == 2 * 2 * learner.iterations
+
+
+def test_what_was_frozen_before_learning_stays() -> None:
+    learner = PPO(ENVIRONMENTS["CartPole"](), small())
+    frozen = learner.policy.network.critic.weight.requires_grad_(False)
+    before = frozen.clone(), learner.policy.flat.clone()
+    learner.learn(STEPS * ENVS)
+    assert torch.equal(frozen, before[0])
+    assert not torch.equal(learner.policy.flat, before[1])
+
+
+def test_the_first_number_that_is_not_finite_is_reported() -> None:
+    env = ENVIRONMENTS["CartPole"]()
+    learner = PPO(env, small())
+    learner.learn(STEPS * ENVS)
+    before = learner.policy.flat.clone()
+    env.state.x[3] = math.nan
+    with pytest.raises(TrainingError, match="observations of environment 3 at step 0 of iteration 2"):
+        learner.learn(2 * STEPS * ENVS)
+    assert torch.equal(learner.policy.flat, before)
+
+
+def test_the_iteration_stops_when_the_policy_has_moved_too_far() -> None:
+    learner, _ = learned(ENVIRONMENTS["CartPole"](), 1, target_kl=1e-9, lr=0.1)
+    assert 0 < learner.optimizer.count < 4
+
+
+def test_other_networks_are_not_fused_and_it_is_said_why() -> None:
+    env = ENVIRONMENTS["CartPole"]()
+    wide = small(engine="auto", hidden_sizes=(100,))
+    learner = PPO(env, wide)
+    assert learner.engine == "eager"
+    assert (
+        learner.engine_reason == "not fused: its kernels hold up to 64 inputs, units and outputs, the network has 100"
+    )
+    with pytest.raises(operant_gpu.InvalidConfig, match="'fused' cannot be had here: its kernels are for an MLPPolicy"):
+        PPO(env, small(gru_size=8))
+    with pytest.raises(operant_gpu.InvalidConfig, match="compile=True asks for PyTorch's kernels"):
+        PPO(env, small(compile=True))
