@@ -70,7 +70,8 @@ def test_an_iteration_is_that_of_the_eager_loop(
     eager._update.climb(rollout, advantages)
     torch.testing.assert_close(learner.policy.flat, eager.policy.flat, rtol=0.0, atol=1e-4)
     torch.testing.assert_close(learner._telemetry._steps, eager._telemetry._steps, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(learner.optimizer.means, eager.optimizer.means, rtol=0.0, atol=1e-5)
+    # Weights that differ by rounding give gradients that do.
+    torch.testing.assert_close(learner.optimizer.means, eager.optimizer.means, rtol=1e-3, atol=5e-5)
 
 
 @pytest.mark.parametrize("environment", ["CartPole", "Pendulum"])
