@@ -62,10 +62,17 @@ def main(settings: Settings) -> None:
     report["split"] = {
         str(num_envs): split(learner_of(settings.env, num_envs, rnd_coef=0.0)) for num_envs in settings.num_envs
     }
+    if torch.cuda.is_available():
+        report["fused_split"] = {
+            str(num_envs): split(learner_of(settings.env, num_envs, engine="fused", rnd_coef=0.0))
+            for num_envs in settings.num_envs
+        }
     path = settings.json or RESULTS / f"{slug(report['machine'])}-ppo-{slug(settings.env)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + "\n")
-    console.print(speed_table(report), split_table(report), sep="\n")
+    console.print(speed_table(report), split_table(report["split"], "an eager"), sep="\n")
+    if "fused_split" in report:
+        console.print(split_table(report["fused_split"], "a fused"))
     console.print(f"{report['command']}\n{report['versions']}\nwritten to {path}", highlight=False)
 
 
@@ -82,7 +89,7 @@ def measure_size(settings: Settings, num_envs: int) -> list[dict[str, Any]]:
     """Return one row per engine at this number of environments."""
     engines: dict[str, dict[str, Any]] = {"eager": {}}
     if torch.cuda.is_available():
-        engines["graph"] = {"engine": "graph"}
+        engines |= {"graph": {"engine": "graph"}, "fused": {"engine": "fused"}}
     if settings.compile:
         engines |= {f"{name}, compiled": {**changes, "compile": True} for name, changes in engines.items()}
     learners = {name: learner_of(settings.env, num_envs, **changes) for name, changes in engines.items()}
@@ -127,9 +134,19 @@ def wait() -> None:
 
 
 def split(learner: PPO, iterations: int = 20) -> dict[str, float]:
-    """Return the seconds of each part of an eager iteration; on a GPU, with a wait after each part."""
+    """Return the seconds of each part of an iteration without graphs; on a GPU, with a wait after each part."""
     update, faults = learner._update, learner._telemetry.faults
-    parts: list[tuple[str, Any, str]] = [
+    for stage in learner._stages:
+        stage.run_eagerly()
+    fused: list[tuple[str, Any, str]] = [
+        ("rollout", update, "collect"),
+        ("advantages", update, "advantages"),
+        ("gradient steps", getattr(update, "_steps", None), "run"),
+        ("metrics and faults", learner._telemetry, "add_steps"),
+        ("metrics and faults", learner._telemetry, "add_iteration"),
+        ("metrics and faults", faults, "inspect_rollout"),
+    ]
+    eager: list[tuple[str, Any, str]] = [
         ("environment steps", learner.env, "step"),
         ("policy acts", learner.policy, "act"),
         ("advantages", update, "advantages"),
@@ -143,7 +160,7 @@ def split(learner: PPO, iterations: int = 20) -> dict[str, float]:
         ("metrics and faults", faults, "inspect_rollout"),
     ]
     seconds: dict[str, float] = defaultdict(float)
-    with stopwatches(parts, seconds):
+    with stopwatches(fused if learner.engine == "fused" else eager, seconds):
         total = timed(learner, iterations)
     means = {name: spent / iterations for name, spent in seconds.items()}
     return {**means, "shuffles, storage and the rest": total - sum(means.values())}
@@ -195,10 +212,9 @@ def speed_table(report: dict[str, Any]) -> Table:
     return table
 
 
-def split_table(report: dict[str, Any]) -> Table:
-    """Return where an eager iteration's time goes, a column per size."""
-    sizes = report["split"]
-    table = Table(title="Where an eager iteration's time goes")
+def split_table(sizes: dict[str, dict[str, float]], kind: str) -> Table:
+    """Return where an iteration's time goes, a column per size."""
+    table = Table(title=f"Where {kind} iteration's time goes")
     table.add_column("part")
     for num_envs in sizes:
         table.add_column(f"{int(num_envs):,} environments", justify="right")

@@ -8,6 +8,8 @@ from torch import Tensor
 
 # Bits of a status.
 STOPPED, FAULTY = 1, 2
+# An iteration stops learning once its policy is this many times `target_kl` away.
+KL_MARGIN = 1.5
 
 
 class Hyperparameters(NamedTuple):

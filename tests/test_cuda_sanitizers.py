@@ -1,4 +1,4 @@
-"""Environments in CUDA C++ under the sanitizers of addresses and of undefined behaviour, at random play."""
+"""What is compiled from C++ under the sanitizers of addresses and of undefined behaviour: environments, the learner."""
 
 from __future__ import annotations
 
@@ -36,6 +36,25 @@ for mode in MODES:
         env.step(torch.full_like(out["action"][0], 99))
 print("clean")
 """
+LEARN = f"""
+import sys
+import torch
+from updates import BOX, CASES, DISCRETE, Fused, case
+from operant_gpu.backends import cpp_update
+cpp_update.FLAGS += {SANITIZERS}
+cpp_update._SAMPLES_PER_THREAD = 1
+torch.set_num_threads(3)
+for size in ((1, 37), (13, 101)):
+    for options in CASES.values():
+        given = case(**{{"actions": DISCRETE, "n_epochs": 2, **options, "size": size}})
+        assert Fused(given, cpp_update).run().status.eq(0).all()
+rewards = torch.ones(13, 41)
+flags = [torch.rand(13, 41) < 0.1 for _ in range(2)]
+cpp_update.estimate_advantages(rewards, rewards, rewards, *flags, 0.9, 0.9)
+counts = torch.zeros(13, 41), torch.zeros(13, 41, dtype=torch.int32)
+cpp_update.follow_episodes(*counts, rewards, *flags, (counts[0][0], counts[1][0]))
+print("clean")
+"""
 
 
 def runtime() -> str | None:
@@ -53,6 +72,10 @@ needs_sanitizers = pytest.mark.skipif(runtime() is None, reason="needs g++ with 
 
 def play(name: str, cache: Path, source: str = "") -> subprocess.CompletedProcess[str]:
     """Play in a process of its own, with another source than the environment's if one is given."""
+    return run(cache, PLAY, name, source)
+
+
+def run(cache: Path, *program: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | {
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
         "OPERANT_GPU_CACHE": str(cache),
@@ -60,7 +83,7 @@ def play(name: str, cache: Path, source: str = "") -> subprocess.CompletedProces
         "ASAN_OPTIONS": "detect_leaks=0",
         "CXX": "g++",
     }
-    command = [sys.executable, "-c", PLAY, name, source]
+    command = [sys.executable, "-c", *program]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -79,3 +102,10 @@ def test_the_sanitizers_see_a_write_beyond_an_observation(tmp_path: Path) -> Non
     done = play("CudaLedge-v0", tmp_path, str(bad))
     assert done.returncode != 0
     assert "bad.cu:" in done.stderr
+
+
+@needs_sanitizers
+def test_learning_is_clean(tmp_path: Path) -> None:
+    done = run(tmp_path, LEARN)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout == "clean\n"

@@ -10,7 +10,6 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from operant_gpu.backends import triton_update
 from operant_gpu.hyperparameters import Hyperparameters, StepTable
 from operant_gpu.kernels.shuffle import permutation
 from operant_gpu.models import MLPPolicy, PPOConfig
@@ -109,14 +108,15 @@ def in_float64(policy: MLPPolicy) -> MLPPolicy:
 class Fused:
     """Kernels and the optimizer's memory, with NaN in all that they have yet to write."""
 
-    def __init__(self, given: Case) -> None:
+    def __init__(self, given: Case, module: Any) -> None:
         self.case, samples = given, len(given.batch.obs)
         mlp = given.policy.mlp
-        self.kernels = triton_update.Update(mlp, action_layout(given.actions), given.settings, samples)
+        self.kernels = module.Update(mlp, action_layout(given.actions), given.settings, samples)
         for value in vars(self.kernels).values():
             if isinstance(value, Tensor) and value.is_floating_point():
                 value.fill_(NAN)
-        self.kernels._order.fill_(2**30)
+        if hasattr(self.kernels, "_order"):
+            self.kernels._order.fill_(2**30)
         self.device = mlp.parameters.device
         self.means, self.squares = torch.zeros(2, mlp.layout.size, device=self.device)
         self.count = torch.zeros((), device=self.device)
@@ -136,6 +136,12 @@ class Fused:
             trainable=self.trainable,
             status=torch.tensor(status, dtype=torch.int32, device=self.device),
         )
+
+    def gradient_of_first_step(self) -> Tensor:
+        """Return what the optimizer's first means came of, before it was clipped."""
+        norm = self.run().norms[0].double().norm().cpu()
+        scale = max(1.0, (float(norm) + 1e-6) / self.case.config.max_grad_norm)
+        return self.means.cpu().double() * 10.0 * scale
 
 
 class Reference(NamedTuple):

@@ -13,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,27 +61,37 @@ def library(environment: Any, params: Any) -> dict[str, Any]:
         InvalidConfig: If the author's file does not compile.
     """
     source, command = program(environment, params), compile_command(environment)
-    digest = hashlib.sha256(f"{_machine(*compiler())}{command}{source}".encode()).hexdigest()[:32]
-    path = folder("cpp") / f"operant_gpu_{digest}.so"
-    if path.exists():
-        with contextlib.suppress(OSError):
-            return _loaded(path)
-    # Also where the file of an earlier process cannot be loaded.
-    write_atomically(path, lambda temporary: _compile(environment, params, source, command, temporary))
     try:
-        return _loaded(path)
+        loaded = load_or_make(f"{command}{source}", lambda path: _compile(environment, params, source, command, path))
     except OSError as error:
         if "undefined symbol" in str(error):
             raise explained(environment, params, f"it uses a function that is nowhere defined: {error}") from error
         raise BackendError(f"what the C++ compiler {command[0]} made cannot be loaded: {error}") from error
-
-
-def _loaded(path: Path) -> dict[str, Any]:
-    loaded, kernels = ctypes.CDLL(str(path)), {}
+    kernels = {}
     for name in KERNELS:
         function = kernels[name] = getattr(loaded, name)
         function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3], None
     return kernels
+
+
+def load_or_make(key: str, make: Callable[[Path], object]) -> ctypes.CDLL:
+    """Return the library that an earlier process made for a key on this machine, or one made now.
+
+    Args:
+        key: All that decides what is in it, but for compiler and processor.
+        make: Writes it to a path.
+
+    Raises:
+        OSError: If what was made cannot be loaded.
+    """
+    digest = hashlib.sha256(f"{_machine(*compiler())}{key}".encode()).hexdigest()[:32]
+    path = folder("cpp") / f"operant_gpu_{digest}.so"
+    if path.exists():
+        with contextlib.suppress(OSError):
+            return ctypes.CDLL(str(path))
+    # Also where the file of an earlier process cannot be loaded.
+    write_atomically(path, make)
+    return ctypes.CDLL(str(path))
 
 
 def compiler() -> list[str]:
@@ -96,15 +106,19 @@ def compiler() -> list[str]:
         raise BackendError(f"CXX is no command: {os.environ['CXX']!r} ({error})") from error
     found = next(filter(None, map(shutil.which, named[:1] or ("c++", "g++", "clang++"))), None)
     if found is None:
-        missing = f"CXX names {named[0]!r}, which is not there" if named else "found neither c++ nor g++ nor clang++"
-        raise BackendError(f"the cpp backend needs a C++ compiler: {missing}; {_ADVICE}")
+        missing = f"CXX names {named[0]!r}, which is not there" if named else "neither c++ nor g++ nor clang++ is there"
+        raise BackendError(f"a C++ compiler is needed, but {missing}; {_ADVICE}")
     return [os.path.abspath(found), *named[1:]]
 
 
 def compile_command(environment: Any) -> list[str]:
     """Return the command that compiles a program, without the paths of the program and of the library."""
-    native = ("-march=native",) if platform.machine() in ("x86_64", "AMD64") else ()
-    return [*compiler(), *FLAGS, *native, "-iquote", str(Path(environment.source).resolve().parent)]
+    return [*compiler(), *FLAGS, *native_flags(), "-iquote", str(Path(environment.source).resolve().parent)]
+
+
+def native_flags() -> tuple[str, ...]:
+    """Return the options for code that need only run on this processor."""
+    return ("-march=native",) if platform.machine() in ("x86_64", "AMD64") else ()
 
 
 def _compile(environment: Any, params: Any, source: str, command: list[str], path: Path) -> None:
@@ -114,15 +128,28 @@ def _compile(environment: Any, params: Any, source: str, command: list[str], pat
         file.write_text(source, encoding="utf-8")
         # In the language that is understood below.
         command = [*command, str(file), "-o", str(path)]
-        done = _run(command, {**os.environ, "LC_ALL": "C"})
+        done = run_compiler(command)
     if done.returncode == 0 and path.stat().st_size:
         return
     # With a line of a file; else it is of the command, the disk, or the linker.
     if re.search(r":\d+:(\d+:)? (fatal )?error:", done.stderr):
         raise explained(environment, params, done.stderr)
-    raise BackendError(
-        f"the C++ compiler {command[0]} made no library (status {done.returncode}):\n{done.stderr.strip()}"
-    )
+    raise failure(command, done)
+
+
+def failure(command: list[str], done: subprocess.CompletedProcess[str]) -> BackendError:
+    """Return the error for a compiler that made no library, whatever it was given."""
+    said = done.stderr.strip()
+    return BackendError(f"the C++ compiler {command[0]} made no library (status {done.returncode}):\n{said}")
+
+
+def run_compiler(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a compiler, in a language that its messages are understood in.
+
+    Raises:
+        BackendError: If it does not run.
+    """
+    return _run(command, {**os.environ, "LC_ALL": "C"})
 
 
 def _run(command: list[str], variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ import triton
 from torch import Tensor
 
 from operant_gpu.backends.triton import INTERPRETED, check_compiler, padded, policy_constants
-from operant_gpu.hyperparameters import Hyperparameters, StepTable
+from operant_gpu.hyperparameters import KL_MARGIN, Hyperparameters, StepTable
 from operant_gpu.kernels import adam, update
 from operant_gpu.kernels.advantages import advantages_kernel, episodes_kernel
 from operant_gpu.kernels.shuffle import shuffle_kernel, widths
@@ -25,7 +25,6 @@ MAX_WIDTH = 64
 CHUNK, ROWS = 256, 16
 # Into so many parts are minibatches cut for the moments of their advantages.
 PARTS = 32
-_KL_MARGIN = 1.5
 
 
 # Unlike environments, which are to compute the same everywhere. With one stage: see the rollouts.
@@ -262,7 +261,7 @@ def adam_constants(settings: Hyperparameters, chunks: int) -> dict[str, Any]:
     """Return the compile-time arguments of the optimizer's kernel."""
     return {
         "MAX_GRAD_NORM": settings.max_grad_norm,
-        "MAX_KL": None if settings.target_kl is None else _KL_MARGIN * settings.target_kl,
+        "MAX_KL": None if settings.target_kl is None else KL_MARGIN * settings.target_kl,
         "NUM_CHUNKS": triton.next_power_of_2(chunks),
         "CHUNK": CHUNK,
     }

@@ -121,7 +121,9 @@ def read(
 def _fitting(saved: dict[str, Any], env: VecEnv) -> PPOConfig:
     """Return the saved settings; a run on a GPU goes on elsewhere."""
     config = PPOConfig(**saved)
-    return config if env.device.type == "cuda" else replace(config, engine="auto")
+    # "eager" can be had everywhere.
+    is_at_home = env.device.type == "cuda" or config.engine == "eager"
+    return config if is_at_home else replace(config, engine="auto")
 
 
 def _parts(learner: PPO) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The fused engine: rollout, advantages and gradient steps by kernels of the library's own.
 
-They are Triton's, and an iteration is one CUDA graph. What surrounds them, such as normalization and curiosity, is that
-of every engine.
+On a GPU they are Triton's, and an iteration is one CUDA graph; on a CPU they are compiled C++. What surrounds them,
+such as normalization and curiosity, is that of every engine.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from operant_gpu.backends import cpp_update
 from operant_gpu.errors import BackendError
 from operant_gpu.hyperparameters import FAULTY, Hyperparameters
 from operant_gpu.models.config import PPOConfig
@@ -134,7 +135,7 @@ def find_obstacle(env: VecEnv, policy: Any, config: PPOConfig) -> str | None:
 def _kernels_for(env: VecEnv) -> Any:
     """Return the module of kernels for the environments' device."""
     if env.device.type == "cpu" and env.backend != "triton":
-        raise BackendError(f"its kernels are for a GPU, the environments are on {env.device}")
+        return cpp_update
     # Here, since Triton may be missing.
     from operant_gpu.backends import triton_update
 

@@ -41,7 +41,7 @@ class PPO:
     """Learn a policy with proximal policy optimization (Schulman et al., 2017).
 
     All data stays on `env.device`; the environments write into the learner's buffers, and within an iteration nothing
-    waits for the device. On a GPU, rollout and update are captured as CUDA graphs in the second iteration.
+    waits for the device. On a GPU an iteration is captured as CUDA graphs when it comes the second time.
 
     Args:
         env: Environments in SAME_STEP mode.

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from operant_gpu.errors import BackendError, InvalidConfig
+from operant_gpu.hyperparameters import KL_MARGIN
 from operant_gpu.models import losses
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.normalization import RewardNormalizer
@@ -24,9 +25,6 @@ from operant_gpu.models.rollout import (
     next_values,
 )
 from operant_gpu.models.telemetry import Telemetry
-
-# An iteration stops learning once its policy is this many times `target_kl` away.
-_KL_MARGIN = 1.5
 
 Objective = Callable[[Batch], tuple[Tensor, Tensor]]
 
@@ -139,7 +137,7 @@ class Update:
         counts = None
         if self.config.target_kl is not None:
             counts = ~self._stopped
-            self._stopped |= measured[3] > _KL_MARGIN * self.config.target_kl
+            self._stopped |= measured[3] > KL_MARGIN * self.config.target_kl
             sound &= ~self._stopped
         norm = norms.norm()
         self._telemetry.add_step(torch.cat([measured, norm[None]]), counts)

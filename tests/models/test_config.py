@@ -148,7 +148,7 @@ VALID = st.fixed_dictionaries(
         **{name: st.booleans() for name in FLAGS},
         **{name: st.lists(st.integers(1, 10**6), max_size=4).map(tuple) for name in WIDTHS},
         "activation": st.sampled_from(["tanh", "relu", "elu", "silu", "gelu"]),
-        "engine": st.sampled_from(["auto", "graph", "eager"]),
+        "engine": st.sampled_from(["auto", "fused", "graph", "eager"]),
         "log_std_init": st.floats(allow_nan=False, allow_infinity=False),
         "seed": st.integers(0, 2**63 - 1),
         "checkpoint_dir": st.none() | TEXT,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from learning_envs import Forbidden, Forever, Locate, Recall
@@ -9,11 +11,14 @@ from learning_envs import Forbidden, Forever, Locate, Recall
 import operant_gpu
 from operant_gpu.models import PPO, PPOConfig
 
+every_engine = pytest.mark.parametrize("engine", ["fused", "eager"])
 
-def test_values_of_a_truncated_task_converge_to_the_infinite_horizon() -> None:
+
+@every_engine
+def test_values_of_a_truncated_task_converge_to_the_infinite_horizon(engine: str) -> None:
     env = Forever(num_envs=16, device="cpu")
     config = PPOConfig(gamma=0.9, n_steps=16, batch_size=64, lr=3e-3, anneal_lr=False, hidden_sizes=(16,), vf_coef=1.0)
-    learner = PPO(env, config).learn(40_000)
+    learner = PPO(env, replace(config, engine=engine)).learn(40_000)
     # With truncation as an end, five steps would be worth 1 + 0.9 + ... = 4.1 at most.
     assert learner.policy.value(torch.zeros(1, 1), None, None).item() == pytest.approx(1 / (1 - 0.9), rel=0.03)
 
@@ -32,20 +37,25 @@ def solve(id: str, seed: int, goal: float, **changes: object) -> float:
     return best[0]
 
 
+@every_engine
 @pytest.mark.parametrize("seed", range(2))
-def test_cartpole_is_solved(seed: int) -> None:
-    assert solve("CartPole-v1", seed, 475) >= 475
+def test_cartpole_is_solved(seed: int, engine: str) -> None:
+    assert solve("CartPole-v1", seed, 475, engine=engine) >= 475
 
 
+@every_engine
 @pytest.mark.parametrize(
     ("id", "goal"),
     [("Acrobot-v1", -100), ("MountainCarContinuous-v0", 90), ("Pendulum-v1", -200), ("GridWalk-v0", 0.896)],
 )
-def test_presets_solve_their_environments(id: str, goal: float) -> None:
-    assert solve(id, 0, goal) >= goal
+def test_presets_solve_their_environments(id: str, goal: float, engine: str) -> None:
+    assert solve(id, 0, goal, engine=engine) >= goal
 
 
-@pytest.mark.parametrize("changes", [{"use_amp": True}, {"shared_trunk": True, "activation": "relu"}])
+SHARED = {"shared_trunk": True, "activation": "relu"}
+
+
+@pytest.mark.parametrize("changes", [{"use_amp": True}, SHARED | {"engine": "fused"}, SHARED | {"engine": "eager"}])
 def test_variants_solve_cartpole(changes: dict[str, object]) -> None:
     assert solve("CartPole-v1", 0, 400, **changes) >= 400
 
@@ -64,9 +74,10 @@ def test_memory_solves_what_needs_it() -> None:
     assert reached[16] > 0.95
 
 
-def test_illegal_actions_are_never_taken_however_well_they_pay() -> None:
+@every_engine
+def test_illegal_actions_are_never_taken_however_well_they_pay(engine: str) -> None:
     env = Forbidden(32, device="cpu")
-    PPO(env, PPOConfig(n_steps=16, batch_size=128, hidden_sizes=(16,))).learn(20_000)
+    PPO(env, PPOConfig(n_steps=16, batch_size=128, hidden_sizes=(16,), engine=engine)).learn(20_000)
     assert env.state.illegal.sum() == 0
 
 

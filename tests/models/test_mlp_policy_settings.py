@@ -115,7 +115,7 @@ def learner_with(policy: type, monkeypatch: pytest.MonkeyPatch, name: str, **cha
 
     monkeypatch.setattr("operant_gpu.models.ppo.make_policy", make_policy if policy is MLPPolicy else plain)
     env = operant_gpu.make(name, 8, device="cpu", backend="numpy")
-    learner = PPO(env, PPOConfig.for_env(name, n_steps=16, batch_size=64, **changes))
+    learner = PPO(env, PPOConfig.for_env(name, n_steps=16, batch_size=64, engine="eager", **changes))
     assert type(learner.policy) is policy
     return learner
 

@@ -141,7 +141,7 @@ def test_nothing_is_read_on_the_host_within_an_iteration(environment: str, varia
     """On a GPU each such reading would wait for the device."""
     own = {"Forbidden": Forbidden, "Locate": Locate}
     env = own[environment](16, device="cpu") if environment in own else operant_gpu.make(environment, 16, device="cpu")
-    learner = PPO(env, small(cnn_channels=(4,), **VARIANTS[variant])).learn(128)
+    learner = PPO(env, small(engine="eager", cnn_channels=(4,), **VARIANTS[variant])).learn(128)
     with HostReads() as reads:
         learner._iterate(0.5)
     assert reads.found == []
@@ -385,7 +385,7 @@ def test_numbers_that_are_not_finite_stop_the_training_with_their_place() -> Non
 
 
 def test_gradients_that_are_not_finite_name_their_parameter() -> None:
-    learner = PPO(cartpole(), small(max_grad_norm=1.0))
+    learner = PPO(cartpole(), small(max_grad_norm=1.0, engine="eager"))
     learner.policy.network.critic.weight.register_hook(lambda gradient: gradient * math.inf)
     with pytest.raises(TrainingError, match=r"gradient of network\.critic\.weight in gradient step 1 of iteration 1"):
         learner.learn(128)
@@ -425,7 +425,7 @@ def test_a_compilation_that_fails_says_what_to_do(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_losses_learn_alike() -> None:
-    compiled, plain = (PPO(cartpole(), small(compile=choice)).learn(256) for choice in (True, False))
+    compiled, plain = (PPO(cartpole(), small(compile=choice, engine="eager")).learn(256) for choice in (True, False))
     for one, other in zip(compiled.policy.parameters(), plain.policy.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 

@@ -1,4 +1,4 @@
-"""One iteration's learning against a naive float64 reference, and when it stops."""
+"""One iteration's learning by the eager engine against a naive float64 reference, and when it stops."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from operant_gpu.vector import VecEnv
 
 def small(**changes: object) -> PPOConfig:
     defaults = {"n_steps": 8, "batch_size": 32, "n_epochs": 2, "hidden_sizes": (16,), "anneal_lr": False}
-    return PPOConfig(**{**defaults, **changes})
+    return PPOConfig(**{"engine": "eager", **defaults, **changes})
 
 
 def begun(env: VecEnv, config: PPOConfig) -> tuple[PPO, Rollout]:
