@@ -17,7 +17,7 @@ from gymnasium import spaces
 
 import operant_gpu
 from operant_gpu import Array, BackendError, CudaEnvironment, InvalidConfig
-from operant_gpu.backends import cpp
+from operant_gpu.backends import cpp_compiler
 from operant_gpu.lang import tl
 
 LEDGE = (FOLDER / "ledge.cu").read_text()
@@ -137,12 +137,12 @@ def test_a_damaged_program_of_an_earlier_process_is_compiled_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good, damaged = tmp_path / "good", tmp_path / "damaged"
-    monkeypatch.setattr(cpp, "folder", lambda kind: good)
+    monkeypatch.setattr(cpp_compiler, "folder", lambda kind: good)
     SHIPPED(1, device="cpu")
     (program,) = good.iterdir()
     damaged.mkdir()
     (damaged / program.name).write_bytes(b"no program")
-    monkeypatch.setattr(cpp, "folder", lambda kind: damaged)
+    monkeypatch.setattr(cpp_compiler, "folder", lambda kind: damaged)
     SHIPPED(1, device="cpu").reset(seed=0)
     assert [file.name for file in damaged.iterdir()] == [program.name]
     assert (damaged / program.name).read_bytes() == program.read_bytes()
@@ -230,12 +230,12 @@ def test_a_machine_without_a_compiler_gets_the_packages_to_install(monkeypatch: 
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(BackendError, match=r"C\+\+ compiler.*apt install g\+\+.*dnf install gcc-c\+\+"):
-        cpp.compiler()
+        cpp_compiler.compiler()
 
 
 def test_a_compiler_may_have_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "g++ -m64")
-    assert cpp.compiler()[1:] == ["-m64"]
+    assert cpp_compiler.compiler()[1:] == ["-m64"]
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_what_is_not_the_authors_fault_is_said_of_the_compiler(monkeypatch: pyte
 def test_a_compiler_named_in_the_environment_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(BackendError, match="CXX names 'no-such-compiler', which is not there"):
-        cpp.compiler()
+        cpp_compiler.compiler()
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba", "triton"])

@@ -37,11 +37,13 @@ for mode in MODES:
 print("clean")
 """
 LEARN = f"""
-import sys
 import torch
+from contract_envs import MODES
+from mlp_policies import policy_for
+from rollouts import all_names, make
 from updates import BOX, CASES, DISCRETE, Fused, case
-from operant_gpu.backends import cpp_update
-cpp_update.FLAGS += {SANITIZERS}
+from operant_gpu.backends import cpp_learner, cpp_update
+cpp_learner.FLAGS += {SANITIZERS}
 cpp_update._SAMPLES_PER_THREAD = 1
 torch.set_num_threads(3)
 for size in ((1, 37), (13, 101)):
@@ -53,6 +55,12 @@ flags = [torch.rand(13, 41) < 0.1 for _ in range(2)]
 cpp_update.estimate_advantages(rewards, rewards, rewards, *flags, 0.9, 0.9)
 counts = torch.zeros(13, 41), torch.zeros(13, 41, dtype=torch.int32)
 cpp_update.follow_episodes(*counts, rewards, *flags, (counts[0][0], counts[1][0]))
+for name in ("CartPole-v1", "Drift-v0", "MaskedDials-v0"):
+    for mode in MODES:
+        for num_envs in (1, 41, 601):
+            env = make(name, "numba", mode, num_envs=num_envs)
+            env.reset(seed=num_envs)
+            env.rollout(9, policy_for(env), out=all_names(env))
 print("clean")
 """
 

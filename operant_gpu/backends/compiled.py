@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,7 +12,6 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from operant_gpu.backends.base import Batch
-from operant_gpu.backends.stepwise import StepwiseRollout
 from operant_gpu.columns import Outputs
 from operant_gpu.mlp import MLP
 from operant_gpu.trajectory import Trajectory
@@ -20,7 +19,7 @@ from operant_gpu.trajectory import Trajectory
 MODES = {AutoresetMode.SAME_STEP: 0, AutoresetMode.NEXT_STEP: 1, AutoresetMode.DISABLED: 2}
 # How given actions lie in memory.
 INT32, INT64, FLOAT32 = range(3)
-_KINDS = {torch.int32: INT32, torch.int64: INT64, torch.float32: FLOAT32}
+KINDS_OF_ACTIONS = {torch.int32: INT32, torch.int64: INT64, torch.float32: FLOAT32}
 # The fields of a call that say where given actions are; they come first.
 _GIVEN = ("actions", "actions_kind", "actions_step", "actions_row", "actions_column")
 
@@ -63,15 +62,22 @@ class Record:
         self.words[self._names.index(name)] = value
 
 
+class NetworkActs(Protocol):
+    """Rollouts in which a network acts."""
+
+    def run(self, num_steps: int, policy: MLP, trajectory: Trajectory, outputs: Outputs) -> None:
+        """Do as `Backend.rollout`."""
+
+
 class CompiledBackend:
     """Implements `Backend` by calls of two kernels, `run_steps` and `run_reset`, which subclasses launch.
 
     Attributes:
         batch: What it steps.
-        stepwise: Takes the steps of rollouts in which a network acts; subclasses set it.
+        acting: Rollouts in which a network acts; subclasses set it.
     """
 
-    stepwise: StepwiseRollout
+    acting: NetworkActs
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
@@ -87,7 +93,7 @@ class CompiledBackend:
 
     def reset(self, mask: Tensor, outputs: Outputs) -> None:
         """Begin a new episode where `mask` holds and write every row's observation and action mask."""
-        self.run_reset(Record(CALL, _present(outputs)), mask)
+        self.run_reset(Record(CALL, present(outputs)), mask)
 
     def step(self, actions: Tensor, outputs: Outputs) -> None:
         """Advance every environment by one action."""
@@ -100,15 +106,15 @@ class CompiledBackend:
     def rollout(self, num_steps: int, policy: Tensor | MLP | None, trajectory: Trajectory, outputs: Outputs) -> None:
         """Take many steps, in one call unless a network acts."""
         if isinstance(policy, MLP):
-            self.stepwise.run(num_steps, policy, trajectory, outputs)
+            self.acting.run(num_steps, policy, trajectory, outputs)
             return
-        values = _present(outputs)
+        values = present(outputs)
         if policy is not None:
             values |= zip(_GIVEN, _given(policy[0], policy.stride(0)), strict=True)
             if trajectory.action is not None:
                 trajectory.action.copy_(policy)
             trajectory = trajectory._replace(action=None)
-        self.run_steps(Record(CALL, values | _stored(trajectory)), num_steps)
+        self.run_steps(Record(CALL, values | stored(trajectory)), num_steps)
 
     def _call_of_step(self, outputs: Outputs) -> Record:
         """Return a step's call without its actions: a trajectory of one step."""
@@ -116,16 +122,16 @@ class CompiledBackend:
         if self.batch.autoreset_mode is AutoresetMode.SAME_STEP:
             names.append("final_obs")
         row = Trajectory(**{name: getattr(outputs, name)[None] for name in names})
-        return Record(CALL, _present(outputs) | _stored(row) | {"counts_late": 1})
+        return Record(CALL, present(outputs) | stored(row) | {"counts_late": 1})
 
 
 def _given(actions: Tensor, step_stride: int) -> tuple[int, ...]:
     """Return the fields of `_GIVEN` for the actions (num_envs, ...) of the first step."""
     row, column = (*actions.stride(), 0)[:2]
-    return actions.data_ptr(), _KINDS[actions.dtype], step_stride, row, column
+    return actions.data_ptr(), KINDS_OF_ACTIONS[actions.dtype], step_stride, row, column
 
 
-def _present(outputs: Outputs) -> dict[str, int]:
+def present(outputs: Outputs) -> dict[str, int]:
     """Return where a call writes the state's observation and action mask after the last step."""
     fields = _placed("present_obs", outputs.obs, ("row", "column"))
     if outputs.action_mask is not None:
@@ -133,14 +139,14 @@ def _present(outputs: Outputs) -> dict[str, int]:
     return fields
 
 
-def _stored(trajectory: Trajectory) -> dict[str, int]:
+def stored(trajectory: Trajectory) -> dict[str, int]:
     """Return where a call stores a trajectory."""
     fields: dict[str, int] = {}
     for name, tensor in trajectory._asdict().items():
         if tensor is not None:
             fields |= _placed("mask" if name == "action_mask" else name, tensor, ("step", "row", "column"))
     if trajectory.action is not None:
-        fields["action_kind"] = _KINDS[trajectory.action.dtype]
+        fields["action_kind"] = KINDS_OF_ACTIONS[trajectory.action.dtype]
     return fields
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from operant_gpu.backends.base import Batch
-from operant_gpu.backends.compiled import CompiledBackend, Record
+from operant_gpu.backends.compiled import CompiledBackend, NetworkActs, Record
 from operant_gpu.backends.cuda_source import DRAW, batch_record
 from operant_gpu.backends.stepwise import StepwiseRollout
 from operant_gpu.columns import Outputs
@@ -23,7 +23,7 @@ class CudaSourceBackend(CompiledBackend):
     def __init__(self, batch: Batch) -> None:
         super().__init__(batch)
         self.record = Record(*batch_record(batch))
-        self.stepwise = StepwiseRollout(self, batch, self._draw)
+        self.acting: NetworkActs = StepwiseRollout(self, batch, self._draw)
 
     def launch(self, kernel: str, call: Record, argument: int, num_steps: int) -> None:
         """Call "operant_steps", "operant_reset" or "operant_draw" for all environments."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from operant_gpu.backends.base import Batch
 from operant_gpu.backends.compiled import CompiledBackend, Record
+from operant_gpu.backends.cpp_rollout import NetworkRollout
 from operant_gpu.backends.numba_layout import BatchLayout
 from operant_gpu.backends.stepwise import StepwiseRollout
 from operant_gpu.backends.threads import in_parts
@@ -27,7 +28,8 @@ class NumbaBackend(CompiledBackend):
         self._layout = BatchLayout(batch)
         self._record = Record(cpu.LAYOUT.names or (), self._layout.fields)
         self._workspaces: list[tuple[Tensor, int]] = []
-        self.stepwise = StepwiseRollout(self, batch)
+        layout, stepwise = self._record.address, StepwiseRollout(self, batch)
+        self.acting = NetworkRollout(self, batch, stepwise, cpu.rollout.address, layout, self._workspace)
 
     def run_steps(self, call: Record, num_steps: int) -> None:
         """Take steps; actions that are not given are random."""

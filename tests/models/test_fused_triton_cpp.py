@@ -15,7 +15,7 @@ from learning_envs import Forbidden
 
 import operant_gpu
 from operant_gpu import TrainingError
-from operant_gpu.backends import cpp_update
+from operant_gpu.backends import cpp_learner
 from operant_gpu.kernels.shuffle import permutation
 from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.models import rollout as rollouts
@@ -142,7 +142,7 @@ def test_other_networks_are_not_fused_and_it_is_said_why() -> None:
 @pytest.mark.skipif(INTERPRETED, reason="of the C++ alone")
 def test_without_a_compiler_it_is_not_fused_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    cpp_update._library.cache_clear()
+    cpp_learner.library.cache_clear()
     learner = PPO(ENVIRONMENTS["CartPole"](), small(engine="auto")).learn(STEPS * ENVS)
     assert learner.engine == "eager"
     assert "not fused: a C++ compiler is needed, but CXX names 'no-such-compiler'" in learner.engine_reason

@@ -2,9 +2,10 @@
 
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
-#include "climb.hpp"
+#include "calls.hpp"
 #include "product.hpp"
 
 namespace operant {
@@ -47,18 +48,18 @@ struct Plan {
     Branch branches[2];
     int64_t count, size, log_std;  // size of the padded memory
 
-    explicit Plan(const Climb& climb) : count(climb.is_shared ? 1 : 2), size(0) {
+    explicit Plan(const Network& network) : count(network.is_shared ? 1 : 2), size(0) {
         int64_t at = 0;
         for (int64_t i = 0; i < count; ++i) {
             Branch& branch = branches[i];
-            branch.depth = climb.depth;
+            branch.depth = network.depth;
             branch.has_actor = i == 0;
             branch.has_critic = i == count - 1;
-            for (int64_t l = 0; l < climb.depth; ++l)
-                branch.trunk[l] = layer(l ? climb.widths[l - 1] : climb.inputs, climb.widths[l], at);
+            for (int64_t l = 0; l < network.depth; ++l)
+                branch.trunk[l] = layer(l ? network.widths[l - 1] : network.inputs, network.widths[l], at);
         }
-        const int64_t features = climb.depth ? climb.widths[climb.depth - 1] : climb.inputs;
-        branches[0].actor = layer(features, climb.outputs, at);
+        const int64_t features = network.depth ? network.widths[network.depth - 1] : network.inputs;
+        branches[0].actor = layer(features, network.outputs, at);
         branches[count - 1].critic = layer(features, 1, at);
         log_std = at;
     }
@@ -99,14 +100,40 @@ struct Tile {
     std::vector<Floats> layers[2];
     Floats observations, outputs, values, back[2];
 
-    Tile(const Plan& plan, int64_t inputs, int64_t outputs_, int64_t widest)
-        : observations(TILE * padded(inputs)), outputs(TILE * padded(outputs_)), values(TILE * LANES),
-          back{Floats(TILE * padded(widest)), Floats(TILE * padded(widest))} {
+    Tile(const Network& network, const Plan& plan)
+        : observations(TILE * padded(network.inputs)), outputs(TILE * padded(network.outputs)), values(TILE * LANES),
+          back{widest(network), widest(network)} {
         for (int64_t i = 0; i < plan.count; ++i)
             for (int64_t l = 0; l < plan.branches[i].depth; ++l)
                 layers[i].emplace_back(TILE * plan.branches[i].trunk[l].column());
     }
+
+private:
+    static Floats widest(const Network& network) {
+        return Floats(TILE * padded(*std::max_element(network.widths, network.widths + MAX_LAYERS)));
+    }
 };
+
+template <class Number>
+inline void observe(const Network& network, const Number* obs, int64_t column, float* x) {
+    for (int64_t k = 0; k < network.inputs; ++k) {
+        x[k] = float(obs[k * column]);
+        if (network.shift) {
+            const float scaled = (x[k] - network.shift[k]) * network.scale[k], bound = float(network.clip);
+            x[k] = scaled > bound ? bound : scaled < -bound ? -bound : scaled;
+        }
+    }
+}
+
+// Bring one observation into a tile.
+inline void observe(const Network& network, Kind kind, const void* obs, int64_t at, int64_t column, float* x) {
+    switch (kind) {
+    case UINT8: return observe(network, static_cast<const uint8_t*>(obs) + at, column, x);
+    case INT8: return observe(network, static_cast<const int8_t*>(obs) + at, column, x);
+    case INT32: return observe(network, static_cast<const int32_t*>(obs) + at, column, x);
+    default: return observe(network, static_cast<const float*>(obs) + at, column, x);
+    }
+}
 
 inline void forward_layer(const Layer& layer, const float* weights, int64_t rows, const float* x, float* y) {
     product<false>(rows, layer.inputs, layer.column(), {x, layer.row(), 1}, weights + layer.transposed,
@@ -129,17 +156,19 @@ inline void deactivate(bool is_tanh, int64_t size, const float* y, float* d) {
     }
 }
 
-inline void forward(const Climb& climb, const Plan& plan, const float* weights, int64_t rows, Tile& tile) {
-    for (int64_t i = 0; i < plan.count; ++i) {
+inline void forward(const Network& network, const Plan& plan, const float* weights, int64_t rows, Tile& tile,
+                    bool values_alone = false) {
+    for (int64_t i = values_alone ? plan.count - 1 : 0; i < plan.count; ++i) {
         const Branch& branch = plan.branches[i];
         const float* x = tile.observations.data();
         for (int64_t l = 0; l < branch.depth; ++l) {
             float* y = tile.layers[i][size_t(l)].data();
             forward_layer(branch.trunk[l], weights, rows, x, y);
-            activate(climb.is_tanh, rows * branch.trunk[l].column(), y);
+            activate(network.is_tanh, rows * branch.trunk[l].column(), y);
             x = y;
         }
-        if (branch.has_actor) forward_layer(branch.actor, weights, rows, x, tile.outputs.data());
+        if (branch.has_actor && !values_alone)
+            forward_layer(branch.actor, weights, rows, x, tile.outputs.data());
         if (branch.has_critic) forward_layer(branch.critic, weights, rows, x, tile.values.data());
     }
 }
@@ -161,7 +190,7 @@ inline void backward_layer(const Layer& layer, const float* weights, int64_t row
 }
 
 // Add the gradients of a tile's samples, from those by outputs and values, which stand in their place.
-inline void backward(const Climb& climb, const Plan& plan, const float* weights, int64_t rows, Tile& tile,
+inline void backward(const Network& network, const Plan& plan, const float* weights, int64_t rows, Tile& tile,
                      float* gradients) {
     for (int64_t i = 0; i < plan.count; ++i) {
         const Branch& branch = plan.branches[i];
@@ -179,7 +208,7 @@ inline void backward(const Climb& climb, const Plan& plan, const float* weights,
             backward_layer<false>(branch.critic, weights, rows, features, tile.values.data(), gradients, d_features);
         for (int64_t l = branch.depth - 1; l >= 0; --l) {
             const Layer& layer = branch.trunk[l];
-            deactivate(climb.is_tanh, rows * layer.column(), tile.layers[i][size_t(l)].data(), d);
+            deactivate(network.is_tanh, rows * layer.column(), tile.layers[i][size_t(l)].data(), d);
             backward_layer<false>(layer, weights, rows, input_of(l), d, gradients, l ? next : nullptr);
             std::swap(d, next);
         }

@@ -36,20 +36,20 @@ struct Minibatch {
 // One sample's categorical distributions. Leaves in `scratch` the gradients of log_prob, then of entropy, by the logits.
 inline Chosen categorical(const Climb& climb, int64_t sample, const float* logits, float* scratch) {
     constexpr float LOWEST = std::numeric_limits<float>::lowest();
-    const uint8_t* legal = climb.masks ? climb.masks + sample * climb.outputs : nullptr;
-    const auto* actions = static_cast<const int64_t*>(climb.actions) + sample * climb.components;
-    float *d_log_prob = scratch, *d_entropy = scratch + climb.outputs;
+    const uint8_t* legal = climb.masks ? climb.masks + sample * climb.network.outputs : nullptr;
+    const auto* actions = static_cast<const int64_t*>(climb.actions) + sample * climb.network.components;
+    float *d_log_prob = scratch, *d_entropy = scratch + climb.network.outputs;
     Chosen chosen{0.0f, 0.0f};
-    for (int64_t c = 0; c < climb.components; ++c) {
-        const int64_t first = climb.first_choices[c];
-        const int64_t end = c + 1 < climb.components ? climb.first_choices[c + 1] : climb.outputs;
+    for (int64_t c = 0; c < climb.network.components; ++c) {
+        const int64_t first = climb.network.first_choices[c];
+        const int64_t end = c + 1 < climb.network.components ? climb.network.first_choices[c + 1] : climb.network.outputs;
         const auto logit = [&](int64_t j) { return legal && !legal[j] ? LOWEST : logits[j]; };
         float highest = logit(first);
         for (int64_t j = first + 1; j < end; ++j) highest = logit(j) > highest ? logit(j) : highest;
         float total = 0.0f;
         for (int64_t j = first; j < end; ++j) total += d_log_prob[j] = std::exp(logit(j) - highest);
         const float log_total = std::log(total);
-        const int64_t action = first + actions[c] - climb.lows[c];
+        const int64_t action = first + actions[c] - climb.network.lows[c];
         float negative = 0.0f;
         for (int64_t j = first; j < end; ++j) {
             const float log_prob = logit(j) - highest - log_total, prob = d_log_prob[j] / total;
@@ -69,14 +69,14 @@ inline Chosen categorical(const Climb& climb, int64_t sample, const float* logit
 
 // One sample's normals. Leaves in `scratch` the gradients of log_prob by means, then by the logarithms of deviations.
 inline Chosen gaussian(const Climb& climb, const float* log_std, int64_t sample, const float* means, float* scratch) {
-    const auto* actions = static_cast<const float*>(climb.actions) + sample * climb.outputs;
+    const auto* actions = static_cast<const float*>(climb.actions) + sample * climb.network.outputs;
     Chosen chosen{0.0f, 0.0f};
-    for (int64_t j = 0; j < climb.outputs; ++j) {
+    for (int64_t j = 0; j < climb.network.outputs; ++j) {
         const float inverse = std::exp(-log_std[j]), deviation = (actions[j] - means[j]) * inverse;
         chosen.log_prob += -0.5f * deviation * deviation - log_std[j] - float(LOG_SQRT_2PI);
         chosen.entropy += log_std[j] + float(0.5 + LOG_SQRT_2PI);
         scratch[j] = deviation * inverse;
-        scratch[climb.outputs + j] = deviation * deviation - 1.0f;
+        scratch[climb.network.outputs + j] = deviation * deviation - 1.0f;
     }
     return chosen;
 }
@@ -99,13 +99,13 @@ inline float value_pull(const Climb& climb, float value, float old_value, float 
 
 inline void objective(const Climb& climb, const Plan& plan, const Minibatch& batch, int64_t rows,
                       const uint32_t* order, Tile& tile, float* scratch, Sums& sums) {
-    const int64_t column = padded(climb.outputs);
+    const int64_t column = padded(climb.network.outputs);
     const float* log_std = climb.parameters + plan.log_std;
     const float eps = float(climb.clip_eps), bonus = float(climb.ent_coef) * batch.weight;
     for (int64_t row = 0; row < rows; ++row) {
         const int64_t sample = order[row];
         float* outputs = tile.outputs.data() + row * column;
-        const Chosen chosen = climb.is_gaussian ? gaussian(climb, log_std, sample, outputs, scratch)
+        const Chosen chosen = climb.network.is_gaussian ? gaussian(climb, log_std, sample, outputs, scratch)
                                                 : categorical(climb, sample, outputs, scratch);
         const float log_ratio = chosen.log_prob - climb.log_probs[sample], ratio = std::exp(log_ratio);
         const float raw = climb.advantages[sample], advantage = (raw - batch.mean) * batch.scale;
@@ -114,10 +114,10 @@ inline void objective(const Climb& climb, const Plan& plan, const Minibatch& bat
         // What is not a number compares with nothing, and so is kept.
         const bool is_clipped = clipped < plain;
         const float pull = is_clipped ? 0.0f : -plain * batch.weight;
-        for (int64_t j = 0; j < climb.outputs; ++j) {
+        for (int64_t j = 0; j < climb.network.outputs; ++j) {
             outputs[j] = pull * scratch[j];
-            if (climb.is_gaussian) sums.log_std[size_t(j)] += pull * scratch[climb.outputs + j];
-            else outputs[j] -= bonus * scratch[climb.outputs + j];
+            if (climb.network.is_gaussian) sums.log_std[size_t(j)] += pull * scratch[climb.network.outputs + j];
+            else outputs[j] -= bonus * scratch[climb.network.outputs + j];
         }
         float* value = tile.values.data() + row * LANES;
         const float old_value = climb.values[sample];

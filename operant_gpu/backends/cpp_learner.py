@@ -1,0 +1,98 @@
+"""The library of the learner's kernels on a CPU: C++ that this machine's compiler makes, once for all networks."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from operant_gpu.backends.cpp_compiler import compiler, failure, load_or_make, native_flags, run_compiler
+from operant_gpu.errors import BackendError
+from operant_gpu.mlp import MAX_LAYERS, MLP
+from operant_gpu.spaces import ActionLayout
+
+_SOURCES = Path(__file__).resolve().parent.parent / "kernels" / "learner"
+# Numbers that are not finite must stay so, or faults would not be seen: -ffast-math is out of the question.
+FLAGS: tuple[str, ...] = ("-std=c++20", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+FLAGS += ("-fPIC", "-shared", "-fvisibility=hidden", "-pthread")
+# What the fields of its structures are.
+WORD, REAL, POINTER = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
+# `operant::Kind`.
+KINDS = {torch.float32: 0, torch.uint8: 1, torch.int8: 2, torch.int32: 3, torch.int64: 4}
+
+
+class Network(ctypes.Structure):
+    """`operant::Network` of `kernels/learner/calls.hpp`."""
+
+    _fields_ = (
+        *((name, WORD) for name in ("inputs", "depth")),
+        ("widths", WORD * MAX_LAYERS),
+        *((name, WORD) for name in ("outputs", "is_tanh", "is_shared", "is_gaussian", "components")),
+        *((name, POINTER) for name in ("first_choices", "lows", "parameters", "shift", "scale")),
+        ("clip", REAL),
+    )
+
+
+def network_of(mlp: MLP, actions: ActionLayout) -> Network:
+    """Return what kernels need to know of a network; its memory is that of the tensors."""
+    layout = mlp.layout
+    made = Network(
+        inputs=layout.inputs,
+        depth=len(layout.hidden_sizes),
+        widths=(WORD * MAX_LAYERS)(*layout.hidden_sizes),
+        outputs=layout.outputs,
+        is_tanh=layout.activation == "tanh",
+        is_shared=layout.shared_trunk or not layout.hidden_sizes,
+        is_gaussian=layout.is_gaussian,
+        components=len(actions.low),
+        parameters=address(mlp.parameters),
+        shift=address(mlp.shift),
+        scale=address(mlp.scale),
+        clip=mlp.clip,
+    )
+    made.first_choices, made.lows = _bounds(actions).ctypes.data, _bounds(actions)[1:].ctypes.data
+    return made
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Return where a tensor's memory begins; None if there is none."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+@functools.cache
+def _bounds(actions: ActionLayout) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    """Return where each component's choices begin, and the numbers of their first ones. Kept, for their address."""
+    return np.array([actions.first_choices, actions.low], np.int64)
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """Return the kernels, compiled now or by an earlier process.
+
+    Raises:
+        BackendError: If there is no C++ compiler that makes them.
+    """
+    command = [*compiler(), *FLAGS, *native_flags()]
+    sources = "".join(path.read_text(encoding="utf-8") for path in sorted(_SOURCES.iterdir()))
+    try:
+        loaded = load_or_make(f"{command}{sources}", lambda path: _compile(command, path))
+    except OSError as error:
+        raise BackendError(f"what the C++ compiler {command[0]} made cannot be loaded: {error}") from error
+    loaded.climb.argtypes = [POINTER]
+    loaded.roll_out.argtypes = [POINTER, POINTER, WORD, WORD]
+    loaded.climb.restype = loaded.roll_out.restype = ctypes.c_bool
+    loaded.estimate_advantages.argtypes = [*[POINTER] * 6, WORD, WORD, ctypes.c_float, ctypes.c_float]
+    loaded.follow_episodes.argtypes = [*[POINTER] * 7, WORD, WORD]
+    loaded.estimate_advantages.restype = loaded.follow_episodes.restype = None
+    return loaded
+
+
+def _compile(command: list[str], path: Path) -> None:
+    command = [*command, str(_SOURCES / "learner.cpp"), "-o", str(path)]
+    done = run_compiler(command)
+    if done.returncode or not path.stat().st_size:
+        raise failure(command, done)

@@ -1,0 +1,173 @@
+"""Rollouts of the compiled backends on a CPU in which a network acts, in one call of C++."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from torch import Tensor
+
+from operant_gpu.backends.base import Backend, Batch
+from operant_gpu.backends.compiled import CALL, KINDS_OF_ACTIONS, NetworkActs, Record, present, stored
+from operant_gpu.backends.cpp_learner import KINDS, POINTER, WORD, Network, address, library, network_of
+from operant_gpu.backends.threads import in_parts
+from operant_gpu.columns import Outputs
+from operant_gpu.errors import BackendError
+from operant_gpu.mlp import MLP
+from operant_gpu.trajectory import NETWORK_OUTPUTS, Trajectory
+
+# Parts of the environments for threads: their rewards are a cache line.
+_MULTIPLE = 16
+_STEPS_PER_THREAD = 512
+# The columns that a stream's counter is made of, and what ends it.
+_CLOCK = ("seed", "env_id", "episode", "elapsed", "ended")
+
+
+class _Rows(ctypes.Structure):
+    _fields_ = (("data", POINTER), ("step", WORD), ("row", WORD), ("column", WORD))
+
+
+class _Numbers(ctypes.Structure):
+    _fields_ = (("data", POINTER), ("step", WORD))
+
+
+class _Rollout(ctypes.Structure):
+    """`operant::Rollout` of `kernels/learner/calls.hpp`."""
+
+    _fields_ = (
+        ("network", Network),
+        ("num_steps", WORD),
+        *((name, POINTER) for name in ("kernel", "layout", "call")),
+        *((name, WORD) for name in ("call_size", "num_moved")),
+        *((name, POINTER) for name in ("moved", "moves")),
+        ("obs", _Rows),
+        ("obs_kind", WORD),
+        ("masks", _Rows),
+        *((name, POINTER) for name in ("seed", "env_id", "episode", "elapsed", "restarted", "ended")),
+        *((name, POINTER) for name in ("taken", "box_low", "box_high")),
+        ("drawn", _Rows),
+        ("drawn_kind", WORD),
+        *((name, _Numbers) for name in ("log_prob", "value")),
+        ("final_obs", _Rows),
+        *((name, _Numbers) for name in ("terminated", "truncated", "final_value")),
+    )
+
+
+class NetworkRollout:
+    """Rollouts of a batch in which a network acts.
+
+    Args:
+        backend: Writes the first observation.
+        batch: What is stepped.
+        fallback: Is used where no compiler makes the kernels.
+        kernel: Address of the kernel that takes a step.
+        layout: Address of what is the same for all its calls.
+        workspace: Returns the address of the memory that a thread's kernel works in; 0 for kernels that need none.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        batch: Batch,
+        fallback: NetworkActs,
+        kernel: int,
+        layout: int,
+        workspace: Callable[[int], int],
+    ) -> None:
+        self._backend, self._fallback, self._workspace = backend, fallback, workspace
+        self._nobody = torch.zeros(batch.num_envs, dtype=torch.bool, device="cpu")
+        self._batch, self._columns, actions = batch, batch.columns, batch.actions
+        dtype = torch.int64 if actions.is_discrete else torch.float32
+        self._taken = torch.zeros(batch.num_envs, *actions.shape, dtype=dtype, device="cpu")
+        self._bounds = torch.tensor((actions.box_low, actions.box_high), dtype=torch.float32, device="cpu")
+        restarts = batch.autoreset_mode is not AutoresetMode.DISABLED
+        self._fixed = {
+            "kernel": kernel,
+            "layout": layout,
+            "restarted": address(self._columns.ended) if restarts else None,
+            "taken": address(self._taken),
+            "box_low": address(self._bounds[0]),
+            "box_high": address(self._bounds[1]),
+            **{name: address(getattr(batch.columns, name)) for name in _CLOCK},
+        }
+
+    def run(self, num_steps: int, policy: MLP, trajectory: Trajectory, outputs: Outputs) -> None:
+        """Do as `Backend.rollout`."""
+        if self._kernel is None:
+            self._fallback.run(num_steps, policy, trajectory, outputs)
+            return
+        # The state may have been written since the last observation.
+        self._backend.reset(self._nobody, outputs)
+        if trajectory.final_value is not None:
+            trajectory = self._with_spares(trajectory, num_steps)
+        stepped = trajectory._replace(action=None, **dict.fromkeys(NETWORK_OUTPUTS))
+        given = {"actions": self._taken.data_ptr(), "actions_kind": KINDS_OF_ACTIONS[self._taken.dtype]}
+        given |= zip(("actions_row", "actions_column"), (*self._taken.stride(), 0))
+        call = Record(CALL, present(outputs) | stored(stepped) | given)
+        tensors = {"mask" if name == "action_mask" else name: tensor for name, tensor in stepped._asdict().items()}
+        strides = {CALL.index(name): _step(tensor) for name, tensor in tensors.items() if tensor is not None}
+        moved, moves = (np.array([*numbers], np.int64) for numbers in (strides, strides.values()))
+        rollout = _Rollout(
+            network=network_of(policy, self._batch.actions),
+            num_steps=num_steps,
+            call=call.address,
+            call_size=len(CALL),
+            num_moved=len(strides),
+            moved=moved.ctypes.data,
+            moves=moves.ctypes.data,
+            obs=_rows(outputs.obs[None]),
+            obs_kind=KINDS[outputs.obs.dtype],
+            masks=_rows(None if outputs.action_mask is None else outputs.action_mask[None]),
+            drawn=_rows(trajectory.action),
+            drawn_kind=0 if trajectory.action is None else KINDS[trajectory.action.dtype],
+            final_obs=_rows(trajectory.final_obs),
+            **{
+                name: _Numbers(address(tensor), _step(tensor))
+                for name in (*NETWORK_OUTPUTS, "terminated", "truncated")
+                if (tensor := getattr(trajectory, name)) is not None
+            },
+            **self._fixed,
+        )
+        roll_out = self._kernel
+
+        def part(thread: int, first: int, last: int) -> None:
+            if not roll_out(ctypes.byref(rollout), self._workspace(thread), first, last):
+                raise MemoryError("a rollout needs more memory than there is")
+
+        in_parts(part, self._batch.num_envs, num_steps, _STEPS_PER_THREAD, _MULTIPLE)
+
+    @functools.cached_property
+    def _kernel(self) -> Any:
+        """The C++, or None; asked for when it is used first, since to compile it takes seconds."""
+        try:
+            return library().roll_out
+        except BackendError:
+            return None
+
+    def _with_spares(self, trajectory: Trajectory, num_steps: int) -> Trajectory:
+        """Return the trajectory with memory for what values are bootstrapped from, one step's for all."""
+        num_envs, obs = self._batch.num_envs, self._batch.observations
+        flag = torch.empty(1, num_envs, dtype=torch.bool, device="cpu")
+        spares = {
+            "terminated": flag,
+            "truncated": torch.empty_like(flag),
+            "final_obs": torch.empty(1, num_envs, obs.size, dtype=obs.torch_dtype, device="cpu"),
+        }
+        missing = {name: spare for name, spare in spares.items() if getattr(trajectory, name) is None}
+        repeated = {name: spare.expand(num_steps, *spare.shape[1:]) for name, spare in missing.items()}
+        return trajectory._replace(**repeated)
+
+
+def _step(tensor: Tensor) -> int:
+    """Return the bytes from one step to the next."""
+    return tensor.stride(0) * tensor.itemsize
+
+
+def _rows(tensor: Tensor | None) -> _Rows:
+    """Return where the rows of a trajectory are."""
+    return _Rows() if tensor is None else _Rows(address(tensor), _step(tensor), *(*tensor.stride()[1:], 0)[:2])

@@ -1,0 +1,201 @@
+// Rollouts in which a network acts: it sees, draws, the environments' own kernel steps, and values are bootstrapped, for
+// all steps of some environments before the next ones. The reference is `operant_gpu.backends.stepwise`.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "network.hpp"
+#include "shuffle.hpp"
+
+namespace operant {
+
+// Environments whose columns and activations stay in the caches for all steps: a block of numba's.
+constexpr int64_t CHUNK = 512;
+constexpr uint32_t POLICY_STREAM = 2u << 28, NORMAL = 1u << 27;
+constexpr float LOWEST = std::numeric_limits<float>::lowest();
+
+// How numba's kernels and those of CUDA C++ are called; the former work in memory of the thread's own.
+using NumbaKernel = void (*)(const void*, const int64_t*, void*, int64_t, int64_t, int64_t);
+using CppKernel = void (*)(const void*, const int64_t*, int64_t, int64_t, int64_t);
+
+// The words of an environment's stream at a step, in blocks of four.
+class Words {
+public:
+    Words(const Rollout& call, int64_t env, uint32_t kind) : call(call), env(env), kind(kind) {}
+
+    uint32_t operator()(uint32_t i) {
+        if (i / 4 != block) {
+            block = i / 4;
+            const bool is_first = call.restarted && call.restarted[env];
+            words[0] = uint32_t(call.env_id[env]);
+            words[1] = uint32_t(call.episode[env]);
+            words[2] = is_first ? 0 : uint32_t(call.elapsed[env]);
+            words[3] = POLICY_STREAM | kind | block;
+            philox(uint64_t(call.seed[env]), words);
+        }
+        return words[i % 4];
+    }
+
+    float unit(uint32_t i) { return float((*this)(i) >> 8) * 0x1p-24f; }
+
+private:
+    const Rollout& call;
+    const int64_t env;
+    const uint32_t kind;
+    uint32_t words[4], block = ~0u;
+};
+
+class Actor {
+public:
+    Actor(const Rollout& call, void* workspace)
+        : call(call), network(call.network), workspace(workspace), plan(network), weights(plan.size),
+          tile(network, plan), words(call.call, call.call + call.call_size) {
+        unpack(plan, network.parameters, weights.data());
+    }
+
+    // Take all steps of the environments from `first` up to `last`.
+    void play(int64_t first, int64_t last) {
+        std::copy_n(call.call, call.call_size, words.data());
+        for (int64_t step = 0; step < call.num_steps; ++step) {
+            for (int64_t env = first; env < last; env += TILE) act(step, env, std::min(TILE, last - env));
+            advance(first, last);
+            if (call.final_value.data) bootstrap(step, first, last);
+            for (int64_t i = 0; i < call.num_moved; ++i) words[size_t(call.moved[i])] += call.moves[i];
+        }
+    }
+
+private:
+    const Rollout& call;
+    const Network& network;
+    void* const workspace;
+    const Plan plan;
+    Floats weights;
+    Tile tile;
+    std::vector<int64_t> words;
+
+    void advance(int64_t first, int64_t last) {
+        if (workspace)
+            reinterpret_cast<NumbaKernel>(call.kernel)(call.layout, words.data(), workspace, first, last, 1);
+        else
+            reinterpret_cast<CppKernel>(call.kernel)(call.layout, words.data(), first, last, 1);
+    }
+
+    template <class Number> static Number* at_step(const Numbers& numbers, int64_t step) {
+        return reinterpret_cast<Number*>(static_cast<char*>(numbers.data) + step * numbers.step);
+    }
+
+    float* observation(int64_t row) { return tile.observations.data() + row * padded(network.inputs); }
+
+    // Choose the actions of a tile of environments.
+    void act(int64_t step, int64_t first, int64_t rows) {
+        for (int64_t i = 0; i < rows; ++i)
+            observe(network, Kind(call.obs_kind), call.obs.data, (first + i) * call.obs.row, call.obs.column,
+                    observation(i));
+        forward(network, plan, weights.data(), rows, tile);
+        float* values = call.value.data ? at_step<float>(call.value, step) : nullptr;
+        float* log_probs = call.log_prob.data ? at_step<float>(call.log_prob, step) : nullptr;
+        for (int64_t i = 0; i < rows; ++i) {
+            const int64_t env = first + i;
+            float* outputs = tile.outputs.data() + i * padded(network.outputs);
+            const float log_prob = network.is_gaussian ? gaussian(step, env, outputs) : categorical(step, env, outputs);
+            if (log_probs) log_probs[env] = log_prob;
+            if (values) values[env] = tile.values.data()[i * LANES];
+        }
+    }
+
+    // Store component number c of an action as drawn.
+    template <class Number> void keep(int64_t step, int64_t env, int64_t c, Number drawn) const {
+        if (!call.drawn.data) return;
+        char* start = const_cast<char*>(static_cast<const char*>(call.drawn.data)) + step * call.drawn.step;
+        const int64_t at = env * call.drawn.row + c * call.drawn.column;
+        if (call.drawn_kind == INT64) reinterpret_cast<int64_t*>(start)[at] = int64_t(drawn);
+        else if (call.drawn_kind == INT32) reinterpret_cast<int32_t*>(start)[at] = int32_t(drawn);
+        else reinterpret_cast<float*>(start)[at] = float(drawn);
+    }
+
+    float gaussian(int64_t step, int64_t env, const float* means) {
+        const float* log_std = network.parameters + plan.log_std;
+        auto* taken = static_cast<float*>(call.taken) + env * network.outputs;
+        Words words(call, env, NORMAL);
+        float log_prob = 0.0f;
+        for (int64_t c = 0; c < network.outputs; ++c) {
+            const uint32_t pair = uint32_t(c / 2 * 2);
+            const float radius = words.unit(pair), angle = words.unit(pair + 1) * 6.283185307179586f;
+            const float length = std::sqrt(-2.0f * std::log(1.0f - radius));
+            const float noise = length * (c % 2 ? std::sin(angle) : std::cos(angle));
+            const float drawn = means[c] + noise * std::exp(log_std[c]);
+            log_prob += -0.5f * noise * noise - log_std[c] - 0.9189385332046727f;
+            keep(step, env, c, drawn);
+            // What is not a number stays so: the environment refuses it.
+            taken[c] = drawn < call.box_low[c] ? call.box_low[c] : drawn > call.box_high[c] ? call.box_high[c] : drawn;
+        }
+        return log_prob;
+    }
+
+    // As `operant_gpu.sampling.categorical` has it. The outputs become weights.
+    float categorical(int64_t step, int64_t env, float* outputs) {
+        const auto* legal = static_cast<const uint8_t*>(call.masks.data);
+        auto* taken = static_cast<int64_t*>(call.taken) + env * network.components;
+        Words words(call, env, 0);
+        float log_prob = 0.0f;
+        for (int64_t c = 0; c < network.components; ++c) {
+            const int64_t first = network.first_choices[c];
+            const int64_t end = c + 1 < network.components ? network.first_choices[c + 1] : network.outputs;
+            float highest = LOWEST;
+            for (int64_t j = first; j < end; ++j) {
+                if (legal && !legal[env * call.masks.row + j * call.masks.column]) outputs[j] = LOWEST;
+                highest = std::max(highest, outputs[j]);
+            }
+            float total = 0.0f;
+            for (int64_t j = first; j < end; ++j) total += std::exp(outputs[j] - highest);
+            const float target = words.unit(uint32_t(c)) * total;
+            // The last choice that any weight was given to, if rounding has left the target beyond all of them.
+            int64_t choice = first;
+            float chosen = highest, sum = 0.0f;
+            for (int64_t j = first; j < end && !(sum > target); ++j) {
+                const float weight = std::exp(outputs[j] - highest);
+                if (!(weight > 0.0f)) continue;
+                choice = j;
+                chosen = outputs[j];
+                sum += weight;
+            }
+            log_prob += chosen - highest - std::log(total);
+            taken[c] = choice - first + network.lows[c];
+            keep(step, env, c, taken[c]);
+        }
+        return log_prob;
+    }
+
+    // Store the values of the states that episodes would have gone on from, for the others 0.
+    void bootstrap(int64_t step, int64_t first, int64_t last) {
+        const auto *terminated = at_step<uint8_t>(call.terminated, step), *truncated = at_step<uint8_t>(call.truncated, step);
+        const char* states = static_cast<const char*>(call.final_obs.data) + step * call.final_obs.step;
+        float* values = at_step<float>(call.final_value, step);
+        int64_t rows = 0, wanted[TILE];
+        const auto evaluate = [&] {
+            forward(network, plan, weights.data(), rows, tile, true);
+            for (int64_t i = 0; i < rows; ++i) values[wanted[i]] = tile.values.data()[i * LANES];
+            rows = 0;
+        };
+        for (int64_t env = first; env < last; ++env) {
+            values[env] = 0.0f;
+            const bool is_cut = truncated[env] && !terminated[env];
+            if (!is_cut && (step + 1 < call.num_steps || call.ended[env])) continue;
+            wanted[rows] = env;
+            observe(network, Kind(call.obs_kind), states, env * call.final_obs.row, call.final_obs.column,
+                    observation(rows++));
+            if (rows == TILE) evaluate();
+        }
+        if (rows) evaluate();
+    }
+};
+
+inline void roll_out(const Rollout& call, void* workspace, int64_t first, int64_t last) {
+    Actor actor(call, workspace);
+    for (; first < last; first += CHUNK) actor.play(first, std::min(first + CHUNK, last));
+}
+
+}  // namespace operant

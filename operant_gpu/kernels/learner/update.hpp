@@ -1,0 +1,182 @@
+// The gradient steps of an iteration of PPO on a CPU, in one call.
+//
+// A minibatch is cut into slots, whatever the number of threads: a slot's tiles are taken in order, and slots are summed in
+// order, so that equal seeds give equal bits. Slots are what threads share; the caller's does the rest, which is little.
+// The reference is `operant_gpu.models.update`.
+
+#pragma once
+
+#include <algorithm>
+
+#include "objective.hpp"
+#include "shuffle.hpp"
+#include "team.hpp"
+
+namespace operant {
+
+// A slot's memory for gradients has to be worth it.
+constexpr int64_t TILES_PER_SLOT = 2, MAX_SLOTS = 16;
+constexpr float BETA1 = 0.9f, BETA2 = 0.999f, ADAM_EPS = 1e-5f;
+
+// What one slot works in.
+struct Slot {
+    Tile tile;
+    Floats gradients;
+    std::vector<float> scratch;
+    Sums sums;
+
+    Slot(const Climb& climb, const Plan& plan)
+        : tile(climb.network, plan), gradients(plan.size),
+          scratch(size_t(2 * climb.network.outputs)), sums(climb.network.outputs) {}
+};
+
+class Learner {
+public:
+    explicit Learner(const Climb& climb)
+        : climb(climb), plan(climb.network), weights(plan.size), gradient(size_t(parameters())), order(size_t(climb.samples)) {
+        const int64_t tiles = (climb.samples / climb.parts + TILE) / TILE;
+        const int64_t number = std::clamp<int64_t>(tiles / TILES_PER_SLOT, 1, MAX_SLOTS);
+        for (int64_t i = 0; i < number; ++i) slots.emplace_back(climb, plan);
+    }
+
+    void run() {
+        const int64_t others = std::min(climb.threads, int64_t(slots.size())) - 1;
+        Team team(others, int32_t(slots.size()), [this](int32_t slot) { fill(slot); });
+        for (int64_t step = 0; step < climb.epochs * climb.parts; ++step) {
+            if (climb.status[step] & STOPPED) {
+                climb.status[step + 1] = climb.status[step];
+                continue;
+            }
+            begin(step);
+            team.round();
+            finish(step);
+        }
+    }
+
+private:
+    const Climb& climb;
+    const Plan plan;
+    Floats weights;
+    std::vector<float> gradient;
+    std::vector<uint32_t> order;
+    std::vector<Slot> slots;
+    Minibatch batch{};
+    int64_t start = 0, count = 0;
+
+    int64_t parameters() const { return plan.log_std + (climb.network.is_gaussian ? climb.network.outputs : 0); }
+
+    // Find a step's samples, as torch.tensor_split has them, and how their advantages are normalized.
+    void begin(int64_t step) {
+        const int64_t part = step % climb.parts, share = climb.samples / climb.parts, more = climb.samples % climb.parts;
+        if (part == 0) shuffle(climb.seed, climb.iteration, step / climb.parts, climb.samples, order.data());
+        start = part * share + std::min(part, more);
+        count = share + (part < more);
+        batch = {1.0f / float(count), 0.0f, 1.0f};
+        if (climb.normalizes_advantages) {
+            double sum = 0.0, spread = 0.0;
+            for (int64_t i = 0; i < count; ++i) sum += climb.advantages[order[size_t(start + i)]];
+            const double mean = sum / double(count);
+            for (int64_t i = 0; i < count; ++i) {
+                const double deviation = climb.advantages[order[size_t(start + i)]] - mean;
+                spread += deviation * deviation;
+            }
+            batch.mean = float(mean);
+            batch.scale = float(1.0 / (std::sqrt(spread / double(count - 1)) + 1e-8));
+        }
+        unpack(plan, climb.parameters, weights.data());
+    }
+
+    // Take the tiles of the minibatch that are a slot's.
+    void fill(int64_t number) {
+        Slot& slot = slots[size_t(number)];
+        const int64_t stride = int64_t(slots.size()) * TILE;
+        std::fill_n(slot.gradients.data(), plan.size, 0.0f);
+        slot.sums.clear();
+        for (int64_t first = number * TILE; first < count; first += stride) {
+            const int64_t rows = std::min(TILE, count - first);
+            const uint32_t* samples = order.data() + start + first;
+            for (int64_t i = 0; i < rows; ++i)
+                observe(climb.network, Kind(climb.obs_kind), climb.obs, samples[i] * climb.network.inputs, 1,
+                        slot.tile.observations.data() + i * padded(climb.network.inputs));
+            forward(climb.network, plan, weights.data(), rows, slot.tile);
+            objective(climb, plan, batch, rows, samples, slot.tile, slot.scratch.data(), slot.sums);
+            backward(climb.network, plan, weights.data(), rows, slot.tile, slot.gradients.data());
+        }
+    }
+
+    // Sum the slots, measure, and take Adam's step unless something forbids it.
+    void finish(int64_t step) {
+        for (size_t i = 1; i < slots.size(); ++i) {
+            float *total = slots[0].gradients.data(), *other = slots[i].gradients.data();
+            for (int64_t k = 0; k < plan.size; ++k) total[k] += other[k];
+            for (int j = 0; j < NUM_MEASURED; ++j) slots[0].sums.measured[j] += slots[i].sums.measured[j];
+            for (size_t j = 0; j < slots[0].sums.log_std.size(); ++j)
+                slots[0].sums.log_std[j] += slots[i].sums.log_std[j];
+        }
+        const float norm = pack(climb.norms + step * climb.tensors);
+        float* measured = climb.measured + step * NUM_MEASURED;
+        for (int j = 0; j < GRAD_NORM; ++j) measured[j] = float(slots[0].sums.measured[j] / double(count));
+        measured[GRAD_NORM] = norm;
+        bool is_sound = std::isfinite(norm);
+        for (int j : {POLICY_LOSS, VALUE_LOSS, ENTROPY}) is_sound &= bool(std::isfinite(measured[j]));
+        int32_t status = climb.status[step];
+        if (!is_sound) status |= FAULTY;
+        if (climb.has_target_kl && measured[APPROX_KL] > float(climb.max_kl)) status |= STOPPED;
+        climb.status[step + 1] = status;
+        if (status == 0) adam(1.0f / std::max(1.0f, (norm + 1e-6f) / float(climb.max_grad_norm)));
+    }
+
+    // Take the gradients from the padded memory; return their norm, and write that of each tensor.
+    float pack(float* norms) {
+        const float* padded_ = slots[0].gradients.data();
+        double total = 0.0;
+        int64_t tensor = 0;
+        const auto add = [&](int64_t first, int64_t size) {
+            double squares = 0.0;
+            for (int64_t k = first; k < first + size; ++k) {
+                if (!climb.trainable[tensor]) gradient[size_t(k)] = 0.0f;
+                squares += double(gradient[size_t(k)]) * gradient[size_t(k)];
+            }
+            norms[tensor++] = float(std::sqrt(squares));
+            total += squares;
+        };
+        plan.each_layer([&](const Layer& layer) {
+            for (int64_t n = 0; n < layer.width; ++n)
+                std::copy_n(padded_ + layer.rows + n * layer.row(), layer.inputs,
+                            gradient.data() + layer.weight + n * layer.inputs);
+            std::copy_n(padded_ + layer.padded_bias, layer.width, gradient.data() + layer.bias);
+            add(layer.weight, layer.width * layer.inputs);
+            add(layer.bias, layer.width);
+        });
+        if (climb.network.is_gaussian) {
+            // The entropy of normals grows by as much as the logarithms do.
+            for (int64_t j = 0; j < climb.network.outputs; ++j)
+                gradient[size_t(plan.log_std + j)] = float(slots[0].sums.log_std[size_t(j)] - climb.ent_coef);
+            add(plan.log_std, climb.network.outputs);
+        }
+        return float(std::sqrt(total));
+    }
+
+    void adam(float scale) {
+        const double number = *climb.count += 1.0f;
+        const float correction = float(std::sqrt(1.0 - std::pow(double(BETA2), number)));
+        const float rate = float(climb.lr / (1.0 - std::pow(double(BETA1), number)));
+        int64_t tensor = 0;
+        const auto move = [&](int64_t first, int64_t size) {
+            if (!climb.trainable[tensor++]) return;
+            for (int64_t k = first; k < first + size; ++k) {
+                const float g = gradient[size_t(k)] * scale;
+                const float mean = climb.means[k] = BETA1 * climb.means[k] + (1.0f - BETA1) * g;
+                const float square = climb.squares[k] = BETA2 * climb.squares[k] + (1.0f - BETA2) * g * g;
+                climb.parameters[k] -= rate * mean / (std::sqrt(square) / correction + ADAM_EPS);
+            }
+        };
+        plan.each_layer([&](const Layer& layer) {
+            move(layer.weight, layer.width * layer.inputs);
+            move(layer.bias, layer.width);
+        });
+        if (climb.network.is_gaussian) move(plan.log_std, climb.network.outputs);
+    }
+};
+
+}  // namespace operant
