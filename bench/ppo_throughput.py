@@ -2,7 +2,7 @@
 
     python bench/ppo_throughput.py [--env CartPole-v1] [--num-envs 64 4096] [--repeats 7]
 
-On a GPU the eager loop and the loop of CUDA graphs take turns, so that a machine that slows down slows both. Four
+Engines take turns, so that a machine that slows down slows both. Four
 passes over 32 steps of every environment, in minibatches of an eighth or 512 steps, with the preset's network (64x64
 for CartPole).
 """
@@ -62,17 +62,15 @@ def main(settings: Settings) -> None:
     report["split"] = {
         str(num_envs): split(learner_of(settings.env, num_envs, rnd_coef=0.0)) for num_envs in settings.num_envs
     }
-    if torch.cuda.is_available():
-        report["fused_split"] = {
-            str(num_envs): split(learner_of(settings.env, num_envs, engine="fused", rnd_coef=0.0))
-            for num_envs in settings.num_envs
-        }
+    report["fused_split"] = {
+        str(num_envs): split(learner_of(settings.env, num_envs, engine="fused", rnd_coef=0.0))
+        for num_envs in settings.num_envs
+    }
     path = settings.json or RESULTS / f"{slug(report['machine'])}-ppo-{slug(settings.env)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + "\n")
-    console.print(speed_table(report), split_table(report["split"], "an eager"), sep="\n")
-    if "fused_split" in report:
-        console.print(split_table(report["fused_split"], "a fused"))
+    tables = split_table(report["split"], "an eager"), split_table(report["fused_split"], "a fused")
+    console.print(speed_table(report), *tables, sep="\n")
     console.print(f"{report['command']}\n{report['versions']}\nwritten to {path}", highlight=False)
 
 
@@ -87,11 +85,13 @@ def learner_of(env: str, num_envs: int, **changes: Any) -> PPO:
 
 def measure_size(settings: Settings, num_envs: int) -> list[dict[str, Any]]:
     """Return one row per engine at this number of environments."""
-    engines: dict[str, dict[str, Any]] = {"eager": {}}
+    engines: dict[str, dict[str, Any]] = {"eager": {}, "fused": {"engine": "fused"}}
     if torch.cuda.is_available():
-        engines |= {"graph": {"engine": "graph"}, "fused": {"engine": "fused"}}
+        engines["graph"] = {"engine": "graph"}
     if settings.compile:
-        engines |= {f"{name}, compiled": {**changes, "compile": True} for name, changes in engines.items()}
+        engines |= {
+            f"{name}, compiled": {**changes, "compile": True} for name, changes in engines.items() if name != "fused"
+        }
     learners = {name: learner_of(settings.env, num_envs, **changes) for name, changes in engines.items()}
     iterations = {name: max(1, round(settings.seconds / timed(learner, 3))) for name, learner in learners.items()}
     seconds: dict[str, list[float]] = defaultdict(list)

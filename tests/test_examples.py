@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+import pytest
 import torch
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -21,6 +22,13 @@ def load(name: str) -> ModuleType:
 
 def test_custom_environment_trains() -> None:
     assert load("custom_environment").main(200_000) >= 0.9
+
+
+def test_cartpole_from_nothing_to_solved(capsys: pytest.CaptureFixture[str]) -> None:
+    assert load("train_fast").main() >= 450
+    printed = capsys.readouterr().out
+    assert "engine: fused, since fused kernels" in printed
+    assert "s  training, " in printed
 
 
 def test_a_game_in_cuda_trains() -> None:
