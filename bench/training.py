@@ -4,7 +4,8 @@
 
 Warm: in one process, in which each engine has trained before; engines take turns, seed by seed. Solved: the mean return
 of the last 100 episodes reaches the goal; then the policy plays 100 episodes in other environments, likeliest actions.
-Cold: in a process of its own for each engine, with nothing compiled before, from the environment's construction on.
+Cold: in a process of its own for each engine, with this library's and Triton's caches empty, from the environment's
+construction on.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from operant_gpu.models import PPO, PPOConfig
 
 ENGINES = ("fused", "graph", "eager")
 OTHER_SEED = 1_000_000
-CACHES = ("OPERANT_GPU_CACHE", "TRITON_CACHE_DIR", "NUMBA_CACHE_DIR")
+CACHES = ("OPERANT_GPU_CACHE", "TRITON_CACHE_DIR")
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def evaluate(learner: PPO, seed: int) -> float:
 
 
 def solve_cold(env: str, engine: str, settings: Settings) -> dict[str, Any]:
-    """Solve in a process of its own, with nothing compiled before."""
+    """Solve in a process of its own, with empty caches."""
     with tempfile.TemporaryDirectory() as folder:
         variables = os.environ | {name: str(Path(folder, name)) for name in CACHES}
         command = [sys.executable, __file__, "--envs", env, "--threads", str(settings.threads), "--alone", engine]

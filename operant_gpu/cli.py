@@ -56,7 +56,10 @@ class Train:
         out = self.out or Path("runs") / f"{self.env}.pt"
         check_writable("out", out)
         console.print(
-            f"{self.env}: {self.ppo.num_envs} environments, {env.backend} backend on {env.device}", highlight=False
+            f"{self.env}: {self.ppo.num_envs} environments, {env.backend} backend on {env.device}; "
+            f"engine: {learner.engine_reason}",
+            highlight=False,
+            soft_wrap=True,
         )
         started, status, reached = time.perf_counter(), 0, Metrics()
         try:
