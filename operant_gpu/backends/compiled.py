@@ -19,13 +19,13 @@ from operant_gpu.trajectory import Trajectory
 MODES = {AutoresetMode.SAME_STEP: 0, AutoresetMode.NEXT_STEP: 1, AutoresetMode.DISABLED: 2}
 # How given actions lie in memory.
 INT32, INT64, FLOAT32 = range(3)
-KINDS_OF_ACTIONS = {torch.int32: INT32, torch.int64: INT64, torch.float32: FLOAT32}
+_KINDS = {torch.int32: INT32, torch.int64: INT64, torch.float32: FLOAT32}
 # The fields of a call that say where given actions are; they come first.
-_GIVEN = ("actions", "actions_kind", "actions_step", "actions_row", "actions_column")
+GIVEN = ("actions", "actions_kind", "actions_step", "actions_row", "actions_column")
 
 # What one call reads and writes: addresses (0 for none), and strides in elements.
 CALL = (
-    *_GIVEN,
+    *GIVEN,
     *("obs", "obs_step", "obs_row", "obs_column"),
     *("mask", "mask_step", "mask_row", "mask_column"),
     *("action", "action_kind", "action_step", "action_row", "action_column"),
@@ -100,7 +100,7 @@ class CompiledBackend:
         if self._known[0] is not outputs:
             self._known = outputs, self._call_of_step(outputs)
         call = self._known[1]
-        call.words[: len(_GIVEN)] = _given(actions, 0)
+        call.words[: len(GIVEN)] = given(actions, 0)
         self.run_steps(call, 1)
 
     def rollout(self, num_steps: int, policy: Tensor | MLP | None, trajectory: Trajectory, outputs: Outputs) -> None:
@@ -110,7 +110,7 @@ class CompiledBackend:
             return
         values = present(outputs)
         if policy is not None:
-            values |= zip(_GIVEN, _given(policy[0], policy.stride(0)), strict=True)
+            values |= zip(GIVEN, given(policy[0], policy.stride(0)), strict=True)
             if trajectory.action is not None:
                 trajectory.action.copy_(policy)
             trajectory = trajectory._replace(action=None)
@@ -125,10 +125,10 @@ class CompiledBackend:
         return Record(CALL, present(outputs) | stored(row) | {"counts_late": 1})
 
 
-def _given(actions: Tensor, step_stride: int) -> tuple[int, ...]:
-    """Return the fields of `_GIVEN` for the actions (num_envs, ...) of the first step."""
+def given(actions: Tensor, step_stride: int) -> tuple[int, ...]:
+    """Return the fields of `GIVEN` for the actions (num_envs, ...) of the first step."""
     row, column = (*actions.stride(), 0)[:2]
-    return actions.data_ptr(), KINDS_OF_ACTIONS[actions.dtype], step_stride, row, column
+    return actions.data_ptr(), _KINDS[actions.dtype], step_stride, row, column
 
 
 def present(outputs: Outputs) -> dict[str, int]:
@@ -146,7 +146,7 @@ def stored(trajectory: Trajectory) -> dict[str, int]:
         if tensor is not None:
             fields |= _placed("mask" if name == "action_mask" else name, tensor, ("step", "row", "column"))
     if trajectory.action is not None:
-        fields["action_kind"] = KINDS_OF_ACTIONS[trajectory.action.dtype]
+        fields["action_kind"] = _KINDS[trajectory.action.dtype]
     return fields
 
 

@@ -15,7 +15,10 @@ from operant_gpu.errors import BackendError
 from operant_gpu.mlp import MAX_LAYERS, MLP
 from operant_gpu.spaces import ActionLayout
 
-_SOURCES = Path(__file__).resolve().parent.parent / "kernels" / "learner"
+_KERNELS = Path(__file__).resolve().parent.parent / "kernels"
+_MAIN = _KERNELS / "learner" / "learner.cpp"
+# What it includes: its own headers, and the random streams of environments.
+_SOURCES = (*sorted(_MAIN.parent.iterdir()), _KERNELS / "environment.cuh")
 # Numbers that are not finite must stay so, or faults would not be seen: -ffast-math is out of the question.
 FLAGS: tuple[str, ...] = ("-std=c++20", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 FLAGS += ("-fPIC", "-shared", "-fvisibility=hidden", "-pthread")
@@ -77,7 +80,7 @@ def library() -> ctypes.CDLL:
         BackendError: If there is no C++ compiler that makes them.
     """
     command = [*compiler(), *FLAGS, *native_flags()]
-    sources = "".join(path.read_text(encoding="utf-8") for path in sorted(_SOURCES.iterdir()))
+    sources = "".join(path.read_text(encoding="utf-8") for path in _SOURCES)
     try:
         loaded = load_or_make(f"{command}{sources}", lambda path: _compile(command, path))
     except OSError as error:
@@ -92,7 +95,7 @@ def library() -> ctypes.CDLL:
 
 
 def _compile(command: list[str], path: Path) -> None:
-    command = [*command, str(_SOURCES / "learner.cpp"), "-o", str(path)]
+    command = [*command, str(_MAIN), "-o", str(path)]
     done = run_compiler(command)
     if done.returncode or not path.stat().st_size:
         raise failure(command, done)

@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from operant_gpu.backends.base import Backend, Batch
-from operant_gpu.backends.compiled import CALL, KINDS_OF_ACTIONS, NetworkActs, Record, present, stored
+from operant_gpu.backends.compiled import CALL, GIVEN, NetworkActs, Record, given, present, stored
 from operant_gpu.backends.cpp_learner import KINDS, POINTER, WORD, Network, address, library, network_of
 from operant_gpu.backends.threads import in_parts
 from operant_gpu.columns import Outputs
@@ -81,7 +81,7 @@ class NetworkRollout:
     ) -> None:
         self._backend, self._fallback, self._workspace = backend, fallback, workspace
         self._nobody = torch.zeros(batch.num_envs, dtype=torch.bool, device="cpu")
-        self._batch, self._columns, actions = batch, batch.columns, batch.actions
+        self._batch, actions = batch, batch.actions
         dtype = torch.int64 if actions.is_discrete else torch.float32
         self._taken = torch.zeros(batch.num_envs, *actions.shape, dtype=dtype, device="cpu")
         self._bounds = torch.tensor((actions.box_low, actions.box_high), dtype=torch.float32, device="cpu")
@@ -89,7 +89,7 @@ class NetworkRollout:
         self._fixed = {
             "kernel": kernel,
             "layout": layout,
-            "restarted": address(self._columns.ended) if restarts else None,
+            "restarted": address(batch.columns.ended) if restarts else None,
             "taken": address(self._taken),
             "box_low": address(self._bounds[0]),
             "box_high": address(self._bounds[1]),
@@ -106,9 +106,8 @@ class NetworkRollout:
         if trajectory.final_value is not None:
             trajectory = self._with_spares(trajectory, num_steps)
         stepped = trajectory._replace(action=None, **dict.fromkeys(NETWORK_OUTPUTS))
-        given = {"actions": self._taken.data_ptr(), "actions_kind": KINDS_OF_ACTIONS[self._taken.dtype]}
-        given |= zip(("actions_row", "actions_column"), (*self._taken.stride(), 0))
-        call = Record(CALL, present(outputs) | stored(stepped) | given)
+        actions = dict(zip(GIVEN, given(self._taken, 0), strict=True))
+        call = Record(CALL, present(outputs) | stored(stepped) | actions)
         tensors = {"mask" if name == "action_mask" else name: tensor for name, tensor in stepped._asdict().items()}
         strides = {CALL.index(name): _step(tensor) for name, tensor in tensors.items() if tensor is not None}
         moved, moves = (np.array([*numbers], np.int64) for numbers in (strides, strides.values()))

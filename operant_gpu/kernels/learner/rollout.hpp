@@ -7,46 +7,19 @@
 #include <cmath>
 #include <limits>
 
+#include "../environment.cuh"
 #include "network.hpp"
-#include "shuffle.hpp"
 
 namespace operant {
 
 // Environments whose columns and activations stay in the caches for all steps: a block of numba's.
 constexpr int64_t CHUNK = 512;
-constexpr uint32_t POLICY_STREAM = 2u << 28, NORMAL = 1u << 27;
+constexpr uint32_t POLICY_STREAM = 2u << 28;
 constexpr float LOWEST = std::numeric_limits<float>::lowest();
 
 // How numba's kernels and those of CUDA C++ are called; the former work in memory of the thread's own.
 using NumbaKernel = void (*)(const void*, const int64_t*, void*, int64_t, int64_t, int64_t);
 using CppKernel = void (*)(const void*, const int64_t*, int64_t, int64_t, int64_t);
-
-// The words of an environment's stream at a step, in blocks of four.
-class Words {
-public:
-    Words(const Rollout& call, int64_t env, uint32_t kind) : call(call), env(env), kind(kind) {}
-
-    uint32_t operator()(uint32_t i) {
-        if (i / 4 != block) {
-            block = i / 4;
-            const bool is_first = call.restarted && call.restarted[env];
-            words[0] = uint32_t(call.env_id[env]);
-            words[1] = uint32_t(call.episode[env]);
-            words[2] = is_first ? 0 : uint32_t(call.elapsed[env]);
-            words[3] = POLICY_STREAM | kind | block;
-            philox(uint64_t(call.seed[env]), words);
-        }
-        return words[i % 4];
-    }
-
-    float unit(uint32_t i) { return float((*this)(i) >> 8) * 0x1p-24f; }
-
-private:
-    const Rollout& call;
-    const int64_t env;
-    const uint32_t kind;
-    uint32_t words[4], block = ~0u;
-};
 
 class Actor {
 public:
@@ -106,6 +79,12 @@ private:
         }
     }
 
+    // The stream of an environment's policy at its present step.
+    Rng stream(int64_t env) const {
+        const bool is_first = call.restarted && call.restarted[env];
+        return {call.seed[env], call.env_id[env], call.episode[env], is_first ? 0 : call.elapsed[env], POLICY_STREAM};
+    }
+
     // Store component number c of an action as drawn.
     template <class Number> void keep(int64_t step, int64_t env, int64_t c, Number drawn) const {
         if (!call.drawn.data) return;
@@ -119,13 +98,10 @@ private:
     float gaussian(int64_t step, int64_t env, const float* means) {
         const float* log_std = network.parameters + plan.log_std;
         auto* taken = static_cast<float*>(call.taken) + env * network.outputs;
-        Words words(call, env, NORMAL);
+        const Rng rng = stream(env);
         float log_prob = 0.0f;
         for (int64_t c = 0; c < network.outputs; ++c) {
-            const uint32_t pair = uint32_t(c / 2 * 2);
-            const float radius = words.unit(pair), angle = words.unit(pair + 1) * 6.283185307179586f;
-            const float length = std::sqrt(-2.0f * std::log(1.0f - radius));
-            const float noise = length * (c % 2 ? std::sin(angle) : std::cos(angle));
+            const float noise = normal(rng, int(c));
             const float drawn = means[c] + noise * std::exp(log_std[c]);
             log_prob += -0.5f * noise * noise - log_std[c] - 0.9189385332046727f;
             keep(step, env, c, drawn);
@@ -139,7 +115,7 @@ private:
     float categorical(int64_t step, int64_t env, float* outputs) {
         const auto* legal = static_cast<const uint8_t*>(call.masks.data);
         auto* taken = static_cast<int64_t*>(call.taken) + env * network.components;
-        Words words(call, env, 0);
+        const Rng rng = stream(env);
         float log_prob = 0.0f;
         for (int64_t c = 0; c < network.components; ++c) {
             const int64_t first = network.first_choices[c];
@@ -151,7 +127,7 @@ private:
             }
             float total = 0.0f;
             for (int64_t j = first; j < end; ++j) total += std::exp(outputs[j] - highest);
-            const float target = words.unit(uint32_t(c)) * total;
+            const float target = uniform(rng, int(c)) * total;
             // The last choice that any weight was given to, if rounding has left the target beyond all of them.
             int64_t choice = first;
             float chosen = highest, sum = 0.0f;

@@ -4,19 +4,11 @@
 
 #include <cstdint>
 
+#include "../environment.cuh"
+
 namespace operant {
 
-inline void philox(uint64_t seed, uint32_t (&c)[4]) {
-    uint32_t low = uint32_t(seed), high = uint32_t(seed >> 32);
-    for (int round = 0; round < 10; ++round) {
-        const uint64_t first = uint64_t(0xD2511F53u) * c[0], second = uint64_t(0xCD9E8D57u) * c[2];
-        const uint32_t words[4] = {uint32_t(second >> 32) ^ c[1] ^ low, uint32_t(second),
-                                   uint32_t(first >> 32) ^ c[3] ^ high, uint32_t(first)};
-        for (int i = 0; i < 4; ++i) c[i] = words[i];
-        low += 0x9E3779B9u;
-        high += 0xBB67AE85u;
-    }
-}
+constexpr uint32_t SHUFFLE_STREAM = 3u << 28;
 
 inline uint32_t mixed(uint32_t x) {
     x *= 0x85EBCA6Bu;
@@ -39,14 +31,13 @@ struct Bijection {
 };
 
 inline void shuffle(int64_t seed, int64_t iteration, int64_t epoch, int64_t size, uint32_t* order) {
-    uint32_t words[4] = {uint32_t(iteration), uint32_t(epoch), 0, 3u << 28};
-    philox(uint64_t(seed), words);
+    const Words words = philox({seed, int32_t(iteration), int32_t(epoch), 0, SHUFFLE_STREAM}, 0);
     Bijection send{};
     uint32_t bits = 2;
     while (bits < 32 && (int64_t(1) << bits) < size) ++bits;
     send.low = bits / 2;
     send.high = bits - send.low;
-    for (uint32_t i = 0; i < 12; ++i) send.keys[i] = words[i % 4] + i * 0x9E3779B9u;
+    for (uint32_t i = 0; i < 12; ++i) send.keys[i] = words.word[i % 4] + i * 0x9E3779B9u;
     // Twice: the first loop has no branch, so that it becomes vector instructions.
     for (int64_t i = 0; i < size; ++i) order[i] = send(uint32_t(i));
     for (int64_t i = 0; i < size; ++i)
