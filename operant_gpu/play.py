@@ -124,7 +124,9 @@ class Game:
         if action is None or self.is_over:
             return
         space = self._env.single_action_space
-        _, reward, terminated, truncated, _ = self._env.step(torch.as_tensor(np.asarray([action], space.dtype)))
+        _, reward, terminated, truncated, _ = self._env.step(
+            torch.as_tensor(np.asarray([action], space.dtype), device=self._env.device)
+        )
         self.score += float(reward[0])
         self.steps += 1
         self.is_over = bool(terminated[0] | truncated[0])

@@ -47,9 +47,9 @@ class Update:
 
     def __init__(self, mlp: MLP, actions: ActionLayout, settings: Hyperparameters, samples: int) -> None:
         self._climb, self._actions, tensors = library().climb, actions, len(mlp.layout.shapes)
-        self._measured = torch.zeros(settings.n_epochs * settings.parts, 6)
-        self._norms = torch.zeros(len(self._measured), tensors)
-        self._status = torch.zeros(len(self._measured) + 1, dtype=torch.int32)
+        self._measured = torch.zeros(settings.n_epochs * settings.parts, 6, dtype=torch.float32, device="cpu")
+        self._norms = torch.zeros(len(self._measured), tensors, dtype=torch.float32, device="cpu")
+        self._status = torch.zeros(len(self._measured) + 1, dtype=torch.int32, device="cpu")
         self._fields = _Climb(
             samples=samples,
             epochs=settings.n_epochs,

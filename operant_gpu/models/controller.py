@@ -68,7 +68,7 @@ class Controller:
             return None, None
         device = self._generator.device
         if self._state is None or len(self._state) != size:
-            self._state = torch.zeros(size, self._policy.state_size, device=device)
+            self._state = torch.zeros(size, self._policy.state_size, dtype=torch.float32, device=device)
             return self._state, torch.ones(size, dtype=torch.bool, device=device)
         if ended is None:
             return self._state, torch.zeros(size, dtype=torch.bool, device=device)

@@ -10,6 +10,7 @@ from gymnasium import Space, spaces
 from torch import Generator, Tensor, nn
 
 from operant_gpu.errors import InvalidConfig
+from operant_gpu.models.networks import FLOATS
 
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -105,7 +106,7 @@ class MultiCategorical(Distribution):
         self._parts = [Categorical(size) for size in self._sizes]
         self.outputs, self.action_shape = sum(self._sizes), space.shape
         self.start: Tensor
-        self.register_buffer("start", torch.as_tensor(space.start), persistent=False)
+        self.register_buffer("start", torch.as_tensor(space.start, device="cpu"), persistent=False)
 
     def sample(self, outputs: Tensor, mask: Tensor | None, generator: Generator) -> Tensor:
         """Draw actions."""
@@ -149,9 +150,9 @@ class DiagonalGaussian(Distribution):
     def __init__(self, space: spaces.Box, log_std_init: float) -> None:
         super().__init__()
         self.outputs, self.action_shape = space.shape[0], space.shape
-        self.log_std = nn.Parameter(torch.full(space.shape, log_std_init))
-        self.register_buffer("low", torch.as_tensor(space.low), persistent=False)
-        self.register_buffer("high", torch.as_tensor(space.high), persistent=False)
+        self.log_std = nn.Parameter(torch.full(space.shape, log_std_init, **FLOATS))
+        self.register_buffer("low", torch.as_tensor(space.low, device="cpu"), persistent=False)
+        self.register_buffer("high", torch.as_tensor(space.high, device="cpu"), persistent=False)
 
     def sample(self, outputs: Tensor, mask: Tensor | None, generator: Generator) -> Tensor:
         """Draw actions, unclipped."""

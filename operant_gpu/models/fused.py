@@ -58,7 +58,7 @@ class FusedUpdate(Update):
         """Go on after so many iterations: what the caller has frozen since stays as it is."""
         self._iteration.fill_(iterations)
         frozen = [not parameter.requires_grad for parameter in self.policy.parameters()]
-        self._trainable.copy_(~torch.tensor(frozen))
+        self._trainable.copy_(~torch.tensor(frozen, device=self._trainable.device))
 
     def iterate(self, rollout: Rollout) -> None:
         """Collect steps and learn from them."""

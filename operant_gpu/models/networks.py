@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -23,6 +23,9 @@ from operant_gpu.errors import InvalidConfig
 from operant_gpu.models.config import PPOConfig
 
 Layer = TypeVar("Layer", bound=nn.Module)
+
+# What PyTorch makes by default is the caller's choice, and not that of these.
+FLOATS: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
 
 _ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU, "gelu": nn.GELU}
 # The gains of Andrychowicz et al., "What matters in on-policy reinforcement learning?" (2021): a first policy that
@@ -71,7 +74,7 @@ class RecurrentActorCritic(nn.Module):
         self.trunks = nn.ModuleList(_trunk(shape, config, generator) for _ in range(trunks))
         width = _width(self.trunks[0], shape)
         self.memories = nn.ModuleList(
-            orthogonal(nn.GRUCell(width, config.gru_size), 1.0, generator) for _ in range(trunks)
+            orthogonal(nn.GRUCell(width, config.gru_size, **FLOATS), 1.0, generator) for _ in range(trunks)
         )
         self.actor = _linear(config.gru_size, outputs, _POLICY_GAIN, generator)
         self.critic = _linear(config.gru_size, 1, _VALUE_GAIN, generator)
@@ -109,7 +112,10 @@ def _trunk(shape: tuple[int, ...], config: PPOConfig, generator: Generator) -> n
     layers: list[nn.Module] = []
     if len(shape) == 3:
         for inputs, channels in itertools.pairwise([shape[0], *config.cnn_channels]):
-            layers += [orthogonal(nn.Conv2d(inputs, channels, _KERNEL), _HIDDEN_GAIN, generator), activation()]
+            layers += [
+                orthogonal(nn.Conv2d(inputs, channels, _KERNEL, **FLOATS), _HIDDEN_GAIN, generator),
+                activation(),
+            ]
     layers.append(nn.Flatten())
     width = _width(nn.Sequential(*layers), shape)
     for inputs, size in itertools.pairwise([width, *config.hidden_sizes]):
@@ -120,14 +126,14 @@ def _trunk(shape: tuple[int, ...], config: PPOConfig, generator: Generator) -> n
 def _width(layers: nn.Module, shape: tuple[int, ...]) -> int:
     try:
         with torch.no_grad():
-            return int(layers(torch.zeros(1, *shape)).shape[-1])
+            return int(layers(torch.zeros(1, *shape, **FLOATS)).shape[-1])
     except RuntimeError as error:
         message = f"images of shape {shape} are too small for the convolutions: give fewer channels"
         raise InvalidConfig("cnn_channels", message) from error
 
 
 def _linear(inputs: int, outputs: int, gain: float, generator: Generator) -> nn.Linear:
-    return orthogonal(nn.Linear(inputs, outputs), gain, generator)
+    return orthogonal(nn.Linear(inputs, outputs, **FLOATS), gain, generator)
 
 
 def orthogonal(layer: Layer, gain: float, generator: Generator) -> Layer:

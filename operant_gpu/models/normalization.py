@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from operant_gpu.models.networks import FLOATS
+
 # As in Stable-Baselines3's VecNormalize.
 _EPS = 1e-8
 _CLIP = 10.0
@@ -25,9 +27,9 @@ class RunningMoments(nn.Module):
 
     def __init__(self, shape: tuple[int, ...] = ()) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
-        self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64, device="cpu"))
+        self.register_buffer("var", torch.ones(shape, dtype=torch.float64, device="cpu"))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64, device="cpu"))
 
     @torch.no_grad()
     def update(self, samples: Tensor, allowed: Tensor | None = None) -> None:
@@ -66,8 +68,8 @@ class ObservationNormalizer(nn.Module):
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.moments = RunningMoments(shape)
-        self.register_buffer("shift", torch.zeros(shape))
-        self.register_buffer("scale", torch.ones(shape))
+        self.register_buffer("shift", torch.zeros(shape, **FLOATS))
+        self.register_buffer("scale", torch.ones(shape, **FLOATS))
 
     def forward(self, obs: Tensor) -> Tensor:
         """Return normalized observations."""
@@ -94,7 +96,7 @@ class RewardNormalizer(nn.Module):
         super().__init__()
         self._gamma = gamma
         self.moments = RunningMoments()
-        self.register_buffer("returns", torch.zeros(num_envs), persistent=False)
+        self.register_buffer("returns", torch.zeros(num_envs, **FLOATS), persistent=False)
 
     def forward(self, rewards: Tensor, ended: Tensor) -> Tensor:
         """Take in rewards (n_steps, num_envs), and return them scaled.

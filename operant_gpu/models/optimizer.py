@@ -32,10 +32,10 @@ class Adam:
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, device: torch.device) -> None:
         self._parameters: list[Tensor] = list(parameters)
-        self.lr = torch.tensor(lr, device=device)
-        self.count = torch.zeros((), device=device)
+        self.lr = torch.tensor(lr, dtype=torch.float32, device=device)
+        self.count = torch.zeros((), dtype=torch.float32, device=device)
         size = sum(parameter.numel() for parameter in self._parameters)
-        self.means, self.squares = torch.zeros(2, size, device=device)
+        self.means, self.squares = torch.zeros(2, size, dtype=self._parameters[0].dtype, device=device)
         self._view_moments()
 
     def map(self, function: Callable[[Tensor], Tensor]) -> None:

@@ -53,8 +53,11 @@ def _check_protocol(policy: Policy, shape: tuple[int, ...]) -> None:
     network, recurrent = policy.network, bool(policy.state_size)
     lead = (1, 2) if recurrent else (2,)
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    obs = torch.zeros(*lead, *shape, device=device)
-    memory = (torch.zeros(2, policy.state_size, device=device), torch.ones(lead, dtype=torch.bool, device=device))
+    obs = torch.zeros(*lead, *shape, dtype=torch.float32, device=device)
+    memory = (
+        torch.zeros(2, policy.state_size, dtype=torch.float32, device=device),
+        torch.ones(lead, dtype=torch.bool, device=device),
+    )
     call = (
         "forward(obs, state, starts) -> (outputs, values, state)" if recurrent else "forward(obs) -> (outputs, values)"
     )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from operant_gpu.models.networks import orthogonal
+from operant_gpu.models.networks import FLOATS, orthogonal
 from operant_gpu.models.normalization import ObservationNormalizer, RewardNormalizer
 from operant_gpu.models.optimizer import Adam
 from operant_gpu.models.rollout import Rollout, permutation
@@ -103,5 +103,5 @@ class RND(IntrinsicReward):
 
 
 def _features(inputs: int, weights: Generator) -> nn.Sequential:
-    first, last = nn.Linear(inputs, _HIDDEN), nn.Linear(_HIDDEN, _FEATURES)
+    first, last = nn.Linear(inputs, _HIDDEN, **FLOATS), nn.Linear(_HIDDEN, _FEATURES, **FLOATS)
     return nn.Sequential(orthogonal(first, 2**0.5, weights), nn.ReLU(), orthogonal(last, 2**0.5, weights))

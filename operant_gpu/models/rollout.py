@@ -234,5 +234,5 @@ def permutation(size: int, generator: Generator) -> Tensor:
     """Return the numbers below `size` in random order, without waiting for the device."""
     if generator.device.type == "cuda":
         # Sorting random keys is known to be capturable in a CUDA graph; two equal keys only keep their order.
-        return torch.rand(size, generator=generator, device=generator.device).argsort()
-    return torch.randperm(size, generator=generator)
+        return torch.rand(size, generator=generator, dtype=torch.float32, device=generator.device).argsort()
+    return torch.randperm(size, generator=generator, device=generator.device)

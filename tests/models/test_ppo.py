@@ -56,6 +56,33 @@ def test_the_same_seed_gives_the_same_run(variant: str) -> None:
     assert not torch.equal(weights, others)
 
 
+@pytest.fixture
+def other_defaults():
+    """What PyTorch makes unless told otherwise: float64, in no memory at all."""
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    yield
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+
+
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("id", ["CartPole-v1", "Pendulum-v1"])
+def test_pytorchs_defaults_make_no_difference(id: str, variant: str, engine: str, request) -> None:
+    def run() -> torch.Tensor:
+        learner = PPO(operant_gpu.make(id, 16, device="cpu"), small(engine=engine, **VARIANTS[variant])).learn(640)
+        obs = torch.zeros(2, *learner.env.single_observation_space.shape, dtype=torch.float32, device="cpu")
+        learner.controller()(obs)
+        return torch.nn.utils.parameters_to_vector(learner.policy.parameters())
+
+    expected = run()
+    request.getfixturevalue("other_defaults")
+    weights = run()
+    assert weights.dtype is torch.float32
+    torch.testing.assert_close(weights, expected, rtol=1e-3, atol=1e-5)
+
+
 def test_callback_gets_metrics_and_stops() -> None:
     calls: list[dict[str, float]] = []
 
