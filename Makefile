@@ -30,6 +30,7 @@ bench: $(VENV)/benched  ## Measure throughput beside other libraries
 	$(BIN)/python bench/env_throughput.py
 	$(BIN)/python bench/games_throughput.py
 	$(BIN)/python bench/ppo_throughput.py
+	$(BIN)/python bench/ppo_throughput.py --env Pendulum-v1
 	$(BIN)/python bench/training.py
 
 results: $(VENV)/benched  ## Train everything beside Stable-Baselines3 and write docs/results.md (about 40 minutes)
@@ -44,7 +45,9 @@ gpu:  ## Run the GPU tests, then the benchmarks, and print a short table last
 		compute-sanitizer --error-exitcode 9 $(PYTHON) -m pytest -m gpu tests/gpu \
 		-k "(what_numpy_does and (MinAtar or Cuda)) or (draws_of_networks and Cuda)" \
 		2>&1 | tee $(OUT)/compute-sanitizer.log | tail -n 5; fi
-	$(PYTHON) bench/ppo_throughput.py --json $(OUT)/ppo_throughput.json 2>&1 | tee $(OUT)/ppo_throughput.log
+	for env in CartPole-v1 Pendulum-v1; do \
+		$(PYTHON) bench/ppo_throughput.py --env $$env --json $(OUT)/ppo_throughput-$$env.json \
+		2>&1 | tee $(OUT)/ppo_throughput-$$env.log; done
 	$(PYTHON) bench/training.py --json $(OUT)/training.json 2>&1 | tee $(OUT)/training.log
 	$(PYTHON) bench/games_throughput.py --json $(OUT)/games_throughput.json 2>&1 | tee $(OUT)/games_throughput.log
 	$(PYTHON) bench/env_throughput.py --json $(OUT)/env_throughput.json 2>&1 | tee $(OUT)/env_throughput.log

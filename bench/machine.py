@@ -17,7 +17,19 @@ import torch
 import operant_gpu
 
 RESULTS = Path(__file__).parent / "results"
-_PACKAGES = ("torch", "numpy", "numba", "triton", "gymnasium", "envpool", "jax", "gymnax", "MinAtar", "cupy-cuda13x")
+_PACKAGES = (
+    "torch",
+    "numpy",
+    "numba",
+    "triton",
+    "gymnasium",
+    "envpool",
+    "jax",
+    "gymnax",
+    "MinAtar",
+    "cupy-cuda13x",
+    "stable-baselines3",
+)
 
 
 def describe() -> dict[str, Any]:

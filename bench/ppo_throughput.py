@@ -2,13 +2,15 @@
 
     python bench/ppo_throughput.py [--env CartPole-v1] [--num-envs 64 4096] [--repeats 7]
 
-Engines take turns, so that a machine that slows down slows both. Four
-passes over 32 steps of every environment, in minibatches of an eighth or 512 steps, with the preset's network (64x64
-for CartPole).
+Contenders take turns, so that a machine that slows down slows all. Four passes over 32 steps of every environment, in
+minibatches of an eighth or 512 steps, with the preset's network (64x64 for CartPole). Beside the engines, where JAX is
+installed: a PPO written in JAX (`peers_jax.py`), on CartPole and Pendulum, with as many threads as JAX takes.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import json
 import statistics
 import sys
@@ -77,14 +79,19 @@ def main(settings: Settings) -> None:
 def learner_of(env: str, num_envs: int, **changes: Any) -> PPO:
     """Return a learner that has warmed up: kernels compiled, graphs captured."""
     vec = operant_gpu.make(env, num_envs)
-    batch_size = max(LEAST_BATCH, N_STEPS * num_envs // MINIBATCHES)
-    size = {"n_steps": N_STEPS, "n_epochs": 4, "batch_size": batch_size, "log_interval": 10**9}
-    learner = PPO(vec, PPOConfig.for_env(env, **{"engine": "eager", **size, **changes}))
+    learner = PPO(vec, config_of(env, num_envs, **{"engine": "eager", **changes}))
     return learner.learn(WARM_UP * N_STEPS * num_envs)
 
 
+def config_of(env: str, num_envs: int, **changes: Any) -> PPOConfig:
+    """Return the preset for another number of environments."""
+    batch_size = max(LEAST_BATCH, N_STEPS * num_envs // MINIBATCHES)
+    size = {"num_envs": num_envs, "n_steps": N_STEPS, "n_epochs": 4, "batch_size": batch_size, "log_interval": 10**9}
+    return PPOConfig.for_env(env, **{**size, **changes})
+
+
 def measure_size(settings: Settings, num_envs: int) -> list[dict[str, Any]]:
-    """Return one row per engine at this number of environments."""
+    """Return one row per contender at this number of environments."""
     engines: dict[str, dict[str, Any]] = {"eager": {}, "fused": {"engine": "fused"}}
     if torch.cuda.is_available():
         engines["graph"] = {"engine": "graph"}
@@ -93,15 +100,20 @@ def measure_size(settings: Settings, num_envs: int) -> list[dict[str, Any]]:
             f"{name}, compiled": {**changes, "compile": True} for name, changes in engines.items() if name != "fused"
         }
     learners = {name: learner_of(settings.env, num_envs, **changes) for name, changes in engines.items()}
-    iterations = {name: max(1, round(settings.seconds / timed(learner, 3))) for name, learner in learners.items()}
+    contenders: dict[str, Callable[[int], float]] = {}
+    for name, learner in learners.items():
+        title = f"{name} (fell back to {learner.engine})" if is_other(name, learner) else name
+        contenders[title] = functools.partial(timed, learner)
+    contenders |= jax_contender(settings.env, num_envs)
+    iterations = {name: max(1, round(settings.seconds / measure(3))) for name, measure in contenders.items()}
     seconds: dict[str, list[float]] = defaultdict(list)
     for _ in range(settings.repeats):
-        for name, learner in learners.items():
-            seconds[name].append(timed(learner, iterations[name]))
+        for name, measure in contenders.items():
+            seconds[name].append(measure(iterations[name]))
     steps = N_STEPS * num_envs
     return [
         {
-            "engine": f"{name} (fell back to {learners[name].engine})" if is_other(name, learners[name]) else name,
+            "engine": name,
             "num_envs": num_envs,
             "steps_per_second": steps / statistics.median(times),
             "slowest": steps / max(times),
@@ -110,6 +122,30 @@ def measure_size(settings: Settings, num_envs: int) -> list[dict[str, Any]]:
         }
         for name, times in seconds.items()
     ]
+
+
+def jax_contender(env: str, num_envs: int) -> dict[str, Callable[[int], float]]:
+    """Return what measures the PPO in JAX, if that is here and has the environment: a function like `timed`."""
+    if not importlib.util.find_spec("jax"):
+        return {}
+    import jax
+    import peers_jax
+
+    if env not in peers_jax.TASKS:
+        return {}
+    program = peers_jax.JaxPPO(env, config_of(env, num_envs))
+    progress = program.begin(0)
+
+    def timed(iterations: int) -> float:
+        nonlocal progress
+        jax.block_until_ready(progress)
+        started = time.perf_counter()
+        for _ in range(iterations):
+            progress, _ = program.iterate(progress)
+        jax.block_until_ready(progress)
+        return (time.perf_counter() - started) / iterations
+
+    return {f"jax on {jax.default_backend()}": timed}
 
 
 def is_other(name: str, learner: PPO) -> bool:
