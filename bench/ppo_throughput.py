@@ -86,7 +86,8 @@ def learner_of(env: str, num_envs: int, **changes: Any) -> PPO:
 def config_of(env: str, num_envs: int, **changes: Any) -> PPOConfig:
     """Return the preset for another number of environments."""
     batch_size = max(LEAST_BATCH, N_STEPS * num_envs // MINIBATCHES)
-    size = {"num_envs": num_envs, "n_steps": N_STEPS, "n_epochs": 4, "batch_size": batch_size, "log_interval": 10**9}
+    size = {"num_envs": num_envs, "n_steps": N_STEPS, "n_epochs": 4, "batch_size": batch_size}
+    size |= {"anneal_lr": False, "log_interval": 10**9}
     return PPOConfig.for_env(env, **{**size, **changes})
 
 
@@ -158,7 +159,7 @@ def timed(learner: PPO, iterations: int) -> float:
     wait()
     started = time.perf_counter()
     for _ in range(iterations):
-        learner._iterate(1.0)
+        learner._iterate()
     wait()
     return (time.perf_counter() - started) / iterations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -20,14 +21,14 @@ class Adam:
 
     Args:
         parameters: What to optimize.
-        lr: Learning rate, kept in device memory: `set_lr` changes it for captured steps too.
+        lr: Learning rate of the first steps.
         device: Where the parameters are.
 
     Attributes:
         means: First moments, those of one parameter after those of another.
         squares: Second moments, likewise.
         count: How many steps it has taken.
-        lr: Learning rate.
+        lr: Learning rate, which captured steps read too.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, device: torch.device) -> None:
@@ -43,10 +44,6 @@ class Adam:
         self.lr, self.count = function(self.lr), function(self.count)
         self.means, self.squares = function(self.means), function(self.squares)
         self._view_moments()
-
-    def set_lr(self, lr: float) -> None:
-        """Set the learning rate, without a wait."""
-        self.lr.fill_(lr)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -118,3 +115,34 @@ class Adam:
     def _gradients(self) -> list[Tensor]:
         # A network may have parameters that its outputs do not depend on.
         return [torch.zeros_like(own) if own.grad is None else own.grad for own in self._parameters]
+
+
+class Schedule:
+    """The learning rate of iterations: falling linearly to zero, or constant.
+
+    It is kept on the device, so that iterations that are captured move it along.
+
+    Args:
+        lr: Learning rate of the first iteration.
+        falls: Whether it falls.
+        steps: Environment steps of an iteration.
+        device: Where the optimizer is.
+
+    Attributes:
+        lr: Learning rate of the last iteration, float64.
+    """
+
+    def __init__(self, lr: float, falls: bool, steps: int, device: torch.device) -> None:
+        self._first, self._falls, self._steps = lr, falls, steps
+        self.lr, self._done = torch.zeros(2, dtype=torch.float64, device=device)
+        self._total = torch.full_like(self._done, math.inf)
+
+    def begin(self, total: int) -> None:
+        """Begin a training of so many environment steps."""
+        self._done.zero_()
+        self._total.fill_(total if self._falls else math.inf)
+
+    def advance(self) -> None:
+        """Set the learning rate of the next iteration."""
+        self.lr.copy_(self._first * (1.0 - self._done / self._total))
+        self._done += self._steps

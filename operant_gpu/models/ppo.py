@@ -24,7 +24,7 @@ from operant_gpu.models.faults import Fault
 from operant_gpu.models.fused import FusedUpdate, find_obstacle
 from operant_gpu.models.graphs import Stage
 from operant_gpu.models.normalization import RewardNormalizer
-from operant_gpu.models.optimizer import Adam
+from operant_gpu.models.optimizer import Adam, Schedule
 from operant_gpu.models.policies import make_policy
 from operant_gpu.models.policy import Policy
 from operant_gpu.models.presets import PRESETS
@@ -77,12 +77,13 @@ class PPO:
         )
         self.intrinsic = _curiosity(env, config) if intrinsic is None else intrinsic.to(device)
         self.timesteps = self.iterations = 0
-        self._lr = config.lr
+        self._schedule = Schedule(config.lr, config.anneal_lr, config.n_steps * env.num_envs, device)
         self._generator = Generator(device).manual_seed(config.seed)
         self._telemetry = Telemetry(list(parameters), env.num_envs, device)
         arguments: dict[str, Any] = {
             "policy": self.policy,
             "optimizer": self.optimizer,
+            "schedule": self._schedule,
             "config": config,
             "generator": self._generator,
             "telemetry": self._telemetry,
@@ -91,7 +92,7 @@ class PPO:
             "intrinsic": self.intrinsic,
         }
         self._obstacle = _obstacle(env, self.policy, config)
-        self._update = Update(**arguments) if self._obstacle else FusedUpdate(env=env, **arguments)
+        self._update = FusedUpdate(env=env, **arguments) if self._obstacle is None else Update(**arguments)
         self._rollout: Rollout | None = None
         self._stages: list[Stage] = []
         self._warned = False
@@ -99,14 +100,14 @@ class PPO:
     @property
     def engine(self) -> str:
         """How iterations run: "fused", "graph" where rollout and update both replay CUDA graphs, else "eager"."""
-        if isinstance(self._update, FusedUpdate):
+        if self._obstacle is None:
             return "fused"
         return "graph" if self._stages and all(stage.captured for stage in self._stages) else "eager"
 
     @property
     def engine_reason(self) -> str:
         """Why iterations run so, in a sentence."""
-        if isinstance(self._update, FusedUpdate):
+        if self._obstacle is None:
             return f"fused kernels train this network on {self.env.device}"
         failure = next((f"; no graph: {stage.failure}" for stage in self._stages if stage.failure is not None), "")
         return f"not fused: {self._obstacle}{failure}"
@@ -140,10 +141,10 @@ class PPO:
         if callback is not None and not callable(callback):
             raise InvalidConfig("callback", f"expected a function of a dict of metrics, got {callback!r}")
         self._begin()
+        self._schedule.begin(total)
         first, started, going_on = self.timesteps, time.perf_counter(), True
         while going_on:
-            done = self.timesteps - first
-            self._iterate(1.0 - done / total if self.config.anneal_lr else 1.0)
+            self._iterate()
             done = self.timesteps - first
             going_on = done < total
             if not going_on or self.iterations % self.config.log_interval == 0:
@@ -211,8 +212,7 @@ class PPO:
             if self.config.checkpoint_dir is not None:
                 checkpoint.check_writable("checkpoint_dir", Path(self.config.checkpoint_dir) / "checkpoint")
             self.env.reset(seed=self.config.seed)
-            by_rows = isinstance(self._update, FusedUpdate)
-            self._rollout = Rollout(self.env, self.policy, self.config.n_steps, by_rows)
+            self._rollout = Rollout(self.env, self.policy, self.config.n_steps, self._obstacle is None)
             self._stages = self._make_stages(self._rollout)
         self._rollout.begin(self.env)
         if isinstance(self._update, FusedUpdate):
@@ -230,10 +230,8 @@ class PPO:
             stage(lambda: self._update(rollout)),
         ]
 
-    def _iterate(self, lr_share: float) -> None:
+    def _iterate(self) -> None:
         """Collect steps and learn from them. Waits for nothing."""
-        self._lr = self.config.lr * lr_share
-        self.optimizer.set_lr(self._lr)
         for stage in self._stages:
             stage()
         self._go_on_without_graphs()
@@ -266,7 +264,7 @@ class PPO:
             message = f"the policy is not finite after iteration {self.iterations}: lower lr, from a checkpoint"
             raise TrainingError(message)
         self.env.check()
-        return {"timesteps": self.timesteps, "iterations": self.iterations, "lr": self._lr, **measured}
+        return {"timesteps": self.timesteps, "iterations": self.iterations, "lr": float(self._schedule.lr), **measured}
 
     def _save_checkpoint(self, due: bool) -> None:
         # After a fault nothing is learned until it is reported: such a checkpoint would only push out better ones.

@@ -13,7 +13,7 @@ from operant_gpu.hyperparameters import KL_MARGIN
 from operant_gpu.models import losses
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.normalization import RewardNormalizer
-from operant_gpu.models.optimizer import Adam
+from operant_gpu.models.optimizer import Adam, Schedule
 from operant_gpu.models.policy import Policy
 from operant_gpu.models.rnd import IntrinsicReward
 from operant_gpu.models.rollout import (
@@ -35,6 +35,7 @@ class Update:
     Args:
         policy: What is improved.
         optimizer: Of the policy's parameters.
+        schedule: Of its learning rate.
         config: Hyperparameters.
         generator: Source of the shuffles.
         telemetry: Takes what is measured.
@@ -48,6 +49,7 @@ class Update:
         *,
         policy: Policy,
         optimizer: Adam,
+        schedule: Schedule,
         config: PPOConfig,
         generator: Generator,
         telemetry: Telemetry,
@@ -56,6 +58,7 @@ class Update:
         intrinsic: IntrinsicReward | None,
     ) -> None:
         self.policy, self.optimizer, self.config = policy, optimizer, config
+        self._schedule = schedule
         self._generator, self._telemetry, self._limit = generator, telemetry, max_episode_steps
         self._reward_normalizer, self._intrinsic = reward_normalizer, intrinsic
         self._objective = _compiled(self.objective) if config.compile else self.objective
@@ -63,6 +66,8 @@ class Update:
 
     def __call__(self, rollout: Rollout) -> None:
         """Learn from a rollout."""
+        self._schedule.advance()
+        self.optimizer.lr.copy_(self._schedule.lr)
         self._telemetry.faults.inspect_rollout(rollout)
         advantages = self.advantages(rollout)
         returns = advantages + rollout.values

@@ -79,7 +79,7 @@ def test_nothing_waits_for_the_device_within_an_iteration(engine: str, variant: 
     learner, _ = run(ENVIRONMENTS["CartPole"](), small(engine=engine, log_interval=1_000, **VARIANTS[variant]))
     with no_synchronisation():
         for _ in range(3):
-            learner._iterate(0.5)
+            learner._iterate()
 
 
 class Waiting(nn.Module):

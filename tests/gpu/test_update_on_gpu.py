@@ -73,7 +73,7 @@ def test_nothing_waits_for_the_device_within_an_iteration() -> None:
     learner.learn(4 * 16 * 128)
     with no_synchronisation():
         for _ in range(3):
-            learner._iterate(1.0)
+            learner._iterate()
 
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])

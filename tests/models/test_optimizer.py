@@ -68,7 +68,7 @@ def test_a_new_learning_rate_takes_effect() -> None:
     adam, expected = optimizer(own), plain_adam(plain)
     rate = adam.state_dict()["lr"]
     for step, lr in enumerate((1e-2, 5e-3, 0.5)):
-        adam.set_lr(lr)
+        adam.lr.fill_(lr)
         expected.param_groups[0]["lr"] = lr
         give_gradients(own, step)
         give_gradients(plain, step)
@@ -78,7 +78,7 @@ def test_a_new_learning_rate_takes_effect() -> None:
     # The same memory, which a captured step reads.
     assert adam.state_dict()["lr"] is rate
     before = [parameter.detach().clone() for parameter in own]
-    adam.set_lr(0.0)
+    adam.lr.fill_(0.0)
     adam.step()
     assert_same([parameter.detach() for parameter in own], before)
 
@@ -223,7 +223,7 @@ def test_a_loaded_state_is_a_copy() -> None:
     before = state(others, loaded)
     give_gradients(own, 0)
     adam.step()
-    adam.set_lr(1.0)
+    adam.lr.fill_(1.0)
     assert_same(state(others, loaded), before)
 
 
