@@ -26,6 +26,26 @@ class Hyperparameters(NamedTuple):
     parts: int  # minibatches of an epoch
 
 
+class Samples(NamedTuple):
+    """The steps that an iteration learns from, all contiguous."""
+
+    obs: Tensor  # (n_steps, num_envs, inputs)
+    actions: Tensor  # as drawn, (n_steps, num_envs) or with an axis of components
+    masks: Tensor | None  # (n_steps, num_envs, choices)
+    log_probs: Tensor  # (n_steps, num_envs)
+    values: Tensor  # likewise, of the observations
+    advantages: Tensor  # likewise, not normalized
+
+
+class AdamState(NamedTuple):
+    """What Adam keeps, in place; the numbers are of shape () on the device."""
+
+    means: Tensor  # (n,) first moments, in the order of the parameters
+    squares: Tensor  # second moments, likewise
+    updates: Tensor  # float32, how many steps it has taken
+    lr: Tensor  # float32
+
+
 class StepTable(NamedTuple):
     """What K gradient steps measured.
 

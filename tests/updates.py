@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from operant_gpu.hyperparameters import Hyperparameters, StepTable
+from operant_gpu.hyperparameters import AdamState, Hyperparameters, Samples, StepTable
 from operant_gpu.kernels.shuffle import permutation
 from operant_gpu.models import MLPPolicy, PPOConfig
 from operant_gpu.models.rollout import Batch
@@ -119,20 +119,17 @@ class Fused:
             self.kernels._order.fill_(2**30)
         self.device = mlp.parameters.device
         self.means, self.squares = torch.zeros(2, mlp.layout.size, device=self.device)
-        self.count = torch.zeros((), device=self.device)
+        self.count, self.lr = torch.tensor([0.0, 1e-3], device=self.device)
         self.trainable = torch.ones(len(mlp.layout.shapes), dtype=torch.bool, device=self.device)
 
     def run(self, status: int = 0) -> StepTable:
         obs, actions, log_probs, values, advantages, masks = self.case.columns
         return self.kernels.run(
             self.case.policy.mlp,
-            *(obs, actions, log_probs, values, advantages, masks),
+            Samples(obs, actions, masks, log_probs, values, advantages),
+            AdamState(self.means, self.squares, self.count, self.lr),
             seed=SEED,
             iteration=torch.tensor(ITERATION, dtype=torch.int32, device=self.device),
-            means=self.means,
-            squares=self.squares,
-            count=self.count,
-            lr=torch.tensor(1e-3, device=self.device),
             trainable=self.trainable,
             status=torch.tensor(status, dtype=torch.int32, device=self.device),
         )

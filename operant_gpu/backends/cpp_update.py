@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from operant_gpu.backends.cpp_learner import KINDS, POINTER, REAL, WORD, Network, address, library, network_of
-from operant_gpu.hyperparameters import KL_MARGIN, Hyperparameters, StepTable
+from operant_gpu.hyperparameters import KL_MARGIN, AdamState, Hyperparameters, Samples, StepTable
 from operant_gpu.mlp import MLP
 from operant_gpu.spaces import ActionLayout
 
@@ -73,29 +73,21 @@ class Update:
     def run(
         self,
         mlp: MLP,
-        obs: Tensor,
-        actions: Tensor,
-        log_probs: Tensor,
-        values: Tensor,
-        advantages: Tensor,
-        masks: Tensor | None,
+        samples: Samples,
+        adam: AdamState,
         *,
         seed: int,
         iteration: Tensor,
-        means: Tensor,
-        squares: Tensor,
-        count: Tensor,
-        lr: Tensor,
         trainable: Tensor,
         status: Tensor,
     ) -> StepTable:
         """Take all gradient steps of an iteration, in place; arguments as for `triton_update.Update.run`."""
-        given = {"obs": obs, "actions": actions, "masks": masks, "log_probs": log_probs, "values": values}
-        given |= {"advantages": advantages, "parameters": mlp.parameters, "means": means, "squares": squares}
-        for name, tensor in (given | {"count": count, "trainable": trainable}).items():
+        given = samples._asdict() | {"parameters": mlp.parameters, "trainable": trainable}
+        given |= {"means": adam.means, "squares": adam.squares, "count": adam.updates}
+        for name, tensor in given.items():
             setattr(self._fields, name, address(tensor))
-        self._fields.network, self._fields.obs_kind = network_of(mlp, self._actions), KINDS[obs.dtype]
-        self._fields.seed, self._fields.iteration, self._fields.lr = seed, int(iteration), float(lr)
+        self._fields.network, self._fields.obs_kind = network_of(mlp, self._actions), KINDS[samples.obs.dtype]
+        self._fields.seed, self._fields.iteration, self._fields.lr = seed, int(iteration), float(adam.lr)
         self._fields.threads = min(self._most_threads, torch.get_num_threads())
         self._status[0] = status
         self._measured.zero_()

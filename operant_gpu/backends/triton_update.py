@@ -12,8 +12,9 @@ import triton
 from torch import Tensor
 
 from operant_gpu.backends.triton import INTERPRETED, check_compiler, padded, policy_constants
-from operant_gpu.hyperparameters import KL_MARGIN, Hyperparameters, StepTable
-from operant_gpu.kernels import adam, update
+from operant_gpu.hyperparameters import KL_MARGIN, AdamState, Hyperparameters, Samples, StepTable
+from operant_gpu.kernels import update
+from operant_gpu.kernels.adam import NUM_MEASURED, adam_kernel, reduce_kernel
 from operant_gpu.kernels.advantages import advantages_kernel, episodes_kernel
 from operant_gpu.kernels.shuffle import shuffle_kernel, widths
 from operant_gpu.mlp import MLP, MLPLayout
@@ -90,25 +91,17 @@ class Update:
         self._partials = numbers(self._programs, layout.size)
         self._sums = numbers(self._programs, self._roles, update.NUM_SUMS.value)
         self._gradient, self._squares = numbers(layout.size), numbers(steps, len(chunks))
-        self._measured = numbers(steps, adam.NUM_MEASURED.value)
+        self._measured = numbers(steps, NUM_MEASURED.value)
         self._status, self._counts = numbers(steps + 1, dtype=torch.int32), numbers(steps + 1)
 
     def run(
         self,
         mlp: MLP,
-        obs: Tensor,
-        actions: Tensor,
-        log_probs: Tensor,
-        values: Tensor,
-        advantages: Tensor,
-        masks: Tensor | None,
+        samples: Samples,
+        adam: AdamState,
         *,
         seed: int,
         iteration: Tensor,
-        means: Tensor,
-        squares: Tensor,
-        count: Tensor,
-        lr: Tensor,
         trainable: Tensor,
         status: Tensor,
     ) -> StepTable:
@@ -116,38 +109,29 @@ class Update:
 
         Args:
             mlp: The network.
-            obs: (n_steps, num_envs, inputs), contiguous, as are all others.
-            actions: As drawn, (n_steps, num_envs) or with an axis of components.
-            log_probs: (n_steps, num_envs), as are values and advantages.
-            values: Of the observations.
-            advantages: Not normalized.
-            masks: (n_steps, num_envs, choices), or None.
+            samples: To learn from.
+            adam: The optimizer's memory.
             seed: Of the shuffles.
             iteration: Number of the iteration, an int32 on the device.
-            means: Adam's first moments, flat.
-            squares: Its second ones.
-            count: Steps that it has taken, a float32 on the device.
-            lr: Its learning rate, likewise.
             trainable: Which parameter tensors are to be moved, (T,) bool.
             status: That of the first step, an int32 on the device.
 
         Returns:
             What was measured, in memory that the next call writes again.
         """
-        self._status[0], self._counts[0] = status, count
-        moments = self._shuffle(seed, iteration, advantages)
-        samples = (obs, actions, masks, log_probs, values, advantages, self._order, moments)
+        self._status[0], self._counts[0] = status, adam.updates
+        moments = self._shuffle(seed, iteration, samples.advantages)
         network = (mlp.parameters, mlp.shift, mlp.scale)
-        gradient = (self._partials, self._sums, self._status, *network, *samples)
+        gradient = (self._partials, self._sums, self._status, *network, *samples, self._order, moments)
         constants = gradient_constants(mlp, self._actions, self._settings) | {"BLOCK": self._block}
-        optimizer = (mlp.parameters, means, squares)
+        optimizer = (mlp.parameters, adam.means, adam.squares)
         flags = trainable.to(torch.int32)
         for step in range(len(self._measured)):
             place = step, self._samples, self._settings.parts
             grid = self._programs, self._roles
             self._launch(update.gradient_kernel, grid, (*gradient, *place), constants, self._warps)
-            self._finish(step, optimizer, lr, flags)
-        count.copy_(self._counts[-1])
+            self._finish(step, optimizer, adam.lr, flags)
+        adam.updates.copy_(self._counts[-1])
         norms = torch.zeros(len(self._measured), len(trainable), device=self._squares.device)
         norms.index_add_(1, self._tensor_of_chunk, self._squares)
         return StepTable(self._measured, norms.sqrt_(), self._status)
@@ -170,9 +154,9 @@ class Update:
         arguments = (*sums, self._partials, self._sums, self._chunks, trainable, step, self._programs)
         sizes = {"ROLES": self._roles, "ROWS": ROWS, "CHUNK": CHUNK}
         grid = (len(self._chunks),)
-        self._launch(adam.reduce_kernel, grid, (*arguments, self._layout.size), sizes)
+        self._launch(reduce_kernel, grid, (*arguments, self._layout.size), sizes)
         state = (*optimizer, *sums, self._status, self._counts, lr, self._chunks, trainable, step)
-        self._launch(adam.adam_kernel, grid, state, adam_constants(self._settings, len(self._chunks)))
+        self._launch(adam_kernel, grid, state, adam_constants(self._settings, len(self._chunks)))
 
     def _launch(
         self, kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], constants: dict[str, Any], warps: int = 4

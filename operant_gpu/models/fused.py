@@ -13,7 +13,7 @@ from torch import Tensor
 
 from operant_gpu.backends import cpp_update
 from operant_gpu.errors import BackendError
-from operant_gpu.hyperparameters import FAULTY, Hyperparameters
+from operant_gpu.hyperparameters import FAULTY, AdamState, Hyperparameters, Samples
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.mlp_policy import MLPPolicy
 from operant_gpu.models.rollout import Rollout
@@ -98,20 +98,21 @@ class FusedUpdate(Update):
     @torch.no_grad()
     def climb(self, rollout: Rollout, advantages: Tensor) -> None:
         """Take `n_epochs` passes over the rollout in minibatches."""
+        samples = Samples(
+            obs=rollout.obs[:-1].flatten(2),
+            actions=rollout.actions,
+            masks=None if rollout.masks is None else rollout.masks[:-1],
+            log_probs=rollout.log_probs,
+            values=rollout.values,
+            advantages=advantages,
+        )
+        own = self.optimizer
         table = self._steps.run(
             self.policy.mlp,
-            rollout.obs[:-1].flatten(2),
-            rollout.actions,
-            rollout.log_probs,
-            rollout.values,
-            advantages,
-            None if rollout.masks is None else rollout.masks[:-1],
+            samples,
+            AdamState(own.means, own.squares, own.count, own.lr),
             seed=self.config.seed,
             iteration=self._iteration,
-            means=self.optimizer.means,
-            squares=self.optimizer.squares,
-            count=self.optimizer.count,
-            lr=self.optimizer.lr,
             trainable=self._trainable,
             status=torch.where(self._telemetry.faults.any, FAULTY, 0).int(),
         )
