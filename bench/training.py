@@ -57,7 +57,7 @@ class Settings:
     seeds: int = 10
     """Seeds of each contender."""
     sb3_seeds: int = 3
-    """Seeds of Stable-Baselines3, which takes up to a minute for each."""
+    """Seeds of Stable-Baselines3, which takes a minute or two for each; without them for 0."""
     threads: int = 1
     """Threads on a CPU."""
     cold: bool = True
@@ -75,15 +75,21 @@ def main(settings: Settings) -> None:
     if settings.alone is not None:
         print(json.dumps(solve(settings.envs[0], settings.alone, 0)))
         return
-    console, report = Console(), describe() | {"threads": torch.get_num_threads(), "environments": {}}
+    # Wide enough for the tables where the output goes to a file.
+    console, report = Console(width=110), describe() | {"threads": torch.get_num_threads(), "environments": {}}
     for env in settings.envs:
         contenders = {name: obstacle_to(env, name) for name in (*ENGINES, *PEERS)}
         for name, obstacle in contenders.items():
             if obstacle:
                 console.print(f"{env}, {name}: not here: {obstacle}", highlight=False)
-        here = [name for name, obstacle in contenders.items() if not obstacle]
+        here = [name for name, obstacle in contenders.items() if not obstacle and (name != "sb3" or settings.sb3_seeds)]
         report["environments"][env] = measure(env, here, settings)
         console.print(table_of(env, report["environments"][env]))
+    if importlib.util.find_spec("jax"):
+        import jax
+
+        report["jax_backend"] = jax.default_backend()
+        console.print(f"JAX ran on: {report['jax_backend']}", highlight=False)
     path = settings.json or RESULTS / f"{slug(report['machine'])}-training.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + "\n")
