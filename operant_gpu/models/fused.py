@@ -15,7 +15,8 @@ from operant_gpu.backends import cpp_update
 from operant_gpu.errors import BackendError
 from operant_gpu.hyperparameters import FAULTY, AdamState, Hyperparameters, Samples
 from operant_gpu.models.config import PPOConfig
-from operant_gpu.models.mlp_policy import MLPPolicy
+from operant_gpu.models.mlp_policy import MLPPolicy, find_misfit
+from operant_gpu.models.networks import ActorCritic, RecurrentActorCritic
 from operant_gpu.models.rollout import Rollout
 from operant_gpu.models.update import Update
 from operant_gpu.spaces import action_layout
@@ -123,12 +124,15 @@ class FusedUpdate(Update):
 def find_obstacle(env: VecEnv, policy: Any, config: PPOConfig) -> str | None:
     """Return why the fused engine cannot train a policy; None if it can."""
     if not isinstance(policy, MLPPolicy):
-        return "its kernels are for an MLPPolicy, and network or settings ask for another"
+        misfit = find_misfit(env.single_observation_space.shape or (), config)
+        if misfit is None or not isinstance(policy.network, ActorCritic | RecurrentActorCritic):
+            return "its kernels are not for networks of the caller's own"
+        return f"{misfit[0]}: {misfit[1]}"
     if config.compile:
         return "compile=True asks for PyTorch's kernels"
     try:
-        misfit: str | None = _kernels_for(env).find_misfit(policy.mlp)
-        return misfit
+        obstacle: str | None = _kernels_for(env).find_misfit(policy.mlp)
+        return obstacle
     except (ImportError, BackendError) as error:
         return str(error)
 

@@ -232,8 +232,10 @@ class PPO:
 
     def _iterate(self) -> None:
         """Collect steps and learn from them. Waits for nothing."""
-        for stage in self._stages:
-            stage()
+        # Gradients are wanted wherever the caller is.
+        with torch.enable_grad():
+            for stage in self._stages:
+                stage()
         self._go_on_without_graphs()
         self.timesteps += self.config.n_steps * self.env.num_envs
         self.iterations += 1

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import INTERPRETED
 from learning_envs import Forbidden
+from torch import Tensor, nn
 
 import operant_gpu
 from operant_gpu import TrainingError
@@ -125,6 +126,18 @@ def test_the_iteration_stops_when_the_policy_has_moved_too_far() -> None:
     assert 0 < learner.optimizer.count < 4
 
 
+class Own(nn.Module):
+    """A network of the caller's, for CartPole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        outputs, values = self.layer(obs).split([2, 1], -1)
+        return outputs, values.squeeze(-1)
+
+
 def test_other_networks_are_not_fused_and_it_is_said_why() -> None:
     env = ENVIRONMENTS["CartPole"]()
     learner = PPO(env, small(engine="auto", hidden_sizes=(100,)))
@@ -133,8 +146,12 @@ def test_other_networks_are_not_fused_and_it_is_said_why() -> None:
         assert (learner.engine, learner.engine_reason) == ("eager", f"not fused: {limit}")
     else:
         assert learner.engine == "fused"
-    with pytest.raises(operant_gpu.InvalidConfig, match="'fused' cannot be had here: its kernels are for an MLPPolicy"):
+    with pytest.raises(
+        operant_gpu.InvalidConfig, match="'fused' cannot be had here: gru_size: an MLPPolicy has no memory"
+    ):
         PPO(env, small(gru_size=8))
+    with pytest.raises(operant_gpu.InvalidConfig, match="here: its kernels are not for networks of the caller's own"):
+        PPO(env, small(), network=Own())
     with pytest.raises(operant_gpu.InvalidConfig, match="compile=True asks for PyTorch's kernels"):
         PPO(env, small(compile=True))
 
