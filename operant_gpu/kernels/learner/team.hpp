@@ -16,6 +16,7 @@ class Team {
 public:
     // In each round `task(number)` is called for all numbers below `tasks`, by the caller's thread and so many others.
     Team(int64_t others, int32_t tasks, std::function<void(int32_t)> task) : tasks(tasks), task(std::move(task)) {
+        threads.reserve(size_t(others));
         try {
             for (int64_t i = 0; i < others; ++i) threads.emplace_back([this] { follow(); });
         } catch (const std::system_error&) {
