@@ -133,7 +133,7 @@ def train(settings: Settings, game: str, seed: int, rules: str) -> dict[str, Any
         if metrics["timesteps"] >= min(due, config.total_timesteps) and metrics["episodes"] >= 100:
             run["timesteps"].append(metrics["timesteps"])
             run["seconds"].append(round(time.perf_counter() - started, 1))
-            run["mean_return"].append(round(metrics["mean_reward"], 2))
+            run["mean_return"].append(round(metrics["episodic_return"], 2))
         return True
 
     learner.learn(callback=note)

@@ -160,7 +160,9 @@ def train_ours(settings: Settings, recorder: Recorder) -> None:
     env = operant_gpu.make(settings.env, config.num_envs, device=settings.device)
     learner = PPO(env, config)
     recorder.start()
-    learner.learn(callback=lambda now: recorder.add(int(now["timesteps"]), int(now["episodes"]), now["mean_reward"]))
+    learner.learn(
+        callback=lambda now: recorder.add(int(now["timesteps"]), int(now["episodes"]), now["episodic_return"])
+    )
 
 
 def preset_of(config: PPOConfig) -> dict[str, Any]:

@@ -1,20 +1,18 @@
-"""What a reader of a result needs to know of the machine and the software."""
+"""What a reader of a result needs to know of the machine, the software and the command."""
 
 from __future__ import annotations
 
 import os
-import platform
 import re
 import shlex
 import sys
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
+from operant_gpu.machine import cpu_name, machine_name, version_of, versions
 
-import operant_gpu
+__all__ = ["RESULTS", "cpu_name", "describe", "slug", "version_of"]
 
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = (
@@ -39,32 +37,8 @@ def describe() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "command": "python " + shlex.join(sys.argv),
         "date": datetime.now(timezone.utc).date().isoformat(),
-        "versions": {
-            "operant_gpu": operant_gpu.__version__,
-            "python": platform.python_version(),
-            **{name: version for name in _PACKAGES if (version := version_of(name))},
-        },
+        "versions": versions(_PACKAGES),
     }
-
-
-def machine_name() -> str:
-    """Return the name of the GPU, else that of the CPU."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
-
-
-def cpu_name() -> str:
-    """Return the name of the CPU."""
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    return found[1] if found else platform.processor() or platform.machine()
-
-
-def version_of(package: str) -> str | None:
-    """Return the version of an installed package."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def slug(name: str) -> str:

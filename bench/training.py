@@ -141,7 +141,9 @@ def train_ours(run: Run, recorder: Recorder) -> Evaluate:
     config = PPOConfig.for_env(run.env, engine=run.contender, seed=run.seed)
     learner = PPO(operant_gpu.make(run.env, config.num_envs), config)
     recorder.start()
-    learner.learn(callback=lambda now: recorder.add(int(now["timesteps"]), int(now["episodes"]), now["mean_reward"]))
+    learner.learn(
+        callback=lambda now: recorder.add(int(now["timesteps"]), int(now["episodes"]), now["episodic_return"])
+    )
     return functools.partial(evaluate, learner)
 
 

@@ -78,8 +78,8 @@ def main(total_timesteps: int = 300_000) -> float:
 
     def report(metrics: dict[str, float]) -> bool:
         nonlocal reached
-        reached = metrics["mean_reward"]
-        print(f"{metrics['timesteps']:>8,} steps  mean return {reached:6.3f}  length {metrics['mean_length']:5.1f}")
+        reached = metrics["episodic_return"]
+        print(f"{metrics['timesteps']:>8,} steps  mean return {reached:6.3f}  length {metrics['episodic_length']:5.1f}")
         # The first few episodes to end are the shortest: they prove nothing.
         return metrics["episodes"] < 100 or reached < 0.9
 

@@ -79,4 +79,4 @@ if __name__ == "__main__":
     default = 1_000_000 if torch.cuda.is_available() else 4_096
     parser.add_argument("--episodes", type=int, default=default, help=f"episodes to evaluate ({default} here)")
     arguments = parser.parse_args()
-    main(arguments.episodes, lambda metrics: metrics["episodes"] >= 100 and metrics["mean_reward"] >= 475)
+    main(arguments.episodes, lambda metrics: metrics["episodes"] >= 100 and metrics["episodic_return"] >= 475)

@@ -29,7 +29,7 @@ def main(goal: float = 475.0, seed: int = 0) -> float:
     learner = PPO(env, config)
     learner.learn(2 * config.n_steps * config.num_envs)
     mark("first two iterations, with compilation")
-    learner.learn(callback=lambda now: not (now["episodes"] >= EPISODES and now["mean_reward"] >= goal))
+    learner.learn(callback=lambda now: not (now["episodes"] >= EPISODES and now["episodic_return"] >= goal))
     mark(f"training, {learner.timesteps:,} steps in all")
     mean = evaluate(learner)
     mark(f"evaluation, {EPISODES} episodes")

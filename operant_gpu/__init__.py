@@ -8,6 +8,7 @@ from operant_gpu.environment import Environment
 from operant_gpu.errors import (
     ActionError,
     BackendError,
+    CheckpointError,
     InvalidConfig,
     OperantError,
     ResetNeeded,
@@ -23,6 +24,7 @@ __all__ = [
     "Array",
     "AutoresetMode",
     "BackendError",
+    "CheckpointError",
     "CudaEnvironment",
     "Environment",
     "InvalidConfig",

@@ -111,7 +111,7 @@ class Play:
 
 def _solved(metrics: Metrics, goal: float | None) -> bool:
     """Tell whether the last 100 episodes reach the goal; the first few to end are the shortest, and prove nothing."""
-    return goal is not None and metrics["episodes"] >= 100 and metrics["mean_reward"] >= goal
+    return goal is not None and metrics["episodes"] >= 100 and metrics["episodic_return"] >= goal
 
 
 def _report(env: VecEnv, reached: Metrics, seconds: float) -> str:
@@ -121,7 +121,9 @@ def _report(env: VecEnv, reached: Metrics, seconds: float) -> str:
     verdict = f"Solved {name}" if _solved(reached, goal) else f"Trained {name}"
     count = min(100, int(reached["episodes"]))
     score = (
-        f"mean return {reached['mean_reward']:.4g} over the last {count} episodes" if count else "no episode finished"
+        f"mean return {reached['episodic_return']:.4g} over the last {count} episodes"
+        if count
+        else "no episode finished"
     )
     target = "" if goal is None else f" (goal {goal:g})"
     return f"{verdict}: {score}{target}, {reached['timesteps']:,} steps in {seconds:.1f} s"

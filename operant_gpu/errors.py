@@ -25,6 +25,10 @@ class BackendError(OperantError, RuntimeError):
     """A backend or device that is missing on this machine, or that does not fit the request."""
 
 
+class CheckpointError(OperantError, RuntimeError):
+    """A checkpoint that cannot be written, or that is damaged or none at all."""
+
+
 class ResetNeeded(OperantError, RuntimeError):
     """A step before the first reset, or any use after `close`."""
 

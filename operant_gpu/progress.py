@@ -55,7 +55,9 @@ class TrainingDisplay:
     def update(self, metrics: Metrics) -> None:
         """Show the metrics of one iteration."""
         score = (
-            f"return {metrics['mean_reward']:7.4g}{self._goal}" if metrics["episodes"] else "no episode finished yet"
+            f"return {metrics['episodic_return']:7.4g}{self._goal}"
+            if metrics["episodes"]
+            else "no episode finished yet"
         )
         status = f"{score}  {metrics['sps']:,.0f} steps/s"
         self._progress.update(self._task, completed=metrics["timesteps"], status=status)

@@ -1,8 +1,17 @@
-"""Learners in files: written whole or not at all, read without running what is in them."""
+"""Learners in files: written whole or not at all, proved by a digest, read without running what is in them.
+
+A checkpoint is what `torch.save` writes, a zip archive, with the SHA-256 of all that precedes it as the archive's
+comment.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
+import re
+import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from operant_gpu.errors import InvalidConfig
+from operant_gpu.errors import CheckpointError, InvalidConfig
+from operant_gpu.files import remove_partials, try_to_write, write_whole
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.registry import make
 
@@ -19,8 +29,12 @@ if TYPE_CHECKING:
     from operant_gpu.models.rnd import IntrinsicReward
     from operant_gpu.vector import VecEnv
 
-_FORMAT = 2
+_FORMAT = 3
 _NAME = "step-{:012d}.pt"
+_PATTERN = re.compile(r"step-(\d+)\.pt")
+# Within a run's directory.
+FOLDER = "checkpoints"
+_ABANDONED = ".abandoned"
 _KEYS = {
     "env",
     "num_envs",
@@ -28,26 +42,26 @@ _KEYS = {
     "max_episode_steps",
     "config",
     "network",
-    "timesteps",
-    "iterations",
+    "environments",
+    "progress",
+    "memory",
+    "generators",
+    "telemetry",
     "policy",
     "optimizer",
 }
 
 
 def check_writable(param: str, target: Path) -> None:
-    """Make the file's folder and try to write there: better to know before training than after.
+    """Make the file's folder and try to write there.
 
     Raises:
         InvalidConfig: If that is not possible, for the setting `param`.
     """
     if target.is_dir() or not target.name:
         raise InvalidConfig(param, f"expected a file to save the policy to, got the folder {str(target)!r}")
-    partial = _partial(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()
-        partial.unlink()
+        try_to_write(target.parent)
     except OSError as error:
         raise InvalidConfig(param, f"cannot write in the folder {str(target.parent)!r}: {error}") from error
 
@@ -56,32 +70,58 @@ def write(path: str | os.PathLike[str], learner: PPO) -> None:
     """Write a learner to a file, whole or not at all."""
     target = Path(path)
     check_writable("path", target)
-    partial = _partial(target)
-    torch.save(
-        {
-            "format": _FORMAT,
-            "env": learner.env.environment.id,
-            "num_envs": learner.env.num_envs,
-            "params": learner.env.params._asdict(),
-            "max_episode_steps": learner.env.max_episode_steps or -1,
-            "config": asdict(learner.config),
-            "network": _name(learner.policy.network),
-            "timesteps": learner.timesteps,
-            "iterations": learner.iterations,
-            **{part: module.state_dict() for part, module in _parts(learner).items()},
-        },
-        partial,
-    )
-    partial.replace(target)
+    _write(target, learner)
 
 
-def write_newest(folder: str | os.PathLike[str], learner: PPO, keep: int) -> None:
+def _write(target: Path, learner: PPO) -> None:
+    env = learner.env
+    content = {
+        "format": _FORMAT,
+        "env": env.environment.id,
+        "num_envs": env.num_envs,
+        "params": env.params._asdict(),
+        "max_episode_steps": env.max_episode_steps or -1,
+        "config": asdict(learner.config),
+        "network": _name(learner.policy.network),
+        **learner.state_dict(),
+    }
+    try:
+        write_whole(target, _signed(content))
+    except OSError as error:
+        raise CheckpointError(f"cannot write the checkpoint {str(target)!r}: {error}; nothing of it is left") from error
+
+
+def begin(param: str, folder: Path, timesteps: int) -> None:
+    """Make a folder ready for the checkpoints of a training that begins, or goes on, after so many timesteps.
+
+    Those of later steps are of a future that is given up: they are renamed, so that the newest is always the one with
+    the highest number.
+
+    Raises:
+        InvalidConfig: If it cannot be written, or has checkpoints though the training is new, for the setting `param`.
+    """
+    check_writable(param, folder / _NAME)
+    found = _numbered(folder)
+    if found and not timesteps:
+        message = f"{str(folder)!r} has checkpoints of an earlier training: go on with PPO.load, or give another folder"
+        raise InvalidConfig(param, message)
+    for number, path in found:
+        if number > timesteps:
+            path.replace(path.with_name(path.name + _ABANDONED))
+    remove_partials(folder)
+
+
+def write_newest(folder: Path, learner: PPO, keep: int) -> None:
     """Write a learner to a folder, and remove all but the newest checkpoints there."""
-    write(Path(folder) / _NAME.format(learner.timesteps), learner)
-    # By time, not by name: a run that begins anew in the folder has fewer steps than what the last one left.
-    checkpoints = sorted(Path(folder).glob(_NAME.replace("{:012d}", "*")), key=lambda path: path.stat().st_mtime_ns)
-    for old in checkpoints[:-keep]:
-        old.unlink()
+    _write(folder / _NAME.format(learner.timesteps), learner)
+    for _, old in _numbered(folder)[:-keep]:
+        old.unlink(missing_ok=True)
+
+
+def _numbered(folder: Path) -> list[tuple[int, Path]]:
+    """Return the checkpoints in a folder, the oldest first, with their timesteps."""
+    matches = ((_PATTERN.fullmatch(path.name), path) for path in folder.iterdir()) if folder.is_dir() else ()
+    return sorted((int(match[1]), path) for match, path in matches if match)
 
 
 def read(
@@ -91,34 +131,51 @@ def read(
     config: PPOConfig | None,
     network: nn.Module | None,
     intrinsic: IntrinsicReward | None,
+    device: str | torch.device,
 ) -> PPO:
     """Return the learner that `write` wrote; arguments as for `PPO.load`."""
-    saved = _read(path)
-    absent = sorted(_KEYS - saved.keys())
-    if absent:
-        raise InvalidConfig("path", f"{os.fspath(path)!r} is damaged: it lacks {', '.join(absent)}")
+    path, saved = _find(Path(path))
+    own = env is None
     limit = saved["max_episode_steps"]
-    env = env or make(saved["env"], saved["num_envs"], max_episode_steps=limit, **saved["params"])
+    env = env or make(saved["env"], saved["num_envs"], device=device, max_episode_steps=limit, **saved["params"])
     learner = kind(env, config or _fitting(saved["config"], env), network=network, intrinsic=intrinsic)
     if _name(learner.policy.network) != saved["network"]:
-        message = f"{os.fspath(path)!r} holds a {saved['network']}, got {_name(learner.policy.network)}: give network="
+        message = f"{str(path)!r} holds a {saved['network']}, got {_name(learner.policy.network)}: give network="
         raise InvalidConfig("network", message)
-    missing = {"reward_normalizer", "intrinsic"} & saved.keys() - _parts(learner).keys()
+    missing = {name for name in ("reward_normalizer", "intrinsic") if name in saved and getattr(learner, name) is None}
     if missing:
-        message = f"{os.fspath(path)!r} was trained with an intrinsic reward or other scaling: give the same"
+        message = f"{str(path)!r} was trained with an intrinsic reward or other scaling: give the same"
         raise InvalidConfig(missing.pop(), message)
     try:
-        for part, module in _parts(learner).items():
-            module.load_state_dict(saved[part])
-    except (KeyError, RuntimeError, ValueError) as error:
-        message = f"the policy in {os.fspath(path)}, of {saved['env']}, does not fit {env}: {error}"
+        learner.load_state_dict(saved, environments=own)
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        message = f"the policy in {str(path)!r}, of {saved['env']}, does not fit {env}: {error}"
         raise InvalidConfig("path", message) from error
-    learner.timesteps, learner.iterations = saved["timesteps"], saved["iterations"]
-    learner._telemetry.faults.resume(learner.iterations)
     return learner
 
 
-def _fitting(saved: dict[str, Any], env: VecEnv) -> PPOConfig:
+def _find(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Return a checkpoint and its content: for a folder its newest one that can be read."""
+    if not path.is_dir():
+        return path, _read(path)
+    folder = path / FOLDER if (path / FOLDER).is_dir() else path
+    found = [path for _, path in reversed(_numbered(folder))]
+    if not found:
+        raise InvalidConfig("path", f"there are no checkpoints (step-*.pt) in the folder {str(folder)!r}")
+    failures = []
+    for candidate in found:
+        try:
+            content = _read(candidate)
+        except CheckpointError as error:
+            failures.append(str(error))
+            continue
+        if failures:
+            warnings.warn(f"{'; '.join(failures)}. Taken instead: {candidate.name}", RuntimeWarning, stacklevel=5)
+        return candidate, content
+    raise CheckpointError(f"no checkpoint in {str(folder)!r} can be read: {'; '.join(failures)}")
+
+
+def _fitting(saved: Mapping[str, Any], env: VecEnv) -> PPOConfig:
     """Return the saved settings; a run on a GPU goes on elsewhere."""
     config = PPOConfig(**saved)
     # "eager" can be had everywhere.
@@ -126,27 +183,48 @@ def _fitting(saved: dict[str, Any], env: VecEnv) -> PPOConfig:
     return config if is_at_home else replace(config, engine="auto")
 
 
-def _parts(learner: PPO) -> dict[str, Any]:
-    """Return what has a state, by its name in the file."""
-    names = ("policy", "optimizer", "reward_normalizer", "intrinsic")
-    return {name: getattr(learner, name) for name in names if getattr(learner, name) is not None}
-
-
-def _partial(target: Path) -> Path:
-    return target.with_name(target.name + ".partial")
-
-
 def _name(network: nn.Module) -> str:
     return type(network).__name__
 
 
-def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
+def _signed(content: dict[str, Any]) -> bytes:
+    """Return the file of a checkpoint."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    # The last field of an archive is the length of its comment, so far none.
+    body = buffer.getvalue()[:-2] + _DIGEST_BYTES.to_bytes(2, "little")
+    return body + hashlib.sha256(body).digest()
+
+
+_DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint that is whole, of this format, and of nothing but tensors and numbers."""
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        file = path.read_bytes()
     except FileNotFoundError:
-        raise InvalidConfig("path", f"there is no file {os.fspath(path)!r}") from None
+        raise InvalidConfig("path", f"there is no file {str(path)!r}") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {str(path)!r}: {error}") from error
+    if not file.startswith(b"PK"):
+        raise CheckpointError(f"{str(path)!r} is not a checkpoint of PPO: it does not begin as torch.save's files do")
+    body, digest = file[:-_DIGEST_BYTES], file[-_DIGEST_BYTES:]
+    if hashlib.sha256(body).digest() != digest:
+        raise CheckpointError(
+            f"{str(path)!r} is damaged, or not a checkpoint of PPO: its digest is not that of its bytes"
+        )
+    try:
+        content = torch.load(io.BytesIO(file), map_location="cpu", weights_only=True)
     except Exception as error:
-        raise InvalidConfig("path", f"{os.fspath(path)!r} is not a checkpoint of PPO: {error}") from error
-    if not isinstance(saved, dict) or saved.get("format") != _FORMAT:
-        raise InvalidConfig("path", f"{os.fspath(path)!r} is not a checkpoint of PPO in format {_FORMAT}")
-    return saved
+        # The first line says what; the rest is advice to load it all the same.
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        message = f"{str(path)!r} holds more than tensors and numbers, and is not loaded: {reason}"
+        raise CheckpointError(message) from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise CheckpointError(f"{str(path)!r} has format {found!r}, this version reads format {_FORMAT}")
+    absent = sorted(_KEYS - content.keys())
+    if absent:
+        raise CheckpointError(f"{str(path)!r} is damaged: it lacks {', '.join(absent)}")
+    return content

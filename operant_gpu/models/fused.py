@@ -61,11 +61,6 @@ class FusedUpdate(Update):
         frozen = [not parameter.requires_grad for parameter in self.policy.parameters()]
         self._trainable.copy_(~torch.tensor(frozen, device=self._trainable.device))
 
-    def iterate(self, rollout: Rollout) -> None:
-        """Collect steps and learn from them."""
-        self.collect(rollout)
-        self(rollout)
-
     def collect(self, rollout: Rollout) -> None:
         """Step the environments `n_steps` times, into the rollout."""
         first = self._env.episode_so_far

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -96,7 +98,13 @@ class RewardNormalizer(nn.Module):
         super().__init__()
         self._gamma = gamma
         self.moments = RunningMoments()
-        self.register_buffer("returns", torch.zeros(num_envs, **FLOATS), persistent=False)
+        self.register_buffer("returns", torch.zeros(num_envs, **FLOATS))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *arguments: Any) -> None:
+        """Load what was saved; returns of another number of environments begin anew."""
+        if state_dict.get(prefix + "returns", self.returns).shape != self.returns.shape:
+            state_dict[prefix + "returns"] = torch.zeros_like(self.returns)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def forward(self, rewards: Tensor, ended: Tensor) -> Tensor:
         """Take in rewards (n_steps, num_envs), and return them scaled.

@@ -137,9 +137,9 @@ class Schedule:
         self.lr, self._done = torch.zeros(2, dtype=torch.float64, device=device)
         self._total = torch.full_like(self._done, math.inf)
 
-    def begin(self, total: int) -> None:
-        """Begin a training of so many environment steps."""
-        self._done.zero_()
+    def begin(self, total: int, done: int = 0) -> None:
+        """Begin a training of `total` environment steps, or go on with one after `done` of them."""
+        self._done.fill_(done)
         self._total.fill_(total if self._falls else math.inf)
 
     def advance(self) -> None:

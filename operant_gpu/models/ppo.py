@@ -3,38 +3,41 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode
 from torch import Generator, Tensor, nn
 
 from operant_gpu.environment import is_integer
-from operant_gpu.errors import ActionError, BackendError, InvalidConfig, TrainingError
+from operant_gpu.errors import ActionError, BackendError, CheckpointError, InvalidConfig, TrainingError
 from operant_gpu.models import checkpoint
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.controller import Controller
 from operant_gpu.models.faults import Fault
-from operant_gpu.models.fused import FusedUpdate, find_obstacle
+from operant_gpu.models.fused import FusedUpdate
 from operant_gpu.models.graphs import Stage
 from operant_gpu.models.normalization import RewardNormalizer
 from operant_gpu.models.optimizer import Adam, Schedule
 from operant_gpu.models.policies import make_policy
-from operant_gpu.models.policy import Policy
-from operant_gpu.models.presets import PRESETS
-from operant_gpu.models.rnd import RND, IntrinsicReward
+from operant_gpu.models.rnd import IntrinsicReward
 from operant_gpu.models.rollout import Rollout, collect
+from operant_gpu.models.setup import checked_config, curiosity, obstacle_to_fusing
+from operant_gpu.models.stopwatch import Stopwatch
 from operant_gpu.models.telemetry import Metrics, Telemetry
 from operant_gpu.models.update import Update
 from operant_gpu.vector import VecEnv
 
 Callback = Callable[[Metrics], bool | None]
+
+# Numbers that a checkpoint keeps.
+_PROGRESS = ("timesteps", "iterations", "seconds", "start", "target")
 
 
 class PPO:
@@ -53,6 +56,8 @@ class PPO:
         policy: The `Policy` that is trained; an `MLPPolicy`, which `env.rollout` takes, where settings allow one.
         timesteps: Environment steps learned from so far.
         iterations: Iterations so far.
+        seconds: Time spent in `learn` and `resume` so far.
+        start, target: Timesteps at which the present training, or the last one, began and ends.
 
     Raises:
         InvalidConfig: If environments, settings and network do not fit, before anything is allocated.
@@ -66,7 +71,7 @@ class PPO:
         network: nn.Module | None = None,
         intrinsic: IntrinsicReward | None = None,
     ) -> None:
-        self.env, self.config = env, _checked(env, config, intrinsic)
+        self.env, self.config = env, checked_config(env, config, intrinsic)
         config, device = self.config, env.device
         spaces = env.single_observation_space, env.single_action_space
         self.policy = make_policy(*spaces, config, network).to(device)
@@ -75,8 +80,9 @@ class PPO:
         self.reward_normalizer = (
             RewardNormalizer(env.num_envs, config.gamma).to(device) if config.normalize_rewards else None
         )
-        self.intrinsic = _curiosity(env, config) if intrinsic is None else intrinsic.to(device)
-        self.timesteps = self.iterations = 0
+        self.intrinsic = curiosity(env, config) if intrinsic is None else intrinsic.to(device)
+        self.timesteps = self.iterations = self.start = self.target = 0
+        self.seconds = 0.0
         self._schedule = Schedule(config.lr, config.anneal_lr, config.n_steps * env.num_envs, device)
         self._generator = Generator(device).manual_seed(config.seed)
         self._telemetry = Telemetry(list(parameters), env.num_envs, device)
@@ -91,11 +97,16 @@ class PPO:
             "reward_normalizer": self.reward_normalizer,
             "intrinsic": self.intrinsic,
         }
-        self._obstacle = _obstacle(env, self.policy, config)
+        self._obstacle = obstacle_to_fusing(env, self.policy, config)
         self._update = FusedUpdate(env=env, **arguments) if self._obstacle is None else Update(**arguments)
         self._rollout: Rollout | None = None
         self._stages: list[Stage] = []
-        self._warned = False
+        self._stopwatch = Stopwatch(device)
+        self._checkpoints: Path | None = None
+        self._warned = self._stopping = self._goes_on = False
+        # Of a saved training: what the policy remembers, and the states of PyTorch's own generators.
+        self._memory: Mapping[str, Tensor] | None = None
+        self._own_generators: Mapping[str, Tensor] = {}
 
     @property
     def engine(self) -> str:
@@ -112,7 +123,9 @@ class PPO:
         failure = next((f"; no graph: {stage.failure}" for stage in self._stages if stage.failure is not None), "")
         return f"not fused: {self._obstacle}{failure}"
 
-    def learn(self, total_timesteps: int | None = None, callback: Callback | None = None) -> PPO:
+    def learn(
+        self, total_timesteps: int | None = None, callback: Callback | None = None, *, progress: bool = False
+    ) -> PPO:
         """Train for `total_timesteps` environment steps, rounded up to whole iterations.
 
         The first call resets the environments with the config's seed. The learning rate falls over each call, and a
@@ -122,37 +135,80 @@ class PPO:
             total_timesteps: Steps to take in this call, over all environments; the config's if None.
             callback: Called with the metrics at every logging interval and after the last iteration; training stops
                 when it returns False. It must leave `env` alone: evaluate in environments of its own. Metrics are
-                timesteps, iterations, sps (steps per second), lr, episodes, mean_reward and mean_length (of the last
-                100 episodes or some more; NaN before the first ends), and as means since the last call policy_loss,
+                timesteps, iterations, seconds, lr, episodes, episodic_return and episodic_length (of the last 100
+                episodes or some more; NaN before the first ends); steps per second since the last call: sps, and
+                env_sps and learner_sps of each part by itself; and as means since the last call policy_loss,
                 value_loss, entropy, approx_kl, clip_frac, grad_norm and explained_variance.
+            progress: Whether to show a dashboard in the terminal, or lines where the output is none.
 
         Returns:
             The learner itself.
 
         Raises:
-            InvalidConfig: If `total_timesteps` is not above 0, or the folder for checkpoints cannot be written.
+            InvalidConfig: If `total_timesteps` is not above 0, or the folder for checkpoints cannot be written, or has
+                those of an earlier training.
             BackendError: With `engine="graph"`, if an iteration cannot be captured; if `torch.compile` fails.
+            CheckpointError: If the last checkpoint cannot be written; for those before there is a warning.
             TrainingError: If an observation, reward, loss or gradient is not finite, with where that was first
                 seen. The policy stays as it was before, and can be saved.
         """
-        total = self.config.total_timesteps if total_timesteps is None else total_timesteps
-        if not is_integer(total) or total < 1:
-            raise InvalidConfig("total_timesteps", f"expected an integer of at least 1, got {total!r}")
-        if callback is not None and not callable(callback):
-            raise InvalidConfig("callback", f"expected a function of a dict of metrics, got {callback!r}")
+        total = self.config.total_timesteps if total_timesteps is None else _checked_total(total_timesteps)
+        _check_callback(callback)
         self._begin()
+        self.start, self.target = self.timesteps, self.timesteps + total
         self._schedule.begin(total)
-        first, started, going_on = self.timesteps, time.perf_counter(), True
-        while going_on:
-            self._iterate()
-            done = self.timesteps - first
-            going_on = done < total
-            if not going_on or self.iterations % self.config.log_interval == 0:
-                metrics = self._metrics() | {"sps": done / (time.perf_counter() - started)}
-                if callback is not None and _is_false(callback(metrics)):
-                    going_on = False
-            self._save_checkpoint(due=not going_on or self.iterations % self.config.checkpoint_interval == 0)
-        return self
+        # What is killed before the first interval is over goes on from here.
+        self._save_checkpoint()
+        return self._train(callback, progress)
+
+    def resume(
+        self, total_timesteps: int | None = None, callback: Callback | None = None, *, progress: bool = False
+    ) -> PPO:
+        """Finish a training that was stopped, or loaded from a checkpoint, as if it had never been interrupted.
+
+        On a CPU that gives the same bits, wherever the checkpoint was written.
+
+        Args:
+            total_timesteps: Steps of the whole training, if it is to be another number than before.
+            callback: As for `learn`.
+            progress: As for `learn`.
+
+        Returns:
+            The learner itself; nothing happens if the training was at its end.
+
+        Raises:
+            InvalidConfig: If there was no training.
+        """
+        if not self.target:
+            raise InvalidConfig("resume", "there is no training to go on with: call learn() first, or PPO.load")
+        if total_timesteps is not None:
+            self.target = self.start + _checked_total(total_timesteps)
+        _check_callback(callback)
+        memory = self._present_memory()
+        self._begin()
+        if self._rollout is not None:
+            self._rollout.remember(memory)
+        for name, state in self._own_generators.items():
+            torch.set_rng_state(state) if name == "cpu" else torch.cuda.set_rng_state(state, self.env.device)
+        self._own_generators = {}
+        self._schedule.begin(self.target - self.start, self.timesteps - self.start)
+        return self._train(callback, progress)
+
+    def stop(self) -> None:
+        """Let `learn` or `resume` return after the iteration under way, or the next of them at once.
+
+        For callbacks, threads and signal handlers.
+        """
+        self._stopping = True
+
+    def keep_checkpoints(self, folder: str | os.PathLike[str]) -> None:
+        """Write checkpoints to a folder from now on, as often as the config says, in place of its `checkpoint_dir`.
+
+        Raises:
+            InvalidConfig: If it cannot be written, or has checkpoints of an earlier training.
+        """
+        self._checkpoints = Path(folder)
+        checkpoint.begin("folder", self._checkpoints, self.timesteps)
 
     def controller(self, deterministic: bool = True) -> Controller:
         """Return a function from observations to actions that remembers, if the policy does.
@@ -190,45 +246,143 @@ class PPO:
         config: PPOConfig | None = None,
         network: nn.Module | None = None,
         intrinsic: IntrinsicReward | None = None,
+        device: str | torch.device = "auto",
     ) -> PPO:
-        """Read what `save` wrote.
+        """Read what `save` wrote: then `resume` finishes the training, and `learn` begins another.
 
         Args:
-            path: The file.
-            env: Environments to go on with; if None, as many new ones of the same id and parameters. Sampling begins
-                anew from the seed.
+            path: The file; or a folder of checkpoints or a run's directory, for the newest there that can be read (a
+                warning tells of those that can't).
+            env: Environments to go on with, which begin anew; if None, those of the file, where they were.
             config: Settings to go on with; the saved ones if None. The network's must be the same.
             network: The caller's own, if it was trained with one.
             intrinsic: Likewise.
+            device: Where the file's environments are to be. The learner's generator goes on on a device of the same
+                kind, and elsewhere begins anew from the seed.
 
         Raises:
-            InvalidConfig: If the file is not such a checkpoint, or its policy does not fit environment or network.
+            InvalidConfig: If there is no such file, or its policy does not fit environment or network.
+            CheckpointError: If the file is damaged, or not such a checkpoint.
         """
-        return checkpoint.read(path, cls, env, config, network=network, intrinsic=intrinsic)
+        return checkpoint.read(path, cls, env, config, network=network, intrinsic=intrinsic, device=device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a copy of everything that decides the future: policy, optimizer, statistics, draws, environments."""
+        device, own = self.env.device, {"cpu": torch.get_rng_state()}
+        if device.type == "cuda":
+            own["cuda"] = torch.cuda.get_rng_state(device)
+        return {
+            "progress": {name: getattr(self, name) for name in _PROGRESS},
+            "memory": dict(self._present_memory()),
+            "generators": {"device": device.type, "learner": self._generator.get_state(), "own": own},
+            "telemetry": self._telemetry.state_dict(),
+            "environments": self.env.state_dict(),
+            **{name: copy.deepcopy(part.state_dict()) for name, part in self._parts().items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], environments: bool = True) -> None:
+        """Go on from `state_dict`.
+
+        Args:
+            state: What it returned.
+            environments: Whether environments and a recurrent policy's memory go on too.
+
+        Raises:
+            InvalidConfig, KeyError, RuntimeError, ValueError: If it is that of another learner.
+        """
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        for name in _PROGRESS:
+            setattr(self, name, state["progress"][name])
+        self._telemetry.load_state_dict(state["telemetry"], self.iterations)
+        generators = state["generators"]
+        if generators["device"] == self.env.device.type:
+            self._generator.set_state(generators["learner"])
+            self._own_generators = generators["own"]
+        if environments:
+            self.env.load_state_dict(state["environments"])
+            self._memory, self._goes_on = state["memory"], self.target > 0
+
+    def _parts(self) -> dict[str, Any]:
+        """Return what has a state of its own, by name."""
+        names = ("policy", "optimizer", "reward_normalizer", "intrinsic")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def _present_memory(self) -> Mapping[str, Tensor]:
+        """Return what the policy remembers of the episodes under way."""
+        if self._memory is not None:
+            return self._memory
+        return {} if self._rollout is None else self._rollout.memory()
 
     def _begin(self) -> None:
         """Go on from where the environments are: the caller may have stepped or reset them since the last call."""
         if self._rollout is None:
-            if self.config.checkpoint_dir is not None:
-                checkpoint.check_writable("checkpoint_dir", Path(self.config.checkpoint_dir) / "checkpoint")
-            self.env.reset(seed=self.config.seed)
+            if self._checkpoints is None and self.config.checkpoint_dir is not None:
+                self._checkpoints = Path(self.config.checkpoint_dir)
+                checkpoint.begin("checkpoint_dir", self._checkpoints, self.timesteps)
+            if not self._goes_on:
+                self.env.reset(seed=self.config.seed)
             self._rollout = Rollout(self.env, self.policy, self.config.n_steps, self._obstacle is None)
             self._stages = self._make_stages(self._rollout)
+        self._memory = None
         self._rollout.begin(self.env)
         if isinstance(self._update, FusedUpdate):
             self._update.begin(self.iterations)
 
     def _make_stages(self, rollout: Rollout) -> list[Stage]:
-        def stage(function: Callable[[], None]) -> Stage:
-            return Stage(function, self._generator, capture=self.config.engine != "eager")
+        update, watch = self._update, self._stopwatch
 
-        update = self._update
-        if isinstance(update, FusedUpdate):
-            return [stage(lambda: update.iterate(rollout))]
-        return [
-            stage(lambda: collect(self.env, self.policy, rollout, self._generator)),
-            stage(lambda: self._update(rollout)),
-        ]
+        def gather() -> None:
+            watch.start()
+            if isinstance(update, FusedUpdate):
+                update.collect(rollout)
+            else:
+                collect(self.env, self.policy, rollout, self._generator)
+            watch.lap()
+
+        def improve() -> None:
+            update(rollout)
+            watch.stop()
+
+        def both() -> None:
+            gather()
+            improve()
+
+        functions = [both] if self._obstacle is None else [gather, improve]
+        return [Stage(function, self._generator, capture=self.config.engine != "eager") for function in functions]
+
+    def _train(self, callback: Callback | None, progress: bool) -> PPO:
+        """Iterate up to the target, unless something asks to stop."""
+        self._read_at = self.timesteps, self.seconds
+        before = time.perf_counter() - self.seconds
+        with _display(self, callback, progress) as show, self._stoppable():
+            going_on = self.timesteps < self.target and not self._stopping
+            while going_on:
+                self._iterate()
+                self.seconds = time.perf_counter() - before
+                going_on = self.timesteps < self.target and not self._stopping
+                is_due = self.iterations % self.config.log_interval == 0
+                if not (going_on or is_due):
+                    # Before a reading that a training which goes on from here would not have had.
+                    self._save_checkpoint()
+                if is_due or not going_on:
+                    metrics = self._metrics() | self._speeds()
+                    show(metrics)
+                    if callback is not None and _is_false(callback(metrics)):
+                        going_on = False
+                if going_on and self.iterations % self.config.checkpoint_interval == 0:
+                    self._save_checkpoint(patient=True)
+                if not going_on and is_due:
+                    self._save_checkpoint()
+        return self
+
+    @contextlib.contextmanager
+    def _stoppable(self) -> Iterator[None]:
+        """Forget at the end that `stop` was called."""
+        try:
+            yield
+        finally:
+            self._stopping = False
 
     def _iterate(self) -> None:
         """Collect steps and learn from them. Waits for nothing."""
@@ -268,10 +422,30 @@ class PPO:
         self.env.check()
         return {"timesteps": self.timesteps, "iterations": self.iterations, "lr": float(self._schedule.lr), **measured}
 
-    def _save_checkpoint(self, due: bool) -> None:
+    def _speeds(self) -> Metrics:
+        """Return steps per second since the last reading; the device must have finished."""
+        timesteps, seconds = self._read_at
+        self._read_at = self.timesteps, self.seconds
+        steps = self.config.n_steps * self.env.num_envs
+        collecting, learning = self._stopwatch.read()
+        return {
+            "seconds": self.seconds,
+            "sps": (self.timesteps - timesteps) / (self.seconds - seconds),
+            "env_sps": steps / collecting,
+            "learner_sps": steps / learning,
+        }
+
+    def _save_checkpoint(self, patient: bool = False) -> None:
+        """Write a checkpoint, if there is a folder for them; `patient` with a disk that is full or away for now."""
         # After a fault nothing is learned until it is reported: such a checkpoint would only push out better ones.
-        if due and self.config.checkpoint_dir is not None and not self._telemetry.faults.any:
-            checkpoint.write_newest(self.config.checkpoint_dir, self, self.config.checkpoint_keep)
+        if self._checkpoints is None or self._telemetry.faults.any:
+            return
+        try:
+            checkpoint.write_newest(self._checkpoints, self, self.config.checkpoint_keep)
+        except CheckpointError as error:
+            if not patient:
+                raise
+            warnings.warn(f"{error}. Training goes on, and tries again later", RuntimeWarning, stacklevel=4)
 
 
 def _account(faults: list[Fault]) -> str:
@@ -280,50 +454,29 @@ def _account(faults: list[Fault]) -> str:
     return f"a number is not finite: first {faults[0]}{later}. The policy is as it was before; {advice}"
 
 
+def _checked_total(total_timesteps: Any) -> int:
+    if not is_integer(total_timesteps) or total_timesteps < 1:
+        raise InvalidConfig("total_timesteps", f"expected an integer of at least 1, got {total_timesteps!r}")
+    return int(total_timesteps)
+
+
+def _check_callback(callback: Any) -> None:
+    if callback is not None and not callable(callback):
+        raise InvalidConfig("callback", f"expected a function of a dict of metrics, got {callback!r}")
+
+
+def _display(
+    learner: PPO, callback: Callback | None, wanted: bool
+) -> contextlib.AbstractContextManager[Callable[[Metrics], None]]:
+    """Return what shows metrics, if that is wanted."""
+    if not wanted:
+        return contextlib.nullcontext(lambda metrics: None)
+    # Here, since it takes a moment to import.
+    from operant_gpu.monitor.display import show_training
+
+    return show_training(learner, callback)
+
+
 def _is_false(result: object) -> bool:
     """Tell Python's and NumPy's False from None and everything else."""
     return isinstance(result, bool | np.bool_) and not result
-
-
-def _checked(env: VecEnv, config: PPOConfig | None, intrinsic: IntrinsicReward | None) -> PPOConfig:
-    """Return the settings, if they fit the environments."""
-    if not isinstance(env, VecEnv):
-        raise InvalidConfig("env", f"expected a VecEnv (operant_gpu.make(...)), got {env!r}")
-    if env.single_observation_space.shape == ():
-        raise InvalidConfig("env", "PPO needs observations with an axis: give the Box a shape, such as (1,)")
-    if env.output != "torch":
-        raise InvalidConfig("env", f"PPO needs output='torch', got {env.output!r}")
-    if env.autoreset_mode is not AutoresetMode.SAME_STEP:
-        raise InvalidConfig("env", f"PPO needs autoreset_mode=SAME_STEP, got {env.autoreset_mode.name}")
-    if config is None:
-        id = env.environment.id
-        config = PPOConfig.for_env(id) if id in PRESETS else PPOConfig()
-    if not isinstance(config, PPOConfig):
-        raise InvalidConfig("config", f"expected a PPOConfig, got {config!r}")
-    if config.engine == "graph" and env.device.type != "cuda":
-        raise InvalidConfig(
-            "engine", f"'graph' needs environments on a CUDA device, these are on {env.device}: use 'auto'"
-        )
-    config.check_rollout(env.num_envs)
-    if intrinsic is not None and config.rnd_coef:
-        raise InvalidConfig("rnd_coef", "an intrinsic reward was given: set rnd_coef=0, or leave intrinsic out")
-    if intrinsic is not None and not isinstance(intrinsic, IntrinsicReward):
-        raise InvalidConfig("intrinsic", f"expected an IntrinsicReward, got {intrinsic!r}")
-    return config
-
-
-def _obstacle(env: VecEnv, policy: Policy, config: PPOConfig) -> str | None:
-    """Return why the learner is not to be fused; None if it is."""
-    if config.engine not in ("auto", "fused"):
-        return f"engine={config.engine!r}"
-    obstacle = find_obstacle(env, policy, config)
-    if obstacle is not None and config.engine == "fused":
-        raise InvalidConfig("engine", f"'fused' cannot be had here: {obstacle}; use 'auto'")
-    return obstacle
-
-
-def _curiosity(env: VecEnv, config: PPOConfig) -> IntrinsicReward | None:
-    if not config.rnd_coef:
-        return None
-    shape = env.single_observation_space.shape or ()
-    return RND(shape, env.num_envs, config.gamma, config.rnd_coef, config.seed, env.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -95,6 +95,17 @@ class Rollout:
             self.masks[-1] = env.action_mask
         if self.starts is not None:
             self.starts[-1] = True
+
+    def memory(self) -> dict[str, Tensor]:
+        """Return what a recurrent policy remembers after the last step, and where it is to forget."""
+        if self.states is None or self.starts is None:
+            return {}
+        return {"state": self.states[-1].clone(), "starts": self.starts[-1].clone()}
+
+    def remember(self, memory: Mapping[str, Tensor]) -> None:
+        """Go on with a memory."""
+        if self.states is not None and self.starts is not None:
+            self.states[-1], self.starts[-1] = memory["state"], memory["starts"]
 
 
 def _row(tensor: Tensor | None, step: int) -> Tensor | None:

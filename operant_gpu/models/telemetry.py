@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from operant_gpu.models.rollout import Rollout
 Metrics = dict[str, float]
 
 _STEP_METRICS = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_frac", "grad_norm")
-# Episodes that `mean_reward` and `mean_length` are taken over, at least.
+# Episodes that `episodic_return` and `episodic_length` are taken over, at least.
 _RECENT_EPISODES = 100
 
 
@@ -39,6 +40,21 @@ class Telemetry:
         self._one = torch.ones((), dtype=torch.float64, device=device)
         self._recent: deque[tuple[float, float, float]] = deque()
         self._finished = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next readings are made from."""
+        return {
+            "sums": self._sums.clone(),
+            "recent": [list(entry) for entry in self._recent],
+            "finished": self._finished,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], iterations: int) -> None:
+        """Go on from `state_dict`, after so many iterations."""
+        self._sums.copy_(state["sums"])
+        self._recent = deque((count, returns, lengths) for count, returns, lengths in state["recent"])
+        self._finished = state["finished"]
+        self.faults.resume(iterations)
 
     def add_step(self, measured: Tensor, counts: Tensor | None) -> None:
         """Take in what was measured in one gradient step.
@@ -68,8 +84,8 @@ class Telemetry:
     def read(self) -> tuple[Metrics, list[Fault]]:
         """Return the means since the last reading, and the faults so far; waits for the device.
 
-        `mean_reward` and `mean_length` are over the last readings that hold at least 100 episodes, NaN before the
-        first episode ends.
+        `episodic_return` and `episodic_length` are over the last readings that hold at least 100 episodes, NaN
+        before the first ends.
         """
         columns = torch.cat([self._sums, self.faults.columns]).tolist()
         self._sums.zero_()
@@ -89,4 +105,4 @@ class Telemetry:
             self._recent.popleft()
         counts, returns, lengths = (sum(column) for column in zip(*self._recent)) if self._recent else (0, 0.0, 0.0)
         mean = [total / counts if counts else float("nan") for total in (returns, lengths)]
-        return {"episodes": self._finished, "mean_reward": mean[0], "mean_length": mean[1]}
+        return {"episodes": self._finished, "episodic_return": mean[0], "episodic_length": mean[1]}

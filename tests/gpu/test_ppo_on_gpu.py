@@ -69,7 +69,7 @@ def test_graphs_learn_what_the_eager_loop_learns(environment: str, variant: str)
     assert (graph.engine, eager.engine) == ("graph", "eager")
     assert_same_run(graph, eager)
     for one, other in zip(graph_history, eager_history, strict=True):
-        for name in ("episodes", "mean_reward", "policy_loss", "entropy", "grad_norm", "lr"):
+        for name in ("episodes", "episodic_return", "policy_loss", "entropy", "grad_norm", "lr"):
             assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-4, nan_ok=True), name
 
 
@@ -163,7 +163,7 @@ def test_environments_are_solved(id: str) -> None:
 
     def until_solved(metrics: dict[str, float]) -> bool:
         if metrics["episodes"] >= 100:
-            best[0] = max(best[0], metrics["mean_reward"])
+            best[0] = max(best[0], metrics["episodic_return"])
         return best[0] < goal
 
     learner = PPO(operant_gpu.make(id, config.num_envs, device="cuda"), config).learn(callback=until_solved)

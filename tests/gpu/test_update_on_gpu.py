@@ -81,4 +81,4 @@ def test_it_learns(env_id: str) -> None:
     history: list[dict[str, float]] = []
     learner = PPO(operant_gpu.make(env_id, 128, device="cuda"), PPOConfig.for_env(env_id, engine="fused"))
     learner.learn(callback=history.append)
-    assert history[-1]["mean_reward"] > {"CartPole-v1": 300.0, "Pendulum-v1": -400.0}[env_id]
+    assert history[-1]["episodic_return"] > {"CartPole-v1": 300.0, "Pendulum-v1": -400.0}[env_id]

@@ -83,8 +83,8 @@ def test_episodes_are_counted_as_the_environments_count_them(environment: str) -
     assert learner.engine == "fused"
     assert "fused kernels" in learner.engine_reason
     assert history[-1]["episodes"] == logs["episode_count"] > 0
-    assert history[-1]["mean_reward"] == pytest.approx(logs["mean_reward"], rel=1e-5)
-    assert history[-1]["mean_length"] == pytest.approx(logs["mean_length"], rel=1e-5)
+    assert history[-1]["episodic_return"] == pytest.approx(logs["mean_reward"], rel=1e-5)
+    assert history[-1]["episodic_length"] == pytest.approx(logs["mean_length"], rel=1e-5)
     measured = {name: history[-1][name] for name in ("policy_loss", "value_loss", "entropy", "grad_norm")}
     assert all(map(math.isfinite, measured.values())), measured
 

@@ -30,7 +30,7 @@ def solve(id: str, seed: int, goal: float, **changes: object) -> float:
 
     def until_solved(metrics: dict[str, float]) -> bool:
         if metrics["episodes"] >= 100:
-            best[0] = max(best[0], metrics["mean_reward"])
+            best[0] = max(best[0], metrics["episodic_return"])
         return best[0] < goal
 
     PPO(operant_gpu.make(id, config.num_envs, device="cpu"), config).learn(callback=until_solved)
@@ -69,7 +69,7 @@ def test_memory_solves_what_needs_it() -> None:
             n_steps=16, batch_size=256, gru_size=gru_size, shared_trunk=True, hidden_sizes=(16,), lr=5e-3
         )
         PPO(Recall(64, device="cpu"), config).learn(25_000, last.update)
-        reached[gru_size] = last["mean_reward"]
+        reached[gru_size] = last["episodic_return"]
     assert reached[0] < 0.65
     assert reached[16] > 0.95
 
@@ -86,4 +86,4 @@ def test_images_and_several_choices_are_learned() -> None:
     config = PPOConfig(n_steps=8, batch_size=128, cnn_channels=(8,), hidden_sizes=(32,), gamma=0.5)
     PPO(Locate(64, device="cpu"), config).learn(30_000, last.update)
     # Ten steps an episode; guessing hits a fifth of them.
-    assert last["mean_reward"] > 9
+    assert last["episodic_return"] > 9

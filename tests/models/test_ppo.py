@@ -14,11 +14,13 @@ from torch._dynamo.exc import TorchDynamoException
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import operant_gpu
-from operant_gpu import BackendError, InvalidConfig, TrainingError
+from operant_gpu import BackendError, CheckpointError, InvalidConfig, TrainingError
 from operant_gpu.models import PPO, RND, IntrinsicReward, PPOConfig
+from operant_gpu.models.checkpoint import _signed
 
-NAMES = {"timesteps", "iterations", "sps", "lr", "episodes", "mean_reward", "mean_length", "policy_loss", "value_loss"}
-NAMES |= {"entropy", "approx_kl", "clip_frac", "grad_norm", "explained_variance"}
+TIMES = {"seconds", "sps", "env_sps", "learner_sps"}
+NAMES = {"timesteps", "iterations", "lr", "episodes", "episodic_return", "episodic_length", "policy_loss", "value_loss"}
+NAMES |= {*TIMES, "entropy", "approx_kl", "clip_frac", "grad_norm", "explained_variance"}
 
 
 def small(**changes: object) -> PPOConfig:
@@ -46,7 +48,7 @@ def test_the_same_seed_gives_the_same_run(variant: str) -> None:
         torch.manual_seed(np.random.default_rng().integers(2**31))
         history: list[dict[str, float]] = []
         learner = PPO(cartpole(), small(seed=seed, **VARIANTS[variant]))
-        learner.learn(640, lambda metrics: history.append({k: v for k, v in metrics.items() if k != "sps"}))
+        learner.learn(640, lambda metrics: history.append({k: v for k, v in metrics.items() if k not in TIMES}))
         # As text, since NaN, before the first episode ends, is not equal to itself.
         return str(history), torch.nn.utils.parameters_to_vector(learner.policy.parameters())
 
@@ -102,7 +104,9 @@ def test_callback_gets_metrics_and_stops() -> None:
     assert [call["timesteps"] for call in calls] == [128, 256]
     assert learner.timesteps == 256
     assert set(calls[0]) == NAMES
-    assert all(math.isfinite(value) for name, value in calls[0].items() if name not in ("mean_reward", "mean_length"))
+    assert all(
+        math.isfinite(value) for name, value in calls[0].items() if name not in ("episodic_return", "episodic_length")
+    )
 
 
 def test_metrics_come_at_the_logging_interval_and_at_the_end_and_miss_nothing() -> None:
@@ -123,8 +127,8 @@ def test_metrics_count_the_episodes_that_the_environment_counts() -> None:
     PPO(env, small(log_interval=1_000)).learn(2_560, last.update)
     logs = env.get_logs()
     assert last["episodes"] == logs["episode_count"] > 50
-    assert last["mean_reward"] == pytest.approx(logs["mean_reward"])
-    assert last["mean_length"] == pytest.approx(logs["mean_length"])
+    assert last["episodic_return"] == pytest.approx(logs["mean_reward"])
+    assert last["episodic_length"] == pytest.approx(logs["mean_length"])
 
 
 def test_the_mean_return_is_of_the_latest_hundred_episodes_or_somewhat_more() -> None:
@@ -133,8 +137,8 @@ def test_the_mean_return_is_of_the_latest_hundred_episodes_or_somewhat_more() ->
     # Every third step all episodes end; none ends in the steps between.
     PPO(env, small(n_steps=1, batch_size=100)).learn(1_200, lambda metrics: history.append(metrics))
     assert [metrics["episodes"] for metrics in history[:7]] == [0, 0, 100, 100, 100, 200, 200]
-    assert math.isnan(history[1]["mean_reward"])
-    assert {metrics["mean_length"] for metrics in history[2:]} == {3.0}
+    assert math.isnan(history[1]["episodic_return"])
+    assert {metrics["episodic_length"] for metrics in history[2:]} == {3.0}
 
 
 def test_the_learning_rate_falls_to_zero_over_the_training() -> None:
@@ -209,8 +213,10 @@ def test_loading_what_is_not_a_checkpoint_is_refused(tmp_path) -> None:
     (tmp_path / "text.pt").write_text("not a checkpoint")
     torch.save({"format": 99}, tmp_path / "foreign.pt")
     PPO(cartpole(8), small()).save(tmp_path / "cartpole.pt")
-    for path in ("missing.pt", "text.pt", "foreign.pt"):
-        with pytest.raises(InvalidConfig, match=path):
+    with pytest.raises(InvalidConfig, match=r"there is no file .*missing\.pt"):
+        PPO.load(tmp_path / "missing.pt")
+    for path in ("text.pt", "foreign.pt"):
+        with pytest.raises(CheckpointError, match=path):
             PPO.load(tmp_path / path)
     with pytest.raises(InvalidConfig, match="does not fit"):
         PPO.load(tmp_path / "cartpole.pt", operant_gpu.make("Pendulum-v1", 8, device="cpu"))
@@ -265,11 +271,20 @@ def test_checkpoints_are_written_and_the_oldest_removed(tmp_path) -> None:
     assert PPO.load(tmp_path / "run" / names[0]).iterations == 6
 
 
-def test_a_second_run_in_the_same_folder_keeps_its_own_checkpoints(tmp_path) -> None:
+def test_a_folder_with_checkpoints_of_another_training_is_refused(tmp_path) -> None:
     config = small(checkpoint_dir=tmp_path, checkpoint_interval=1, checkpoint_keep=2)
     PPO(cartpole(), config).learn(128 * 5)
-    PPO(cartpole(), config).learn(128)
-    assert "step-000000000128.pt" in {path.name for path in tmp_path.iterdir()}
+    with pytest.raises(InvalidConfig, match="has checkpoints of an earlier training"):
+        PPO(cartpole(), config).learn(128)
+    assert PPO.load(tmp_path).timesteps == 640
+
+
+def test_checkpoints_of_a_future_that_is_given_up_are_put_aside(tmp_path) -> None:
+    PPO(cartpole(), small(checkpoint_dir=tmp_path, checkpoint_interval=1, checkpoint_keep=9)).learn(128 * 5)
+    PPO.load(tmp_path / "step-000000000256.pt").resume(callback=lambda metrics: False)
+    assert PPO.load(tmp_path).timesteps == 384
+    given_up = sorted(path.name for path in tmp_path.glob("*.abandoned"))
+    assert given_up == [f"step-{steps:012d}.pt.abandoned" for steps in (384, 512, 640)]
 
 
 def test_folders_that_cannot_be_written_are_refused_before_training(tmp_path) -> None:
@@ -286,7 +301,7 @@ def test_after_a_fault_no_checkpoint_is_written(tmp_path) -> None:
     env.state.theta[5] = math.nan
     with pytest.raises(TrainingError):
         learner.learn(1280)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000000000128.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000000000.pt", "step-000000000128.pt"]
 
 
 def test_training_goes_on_after_a_fault_was_mended() -> None:
@@ -328,8 +343,8 @@ def test_a_file_that_lacks_a_part_is_refused(tmp_path) -> None:
     PPO(cartpole(), small()).save(tmp_path / "policy.pt")
     saved = torch.load(tmp_path / "policy.pt", weights_only=True)
     del saved["optimizer"]
-    torch.save(saved, tmp_path / "policy.pt")
-    with pytest.raises(InvalidConfig, match="it lacks optimizer"):
+    (tmp_path / "policy.pt").write_bytes(_signed(saved))
+    with pytest.raises(CheckpointError, match="it lacks optimizer"):
         PPO.load(tmp_path / "policy.pt")
 
 

@@ -163,8 +163,6 @@ def test_a_saved_one_goes_on_alike(rollout: Rollout) -> None:
     file.seek(0)
     loaded.load_state_dict(torch.load(file, weights_only=True))
     torch.testing.assert_close(copied_tensors(loaded), copied_tensors(rnd), rtol=0, atol=0)
-    # Returns belong to the environments at hand, and are not saved.
-    rnd.scale.returns.zero_()
     # The second and third depend on the optimizer's moments.
     for one, other in zip(train(rnd, rollout, 3), train(loaded, rollout, 3), strict=True):
         assert torch.equal(one, other)
@@ -195,6 +193,8 @@ def test_what_cannot_be_predicted_is_not_learned_from(rollout: Rollout) -> None:
     before = copied_tensors(rnd)
     rollout.final_obs.fill_(math.nan)
     train(rnd, rollout, 1)
+    # Discounted returns that a bonus of NaN went into begin anew.
+    before["scale.returns"].zero_()
     torch.testing.assert_close(copied_tensors(rnd), before, rtol=0, atol=0)
 
 

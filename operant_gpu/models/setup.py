@@ -1,0 +1,58 @@
+"""What a learner is made of, checked before anything is allocated."""
+
+from __future__ import annotations
+
+from gymnasium.vector import AutoresetMode
+
+from operant_gpu.errors import InvalidConfig
+from operant_gpu.models.config import PPOConfig
+from operant_gpu.models.fused import find_obstacle
+from operant_gpu.models.policy import Policy
+from operant_gpu.models.presets import PRESETS
+from operant_gpu.models.rnd import RND, IntrinsicReward
+from operant_gpu.vector import VecEnv
+
+
+def checked_config(env: VecEnv, config: PPOConfig | None, intrinsic: IntrinsicReward | None) -> PPOConfig:
+    """Return the settings, if they fit the environments."""
+    if not isinstance(env, VecEnv):
+        raise InvalidConfig("env", f"expected a VecEnv (operant_gpu.make(...)), got {env!r}")
+    if env.single_observation_space.shape == ():
+        raise InvalidConfig("env", "PPO needs observations with an axis: give the Box a shape, such as (1,)")
+    if env.output != "torch":
+        raise InvalidConfig("env", f"PPO needs output='torch', got {env.output!r}")
+    if env.autoreset_mode is not AutoresetMode.SAME_STEP:
+        raise InvalidConfig("env", f"PPO needs autoreset_mode=SAME_STEP, got {env.autoreset_mode.name}")
+    if config is None:
+        id = env.environment.id
+        config = PPOConfig.for_env(id) if id in PRESETS else PPOConfig()
+    if not isinstance(config, PPOConfig):
+        raise InvalidConfig("config", f"expected a PPOConfig, got {config!r}")
+    if config.engine == "graph" and env.device.type != "cuda":
+        raise InvalidConfig(
+            "engine", f"'graph' needs environments on a CUDA device, these are on {env.device}: use 'auto'"
+        )
+    config.check_rollout(env.num_envs)
+    if intrinsic is not None and config.rnd_coef:
+        raise InvalidConfig("rnd_coef", "an intrinsic reward was given: set rnd_coef=0, or leave intrinsic out")
+    if intrinsic is not None and not isinstance(intrinsic, IntrinsicReward):
+        raise InvalidConfig("intrinsic", f"expected an IntrinsicReward, got {intrinsic!r}")
+    return config
+
+
+def obstacle_to_fusing(env: VecEnv, policy: Policy, config: PPOConfig) -> str | None:
+    """Return why the learner is not to be fused; None if it is."""
+    if config.engine not in ("auto", "fused"):
+        return f"engine={config.engine!r}"
+    obstacle = find_obstacle(env, policy, config)
+    if obstacle is not None and config.engine == "fused":
+        raise InvalidConfig("engine", f"'fused' cannot be had here: {obstacle}; use 'auto'")
+    return obstacle
+
+
+def curiosity(env: VecEnv, config: PPOConfig) -> IntrinsicReward | None:
+    """Return the curiosity that the settings ask for."""
+    if not config.rnd_coef:
+        return None
+    shape = env.single_observation_space.shape or ()
+    return RND(shape, env.num_envs, config.gamma, config.rnd_coef, config.seed, env.device)

@@ -1,0 +1,41 @@
+"""Learning curves as pictures."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from operant_gpu.files import write_whole
+from operant_gpu.monitor.view import View
+
+_SIZE, _DPI = (6.4, 3.6), 150
+
+
+def draw_curve(views: Sequence[View], path: Path) -> None:
+    """Draw the mean returns of runs over timesteps, as a PNG.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    # Here, since it takes a moment to import; without pyplot, which has a state of its own.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    axes = figure.subplots()
+    for view in views:
+        points = list(view.returns)
+        steps, returns = zip(*points, strict=True) if points else ((), ())
+        # A curve of one point is no line.
+        axes.plot(steps, returns, label=view.folder or view.title, marker="o" if len(points) == 1 else "")
+    for goal in {view.goal for view in views if view.goal is not None}:
+        axes.axhline(goal, color="0.6", linestyle="--", linewidth=1, label=f"goal {goal:g}")
+    axes.set(xlabel="timesteps", ylabel="mean return of the last 100 episodes", title=views[0].title)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(views) > 1 or views[0].goal is not None:
+        axes.legend(frameon=False)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=_DPI)
+    write_whole(path, picture.getvalue())

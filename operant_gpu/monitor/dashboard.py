@@ -1,0 +1,221 @@
+"""Runs as a terminal shows them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from operant_gpu.monitor.view import View
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_COLORS = {
+    "running": "green",
+    "solved": "bright_green",
+    "finished": "blue",
+    "stopped": "yellow",
+    "failed": "red",
+    "killed": "red",
+}
+_LABEL_WIDTH, _VALUE_WIDTH = 9, 12
+# What surrounds the second column: frame, padding, label.
+_AROUND = _LABEL_WIDTH + 7
+_UNITS = (("G", 1e9), ("M", 1e6), ("k", 1e3))
+
+
+def dashboard(view: View, width: int) -> RenderableType:
+    """Return one run in full.
+
+    Args:
+        view: The run.
+        width: Columns of the terminal.
+    """
+    inner = max(20, width - _AROUND)
+    rows = Table.grid(padding=(0, 2))
+    rows.add_column(style="dim", width=_LABEL_WIDTH)
+    rows.add_column(overflow="ellipsis", no_wrap=True)
+    rows.add_row("progress", _progress(view, inner))
+    if view.latest:
+        rows.add_row("return", _returns(view, inner))
+        rows.add_row("speed", _speed(view))
+        rows.add_row("time", _split(view, inner))
+        rows.add_row("losses", _named(view, ("policy_loss", "value_loss", "entropy", "explained_variance")))
+        rows.add_row("update", _named(view, ("approx_kl", "clip_frac", "grad_norm", "lr")))
+        if machine := _machine(view):
+            rows.add_row("machine", machine)
+    color = _COLORS[view.state]
+    parts: list[RenderableType] = [rows]
+    if view.message:
+        parts.append(Text(view.message, style="red"))
+    name = view.title if view.folder is None else f"{view.title}  [dim]{view.folder}[/dim]"
+    return Panel(
+        Group(*parts),
+        title=f"[bold]{name}[/bold]",
+        title_align="left",
+        subtitle=f"[{color}]{view.state}[/{color}]  [dim]{view.details}[/dim]",
+        subtitle_align="left",
+        border_style=color,
+        width=width,
+    )
+
+
+def comparison(views: Sequence[View], width: int) -> RenderableType:
+    """Return several runs as rows of a table.
+
+    Args:
+        views: The runs.
+        width: Columns of the terminal.
+    """
+    table = Table(width=width, expand=True)
+    table.add_column("run", overflow="ellipsis", no_wrap=True, ratio=2)
+    table.add_column("state")
+    table.add_column("done", justify="right")
+    table.add_column("return", justify="right")
+    table.add_column("curve", no_wrap=True)
+    table.add_column("steps", justify="right")
+    table.add_column("steps/s", justify="right")
+    table.add_column("left", justify="right")
+    curve = max(8, width // 5)
+    for view in views:
+        color, latest = _COLORS[view.state], view.latest
+        table.add_row(
+            view.folder or view.title,
+            f"[{color}]{view.state}[/{color}]",
+            f"{view.progress:.0%}",
+            _score(view),
+            Text(sparkline((value for _, value in view.returns), curve), style="cyan"),
+            f"{int(latest.get('timesteps', view.start)):,}",
+            short(latest.get("sps", math.nan)),
+            _clock(view.seconds_left),
+        )
+    return table
+
+
+def line(view: View) -> str:
+    """Return a run in one line, for outputs that are no terminal."""
+    latest = view.latest
+    goal = "" if view.goal is None else f" of {view.goal:g}"
+    score = f"return {latest['episodic_return']:.4g}{goal}" if latest["episodes"] else "no episode finished yet"
+    left = view.seconds_left
+    rest = "" if left is None else f"  {_clock(left)} left"
+    return f"{view.title}  {int(latest['timesteps']):>11,} steps  {score}  {short(latest['sps'])} steps/s{rest}"
+
+
+def sparkline(values: Iterable[float], width: int) -> str:
+    """Return numbers as a curve of block characters, from the least to the greatest; means where there are more."""
+    points = [value for value in values if math.isfinite(value)]
+    if not points:
+        return ""
+    width = min(width, len(points))
+    edges = [round(place * len(points) / width) for place in range(width + 1)]
+    means = [sum(points[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    low, high = min(means), max(means)
+    scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BLOCKS[round((mean - low) * scale)] for mean in means)
+
+
+def short(number: float) -> str:
+    """Return a number with at most four characters of digits and a unit."""
+    if not math.isfinite(number):
+        return "-"
+    for unit, size in _UNITS:
+        if abs(number) >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.3g}"
+
+
+def _progress(view: View, width: int) -> RenderableType:
+    done = int(view.latest.get("timesteps", view.start))
+    left = view.seconds_left
+    eta = "starting" if not view.latest else f"{_clock(left)} left" if left is not None else ""
+    counts = f"{view.progress:4.0%}  {done:,} of {view.target:,} steps  {eta}"
+    grid = Table.grid(padding=(0, 2))
+    bar = max(8, min(40, width - len(counts) - 2))
+    grid.add_row(ProgressBar(1.0, view.progress, width=bar), counts)
+    return grid
+
+
+def _returns(view: View, width: int) -> Text:
+    latest = view.latest
+    text = Text(f"{_score(view):<{_VALUE_WIDTH}}", style="bold")
+    episodes = f"{int(latest['episodes']):,} episodes of {short(latest['episodic_length'])} steps"
+    goal = "" if view.goal is None else f"goal {view.goal:g}  "
+    # Last, so that what does not fit is cut there.
+    room = max(8, width - _VALUE_WIDTH - len(goal) - len(episodes) - 4)
+    text.append(sparkline((value for _, value in view.returns), min(48, room)), style="cyan")
+    text.append(f"  {goal}{episodes}", style="not bold dim")
+    return text
+
+
+def _speed(view: View) -> Text:
+    latest = view.latest
+    parts = (("", "sps"), ("environments alone ", "env_sps"), ("learner alone ", "learner_sps"))
+    text = Text()
+    for place, (name, key) in enumerate(parts):
+        text.append(f"{'   ' if place else ''}{name}", style="dim")
+        text.append(short(latest.get(key, math.nan)), style="" if place else "bold")
+        text.append(" steps/s" if not place else "", style="dim")
+    return text
+
+
+def _split(view: View, width: int) -> Text:
+    """Return the shares of the time that go to the environments, to learning and to all else."""
+    latest = view.latest
+    whole = 1.0 / latest["sps"]
+    shares = [1.0 / latest[key] / whole for key in ("env_sps", "learner_sps")]
+    shares.append(max(0.0, 1.0 - sum(shares)))
+    bar = max(9, min(40, width // 2))
+    text = Text()
+    for share, color in zip(shares, ("cyan", "magenta", "bright_black"), strict=True):
+        text.append("━" * round(share * bar / max(1.0, sum(shares))), style=color)
+    for share, color, name in zip(shares, ("cyan", "magenta", "bright_black"), ("act", "learn", "rest"), strict=True):
+        text.append(f"  {name} {share:.0%}", style=color)
+    return text
+
+
+def _named(view: View, names: Sequence[str]) -> Text:
+    text = Text()
+    for name in names:
+        value = view.latest.get(name, math.nan)
+        text.append(f"{name} ", style="dim")
+        text.append(f"{f'{value:.3g}' if math.isfinite(value) else '-':<9} ")
+    return text
+
+
+def _machine(view: View) -> Text | None:
+    latest = view.latest
+    parts = (
+        ("GPU", "gpu_percent", "{:.0f} %"),
+        ("", "gpu_memory_gib", "{:.1f} GiB"),
+        ("", "gpu_temperature", "{:.0f} °C"),
+        ("", "gpu_watts", "{:.0f} W"),
+        ("  CPU", "cpu_percent", "{:.0f} %"),
+        ("", "ram_gib", "{:.1f} GiB"),
+    )
+    known = [(label, form.format(latest[key])) for label, key, form in parts if key in latest]
+    if not known:
+        return None
+    text = Text()
+    for label, value in known:
+        text.append(f"{label.strip()} " if label and not text else f"{label} " if label else "", style="dim")
+        text.append(f"{value}  ")
+    return text
+
+
+def _score(view: View) -> str:
+    value = view.latest.get("episodic_return", math.nan)
+    return f"{value:.4g}" if math.isfinite(value) else "-"
+
+
+def _clock(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

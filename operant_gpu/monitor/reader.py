@@ -1,0 +1,114 @@
+"""A run as its files show it, while it is being written or afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from operant_gpu.errors import InvalidConfig
+from operant_gpu.monitor.view import View
+from operant_gpu.monitor.writers import JSONLines
+
+FILE = "run.json"
+FORMAT = 1
+
+
+class RunReader:
+    """Follows a run's directory without touching it.
+
+    Args:
+        folder: The directory.
+
+    Raises:
+        InvalidConfig: If it is no run's directory.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self.view = View(title=self.folder.name, folder=str(self.folder))
+        self._offset, self._inode = 0, 0
+        read_description(self.folder)
+
+    def refresh(self) -> View:
+        """Read what has been added since the last time."""
+        description = read_description(self.folder)
+        view = self.view
+        view.title, view.goal, view.details = description["env"], description["goal"], description["details"]
+        view.start, view.target = description["start"], description["target"]
+        view.state, view.message = description["state"], description["message"]
+        if view.state == "running" and not is_alive(description):
+            view.state = "killed"
+        for line in self._new_lines():
+            # Half a line that a kill has left, or a disk's damage: the others stand.
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+                record = json.loads(line)
+                view.add({name: math.nan if value is None else value for name, value in record.items()})
+        return view
+
+    def _new_lines(self) -> list[bytes]:
+        """Return the whole lines that were added."""
+        try:
+            with (self.folder / JSONLines.name).open("rb") as file:
+                status = os.fstat(file.fileno())
+                if status.st_ino != self._inode or status.st_size < self._offset:
+                    self._offset, self._inode = 0, status.st_ino
+                file.seek(self._offset)
+                whole, newline, _ = file.read().rpartition(b"\n")
+        except FileNotFoundError:
+            return []
+        self._offset += len(whole) + len(newline)
+        return whole.split(b"\n") if newline else []
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Return what `run.json` says of a run.
+
+    Raises:
+        InvalidConfig: If there is none, or it is not of this format.
+    """
+    try:
+        description = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        there = "there is no such directory" if not folder.is_dir() else f"it has no {FILE}"
+        raise InvalidConfig("run", f"{str(folder)!r} is not a run's directory: {there}") from None
+    except (OSError, ValueError) as error:
+        raise InvalidConfig("run", f"cannot read {str(folder / FILE)!r}: {error}") from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise InvalidConfig("run", f"{str(folder / FILE)!r} is not in format {FORMAT}, which this version reads")
+    return description
+
+
+def is_alive(description: dict[str, Any]) -> bool:
+    """Tell whether the process that last trained a run is there; one on another machine is believed to be."""
+    session = description["sessions"][-1]
+    if session["host"] != socket.gethostname():
+        return True
+    try:
+        # The number may have been given to another process since.
+        return bool(abs(psutil.Process(session["pid"]).create_time() - session["pid_since"]) < 1.0)
+    except psutil.Error:
+        return False
+
+
+def latest_run(folder: Path) -> Path:
+    """Return the run's directory below a folder in which something happened last.
+
+    Raises:
+        InvalidConfig: If there is none.
+    """
+    runs = [path.parent for path in folder.glob(f"**/{FILE}")]
+    if not runs:
+        raise InvalidConfig("run", f"there is no run below {str(folder)!r}: `operant-gpu train ENV` makes one")
+    return max(runs, key=_last_change)
+
+
+def _last_change(run: Path) -> float:
+    files = (run / name for name in (FILE, JSONLines.name))
+    return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)

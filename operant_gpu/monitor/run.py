@@ -1,0 +1,259 @@
+"""A training's directory: settings, machine, metrics, checkpoints and curve, in files that outlive any end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import psutil
+from filelock import FileLock, Timeout
+
+from operant_gpu.errors import InvalidConfig
+from operant_gpu.files import remove_partials, try_to_write, write_whole
+from operant_gpu.machine import Usage, describe
+from operant_gpu.models.checkpoint import FOLDER
+from operant_gpu.models.ppo import PPO
+from operant_gpu.models.telemetry import Metrics
+from operant_gpu.monitor.curve import draw_curve
+from operant_gpu.monitor.reader import FILE, FORMAT, RunReader, read_description
+from operant_gpu.monitor.view import View
+from operant_gpu.monitor.writers import JSONLines, Patient, TensorBoard, Writer
+
+# The first readings are all kept, later ones at most so often (seconds): an hour is then some 6 MB.
+_ALL_READINGS, _INTERVAL = 1000, 0.25
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
+class Run:
+    """A directory that holds a training and everything that is known of it; a context manager, and a callback.
+
+        with Run(PPO(env, config), "runs/mine") as run:
+            run.learner.learn(callback=run, progress=True)
+
+    Within it, the first SIGINT (Ctrl-C), SIGTERM or SIGHUP lets the iteration under way end, and saves; the second
+    interrupts. The directory then has:
+
+    - `run.json`: environment, state, and for each session machine, versions, git revision and command;
+    - `config.toml`: PPO's settings;
+    - `metrics.jsonl`, and `tensorboard/`: the metrics (see `writers`);
+    - `checkpoints/`: `config.checkpoint_keep` of them, each `config.checkpoint_interval` iterations;
+    - `curve.png`: the mean return, once the training is over.
+
+    Args:
+        learner: What trains; one that goes on with the training in the directory if it was loaded from there.
+        folder: The directory, made if there is none.
+        goal: Mean return of 100 episodes at which the training ends; None for none.
+        writers: Where the metrics go beside `metrics.jsonl`; TensorBoard if None.
+
+    Attributes:
+        learner, folder: As given.
+        view: The run as it stands, for displays.
+        signal: Number of the signal that stopped it, or None.
+
+    Raises:
+        InvalidConfig: If the directory cannot be written, is in use by another process, or has another training.
+    """
+
+    def __init__(
+        self,
+        learner: PPO,
+        folder: str | os.PathLike[str],
+        *,
+        goal: float | None = None,
+        writers: Sequence[Writer] | None = None,
+    ) -> None:
+        self.learner, self.folder = learner, Path(folder)
+        self.signal: signal.Signals | None = None
+        self.view = View.of(learner, folder=str(folder), goal=goal)
+        others = [TensorBoard()] if writers is None else writers
+        self._writers = [Patient(writer) for writer in (JSONLines(), *others)]
+        self._lock = FileLock(self.folder / "lock", timeout=0)
+        self._usage = Usage(learner.env.device)
+        self._sessions: list[dict[str, Any]] = []
+        self._handlers: dict[int, Any] = {}
+        self._readings, self._written_at = 0, 0.0
+        self._unwritten: dict[str, float] | None = None
+
+    def __enter__(self) -> Run:
+        try:
+            try_to_write(self.folder)
+        except OSError as error:
+            raise InvalidConfig("run", f"cannot write in the folder {str(self.folder)!r}: {error}") from error
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise InvalidConfig("run", f"{str(self.folder)!r} is in use by {self._owner()}: give another") from None
+        try:
+            self._begin()
+        except OSError as error:
+            self._lock.release()
+            raise InvalidConfig("run", f"cannot write in the folder {str(self.folder)!r}: {error}") from error
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._end(error)
+        finally:
+            self._restore_handlers()
+            self._lock.release()
+
+    def __call__(self, metrics: Metrics) -> bool:
+        """Keep the metrics; return whether the goal is still ahead."""
+        record = {**metrics, **self._usage.read(), "time": time.time()}
+        view, span = self.view, (self.learner.start, self.learner.target)
+        if (view.start, view.target) != span:
+            view.start, view.target = span
+            self._describe(patient=True)
+        view.add(record)
+        self._readings, self._unwritten = self._readings + 1, record
+        if self._readings <= _ALL_READINGS or record["time"] - self._written_at >= _INTERVAL:
+            self._write()
+        return not view.is_solved
+
+    def _write(self) -> None:
+        if self._unwritten is None:
+            return
+        for writer in self._writers:
+            writer.write(self._unwritten)
+        self._written_at, self._unwritten = self._unwritten["time"], None
+
+    def _begin(self) -> None:
+        learner = self.learner
+        self._go_on_with_what_is_there()
+        learner.keep_checkpoints(self.folder / FOLDER)
+        remove_partials(self.folder)
+        self._sessions.append(_session(learner))
+        learner.config.to_toml(self.folder / "config.toml")
+        self._describe()
+        settings = {"env": learner.env.environment.id, **learner.env.params._asdict(), **vars(learner.config)}
+        for writer in self._writers:
+            writer.begin(self.folder, settings, learner.timesteps)
+        self._install_handlers()
+
+    def _go_on_with_what_is_there(self) -> None:
+        if not (self.folder / FILE).exists():
+            return
+        before, own = read_description(self.folder), self.learner.env.environment.id
+        if before["env"] != own:
+            message = f"{str(self.folder)!r} has a training of {before['env']}, this one is of {own}: give another"
+            raise InvalidConfig("run", message)
+        self._sessions = before["sessions"]
+        if self.learner.timesteps:
+            self.view.returns = RunReader(self.folder).refresh().returns
+
+    def _end(self, error: BaseException | None) -> None:
+        view = self.view
+        view.end(self.learner.timesteps, error)
+        self._write()
+        for writer in self._writers:
+            writer.close()
+        # What has been learned is saved already.
+        self._describe(patient=True)
+        with self._patience():
+            draw_curve([view], self.folder / "curve.png")
+
+    @contextlib.contextmanager
+    def _patience(self) -> Iterator[None]:
+        """Turn a disk's failure into a warning."""
+        try:
+            yield
+        except OSError as error:
+            warnings.warn(f"cannot write in {str(self.folder)!r}: {error}", RuntimeWarning, stacklevel=4)
+
+    def _describe(self, patient: bool = False) -> None:
+        """Write what the run is and how it stands; `patient` with a disk that is full or away for now."""
+        view, env = self.view, self.learner.env
+        description = {
+            "format": FORMAT,
+            "env": env.environment.id,
+            "params": env.params._asdict(),
+            "max_episode_steps": env.max_episode_steps,
+            "details": view.details,
+            "engine": self.learner.engine_reason,
+            "goal": view.goal,
+            "start": view.start,
+            "target": view.target,
+            "state": view.state,
+            "message": view.message,
+            "sessions": self._sessions,
+        }
+        with self._patience() if patient else contextlib.nullcontext():
+            write_whole(self.folder / FILE, json.dumps(description, indent=2) + "\n")
+
+    def _owner(self) -> str:
+        """Return who has the lock."""
+        try:
+            session = read_description(self.folder)["sessions"][-1]
+            return f"process {session['pid']} on {session['host']}"
+        except InvalidConfig:
+            return "another process"
+
+    def _install_handlers(self) -> None:
+        # Signals are the main thread's; elsewhere `learner.stop()` does the same.
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for name in _SIGNALS:
+            number = getattr(signal, name, None)
+            # What is ignored, as by nohup, stays ignored.
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                self._handlers[number] = signal.signal(number, self._handle)
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = signal.Signals(number)
+        self.learner.stop()
+
+
+def _session(learner: PPO) -> dict[str, Any]:
+    """Return who trains, from when on, and with what."""
+    return {
+        "begun": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "timesteps": learner.timesteps,
+        "pid": os.getpid(),
+        "pid_since": psutil.Process().create_time(),
+        "command": shlex.join(sys.argv),
+        "device": str(learner.env.device),
+        **describe(learner.env.device),
+    }
+
+
+def free_folder(env: str, parent: Path = Path("runs")) -> Path:
+    """Make a new directory for a run of an environment, such as runs/CartPole-v1-3, and return it.
+
+    Raises:
+        InvalidConfig: If that is not possible.
+    """
+    number = 1
+    while True:
+        folder = parent / f"{env}-{number}"
+        try:
+            # Made at once, so that of two trainings that begin together each has its own.
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise InvalidConfig("run", f"cannot make the folder {str(folder)!r}: {error}") from error

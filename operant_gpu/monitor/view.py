@@ -1,0 +1,120 @@
+"""What is known of a run: enough to draw it, whether it is in this process or in files."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from operant_gpu.errors import TrainingError
+
+if TYPE_CHECKING:
+    from operant_gpu.models.ppo import PPO
+
+Record = Mapping[str, float]
+
+# Points of a curve that are kept, at most; a sparkline or a picture shows no more.
+_POINTS = 2048
+
+
+class Curve:
+    """A function of timesteps, thinned out as it grows."""
+
+    def __init__(self) -> None:
+        self._points: list[tuple[float, float]] = []
+        self._every, self._skipped = 1, 0
+
+    def add(self, timesteps: float, value: float) -> None:
+        """Add a point; one that goes back in time replaces what was later."""
+        while self._points and self._points[-1][0] >= timesteps:
+            self._points.pop()
+        self._skipped += 1
+        if not math.isfinite(value) or self._skipped < self._every:
+            return
+        self._skipped = 0
+        self._points.append((timesteps, value))
+        if len(self._points) > _POINTS:
+            # Another list, since a thread may be drawing this one.
+            self._points = self._points[::2]
+            self._every *= 2
+
+    def __iter__(self) -> Iterator[tuple[float, float]]:
+        return iter(list(self._points))
+
+    def __len__(self) -> int:
+        return len(self._points)
+
+
+@dataclass
+class View:
+    """A run as it stands.
+
+    Attributes:
+        title: Name of the environment.
+        folder: The run's directory, if it has one.
+        start, target: Timesteps at which the training began, and at which it ends at the latest.
+        goal: Mean return at which it ends, or None.
+        details: What it runs on and how, in a line.
+        state: "running", "solved", "finished", "stopped", "failed" or "killed".
+        message: Why, for a run that has failed.
+        latest: The last metrics.
+        returns: Curve of the mean return.
+        updated: When the last metrics came, in seconds since 1970.
+    """
+
+    title: str
+    folder: str | None = None
+    start: int = 0
+    target: int = 0
+    goal: float | None = None
+    details: str = ""
+    state: str = "running"
+    message: str = ""
+    latest: Record = field(default_factory=dict)
+    returns: Curve = field(default_factory=Curve)
+    updated: float = field(default_factory=time.time)
+
+    @classmethod
+    def of(cls, learner: PPO, **known: Any) -> View:
+        """Return the view of a learner whose training has begun."""
+        env = learner.env
+        details = f"{env.num_envs:,} environments, {env.backend} on {env.device}, {learner.engine} engine"
+        return cls(env.environment.id, start=learner.start, target=learner.target, details=details, **known)
+
+    def add(self, record: Record) -> None:
+        """Take in the metrics of one reading."""
+        self.returns.add(record["timesteps"], record["episodic_return"])
+        self.latest, self.updated = record, record.get("time", time.time())
+
+    def end(self, timesteps: int, error: BaseException | None = None) -> None:
+        """Note how the training came to its end, after so many timesteps."""
+        if isinstance(error, TrainingError):
+            self.state, self.message = "failed", str(error)
+        elif error is not None and not isinstance(error, KeyboardInterrupt):
+            self.state, self.message = "failed", f"{type(error).__name__}: {error}"
+        elif self.is_solved:
+            self.state = "solved"
+        else:
+            self.state = "finished" if 0 < self.target <= timesteps else "stopped"
+
+    @property
+    def progress(self) -> float:
+        """How much of the training is done, in [0, 1]."""
+        done = self.latest.get("timesteps", self.start) - self.start
+        return min(1.0, max(0.0, done / max(1, self.target - self.start)))
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the training takes yet at its present speed; None before it is known."""
+        speed = self.latest.get("sps", 0.0)
+        if self.state != "running" or not speed:
+            return None
+        return max(0.0, (self.target - self.latest["timesteps"]) / speed)
+
+    @property
+    def is_solved(self) -> bool:
+        """Whether the last 100 episodes reach the goal; the first few to end are the shortest, and prove nothing."""
+        latest = self.latest
+        return self.goal is not None and latest.get("episodes", 0) >= 100 and latest["episodic_return"] >= self.goal

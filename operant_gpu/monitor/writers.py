@@ -1,0 +1,184 @@
+"""Where the metrics of a run go: lines of JSON, events of TensorBoard, Weights & Biases."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from operant_gpu.errors import BackendError
+
+Record = Mapping[str, float]
+
+_GROUPS = {
+    "rollout": ("episodic_return", "episodic_length", "episodes"),
+    "losses": ("policy_loss", "value_loss", "entropy", "explained_variance"),
+    "update": ("approx_kl", "clip_frac", "grad_norm", "lr"),
+    "time": ("iterations", "seconds", "sps", "env_sps", "learner_sps"),
+    "machine": (
+        *("cpu_percent", "ram_gib", "gpu_percent", "gpu_memory_gib", "gpu_temperature"),
+        "gpu_watts",
+    ),
+}
+_GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names}
+
+
+class Writer(Protocol):
+    """What a `Run` gives its metrics to."""
+
+    def begin(self, folder: Path, settings: Mapping[str, Any], timesteps: int) -> None:
+        """Make ready.
+
+        Args:
+            folder: The run's directory.
+            settings: What the run was made with: the environment, its parameters, PPO's settings.
+            timesteps: Those already learned from, for a run that goes on: later records are made anew.
+        """
+
+    def write(self, record: Record) -> None:
+        """Keep the metrics of one reading; `timesteps` says of when."""
+
+    def close(self) -> None:
+        """Leave everything on disk."""
+
+
+class JSONLines:
+    """`metrics.jsonl`: one JSON object a reading, flushed at once; numbers that are not finite are null.
+
+    The file only grows. Where a run goes on from a checkpoint, its timesteps go back, and what follows replaces what
+    was there of later ones.
+    """
+
+    name = "metrics.jsonl"
+
+    def begin(self, folder: Path, settings: Mapping[str, Any], timesteps: int) -> None:
+        """Open the file, without half a line that a kill has left."""
+        path = folder / self.name
+        if path.exists():
+            os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+        self._file, self._unwritten = path.open("ab", buffering=0), b""
+
+    def write(self, record: Record) -> None:
+        """Append a line; what a full disk does not take is kept for the next time.
+
+        Raises:
+            OSError: If it cannot be written now.
+        """
+        line = {name: value if math.isfinite(value) else None for name, value in record.items()}
+        self._unwritten += json.dumps(line).encode() + b"\n"
+        self._flush()
+
+    def close(self) -> None:
+        """Write what is left, and close the file."""
+        with self._file:
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._unwritten:
+            self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+
+
+class TensorBoard:
+    """Events for TensorBoard, in the run's folder `tensorboard`."""
+
+    def begin(self, folder: Path, settings: Mapping[str, Any], timesteps: int) -> None:
+        """Open a new file of events."""
+        # Here, since it takes a moment to import.
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._event, self._summary = Event, Summary
+        self._file = EventFileWriter(str(folder / "tensorboard"))
+        if timesteps:
+            # TensorBoard then drops what older files have of later steps.
+            restart = SessionLog(status=SessionLog.START)
+            self._file.add_event(Event(step=timesteps + 1, session_log=restart))
+
+    def write(self, record: Record) -> None:
+        """Write all numbers as one event."""
+        step = int(record["timesteps"])
+        values = [
+            self._summary.Value(tag=f"{_GROUP_OF[name]}/{name}", simple_value=value)
+            for name, value in record.items()
+            if name in _GROUP_OF and math.isfinite(value)
+        ]
+        self._file.add_event(self._event(wall_time=record["time"], step=step, summary=self._summary(value=values)))
+
+    def close(self) -> None:
+        """Wait until the events are written."""
+        self._file.close()
+
+
+class WeightsAndBiases:
+    """A run in Weights & Biases, which a run that is resumed goes on with.
+
+    Args:
+        project: Its project there.
+        settings: Arguments of `wandb.init`.
+
+    Raises:
+        BackendError: If wandb is not installed.
+    """
+
+    def __init__(self, project: str, **settings: Any) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            message = f"Weights & Biases needs wandb ({error}): pip install 'operant-gpu[wandb]'"
+            raise BackendError(message) from error
+        self._wandb, self._arguments = wandb, {"project": project, **settings}
+
+    def begin(self, folder: Path, settings: Mapping[str, Any], timesteps: int) -> None:
+        """Begin a run, or go on with the one whose id is in the folder."""
+        # One id for each directory, so that a run stays one there.
+        kept = folder / "wandb-id"
+        if not kept.exists():
+            kept.write_text(secrets.token_hex(4))
+        arguments = {"name": folder.name, "dir": str(folder), "config": dict(settings), **self._arguments}
+        self._run = self._wandb.init(id=kept.read_text(), resume="allow", **arguments)
+
+    def write(self, record: Record) -> None:
+        """Log all numbers, by timesteps."""
+        named = {f"{_GROUP_OF[name]}/{name}": value for name, value in record.items() if name in _GROUP_OF}
+        self._run.log(named, step=int(record["timesteps"]))
+
+    def close(self) -> None:
+        """Upload what is left."""
+        self._run.finish()
+
+
+class Patient:
+    """A writer whose failures are warnings: training goes on.
+
+    Args:
+        writer: What to write to.
+    """
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer, self._is_failing = writer, False
+        self.begin = writer.begin
+
+    def write(self, record: Record) -> None:
+        """Write, and warn of the first failure in a row."""
+        self._try(lambda: self._writer.write(record))
+
+    def close(self) -> None:
+        """Close, and warn of a failure."""
+        self._try(self._writer.close)
+
+    def _try(self, function: Any) -> None:
+        try:
+            function()
+        except Exception as error:
+            if not self._is_failing:
+                name = type(self._writer).__name__
+                warnings.warn(f"{name} cannot write metrics: {error}. Training goes on", RuntimeWarning, stacklevel=4)
+            self._is_failing = True
+        else:
+            self._is_failing = False
