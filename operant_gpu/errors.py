@@ -29,6 +29,10 @@ class CheckpointError(OperantError, RuntimeError):
     """A checkpoint that cannot be written, or that is damaged or none at all."""
 
 
+class ExportError(OperantError, RuntimeError):
+    """A policy that cannot be exported, or does something else where it was exported to."""
+
+
 class ResetNeeded(OperantError, RuntimeError):
     """A step before the first reset, or any use after `close`."""
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
+from collections.abc import Callable
 from pathlib import Path
-
-_PARTIAL = ".{}.{}.partial"
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:
@@ -15,13 +15,26 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:
     Raises:
         OSError: If that is not possible; the file is then as it was.
     """
+    encoded = content.encode() if isinstance(content, str) else content
+    make_whole(path, lambda partial: partial.write_bytes(encoded))
+
+
+def make_whole(path: str | os.PathLike[str], make: Callable[[Path], object]) -> None:
+    """Let a function make a file under another name in the same folder, and give it its own name once it is whole.
+
+    Args:
+        path: The file.
+        make: Called with the other name.
+
+    Raises:
+        OSError: If that is not possible; the file is then as it was. As are other errors of `make`.
+    """
     target = Path(path)
-    partial = target.with_name(_PARTIAL.format(target.name, os.getpid()))
+    partial = _partial(target)
     try:
-        with partial.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            # Else the new name may outlive a loss of power, and the content not.
+        make(partial)
+        # Else the new name may outlive a loss of power, and the content not.
+        with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(target)
     except BaseException:
@@ -32,8 +45,8 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove what processes left there that were killed while they wrote."""
-    for partial in folder.glob(_PARTIAL.format("*", "*")):
+    """Remove what processes left in a folder that were killed while they wrote there."""
+    for partial in folder.glob(".*.partial"):
         partial.unlink(missing_ok=True)
 
 
@@ -44,9 +57,14 @@ def try_to_write(folder: Path) -> None:
         OSError: If that is not possible.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / _PARTIAL.format("probe", os.getpid())
+    probe = _partial(folder / "probe")
     probe.touch()
     probe.unlink()
+
+
+def _partial(target: Path) -> Path:
+    """Return a name that nobody else has."""
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
 
 
 def _sync(folder: Path) -> None:

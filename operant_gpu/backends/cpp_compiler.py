@@ -14,8 +14,9 @@ import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from operant_gpu.backends.disk_cache import folder, write_atomically
+from operant_gpu.backends.disk_cache import folder
 from operant_gpu.errors import BackendError
+from operant_gpu.files import make_whole
 
 _ADVICE = (
     "install one (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install), "
@@ -39,7 +40,7 @@ def load_or_make(key: str, make: Callable[[Path], object]) -> ctypes.CDLL:
         with contextlib.suppress(OSError):
             return ctypes.CDLL(str(path))
     # Also where the file of an earlier process cannot be loaded.
-    write_atomically(path, make)
+    make_whole(path, make)
     return ctypes.CDLL(str(path))
 
 

@@ -15,9 +15,10 @@ from operant_gpu.backends.base import Batch
 from operant_gpu.backends.compiled import Record
 from operant_gpu.backends.cuda_base import CudaSourceBackend
 from operant_gpu.backends.cuda_source import KERNELS, explained, program
-from operant_gpu.backends.disk_cache import folder, write_atomically
+from operant_gpu.backends.disk_cache import folder
 from operant_gpu.cuda_environment import CudaEnvironment
 from operant_gpu.errors import BackendError
+from operant_gpu.files import write_whole
 
 # Fused multiply-add would round as no other backend does. 940 is a function that ends without returning its value.
 OPTIONS = ("--std=c++17", "--fmad=false", "--diag-error=940")
@@ -76,7 +77,7 @@ def cubin(environment: CudaEnvironment, params: Any, arch: str) -> Path:
     digest = hashlib.sha256(f"{version}{options}{source}".encode()).hexdigest()[:32]
     path = folder("cuda") / f"operant_gpu_{digest}.cubin"
     if not path.exists():
-        write_atomically(path, lambda temporary: temporary.write_bytes(_compiled(environment, params, source, options)))
+        write_whole(path, _compiled(environment, params, source, options))
     return path
 
 

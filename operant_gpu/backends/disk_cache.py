@@ -7,7 +7,6 @@ import functools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 
@@ -27,24 +26,3 @@ def folder(kind: str) -> Path:
     temporary = tempfile.mkdtemp(prefix="operant_gpu")
     atexit.register(shutil.rmtree, temporary, ignore_errors=True)
     return Path(temporary)
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Make a file whole or not at all: other processes may want the same one.
-
-    Args:
-        path: Where it is to be.
-        write: Writes it to another path in the same folder.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        # A loss of power must not leave a part of it under the final name.
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

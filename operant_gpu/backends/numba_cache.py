@@ -11,7 +11,8 @@ from typing import Any
 
 import numba
 
-from operant_gpu.backends.disk_cache import folder, write_atomically
+from operant_gpu.backends.disk_cache import folder
+from operant_gpu.files import write_whole
 from operant_gpu.kernels import cpu_math
 
 
@@ -20,7 +21,7 @@ def compiled(source: str) -> Any:
     """Return the `program` of a generated module, compiled now or by an earlier process."""
     path = folder("numba") / f"operant_gpu_program_{_digest(source)}.py"
     if not path.exists() or path.read_text() != source:
-        write_atomically(path, lambda temporary: temporary.write_text(source))
+        write_whole(path, source)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None

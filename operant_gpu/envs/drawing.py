@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +50,10 @@ def gymnasium_drawing(gymnasium_id: str) -> Callable[[Any, Any], Frame]:
 
 @functools.cache
 def _artist(gymnasium_id: str) -> Any:
+    # Without a screen SDL would say so on the standard error, and then look for loudspeakers.
+    if not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")) and sys.platform == "linux":
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     artist: Any = gymnasium.make(gymnasium_id, render_mode="rgb_array").unwrapped
     # Pendulum draws the torque of the last step as an arrow: here there is none.
     artist.last_u = None

@@ -91,8 +91,8 @@ def _write(target: Path, learner: PPO) -> None:
         raise CheckpointError(f"cannot write the checkpoint {str(target)!r}: {error}; nothing of it is left") from error
 
 
-def begin(param: str, folder: Path, timesteps: int) -> None:
-    """Make a folder ready for the checkpoints of a training that begins, or goes on, after so many timesteps.
+def begin(param: str, folder: Path, timesteps: int | None) -> None:
+    """Make a folder ready for the checkpoints of a training that goes on after so many timesteps, or a new one (None).
 
     Those of later steps are of a future that is given up: they are renamed, so that the newest is always the one with
     the highest number.
@@ -102,11 +102,11 @@ def begin(param: str, folder: Path, timesteps: int) -> None:
     """
     check_writable(param, folder / _NAME)
     found = _numbered(folder)
-    if found and not timesteps:
+    if found and timesteps is None:
         message = f"{str(folder)!r} has checkpoints of an earlier training: go on with PPO.load, or give another folder"
         raise InvalidConfig(param, message)
     for number, path in found:
-        if number > timesteps:
+        if timesteps is not None and number > timesteps:
             path.replace(path.with_name(path.name + _ABANDONED))
     remove_partials(folder)
 

@@ -44,6 +44,7 @@ class Policy(nn.Module):
     Attributes:
         state_size: Width of the memory of a recurrent network, 0 for others.
         is_built_in: Whether the network is one of the library.
+        use_amp: As given.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Policy(nn.Module):
         self.network, self.distribution, self.normalizer = network, distribution, normalizer
         self.state_size = int(getattr(network, "state_size", 0))
         self.is_built_in = isinstance(network, ActorCritic | RecurrentActorCritic)
-        self._use_amp = use_amp
+        self.use_amp = use_amp
 
     def forward(self, obs: Tensor, state: Tensor | None, starts: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return outputs, values and state as the network's protocol has them, in float32."""
@@ -85,7 +86,7 @@ class Policy(nn.Module):
             mask: Where actions are legal, (batch, choices) bool; None if all are.
             generator: Source of the draws.
         """
-        outputs, values, state = self._one_step(obs, state, starts)
+        outputs, values, state = self.one_step(obs, state, starts)
         actions = self.distribution.sample(outputs, mask, generator)
         return Decision(actions, self.distribution.log_prob(outputs, actions, mask), values, state)
 
@@ -93,12 +94,12 @@ class Policy(nn.Module):
         self, obs: Tensor, state: Tensor | None, starts: Tensor | None, mask: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Return the likeliest actions and the state; arguments as for `act`."""
-        outputs, _, state = self._one_step(obs, state, starts)
+        outputs, _, state = self.one_step(obs, state, starts)
         return self.distribution.mode(outputs, mask), state
 
     def value(self, obs: Tensor, state: Tensor | None, starts: Tensor | None) -> Tensor:
         """Return values (batch,); arguments as for `act`."""
-        return self._one_step(obs, state, starts)[1]
+        return self.one_step(obs, state, starts)[1]
 
     def evaluate(
         self, obs: Tensor, actions: Tensor, state: Tensor | None, starts: Tensor | None, mask: Tensor | None
@@ -112,9 +113,10 @@ class Policy(nn.Module):
         log_prob = self.distribution.log_prob(outputs, actions, mask)
         return Evaluation(log_prob, self.distribution.entropy(outputs, mask), values)
 
-    def _one_step(
+    def one_step(
         self, obs: Tensor, state: Tensor | None, starts: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return outputs (batch, k), values (batch,) and the state; arguments as for `act`."""
         if starts is None:
             outputs, values, state = self(obs, None, None)
             return outputs, values, state
@@ -122,7 +124,7 @@ class Policy(nn.Module):
         return outputs[0], values[0], state
 
     def _precision(self, obs: Tensor) -> AbstractContextManager[Any]:
-        if not self._use_amp:
+        if not self.use_amp:
             return nullcontext()
         # Without the cache of casts, which a CUDA graph would freeze.
         return torch.autocast(obs.device.type, torch.bfloat16, cache_enabled=False)

@@ -208,7 +208,7 @@ class PPO:
             InvalidConfig: If it cannot be written, or has checkpoints of an earlier training.
         """
         self._checkpoints = Path(folder)
-        checkpoint.begin("folder", self._checkpoints, self.timesteps)
+        checkpoint.begin("folder", self._checkpoints, self._begun_at())
 
     def controller(self, deterministic: bool = True) -> Controller:
         """Return a function from observations to actions that remembers, if the policy does.
@@ -314,12 +314,16 @@ class PPO:
             return self._memory
         return {} if self._rollout is None else self._rollout.memory()
 
+    def _begun_at(self) -> int | None:
+        """Return the timesteps of a training that has begun, None before."""
+        return self.timesteps if self.target else None
+
     def _begin(self) -> None:
         """Go on from where the environments are: the caller may have stepped or reset them since the last call."""
         if self._rollout is None:
             if self._checkpoints is None and self.config.checkpoint_dir is not None:
                 self._checkpoints = Path(self.config.checkpoint_dir)
-                checkpoint.begin("checkpoint_dir", self._checkpoints, self.timesteps)
+                checkpoint.begin("checkpoint_dir", self._checkpoints, self._begun_at())
             if not self._goes_on:
                 self.env.reset(seed=self.config.seed)
             self._rollout = Rollout(self.env, self.policy, self.config.n_steps, self._obstacle is None)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
@@ -24,8 +25,12 @@ _COLORS = {
     "killed": "red",
 }
 _LABEL_WIDTH, _VALUE_WIDTH = 9, 12
+# Columns from which on a table has all that is known.
+_WIDE = 90
 # What surrounds the second column: frame, padding, label.
 _AROUND = _LABEL_WIDTH + 7
+_LOSSES = {"policy": "policy_loss", "value": "value_loss", "entropy": "entropy", "explained": "explained_variance"}
+_UPDATE = {"approx_kl": "approx_kl", "clip_frac": "clip_frac", "grad_norm": "grad_norm", "lr": "lr"}
 _UNITS = (("G", 1e9), ("M", 1e6), ("k", 1e3))
 
 
@@ -37,28 +42,28 @@ def dashboard(view: View, width: int) -> RenderableType:
         width: Columns of the terminal.
     """
     inner = max(20, width - _AROUND)
-    rows = Table.grid(padding=(0, 2))
-    rows.add_column(style="dim", width=_LABEL_WIDTH)
-    rows.add_column(overflow="ellipsis", no_wrap=True)
+    rows = Table.grid(padding=(0, 2), expand=True)
+    rows.add_column(style="dim", min_width=_LABEL_WIDTH)
+    rows.add_column(overflow="ellipsis", no_wrap=True, ratio=1)
     rows.add_row("progress", _progress(view, inner))
     if view.latest:
         rows.add_row("return", _returns(view, inner))
         rows.add_row("speed", _speed(view))
         rows.add_row("time", _split(view, inner))
-        rows.add_row("losses", _named(view, ("policy_loss", "value_loss", "entropy", "explained_variance")))
-        rows.add_row("update", _named(view, ("approx_kl", "clip_frac", "grad_norm", "lr")))
+        rows.add_row("losses", _named(view, _LOSSES))
+        rows.add_row("update", _named(view, _UPDATE))
         if machine := _machine(view):
             rows.add_row("machine", machine)
     color = _COLORS[view.state]
     parts: list[RenderableType] = [rows]
     if view.message:
         parts.append(Text(view.message, style="red"))
-    name = view.title if view.folder is None else f"{view.title}  [dim]{view.folder}[/dim]"
+    name = Text.assemble((view.title, "bold"), f"  {view.folder}" if view.folder else "")
     return Panel(
         Group(*parts),
-        title=f"[bold]{name}[/bold]",
+        title=name,
         title_align="left",
-        subtitle=f"[{color}]{view.state}[/{color}]  [dim]{view.details}[/dim]",
+        subtitle=Text.assemble((view.state, f"bold {color}"), (f"  {view.details}", "dim")),
         subtitle_align="left",
         border_style=color,
         width=width,
@@ -72,27 +77,26 @@ def comparison(views: Sequence[View], width: int) -> RenderableType:
         views: The runs.
         width: Columns of the terminal.
     """
-    table = Table(width=width, expand=True)
-    table.add_column("run", overflow="ellipsis", no_wrap=True, ratio=2)
-    table.add_column("state")
-    table.add_column("done", justify="right")
-    table.add_column("return", justify="right")
-    table.add_column("curve", no_wrap=True)
-    table.add_column("steps", justify="right")
-    table.add_column("steps/s", justify="right")
-    table.add_column("left", justify="right")
-    curve = max(8, width // 5)
+    table = Table(width=width, box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("run", overflow="ellipsis", no_wrap=True, min_width=min(30, width // 3))
+    table.add_column("state", no_wrap=True)
+    for name in ("return", "done", *(("steps", "steps/s", "left") if width >= _WIDE else ())):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("curve", no_wrap=True, overflow="crop", ratio=1)
     for view in views:
-        color, latest = _COLORS[view.state], view.latest
-        table.add_row(
-            view.folder or view.title,
-            f"[{color}]{view.state}[/{color}]",
-            f"{view.progress:.0%}",
-            _score(view),
-            Text(sparkline((value for _, value in view.returns), curve), style="cyan"),
+        latest = view.latest
+        details = (
             f"{int(latest.get('timesteps', view.start)):,}",
             short(latest.get("sps", math.nan)),
             _clock(view.seconds_left),
+        )
+        table.add_row(
+            Text(view.folder or view.title),
+            Text(view.state, style=_COLORS[view.state]),
+            _score(view),
+            f"{view.progress:.0%}",
+            *(details if width >= _WIDE else ()),
+            Text(sparkline((value for _, value in view.returns), max(8, width // 6)), style="cyan"),
         )
     return table
 
@@ -179,33 +183,27 @@ def _split(view: View, width: int) -> Text:
     return text
 
 
-def _named(view: View, names: Sequence[str]) -> Text:
+def _named(view: View, names: Mapping[str, str]) -> Text:
     text = Text()
-    for name in names:
+    for label, name in names.items():
         value = view.latest.get(name, math.nan)
-        text.append(f"{name} ", style="dim")
-        text.append(f"{f'{value:.3g}' if math.isfinite(value) else '-':<9} ")
+        text.append(f"{label} ", style="dim")
+        text.append(f"{f'{value:.3g}' if math.isfinite(value) else '-':<9}  ")
     return text
 
 
 def _machine(view: View) -> Text | None:
     latest = view.latest
     parts = (
-        ("GPU", "gpu_percent", "{:.0f} %"),
+        ("GPU ", "gpu_percent", "{:.0f} %"),
         ("", "gpu_memory_gib", "{:.1f} GiB"),
         ("", "gpu_temperature", "{:.0f} °C"),
         ("", "gpu_watts", "{:.0f} W"),
-        ("  CPU", "cpu_percent", "{:.0f} %"),
+        ("CPU ", "cpu_percent", "{:.0f} %"),
         ("", "ram_gib", "{:.1f} GiB"),
     )
     known = [(label, form.format(latest[key])) for label, key, form in parts if key in latest]
-    if not known:
-        return None
-    text = Text()
-    for label, value in known:
-        text.append(f"{label.strip()} " if label and not text else f"{label} " if label else "", style="dim")
-        text.append(f"{value}  ")
-    return text
+    return Text("  ").join(Text.assemble((label, "dim"), value) for label, value in known) if known else None
 
 
 def _score(view: View) -> str:

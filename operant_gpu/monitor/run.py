@@ -154,6 +154,9 @@ class Run:
         if before["env"] != own:
             message = f"{str(self.folder)!r} has a training of {before['env']}, this one is of {own}: give another"
             raise InvalidConfig("run", message)
+        if not self.learner.target:
+            advice = f"`operant-gpu train --resume {self.folder}` or PPO.load go on with it"
+            raise InvalidConfig("run", f"{str(self.folder)!r} has a training already: {advice}; or give another")
         self._sessions = before["sessions"]
         if self.learner.timesteps:
             self.view.returns = RunReader(self.folder).refresh().returns

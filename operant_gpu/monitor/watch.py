@@ -30,15 +30,19 @@ def watch(folders: Sequence[Path], console: Console, once: bool = False) -> list
     """
     readers = [RunReader(folder) for folder in folders]
     views = [reader.refresh() for reader in readers]
-    if not once and is_lively(console):
+    if not once and is_lively(console) and _are_running(views):
         # On a screen apart, which a resize of the window leaves without traces.
         with Live(console=console, screen=True, auto_refresh=False) as live:
-            while any(view.state == "running" for view in views):
+            while _are_running(views):
                 live.update(_picture(views, console.width), refresh=True)
                 time.sleep(_PAUSE)
                 views = [reader.refresh() for reader in readers]
     console.print(_picture(views, console.width))
     return views
+
+
+def _are_running(views: Sequence[View]) -> bool:
+    return any(view.state == "running" for view in views)
 
 
 def _picture(views: Sequence[View], width: int) -> RenderableType:

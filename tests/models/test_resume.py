@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import warnings
@@ -16,7 +15,7 @@ from learning_envs import Forbidden, Locate, Recall
 from models.resumed import digest, parts_of
 
 import operant_gpu
-from operant_gpu import InvalidConfig
+from operant_gpu import InvalidConfig, files
 from operant_gpu.models import PPO, PPOConfig
 
 HALF, WHOLE = 5, 10
@@ -175,12 +174,18 @@ def test_environments_of_the_callers_own_begin_anew(tmp_path: Path) -> None:
     assert learner.reward_normalizer.returns.shape == (32,)
 
 
+THIRD = "step-000000000256.pt"
+
+
 def test_a_disk_that_is_full_for_a_while_costs_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     learner = PPO(operant_gpu.make("CartPole-v1", 16, device="cpu"), PPOConfig(**SMALL, checkpoint_interval=1))
     learner.keep_checkpoints(tmp_path)
-    # The way in which the third checkpoint would be written leads to a full disk.
-    partial = tmp_path / f".step-000000000256.pt.{os.getpid()}.partial"
-    partial.symlink_to("/dev/full")
+    # What would become the third checkpoint is on a disk that is full.
+    (tmp_path / ".full.partial").symlink_to("/dev/full")
+    names = files._partial
+    monkeypatch.setattr(
+        files, "_partial", lambda path: tmp_path / ".full.partial" if path.name == THIRD else names(path)
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         learner.learn(512)

@@ -1,0 +1,7 @@
+"""`python -m operant_gpu.cli` does what `operant-gpu` does."""
+
+import sys
+
+from operant_gpu.cli import main
+
+sys.exit(main())

@@ -1,0 +1,127 @@
+"""What the commands share."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from operant_gpu.environment import Definition
+from operant_gpu.errors import InvalidConfig
+from operant_gpu.models import PPO
+from operant_gpu.registry import find, register
+
+FAILED = 1
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+def say(console: Console, *lines: str) -> None:
+    """Print lines as they are: they may hold paths, which are no markup and are not to be broken."""
+    console.print(*lines, sep="\n", markup=False, highlight=False, soft_wrap=True)
+
+
+def complain(error: Exception) -> None:
+    """Print an error as one line on the standard error."""
+    say(Console(stderr=True), f"operant-gpu: {error}")
+
+
+def plain_table(*headings: str, title: str | None = None) -> Table:
+    """Return a table without a frame, whose first column is never cut."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, heading in enumerate(headings):
+        table.add_column(heading, no_wrap=not place)
+    return table
+
+
+class Command(Protocol):
+    """A command, with its options as attributes."""
+
+    def run(self, console: Console) -> int:
+        """Do it; return the exit status."""
+
+
+def environment_id(name: str) -> str:
+    """Return the id of an environment that is named by it, or as `file.py:NAME` or `module:NAME`, which is imported.
+
+    Raises:
+        InvalidConfig: If there is none.
+    """
+    source, colon, attribute = name.rpartition(":")
+    if not colon:
+        return find(name).id
+    module = _imported(source)
+    definition = getattr(module, attribute, None)
+    if not isinstance(definition, Definition):
+        known = [key for key, value in vars(module).items() if isinstance(value, Definition)]
+        message = f"{source!r} has no environment {attribute!r}; it has {', '.join(known) or 'none'}"
+        raise InvalidConfig("env", message)
+    return register(definition).id
+
+
+def _imported(source: str) -> object:
+    try:
+        if not source.endswith(".py"):
+            return importlib.import_module(source)
+        path = Path(source).resolve()
+        # As `python file.py` would find what it imports.
+        sys.path.insert(0, str(path.parent))
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[path.stem] = module
+        spec.loader.exec_module(module)
+        return module
+    except Exception as error:
+        raise InvalidConfig("env", f"cannot import {source!r}: {type(error).__name__}: {error}") from error
+
+
+def load(path: Path, env: str | None, device: str, console: Console) -> PPO:
+    """Return the learner in a checkpoint, or in the newest that can be read of a run.
+
+    Args:
+        path: The file, or the run's directory.
+        env: The environment's definition, if it is not one of the library's; see `environment_id`.
+        device: Where to.
+        console: For warnings.
+    """
+    if env is not None:
+        environment_id(env)
+    with warnings_to(console):
+        learner = PPO.load(path, device=device)
+    use_one_thread(learner.env.device)
+    return learner
+
+
+def use_one_thread(device: torch.device) -> None:
+    """Let PyTorch compute in one thread on a CPU.
+
+    Networks this small gain nothing from threads, and threads that wait for each other spin: on a machine with other
+    work that made training ten times slower.
+    """
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+
+
+@contextmanager
+def warnings_to(console: Console) -> Iterator[None]:
+    """Print warnings as lines of text, without a place in the source."""
+
+    def show(message: Warning | str, *_: object) -> None:
+        say(console, f"warning: {message}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RuntimeWarning)
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield

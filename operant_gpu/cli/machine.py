@@ -1,0 +1,103 @@
+"""`operant-gpu envs`, `bench` and `doctor`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+import tyro
+from gymnasium import spaces
+from rich.console import Console
+from rich.markup import escape
+
+from operant_gpu.benchmark import measure
+from operant_gpu.cli.common import FAILED, environment_id, plain_table, use_one_thread
+from operant_gpu.doctor import Finding, as_dict, examine
+from operant_gpu.monitor.dashboard import short
+from operant_gpu.registry import find, list_envs
+
+_MARKS = {"ok": "[green]ok[/green]", "missing": "[yellow]missing[/yellow]", "broken": "[red]broken[/red]"}
+
+
+@dataclass
+class Envs:
+    """List the environments."""
+
+    def run(self, console: Console) -> int:
+        """Print a table; return the exit status."""
+        table = plain_table("environment", "actions", "observations", "limit", "solved at", "written in")
+        for id in list_envs():
+            definition = find(id)
+            observation, action = definition.spaces(definition.make_params({}))
+            limit, goal = definition.max_episode_steps, definition.reward_threshold
+            table.add_row(
+                id,
+                _actions(action) + (", masked" if definition.has_action_mask else ""),
+                f"{observation.shape} {observation.dtype}",
+                "" if limit is None else f"{limit:,}",
+                "" if goal is None else f"{goal:g}",
+                "CUDA C++" if type(definition).__name__ == "CudaEnvironment" else "Triton",
+            )
+        console.print(table)
+        return 0
+
+
+@dataclass
+class Bench:
+    """Measure how fast an environment and its training are here, beside Gymnasium's vector environment."""
+
+    env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")] = "CartPole-v1"
+    """Environment, such as CartPole-v1, or FILE.py:NAME."""
+    num_envs: int = 65_536 if torch.cuda.is_available() else 4_096
+    """How many to step together."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:<index>."""
+    seconds: float = 0.3
+    """About how long each of five repeats takes."""
+
+    def run(self, console: Console) -> int:
+        """Measure, and print a table; return the exit status."""
+        use_one_thread(torch.device("cpu"))
+        with console.status("measuring"):
+            env, speeds = measure(environment_id(self.env), self.num_envs, self.device, self.seconds)
+        table = plain_table("", "steps/s", "slowest - fastest of five", title=str(env))
+        peer = next((speed.sps for speed in speeds if speed.name.startswith("Gymnasium")), None)
+        if peer is not None:
+            table.add_column("times Gymnasium")
+        for speed in speeds:
+            ratio = [] if peer is None else [f"{speed.sps / peer:.3g}"]
+            table.add_row(speed.name, short(speed.sps), f"{short(speed.low)} - {short(speed.high)}", *ratio)
+        console.print(table)
+        return 0
+
+
+@dataclass
+class Doctor:
+    """Find out what works here, what is missing, and what to install."""
+
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def run(self, console: Console) -> int:
+        """Look, and print what was found; return 1 if something is broken."""
+        findings: list[Finding] = []
+        with console.status("looking, and compiling what is tried for the first time"):
+            findings.extend(examine())
+        if self.json:
+            console.print_json(json.dumps(as_dict(findings)))
+        else:
+            table = plain_table("", "", "found", "what to do")
+            for finding in findings:
+                table.add_row(finding.name, _MARKS[finding.state], escape(finding.text), escape(finding.advice))
+            console.print(table)
+        return FAILED if any(finding.state == "broken" for finding in findings) else 0
+
+
+def _actions(space: Any) -> str:
+    if isinstance(space, spaces.Discrete):
+        return str(space.n)
+    if isinstance(space, spaces.MultiDiscrete):
+        return " x ".join(map(str, space.nvec))
+    return f"Box {space.shape}"

@@ -1,0 +1,141 @@
+"""`operant-gpu eval`, `record` and `export`: what is done with a trained policy."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from operant_gpu.cli.common import load, plain_table, say
+from operant_gpu.models import Evaluation, evaluate, export, record
+from operant_gpu.models.evaluation import STEP_LIMIT
+
+_Checkpoint = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
+
+
+@dataclass
+class Eval:
+    """Let a policy play whole episodes, taking its likeliest actions and drawing them, and tell how good it is.
+
+    The interval holds the true interquartile mean in 95 of 100 cases (bootstrap).
+    """
+
+    checkpoint: _Checkpoint
+    """A run's directory (for its newest checkpoint) or a checkpoint's file."""
+    episodes: int = 100
+    """Episodes of each kind, each in an environment of its own."""
+    seed: int = 1_000_000
+    """Seed of the environments and of the draws."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:<index>."""
+    env: str | None = None
+    """FILE.py:NAME of an environment that is not one of the library's."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def run(self, console: Console) -> int:
+        """Evaluate; return the exit status."""
+        learner = load(self.checkpoint, self.env, self.device, console)
+        kinds = {
+            name: evaluate(learner, self.episodes, deterministic=name == "deterministic", seed=self.seed)
+            for name in ("deterministic", "stochastic")
+        }
+        id = learner.env.environment.id
+        if self.json:
+            rows = {name: _numbers(evaluation) for name, evaluation in kinds.items()}
+            console.print_json(json.dumps({"env": id, "timesteps": learner.timesteps, **rows}))
+            return 0
+        title = f"{id} after {learner.timesteps:,} steps: {self.episodes:,} episodes each"
+        headings = ("actions", "mean return", "deviation", "interquartile mean", "95 % interval", "mean length")
+        table = plain_table(*headings, title=title)
+        for name, evaluation in kinds.items():
+            low, high = evaluation.interval()
+            numbers = (evaluation.mean, evaluation.std, evaluation.iqm)
+            interval, length = f"{low:.4g} to {high:.4g}", f"{evaluation.lengths.mean():.4g}"
+            table.add_row(name, *(f"{number:.4g}" for number in numbers), interval, length)
+        console.print(table)
+        if cut := sum(evaluation.cut for evaluation in kinds.values()):
+            say(console, f"{cut} episodes without an end were cut after {STEP_LIMIT:,} steps")
+        return 0
+
+
+@dataclass
+class Record:
+    """Let a policy play, and write what the environment draws to a GIF or MP4."""
+
+    checkpoint: _Checkpoint
+    """A run's directory (for its newest checkpoint) or a checkpoint's file."""
+    out: Path
+    """File to write, which ends in .gif or .mp4."""
+    episodes: int = 1
+    """How many, one after the other."""
+    max_steps: int = 1000
+    """Steps after which the video ends, whatever else."""
+    fps: int = 30
+    """Steps a second."""
+    stochastic: bool = False
+    """Draw actions instead of taking the likeliest."""
+    seed: int = 1_000_000
+    """Seed of the first episode and of the draws."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:<index>."""
+    env: str | None = None
+    """FILE.py:NAME of an environment that is not one of the library's."""
+
+    def run(self, console: Console) -> int:
+        """Record; return the exit status."""
+        learner = load(self.checkpoint, self.env, self.device, console)
+        with console.status("recording"):
+            made = record(
+                learner,
+                self.out,
+                episodes=self.episodes,
+                deterministic=not self.stochastic,
+                seed=self.seed,
+                max_steps=self.max_steps,
+                fps=self.fps,
+            )
+        returns = ", ".join(f"{value:.4g}" for value in made.returns)
+        size = self.out.stat().st_size / 1024
+        say(console, f"{self.out}: {made.steps:,} steps, return {returns}, {size:,.0f} KiB")
+        return 0
+
+
+@dataclass
+class Export:
+    """Write a policy for other programs: ONNX (.onnx) or PyTorch's exported program (.pt2), checked against it."""
+
+    checkpoint: _Checkpoint
+    """A run's directory (for its newest checkpoint) or a checkpoint's file."""
+    out: Path
+    """File to write, which ends in .onnx or .pt2."""
+    env: str | None = None
+    """FILE.py:NAME of an environment that is not one of the library's."""
+
+    def run(self, console: Console) -> int:
+        """Export; return the exit status."""
+        learner = load(self.checkpoint, self.env, "cpu", console)
+        with console.status("exporting"):
+            made = export(learner, self.out)
+        say(
+            console,
+            f"{self.out}: {', '.join(made.inputs)} -> {', '.join(made.outputs)}; checked on {made.observations:,} "
+            f"observations, greatest difference {made.error:.1g}",
+        )
+        return 0
+
+
+def _numbers(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "episodes": len(evaluation.returns),
+        "mean": evaluation.mean,
+        "std": evaluation.std,
+        "iqm": evaluation.iqm,
+        "iqm_interval_95": evaluation.interval(),
+        "mean_length": float(evaluation.lengths.mean()),
+        "cut": evaluation.cut,
+    }

@@ -1,0 +1,186 @@
+"""`operant-gpu train`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from operant_gpu.cli.common import FAILED, INTERRUPTED, complain, environment_id, say, use_one_thread, warnings_to
+from operant_gpu.errors import CheckpointError, InvalidConfig, OperantError, TrainingError
+from operant_gpu.models import PPO, PPOConfig, record
+from operant_gpu.models.presets import PRESETS
+from operant_gpu.monitor.reader import read_description
+from operant_gpu.monitor.run import Run, free_folder
+from operant_gpu.monitor.writers import TensorBoard, WeightsAndBiases, Writer
+from operant_gpu.registry import make
+
+# What a run keeps, whatever it goes on with.
+_FIXED = ("num_envs", "seed")
+_VIDEO_STEPS = 500
+# The policy as it was before a number that is not finite.
+_BEFORE_FAULT = "before-fault.pt"
+
+
+@dataclass
+class Train:
+    """Train a policy with PPO until the environment counts as solved, in a directory that keeps everything.
+
+    Ctrl-C, and SIGTERM, end the iteration under way and save; `--resume RUN` goes on as if nothing had happened.
+    """
+
+    env: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="ENV")] = None
+    """Environment, such as CartPole-v1 (its tuned settings are the defaults below), or FILE.py:NAME."""
+    resume: Path | None = None
+    """Directory of a run to go on with; its settings are the defaults below."""
+    run_dir: Annotated[Path | None, tyro.conf.arg(name="run")] = None
+    """Directory of the run; the next free one, such as runs/CartPole-v1-1, if not given."""
+    config: Path | None = None
+    """TOML file of settings, which replace tuned ones; options on the command line replace both."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:<index>."""
+    goal: float | None = None
+    """Mean return of 100 episodes at which training ends: the environment's own if not given, inf for none."""
+    video: bool = True
+    """Record an episode at the end, where the environment has pictures."""
+    wandb: str | None = None
+    """Project of Weights & Biases to log to as well."""
+    ppo: tyro.conf.OmitArgPrefixes[PPOConfig] = field(default_factory=PPOConfig)
+
+    def run(self, console: Console) -> int:
+        """Train, report and save, also what was learned until an interruption; return the exit status."""
+        if self.ppo.checkpoint_dir is not None:
+            raise InvalidConfig("checkpoint_dir", "a run keeps its checkpoints itself: leave it out, and give --run")
+        writers: list[Writer] = [TensorBoard(), *([WeightsAndBiases(self.wandb)] if self.wandb else [])]
+        with warnings_to(console):
+            if self.resume is None:
+                learner, goal, folder = self._new()
+            else:
+                learner, goal, folder = self._resumed(self.resume)
+                if done := _already_done(folder, learner, goal, self.goal is not None):
+                    say(console, done)
+                    return 0
+            run = Run(learner, folder, goal=goal, writers=writers)
+            status = self._train(run, console)
+            self._record(run, console, status)
+        say(console, *_account(run))
+        return status
+
+    def _new(self) -> tuple[PPO, float | None, Path]:
+        """Return a new learner, the goal of its training, and the run's directory."""
+        if self.env is None:
+            raise InvalidConfig("env", "expected an environment, such as CartPole-v1, or --resume RUN, got neither")
+        id = environment_id(self.env)
+        env = make(id, self.ppo.num_envs, device=self.device)
+        use_one_thread(env.device)
+        goal = env.environment.reward_threshold if self.goal is None else self.goal
+        learner = PPO(env, self.ppo)
+        return learner, _finite(goal), self.run_dir or free_folder(id)
+
+    def _resumed(self, folder: Path) -> tuple[PPO, float | None, Path]:
+        """Return the learner of a run, the goal of its training, and the run's directory."""
+        if self.run_dir is not None:
+            raise InvalidConfig("run", "a run that is resumed stays in its directory: leave --run out")
+        description, saved = read_description(folder), _settings_of(folder)
+        if self.env is not None and environment_id(self.env) != description["env"]:
+            raise InvalidConfig("env", f"{str(folder)!r} is a run of {description['env']}: leave ENV out")
+        for name in _FIXED:
+            if getattr(self.ppo, name) != getattr(saved, name):
+                raise InvalidConfig(name, f"a run goes on with the {getattr(saved, name)} that it began with")
+        # Unless they are others, the checkpoint's: it knows what fits on another device.
+        learner = PPO.load(folder, config=None if self.ppo == saved else self.ppo, device=self.device)
+        use_one_thread(learner.env.device)
+        if self.ppo.total_timesteps != saved.total_timesteps:
+            learner.target = learner.start + self.ppo.total_timesteps
+        return learner, _finite(description["goal"] if self.goal is None else self.goal), folder
+
+    def _train(self, run: Run, console: Console) -> int:
+        """Train, and return the exit status."""
+        learner, env = run.learner, run.learner.env
+        try:
+            with run:
+                say(
+                    console,
+                    f"{env.environment.id}: {env.num_envs} environments, {env.backend} backend on {env.device}; "
+                    f"engine: {learner.engine_reason}; run: {run.folder}",
+                )
+                go = learner.learn if self.resume is None else learner.resume
+                go(callback=run, progress=True)
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        except (TrainingError, CheckpointError) as error:
+            complain(error)
+            if isinstance(error, TrainingError):
+                learner.save(run.folder / _BEFORE_FAULT)
+            return FAILED
+        return 0 if run.signal is None else 128 + run.signal
+
+    def _record(self, run: Run, console: Console, status: int) -> None:
+        """Record an episode, if one is wanted and can be had."""
+        if not self.video or status or run.learner.env.environment.draw is None:
+            return
+        try:
+            with console.status("recording an episode"):
+                record(run.learner, run.folder / "video.gif", max_steps=_VIDEO_STEPS)
+        except OperantError as error:
+            say(console, f"No video: {error}")
+
+
+def _already_done(folder: Path, learner: PPO, goal: float | None, is_new_goal: bool) -> str | None:
+    """Return why there is nothing to go on with; None if there is."""
+    if learner.timesteps >= learner.target:
+        steps = f"{learner.timesteps:,} of {learner.target:,} steps"
+        return f"{folder} is at its end, {steps}: raise --total-timesteps to train on"
+    if read_description(folder)["state"] == "solved" and not is_new_goal:
+        return f"{folder} is solved, its goal was {goal:g}: give a higher --goal, or --goal inf to train to the end"
+    return None
+
+
+def _account(run: Run) -> list[str]:
+    """Return what a training came to, and what to do next, in lines."""
+    view, learner, folder = run.view, run.learner, run.folder
+    verb = {"solved": "Solved", "finished": "Trained", "stopped": "Stopped"}.get(view.state, "Failed at")
+    if not view.latest:
+        return [f"{verb} {view.title} before the first iteration was over", f"Run: {folder}"]
+    count = min(100, int(view.latest["episodes"]))
+    score = f"mean return {view.latest['episodic_return']:.4g} over the last {count} episodes"
+    target = "" if view.goal is None else f" (goal {view.goal:g})"
+    steps = f"{learner.timesteps:,} steps in {learner.seconds:.1f} s"
+    lines = [f"{verb} {view.title}: {score if count else 'no episode finished'}{target}, {steps}", f"Run: {folder}"]
+    if view.state in ("solved", "finished"):
+        lines += [f"  operant-gpu eval {folder}", f"  operant-gpu record {folder} --out {view.title}.gif"]
+    elif view.state == "stopped":
+        lines.append(f"  operant-gpu train --resume {folder}")
+    return lines
+
+
+def _finite(goal: float | None) -> float | None:
+    return None if goal is None or math.isinf(goal) else goal
+
+
+def _settings_of(folder: Path) -> PPOConfig:
+    """Return the settings of a run."""
+    read_description(folder)
+    return replace(PPOConfig.from_toml(folder / "config.toml", PPOConfig()), checkpoint_dir=None)
+
+
+def recommended(arguments: Sequence[str]) -> PPOConfig:
+    """Return what options are to differ from: an environment's or a run's settings, and those of a settings file."""
+    if not arguments or arguments[0] != "train":
+        return PPOConfig()
+    reader = argparse.ArgumentParser("operant-gpu train", add_help=False, allow_abbrev=False)
+    reader.add_argument("--config")
+    reader.add_argument("--resume", type=Path)
+    known = reader.parse_known_args(arguments)[0]
+    env = next((argument for argument in arguments if argument in PRESETS), None)
+    if known.resume is not None:
+        settings = _settings_of(known.resume)
+    else:
+        settings = PPOConfig() if env is None else PPOConfig.for_env(env)
+    return settings if known.config is None else PPOConfig.from_toml(known.config, settings)

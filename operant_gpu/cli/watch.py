@@ -1,0 +1,48 @@
+"""`operant-gpu monitor`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from operant_gpu.cli.common import say
+from operant_gpu.errors import InvalidConfig
+from operant_gpu.monitor.curve import draw_curve
+from operant_gpu.monitor.reader import latest_run
+from operant_gpu.monitor.watch import watch
+
+
+@dataclass
+class Monitor:
+    """Watch runs, under way or over, by reading their files; training does not notice.
+
+    One run is shown in full, several as a table. It ends when they do, or by Ctrl-C.
+    """
+
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")] = ()
+    """Directories of runs, such as runs/CartPole-v1-1."""
+    latest: bool = False
+    """Take the run below runs/ in which something happened last."""
+    once: bool = False
+    """Show how they stand, and end."""
+    curve: Path | None = None
+    """Also draw their learning curves into this PNG."""
+
+    def run(self, console: Console) -> int:
+        """Watch; return the exit status."""
+        if bool(self.runs) is self.latest:
+            given = "both" if self.latest else "neither"
+            raise InvalidConfig("monitor", f"expected directories of runs, or --latest, got {given}")
+        folders = [latest_run(Path("runs"))] if self.latest else list(self.runs)
+        views = watch(folders, console, self.once)
+        if self.curve is not None:
+            try:
+                draw_curve(views, self.curve)
+            except OSError as error:
+                raise InvalidConfig("curve", f"cannot write {str(self.curve)!r}: {error}") from error
+            say(console, f"Curves in {self.curve}")
+        return 0

@@ -1,0 +1,125 @@
+"""How good a policy is: returns of whole episodes, and how sure one can be of their mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator
+
+from operant_gpu.environment import is_integer
+from operant_gpu.errors import InvalidConfig
+from operant_gpu.models.controller import Controller
+from operant_gpu.models.ppo import PPO
+
+Returns = np.ndarray[Any, np.dtype[np.float64]]
+
+# Steps after which an episode is cut, in environments without a limit of their own.
+STEP_LIMIT = 10_000
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Episodes that a policy has played.
+
+    Attributes:
+        returns: Sum of rewards of each episode, (episodes,).
+        lengths: Steps of each, (episodes,).
+        cut: How many were cut after `STEP_LIMIT` steps, because their environment has no limit.
+    """
+
+    returns: Returns
+    lengths: Returns
+    cut: int = 0
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(self.returns.mean())
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the returns."""
+        return float(self.returns.std())
+
+    @property
+    def iqm(self) -> float:
+        """Interquartile mean of the returns: that of the middle half, which no single episode can move far."""
+        return float(interquartile_mean(self.returns))
+
+    def interval(
+        self, statistic: Callable[[Returns], Returns] | None = None, level: float = 0.95, seed: int = 0
+    ) -> tuple[float, float]:
+        """Return a confidence interval by the percentile bootstrap, over 2000 samples of as many episodes.
+
+        Args:
+            statistic: From (..., episodes) to (...); the interquartile mean if None.
+            level: How often such intervals hold the truth.
+            seed: Of the samples.
+        """
+        statistic, rng = statistic or interquartile_mean, np.random.default_rng(seed)
+        size = len(self.returns)
+        # One after the other, for a million episodes would not fit in memory as often.
+        samples = [statistic(self.returns[rng.integers(size, size=size)]) for _ in range(_RESAMPLES)]
+        low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
+
+
+def interquartile_mean(values: Returns) -> Returns:
+    """Return the mean of the middle half of the last axis; Agarwal et al., 2021, advise it for returns."""
+    size = values.shape[-1]
+    cut = size // 4
+    middle: Returns = np.partition(values, (cut, size - cut - 1), axis=-1)[..., cut : size - cut].mean(-1)
+    return middle
+
+
+def evaluate(learner: PPO, episodes: int = 100, *, deterministic: bool = True, seed: int = 1_000_000) -> Evaluation:
+    """Let a policy play whole episodes, in as many new environments, and leave the learner as it is.
+
+    Each environment plays one: of those that are first to end, the short ones would count too often.
+
+    Args:
+        learner: What has the policy; its environments' definition, parameters and device are taken.
+        episodes: How many.
+        deterministic: Whether to take the likeliest actions rather than to sample.
+        seed: Of environments and draws; other than the training's.
+
+    Raises:
+        InvalidConfig: If `episodes` is not at least 1, or the memory does not hold so many environments.
+    """
+    if not is_integer(episodes) or episodes < 1:
+        raise InvalidConfig("episodes", f"expected an integer of at least 1, got {episodes!r}")
+    env = sibling(learner, int(episodes))
+    act = sibling_controller(learner, deterministic, seed)
+    obs, info = env.reset(seed=seed)
+    ended = None
+    running = torch.ones(int(episodes), dtype=torch.bool, device=env.device)
+    returns, lengths = torch.zeros(2, int(episodes), dtype=torch.float64, device=env.device)
+    was_cut = torch.zeros_like(running)
+    while running.any():
+        obs, _, terminated, truncated, info = env.step(act(obs, ended, info.get("action_mask")))
+        ended = terminated | truncated
+        now = running & ended
+        returns = torch.where(now, info["episode"]["r"].double(), returns)
+        lengths = torch.where(now, info["episode"]["l"].double(), lengths)
+        was_cut |= now & ~terminated
+        running &= ~ended
+    has_limit = learner.env.max_episode_steps is not None
+    return Evaluation(returns.cpu().numpy(), lengths.cpu().numpy(), 0 if has_limit else int(was_cut.sum()))
+
+
+def sibling(learner: PPO, num_envs: int, **settings: Any) -> Any:
+    """Return new environments like those of a learner, for episodes that end."""
+    env = learner.env
+    limit = env.max_episode_steps or STEP_LIMIT
+    return env.environment(num_envs, device=env.device, max_episode_steps=limit, **{**settings, **env.params._asdict()})
+
+
+def sibling_controller(learner: PPO, deterministic: bool, seed: int) -> Controller:
+    """Return a controller with draws of its own, so that the learner's go on as if it had not acted."""
+    generator = Generator(learner.env.device).manual_seed(seed)
+    return Controller(learner.policy, learner.env.single_observation_space.shape or (), generator, deterministic)

@@ -1,0 +1,138 @@
+"""Videos of policies at play: animated GIFs and MP4."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+
+from operant_gpu.environment import is_integer
+from operant_gpu.envs.drawing import Frame
+from operant_gpu.errors import BackendError, InvalidConfig
+from operant_gpu.files import make_whole
+from operant_gpu.models.evaluation import STEP_LIMIT, sibling, sibling_controller
+from operant_gpu.models.ppo import PPO
+
+_FORMATS = (".gif", ".mp4")
+_COLORS = 64
+# What H.264's sampling of colours asks for.
+_MULTIPLE = 2
+
+
+@dataclass
+class Recording:
+    """What a video shows.
+
+    Attributes:
+        returns: Sum of rewards of each episode; the last one may not have ended.
+        steps: Steps of all of them.
+    """
+
+    returns: list[float]
+    steps: int
+
+
+def record(
+    learner: PPO,
+    path: str | os.PathLike[str],
+    *,
+    episodes: int = 1,
+    deterministic: bool = True,
+    seed: int = 1_000_000,
+    max_steps: int = 1000,
+    fps: int = 30,
+) -> Recording:
+    """Let a policy play, and write what the environment draws to a file.
+
+    Args:
+        learner: What has the policy; the environment is a new one like its own.
+        path: A file that ends in .gif or .mp4 (which needs imageio-ffmpeg).
+        episodes: How many, one after the other.
+        deterministic: Whether to take the likeliest actions rather than to sample.
+        seed: Of the first episode and of the draws.
+        max_steps: Steps after which the video ends, whatever else.
+        fps: Steps a second.
+
+    Raises:
+        InvalidConfig: If the file is of another kind or cannot be written, a number makes no sense, or the environment
+            has no pictures.
+        BackendError: If a library is missing.
+    """
+    target = Path(path)
+    if target.suffix.lower() not in _FORMATS:
+        raise InvalidConfig("out", f"expected a file that ends in {' or '.join(_FORMATS)}, got {str(target)!r}")
+    for name, value, most in (("episodes", episodes, 10_000), ("max_steps", max_steps, STEP_LIMIT), ("fps", fps, 100)):
+        if not is_integer(value) or not 1 <= value <= most:
+            raise InvalidConfig(name, f"expected an integer from 1 to {most}, got {value!r}")
+    if learner.env.environment.draw is None:
+        message = f"{learner.env.environment.id} has no pictures: give its definition a `draw` function"
+        raise InvalidConfig("env", message)
+    write, made = (_gif if target.suffix.lower() == ".gif" else _mp4), Recording([], 0)
+    frames = _play(learner, made, episodes, deterministic, seed, max_steps)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        make_whole(target, lambda path: write(frames, fps, path))
+    except OSError as error:
+        raise InvalidConfig("out", f"cannot write {str(target)!r}: {error}") from error
+    return made
+
+
+def _play(
+    learner: PPO, made: Recording, episodes: int, deterministic: bool, seed: int, max_steps: int
+) -> Iterator[Frame]:
+    """Yield the pictures of episodes, the first and the last of each included."""
+    env = sibling(learner, 1, render_mode="rgb_array", autoreset_mode=AutoresetMode.DISABLED)
+    act = sibling_controller(learner, deterministic, seed)
+    for episode in range(episodes):
+        obs, info = env.reset(seed=seed + episode)
+        made.returns.append(0.0)
+        ended = torch.ones(1, dtype=torch.bool, device=env.device)
+        yield from env.render() or ()
+        while True:
+            actions = act(obs, ended, info.get("action_mask"))
+            obs, reward, terminated, truncated, info = env.step(actions)
+            ended = torch.zeros_like(ended)
+            made.returns[-1] += float(reward)
+            made.steps += 1
+            yield from env.render() or ()
+            if made.steps >= max_steps:
+                return
+            if terminated | truncated:
+                break
+
+
+def _gif(frames: Iterator[Frame], fps: int, path: Path) -> None:
+    # Here, since it takes a moment to import.
+    from PIL import Image
+
+    # Few colours, and the same for all: what a game draws has no more, and what moves is then all that differs.
+    first = Image.fromarray(next(frames)).quantize(_COLORS)
+    rest = (Image.fromarray(frame).quantize(palette=first, dither=Image.Dither.NONE) for frame in frames)
+    # GIF counts in hundredths of a second, and viewers slow down what is faster than two.
+    duration = 10 * max(2, round(100 / fps))
+    first.save(path, "GIF", save_all=True, append_images=rest, duration=duration, loop=0, optimize=False)
+
+
+def _mp4(frames: Iterator[Frame], fps: int, path: Path) -> None:
+    try:
+        import imageio_ffmpeg
+    except ImportError as error:
+        message = f"MP4 needs imageio-ffmpeg ({error}): pip install 'operant-gpu[render]', or write a .gif"
+        raise BackendError(message) from error
+    first = next(frames)
+    rows, columns = (-size % _MULTIPLE for size in first.shape[:2])
+    size = first.shape[1] + columns, first.shape[0] + rows
+    # The name of the file does not tell its format.
+    writer = imageio_ffmpeg.write_frames(
+        str(path), size, fps=fps, macro_block_size=_MULTIPLE, output_params=["-f", "mp4"]
+    )
+    writer.send(None)
+    for frame in itertools.chain([first], frames):
+        writer.send(np.pad(frame, ((0, rows), (0, columns), (0, 0)), mode="edge"))
+    writer.close()
