@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -56,13 +57,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USER_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # Who reads has read enough, such as `head`. Python would try once more when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return INTERRUPTED
+
+
+class _Console(Console):
+    """The standard output. Once nobody reads it any more, as after `| head`, it is silent, and the work goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Do as if all was well."""
+        with contextlib.suppress(SystemExit):
+            super().on_broken_pipe()
 
 
 def _console() -> Console:
     """Return the standard output; where it is no terminal, wide enough for tables that programs read."""
-    console = Console()
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=_WIDTH_OF_FILES)
+    console = _Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else _Console(width=_WIDTH_OF_FILES)

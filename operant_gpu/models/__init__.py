@@ -3,7 +3,7 @@
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.controller import Controller
 from operant_gpu.models.evaluation import Evaluation, evaluate
-from operant_gpu.models.export import export
+from operant_gpu.models.exporting import export
 from operant_gpu.models.mlp_policy import MLPPolicy
 from operant_gpu.models.policy import Policy
 from operant_gpu.models.ppo import PPO

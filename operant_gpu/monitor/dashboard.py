@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.panel import Panel
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -29,6 +28,8 @@ _LABEL_WIDTH, _VALUE_WIDTH = 9, 12
 _WIDE = 90
 # What surrounds the second column: frame, padding, label.
 _AROUND = _LABEL_WIDTH + 7
+_REST = "bright_black"
+_SHARES = ("cyan", "magenta", _REST)
 _LOSSES = {"policy": "policy_loss", "value": "value_loss", "entropy": "entropy", "explained": "explained_variance"}
 _UPDATE = {"approx_kl": "approx_kl", "clip_frac": "clip_frac", "grad_norm": "grad_norm", "lr": "lr"}
 _UNITS = (("G", 1e9), ("M", 1e6), ("k", 1e3))
@@ -58,12 +59,13 @@ def dashboard(view: View, width: int) -> RenderableType:
     parts: list[RenderableType] = [rows]
     if view.message:
         parts.append(Text(view.message, style="red"))
-    name = Text.assemble((view.title, "bold"), f"  {view.folder}" if view.folder else "")
+    name = Text.assemble((view.title, "bold"), "  ", _end(view.folder or "", inner - len(view.title)))
+    name.rstrip()
     return Panel(
         Group(*parts),
         title=name,
         title_align="left",
-        subtitle=Text.assemble((view.state, f"bold {color}"), (f"  {view.details}", "dim")),
+        subtitle=Text.assemble((view.state, f"bold {color}"), (f"  {view.details}" if view.details else "", "dim")),
         subtitle_align="left",
         border_style=color,
         width=width,
@@ -78,7 +80,7 @@ def comparison(views: Sequence[View], width: int) -> RenderableType:
         width: Columns of the terminal.
     """
     table = Table(width=width, box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("run", overflow="ellipsis", no_wrap=True, min_width=min(30, width // 3))
+    table.add_column("run", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for name in ("return", "done", *(("steps", "steps/s", "left") if width >= _WIDE else ())):
         table.add_column(name, justify="right", no_wrap=True)
@@ -91,7 +93,7 @@ def comparison(views: Sequence[View], width: int) -> RenderableType:
             _clock(view.seconds_left),
         )
         table.add_row(
-            Text(view.folder or view.title),
+            Text(_end(view.folder or view.title, max(12, width // 3))),
             Text(view.state, style=_COLORS[view.state]),
             _score(view),
             f"{view.progress:.0%}",
@@ -134,15 +136,25 @@ def short(number: float) -> str:
     return f"{number:.3g}"
 
 
-def _progress(view: View, width: int) -> RenderableType:
+def _end(path: str, width: int) -> str:
+    """Return the end of a path, which tells most, in so many columns."""
+    return path if len(path) <= width else f"…{path[1 - width :]}"
+
+
+def _progress(view: View, width: int) -> Text:
     done = int(view.latest.get("timesteps", view.start))
     left = view.seconds_left
     eta = "starting" if not view.latest else f"{_clock(left)} left" if left is not None else ""
-    counts = f"{view.progress:4.0%}  {done:,} of {view.target:,} steps  {eta}"
-    grid = Table.grid(padding=(0, 2))
-    bar = max(8, min(40, width - len(counts) - 2))
-    grid.add_row(ProgressBar(1.0, view.progress, width=bar), counts)
-    return grid
+    counts = f"  {view.progress:4.0%}  {done:,} of {view.target:,} steps  {eta}"
+    bar = max(8, min(40, width - len(counts)))
+    return Text.assemble(*_bar((view.progress, 1.0 - view.progress), ("green", _REST), bar), counts)
+
+
+def _bar(shares: Sequence[float], colors: Sequence[str], width: int) -> Iterator[tuple[str, str]]:
+    """Yield the parts of a bar, with their colours."""
+    edges = [round(edge * width) for edge in itertools.accumulate(shares, initial=0.0)]
+    for (begin, end), color in zip(itertools.pairwise(edges), colors, strict=True):
+        yield "━" * (end - begin), color
 
 
 def _returns(view: View, width: int) -> Text:
@@ -169,16 +181,14 @@ def _speed(view: View) -> Text:
 
 
 def _split(view: View, width: int) -> Text:
-    """Return the shares of the time that go to the environments, to learning and to all else."""
-    latest = view.latest
-    whole = 1.0 / latest["sps"]
-    shares = [1.0 / latest[key] / whole for key in ("env_sps", "learner_sps")]
+    """Return the shares of the time that go to acting in the environments, to learning and to all else."""
+    latest, parts = view.latest, ("act", "learn", "rest")
+    shares = [latest["sps"] / latest[key] for key in ("env_sps", "learner_sps")]
     shares.append(max(0.0, 1.0 - sum(shares)))
-    bar = max(9, min(40, width // 2))
-    text = Text()
-    for share, color in zip(shares, ("cyan", "magenta", "bright_black"), strict=True):
-        text.append("━" * round(share * bar / max(1.0, sum(shares))), style=color)
-    for share, color, name in zip(shares, ("cyan", "magenta", "bright_black"), ("act", "learn", "rest"), strict=True):
+    # On a GPU they are those of the last iteration alone, and may be more than all of its time.
+    shares = [share / sum(shares) for share in shares]
+    text = Text.assemble(*_bar(shares, _SHARES, max(9, min(40, width // 2))))
+    for share, color, name in zip(shares, _SHARES, parts, strict=True):
         text.append(f"  {name} {share:.0%}", style=color)
     return text
 

@@ -117,11 +117,11 @@ class Run:
     def __call__(self, metrics: Metrics) -> bool:
         """Keep the metrics; return whether the goal is still ahead."""
         record = {**metrics, **self._usage.read(), "time": time.time()}
-        view, span = self.view, (self.learner.start, self.learner.target)
-        if (view.start, view.target) != span:
-            view.start, view.target = span
-            self._describe(patient=True)
+        view = self.view
+        view.start, view.target = self.learner.start, self.learner.target
         view.add(record)
+        if self._described != (view.start, view.target):
+            self._describe(patient=True)
         self._readings, self._unwritten = self._readings + 1, record
         if self._readings <= _ALL_READINGS or record["time"] - self._written_at >= _INTERVAL:
             self._write()
@@ -183,6 +183,7 @@ class Run:
     def _describe(self, patient: bool = False) -> None:
         """Write what the run is and how it stands; `patient` with a disk that is full or away for now."""
         view, env = self.view, self.learner.env
+        self._described = view.start, view.target
         description = {
             "format": FORMAT,
             "env": env.environment.id,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import secrets
+import socket
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,8 +50,30 @@ class Writer(Protocol):
         """Leave everything on disk."""
 
 
+class _Appender:
+    """A file that grows. What a full disk does not take is kept for the next time: nothing is missing between."""
+
+    def __init__(self, path: Path) -> None:
+        self._file, self._unwritten = path.open("ab", buffering=0), b""
+
+    def append(self, content: bytes) -> None:
+        """Append, at once.
+
+        Raises:
+            OSError: If that is not possible now.
+        """
+        self._unwritten += content
+        while self._unwritten:
+            self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+
+    def close(self) -> None:
+        """Append what is left, and close."""
+        with self._file:
+            self.append(b"")
+
+
 class JSONLines:
-    """`metrics.jsonl`: one JSON object a reading, flushed at once; numbers that are not finite are null.
+    """`metrics.jsonl`: one JSON object a reading, on disk at once; numbers that are not finite are null.
 
     The file only grows. Where a run goes on from a checkpoint, its timesteps go back, and what follows replaces what
     was there of later ones.
@@ -61,58 +86,58 @@ class JSONLines:
         path = folder / self.name
         if path.exists():
             os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
-        self._file, self._unwritten = path.open("ab", buffering=0), b""
+        self._file = _Appender(path)
 
     def write(self, record: Record) -> None:
-        """Append a line; what a full disk does not take is kept for the next time.
-
-        Raises:
-            OSError: If it cannot be written now.
-        """
+        """Append a line."""
         line = {name: value if math.isfinite(value) else None for name, value in record.items()}
-        self._unwritten += json.dumps(line).encode() + b"\n"
-        self._flush()
+        self._file.append(json.dumps(line).encode() + b"\n")
 
     def close(self) -> None:
-        """Write what is left, and close the file."""
-        with self._file:
-            self._flush()
-
-    def _flush(self) -> None:
-        while self._unwritten:
-            self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+        """Close the file."""
+        self._file.close()
 
 
 class TensorBoard:
-    """Events for TensorBoard, in the run's folder `tensorboard`."""
+    """Events for TensorBoard, in the run's folder `tensorboard`; each session has a file of its own."""
 
     def begin(self, folder: Path, settings: Mapping[str, Any], timesteps: int) -> None:
-        """Open a new file of events."""
+        """Open a new file."""
         # Here, since it takes a moment to import.
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._event, self._summary = Event, Summary
-        self._file = EventFileWriter(str(folder / "tensorboard"))
+        self._protocol, self._summary, self._frame = event_pb2, summary_pb2.Summary, RecordWriter
+        now, events = time.time(), folder / "tensorboard"
+        events.mkdir(exist_ok=True)
+        # TensorBoard reads the files of a folder in the order of their names.
+        name = f"events.out.tfevents.{now:017.6f}.{socket.gethostname()}.{os.getpid()}"
+        self._file = _Appender(events / name)
+        self._append(wall_time=now, file_version="brain.Event:2")
         if timesteps:
-            # TensorBoard then drops what older files have of later steps.
-            restart = SessionLog(status=SessionLog.START)
-            self._file.add_event(Event(step=timesteps + 1, session_log=restart))
+            # It then drops what older files have of later steps.
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._append(wall_time=now, step=timesteps + 1, session_log=start)
 
     def write(self, record: Record) -> None:
-        """Write all numbers as one event."""
-        step = int(record["timesteps"])
+        """Append all numbers as one event."""
         values = [
             self._summary.Value(tag=f"{_GROUP_OF[name]}/{name}", simple_value=value)
             for name, value in record.items()
             if name in _GROUP_OF and math.isfinite(value)
         ]
-        self._file.add_event(self._event(wall_time=record["time"], step=step, summary=self._summary(value=values)))
+        step, summary = int(record["timesteps"]), self._summary(value=values)
+        self._append(wall_time=record["time"], step=step, summary=summary)
 
     def close(self) -> None:
-        """Wait until the events are written."""
+        """Close the file."""
         self._file.close()
+
+    def _append(self, **event: Any) -> None:
+        # Framed in memory: half a record on a full disk would end the file for its readers.
+        record = io.BytesIO()
+        self._frame(record).write(self._protocol.Event(**event).SerializeToString())
+        self._file.append(record.getvalue())
 
 
 class WeightsAndBiases:

@@ -1,0 +1,179 @@
+"""Files that are damaged, foreign or hostile: an error that says so, and the checkpoint before is taken."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import operant_gpu
+from operant_gpu import CheckpointError, InvalidConfig
+from operant_gpu.files import make_whole, remove_partials, write_whole
+from operant_gpu.models import PPO, PPOConfig
+from operant_gpu.models.checkpoint import _signed
+
+CONFIG = PPOConfig(n_steps=8, batch_size=32, hidden_sizes=(8,), checkpoint_interval=1)
+OLDER, NEWEST = "step-000000000256.pt", "step-000000000384.pt"
+
+
+def make() -> PPO:
+    return PPO(operant_gpu.make("CartPole-v1", 16, device="cpu"), CONFIG)
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    learner = make()
+    learner.keep_checkpoints(folder)
+    learner.learn(384)
+    return folder
+
+
+@pytest.fixture
+def folder(pristine: Path, tmp_path: Path) -> Path:
+    """A folder of three checkpoints."""
+    return Path(shutil.copytree(pristine, tmp_path / "run"))
+
+
+def assert_the_one_before_is_taken(folder: Path, reason: str) -> None:
+    with pytest.raises(CheckpointError, match=f"{NEWEST}.*{reason}"):
+        PPO.load(folder / NEWEST)
+    with pytest.warns(RuntimeWarning, match=f"{NEWEST}.*Taken instead: {OLDER}"):
+        learner = PPO.load(folder)
+    assert learner.timesteps == 256
+
+
+# Over the whole file: headers, numbers, the archive's directory, the digest.
+@pytest.mark.parametrize("place", [*(place / 40 for place in range(40)), -1, -2, -33, -34])
+def test_one_bit_that_flips_is_noticed(place: float, folder: Path) -> None:
+    content = bytearray((folder / NEWEST).read_bytes())
+    content[int(place * len(content)) if place >= 0 else int(place)] ^= 1 << 3
+    (folder / NEWEST).write_bytes(content)
+    assert_the_one_before_is_taken(folder, "is damaged|is not a checkpoint")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.0001, 0.1, 0.5, 0.9, 0.999, 0.99999])
+def test_a_file_that_is_cut_short_is_noticed(share: float, folder: Path) -> None:
+    os.truncate(folder / NEWEST, int(share * (folder / NEWEST).stat().st_size))
+    assert_the_one_before_is_taken(folder, "is damaged|is not a checkpoint")
+
+
+class Trap:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self._path,))
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch", "signed"])
+def test_code_in_a_file_is_never_run(kind: str, folder: Path, tmp_path: Path) -> None:
+    sprung = tmp_path / "sprung"
+    content = {**torch.load(folder / NEWEST, weights_only=True), "network": Trap(sprung)}
+    if kind == "pickle":
+        (folder / NEWEST).write_bytes(pickle.dumps(content))
+    elif kind == "torch":
+        torch.save(content, folder / NEWEST)
+    else:
+        (folder / NEWEST).write_bytes(_signed(content))
+    reasons = {"pickle": "is not a checkpoint", "torch": "its digest", "signed": "holds more than tensors and numbers"}
+    assert_the_one_before_is_taken(folder, reasons[kind])
+    assert not sprung.exists()
+    # It is a trap.
+    torch.load(folder / NEWEST, weights_only=False) if kind != "pickle" else pickle.loads(
+        (folder / NEWEST).read_bytes()
+    )
+    assert sprung.exists()
+
+
+def test_a_file_of_another_format_says_which(folder: Path) -> None:
+    content = {**torch.load(folder / NEWEST, weights_only=True), "format": 99}
+    (folder / NEWEST).write_bytes(_signed(content))
+    assert_the_one_before_is_taken(folder, "has format 99, this version reads format 3")
+    (folder / NEWEST).write_bytes(_signed([1, 2]))
+    assert_the_one_before_is_taken(folder, "has format 'list'")
+
+
+def test_a_file_whose_tensors_do_not_fit_is_refused(folder: Path) -> None:
+    content = torch.load(folder / NEWEST, weights_only=True)
+    content["environments"]["state"]["theta"] = torch.zeros(3)
+    (folder / NEWEST).write_bytes(_signed(content))
+    with pytest.raises(InvalidConfig, match="does not fit"):
+        PPO.load(folder)
+
+
+def test_where_no_checkpoint_can_be_read_all_reasons_are_given(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=f"no checkpoint in .* can be read: .*{NEWEST}.*; .*{OLDER}"):
+        PPO.load(folder)
+    with pytest.raises(InvalidConfig, match="there are no checkpoints"):
+        PPO.load(folder.parent)
+
+
+def test_what_a_kill_has_left_is_not_read_and_is_removed(folder: Path) -> None:
+    half = folder / ".step-000000000512.pt.0123abcd.partial"
+    half.write_bytes((folder / NEWEST).read_bytes()[:1000])
+    learner = PPO.load(folder)
+    assert learner.timesteps == 384
+    learner.keep_checkpoints(folder)
+    assert not half.exists()
+
+
+def test_pytorch_alone_can_read_a_checkpoint(folder: Path) -> None:
+    content = torch.load(folder / NEWEST, weights_only=True)
+    torch.testing.assert_close(content["policy"], dict(PPO.load(folder).policy.state_dict()), rtol=0, atol=0)
+
+
+def test_a_checkpoint_can_be_moved_to_where_its_engine_is_not(folder: Path) -> None:
+    content = torch.load(folder / NEWEST, weights_only=True)
+    content["config"]["engine"] = "graph"
+    content["generators"]["device"] = "cuda"
+    (folder / NEWEST).write_bytes(_signed(content))
+    learner = PPO.load(folder, device="cpu")
+    assert learner.config.engine == "auto"
+    assert learner.resume(640).timesteps == 640
+
+
+def test_writing_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    write_whole(target, "before")
+
+    def fail(partial: Path) -> None:
+        partial.write_text("half")
+        raise ValueError("on the way")
+
+    with pytest.raises(ValueError, match="on the way"):
+        make_whole(target, fail)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
+    write_whole(target, b"after")
+    assert target.read_text() == "after"
+
+
+def test_files_have_the_permissions_that_the_user_wants(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_whole(tmp_path / "file", "")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
+    sizes, target = set(), tmp_path / "file"
+    write_whole(target, "x" * 1_000_000)
+    # In the moment before the new name, the old content is what is there.
+    make_whole(target, lambda partial: (partial.write_text("y" * 500_000), sizes.add(target.stat().st_size)))
+    assert sizes == {1_000_000}
+    assert target.stat().st_size == 500_000
+    (tmp_path / ".file.1.partial").touch()
+    remove_partials(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

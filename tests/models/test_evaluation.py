@@ -1,0 +1,186 @@
+"""Episodes that policies play, statistics over them, and the videos of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from learning_envs import Forbidden, Forever, Recall
+from PIL import Image
+
+import operant_gpu
+from operant_gpu import InvalidConfig
+from operant_gpu.models import PPO, Evaluation, PPOConfig, evaluate, record
+from operant_gpu.models.evaluation import interquartile_mean
+
+SMALL: dict[str, Any] = {"n_steps": 8, "batch_size": 32, "hidden_sizes": (16,)}
+
+
+def cartpole(**changes: Any) -> PPO:
+    return PPO(operant_gpu.make("CartPole-v1", 16, device="cpu"), PPOConfig(**{**SMALL, **changes}))
+
+
+def naive(learner: PPO, episodes: int, seed: int) -> list[float]:
+    """Play episodes one after the other: environment number i, from the same seed, in a batch of its own."""
+    returns = []
+    for index in range(episodes):
+        env = operant_gpu.make("CartPole-v1", device="cpu", first_env_id=index)
+        obs, _ = env.reset(seed=seed)
+        total, ended = 0.0, False
+        while not ended:
+            obs, reward, terminated, truncated, _ = env.step(learner.predict(obs))
+            total, ended = total + float(reward), bool(terminated | truncated)
+        returns.append(total)
+    return returns
+
+
+def test_each_environment_plays_one_whole_episode() -> None:
+    learner = cartpole().learn(2_048)
+    found = evaluate(learner, 12, seed=3)
+    assert found.returns.tolist() == naive(learner, 12, 3)
+    assert found.lengths.tolist() == found.returns.tolist()
+    assert found.cut == 0
+
+
+def test_drawn_actions_differ_and_a_seed_repeats_them() -> None:
+    learner = cartpole().learn(2_048)
+    one, again, other = (evaluate(learner, 64, deterministic=False, seed=seed).returns for seed in (1, 1, 2))
+    assert one.tolist() == again.tolist()
+    assert one.tolist() != other.tolist()
+    assert one.tolist() != evaluate(learner, 64, seed=1).returns.tolist()
+
+
+def test_the_learner_goes_on_as_if_nothing_had_happened() -> None:
+    one, other = cartpole(engine="eager").learn(256), cartpole(engine="eager").learn(256)
+    evaluate(one, 8, deterministic=False)
+    one.learn(256)
+    other.learn(256)
+    for left, right in zip(one.policy.parameters(), other.policy.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_memories_and_masks_are_heeded() -> None:
+    config = PPOConfig(
+        n_steps=16, batch_size=256, gru_size=16, shared_trunk=True, hidden_sizes=(16,), lr=5e-3, total_timesteps=25_000
+    )
+    remembering = PPO(Recall(64, device="cpu"), config).learn()
+    assert evaluate(remembering, 64).mean > 0.95
+    masked = PPO(Forbidden(16, device="cpu", max_episode_steps=20), PPOConfig(**SMALL))
+    # Illegal actions pay.
+    assert evaluate(masked, 16, deterministic=False).returns.tolist() == [0.0] * 16
+
+
+def test_environments_without_an_end_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("operant_gpu.models.evaluation.STEP_LIMIT", 30)
+    learner = PPO(Forever(16, device="cpu", max_episode_steps=-1), PPOConfig(**SMALL))
+    found = evaluate(learner, 5)
+    assert (found.cut, found.lengths.tolist()) == (5, [30.0] * 5)
+
+
+@pytest.mark.parametrize("episodes", [0, -1, 1.5, True, "all"])
+def test_a_number_of_episodes_that_is_none(episodes: Any) -> None:
+    with pytest.raises(InvalidConfig, match="episodes: expected an integer of at least 1"):
+        evaluate(cartpole(), episodes)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([5.0], 5.0),
+        ([1.0, 3.0], 2.0),
+        # A quarter goes at each end: 0 and 100.
+        ([100.0, 1.0, 2.0, 0.0], 1.5),
+        ([0, 0, 1, 2, 3, 4, 99, 99], 2.5),
+        # A quarter of five is one, rounded down.
+        ([9, 1, 2, 3, -9], 2.0),
+    ],
+)
+def test_the_interquartile_mean_by_hand(values: list[float], expected: float) -> None:
+    assert interquartile_mean(np.array(values)) == expected
+    assert Evaluation(np.array(values, float), np.ones(len(values))).iqm == expected
+
+
+def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    # The interquartile mean of a symmetric distribution is its centre.
+    samples = [Evaluation(rng.normal(7.0, 2.0, 50), np.ones(50)).interval(seed=seed) for seed in range(200)]
+    assert 0.88 <= np.mean([low <= 7.0 <= high for low, high in samples]) <= 0.99
+    low, high = samples[0]
+    # About 2 / sqrt(50), some more than that of the mean.
+    assert 0.9 < high - low < 1.7
+
+
+def test_an_interval_of_another_statistic_and_level() -> None:
+    found = Evaluation(np.arange(100.0), np.ones(100))
+    narrow, wide = (found.interval(lambda values: values.mean(-1), level) for level in (0.5, 0.99))
+    assert wide[0] < narrow[0] < found.mean < narrow[1] < wide[1]
+    assert Evaluation(np.full(9, 3.0), np.ones(9)).interval() == (3.0, 3.0)
+
+
+def walker() -> PPO:
+    return PPO(operant_gpu.make("GridWalk-v0", 16, device="cpu"), PPOConfig(**SMALL))
+
+
+def frames_of(path: Path) -> list[np.ndarray[Any, Any]]:
+    with Image.open(path) as image:
+        # GIF's are in hundredths of a second.
+        assert image.info["duration"] >= 100
+        frames = []
+        for index in range(image.n_frames):
+            image.seek(index)
+            frames.append(np.asarray(image.convert("RGB")).astype(int))
+        return frames
+
+
+def test_a_gif_shows_what_the_environment_draws(tmp_path: Path) -> None:
+    learner = walker()
+    made = record(learner, tmp_path / "deep" / "walk.gif", deterministic=False, max_steps=7, seed=4, fps=10)
+    assert made.steps == 7
+    env = operant_gpu.make("GridWalk-v0", device="cpu", render_mode="rgb_array")
+    env.reset(seed=4)
+    frames = frames_of(tmp_path / "deep" / "walk.gif")
+    # Equal pictures one after the other are one, shown for longer.
+    assert 2 <= len(frames) <= 8
+    assert np.abs(frames[0] - env.render()[0]).mean() < 2
+
+
+def test_an_mp4_has_a_picture_for_each_step(tmp_path: Path) -> None:
+    import imageio_ffmpeg
+
+    record(walker(), tmp_path / "walk.mp4", max_steps=9, fps=20)
+    count, seconds = imageio_ffmpeg.count_frames_and_secs(str(tmp_path / "walk.mp4"))
+    assert (count, seconds) == (10, 0.5)
+
+
+def test_episodes_follow_one_another_and_their_returns_are_those_of_the_environment(tmp_path: Path) -> None:
+    env = operant_gpu.make("GridWalk-v0", 16, device="cpu", max_episode_steps=5)
+    made = record(PPO(env, PPOConfig(**SMALL)), tmp_path / "walk.gif", episodes=3)
+    assert len(made.returns) == 3
+    # -0.01 a step, and 1 at the goal.
+    assert all(round(value, 4) in {-0.05, *(1 - 0.01 * steps for steps in range(5))} for value in made.returns)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("walk.avi", {}, r"out: expected a file that ends in \.gif or \.mp4, got '.*walk\.avi'"),
+        ("walk", {}, "out: expected a file that ends in"),
+        ("walk.gif", {"episodes": 0}, "episodes: expected an integer from 1 to 10000, got 0"),
+        ("walk.gif", {"max_steps": 0}, "max_steps: expected an integer from 1"),
+        ("walk.gif", {"fps": 1000}, "fps: expected an integer from 1 to 100, got 1000"),
+        ("file/walk.gif", {}, "out: cannot write"),
+    ],
+)
+def test_recordings_that_cannot_be(name: str, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidConfig, match=message):
+        record(walker(), tmp_path / name, **changes)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_environment_without_pictures_says_what_it_lacks(tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfig, match="Recall-v0 has no pictures: give its definition a `draw` function"):
+        record(PPO(Recall(16, device="cpu"), PPOConfig(**SMALL)), tmp_path / "x.gif")

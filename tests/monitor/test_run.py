@@ -1,0 +1,351 @@
+"""A run's directory: what is in it, who may write there, and how others read it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from records import RECORD
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import operant_gpu
+from operant_gpu import InvalidConfig, TrainingError
+from operant_gpu.models import PPO, PPOConfig
+from operant_gpu.monitor import JSONLines, Run, RunReader, TensorBoard
+from operant_gpu.monitor import run as run_module
+from operant_gpu.monitor.reader import latest_run
+from operant_gpu.monitor.run import free_folder
+
+
+def make(env: str = "CartPole-v1", **changes: Any) -> PPO:
+    settings: dict[str, Any] = {"n_steps": 8, "batch_size": 32, "n_epochs": 2, "hidden_sizes": (16,), **changes}
+    return PPO(operant_gpu.make(env, 16, device="cpu"), PPOConfig(**settings))
+
+
+def train(folder: Path, timesteps: int = 512, **changes: Any) -> PPO:
+    learner = make(**changes)
+    with Run(learner, folder) as run:
+        learner.learn(timesteps, callback=run)
+    return learner
+
+
+def readings(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_what_is_in_the_directory(tmp_path: Path) -> None:
+    learner = train(tmp_path / "run", checkpoint_keep=2, checkpoint_interval=1)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        *("checkpoints", "config.toml", "curve.png", "lock", "metrics.jsonl", "run.json", "tensorboard")
+    ]
+    assert PPOConfig.from_toml(tmp_path / "run" / "config.toml") == learner.config
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["step-000000000384.pt", "step-000000000512.pt"]
+    assert (tmp_path / "run" / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_description_says_what_ran_where_and_with_what(tmp_path: Path) -> None:
+    train(tmp_path)
+    description = json.loads((tmp_path / "run.json").read_text())
+    assert description["env"] == "CartPole-v1"
+    assert description["params"]["gravity"] == 9.8
+    assert (description["state"], description["start"], description["target"]) == ("finished", 0, 512)
+    (session,) = description["sessions"]
+    assert session["pid"] == os.getpid()
+    assert session["host"] == socket.gethostname()
+    assert session["versions"]["torch"] == torch.__version__
+    assert session["machine"]
+    root = Path(operant_gpu.__file__).parent.parent
+    if (root / ".git").exists():
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+        assert session["git"]["revision"] == head.stdout.strip()
+
+
+def test_the_metrics_are_the_callbacks_with_times_and_use_of_the_machine(tmp_path: Path) -> None:
+    learner, seen = make(), list[dict[str, float]]()
+    with Run(learner, tmp_path) as run:
+        learner.learn(512, lambda metrics: seen.append(metrics) or run(metrics))
+    kept = readings(tmp_path)
+    assert len(kept) == 4
+    for one, other in zip(kept, seen, strict=True):
+        for name, value in other.items():
+            assert one[name] == (value if math.isfinite(value) else None)
+        assert {"time", "cpu_percent", "ram_gib"} <= one.keys()
+        assert 0.01 < one["ram_gib"] < 100
+
+
+def test_tensorboard_reads_its_events(tmp_path: Path) -> None:
+    train(tmp_path, 1280)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    kept = readings(tmp_path)
+    for tag, name in (("losses/value_loss", "value_loss"), ("time/sps", "sps"), ("update/approx_kl", "approx_kl")):
+        scalars = events.Scalars(tag)
+        assert [scalar.step for scalar in scalars] == [reading["timesteps"] for reading in kept]
+        assert [scalar.value for scalar in scalars] == pytest.approx([reading[name] for reading in kept])
+    # Before the first episode ends there is none.
+    assert len(events.Scalars("rollout/episodic_return")) == sum(kept_one["episodes"] > 0 for kept_one in kept)
+
+
+def test_a_run_that_goes_on_from_an_older_checkpoint_replaces_what_came_later(tmp_path: Path) -> None:
+    train(tmp_path, 1280, checkpoint_interval=5)
+    (tmp_path / "checkpoints" / "step-000000001280.pt").unlink()
+    learner = PPO.load(tmp_path)
+    assert learner.timesteps == 640
+    with Run(learner, tmp_path) as run:
+        learner.resume(callback=run)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    # TensorBoard shows what was learned, and not what was lost.
+    steps = [scalar.step for scalar in events.Scalars("time/sps")]
+    assert steps == [128 * (iteration + 1) for iteration in range(10)]
+    view = RunReader(tmp_path).refresh()
+    assert [step for step, _ in view.returns][-5:] == [768, 896, 1024, 1152, 1280]
+    assert [reading["timesteps"] for reading in readings(tmp_path)][10:] == [768, 896, 1024, 1152, 1280]
+
+
+def test_long_trainings_keep_all_of_the_first_readings_and_then_some_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "_ALL_READINGS", 3)
+    train(tmp_path, 2560)
+    steps = [reading["timesteps"] for reading in readings(tmp_path)]
+    assert steps[:3] == [128, 256, 384]
+    # The last one always.
+    assert steps[-1] == 2560
+    assert len(steps) < 20
+
+
+def test_the_goal_ends_the_training(tmp_path: Path) -> None:
+    learner = make()
+    with Run(learner, tmp_path, goal=5.0) as run:
+        learner.learn(100_000, callback=run)
+    assert learner.timesteps < 100_000
+    assert run.view.state == json.loads((tmp_path / "run.json").read_text())["state"] == "solved"
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [(TrainingError("not finite"), "failed"), (KeyboardInterrupt(), "stopped"), (ValueError("own"), "failed")],
+)
+def test_errors_are_noted_and_go_on_to_the_caller(error: BaseException, state: str, tmp_path: Path) -> None:
+    def fail(metrics: dict[str, float]) -> None:
+        raise error
+
+    learner = make()
+    with pytest.raises(type(error)), Run(learner, tmp_path):
+        learner.learn(512, callback=fail)
+    view = RunReader(tmp_path).refresh()
+    assert view.state == state
+    assert (state == "failed") is (str(error) in view.message and view.message != "")
+
+
+def test_two_trainers_in_one_directory(tmp_path: Path) -> None:
+    with Run(make(), tmp_path), pytest.raises(InvalidConfig, match=f"is in use by process {os.getpid()} on"):
+        Run(make(), tmp_path).__enter__()
+    # The first one's files are as they were, and the lock is free again.
+    assert RunReader(tmp_path).refresh().state == "stopped"
+    with Run(make(), tmp_path / "other"):
+        pass
+
+
+def test_trainings_of_something_else_are_refused(tmp_path: Path) -> None:
+    train(tmp_path)
+    with pytest.raises(InvalidConfig, match="has a training already: `operant-gpu train --resume"):
+        Run(make(), tmp_path).__enter__()
+    other = make("Pendulum-v1")
+    other.learn(128)
+    with pytest.raises(InvalidConfig, match="has a training of CartPole-v1, this one is of Pendulum-v1"):
+        Run(other, tmp_path).__enter__()
+    assert PPO.load(tmp_path).timesteps == 512
+
+
+@pytest.fixture
+def _handlers() -> Iterator[None]:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+@pytest.mark.usefixtures("_handlers")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_iteration_and_saves(number: signal.Signals, tmp_path: Path) -> None:
+    learner = make()
+
+    def callback(metrics: dict[str, float]) -> None:
+        run(metrics)
+        if metrics["iterations"] == 3:
+            os.kill(os.getpid(), number)
+
+    with Run(learner, tmp_path) as run:
+        learner.learn(100_000, callback=callback)
+    assert run.signal == number
+    # The signal comes while the third is reported: the fourth is the one under way.
+    assert learner.iterations in (3, 4)
+    assert PPO.load(tmp_path).iterations == learner.iterations
+    assert RunReader(tmp_path).refresh().state == "stopped"
+
+
+@pytest.mark.usefixtures("_handlers")
+def test_a_second_signal_interrupts_at_once(tmp_path: Path) -> None:
+    def callback(metrics: dict[str, float]) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    learner = make()
+    with pytest.raises(KeyboardInterrupt), Run(learner, tmp_path):
+        learner.learn(100_000, callback=callback)
+    assert PPO.load(tmp_path).timesteps == 0
+
+
+@pytest.mark.usefixtures("_handlers")
+def test_what_nohup_ignores_stays_ignored(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Run(make(), tmp_path):
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_thread_has_no_signals_and_trains_all_the_same(tmp_path: Path) -> None:
+    thread = threading.Thread(target=train, args=(tmp_path,))
+    thread.start()
+    thread.join()
+    assert PPO.load(tmp_path).timesteps == 512
+
+
+def test_free_folders_are_numbered(tmp_path: Path) -> None:
+    names = [free_folder("CartPole-v1", tmp_path / "runs").name for _ in range(3)]
+    assert names == ["CartPole-v1-1", "CartPole-v1-2", "CartPole-v1-3"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidConfig, match="run: cannot make the folder"):
+        free_folder("CartPole-v1", tmp_path / "file")
+
+
+def test_a_reader_follows_what_is_appended(tmp_path: Path) -> None:
+    learner = make()
+    steps: list[float] = []
+    with Run(learner, tmp_path) as run:
+        reader = RunReader(tmp_path)
+        assert reader.refresh().state == "running"
+
+        def callback(metrics: dict[str, float]) -> None:
+            run(metrics)
+            steps.append(reader.refresh().latest["timesteps"])
+
+        learner.learn(512, callback=callback)
+    assert steps == [128, 256, 384, 512]
+    view = reader.refresh()
+    assert (view.state, view.progress, view.title) == ("finished", 1.0, "CartPole-v1")
+
+
+def test_a_reader_leaves_half_lines_and_damage_alone(tmp_path: Path) -> None:
+    train(tmp_path)
+    file = tmp_path / "metrics.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(b"\xff\x00{nonsense\n[1]\n{}\n" + whole + b'{"timesteps": 9')
+    view = RunReader(tmp_path).refresh()
+    assert view.latest["timesteps"] == 512
+    with file.open("ab") as appended:
+        appended.write(b"99\n")
+    # Complete now, but no reading.
+    assert RunReader(tmp_path).refresh().latest["timesteps"] == 512
+
+
+def test_a_writer_goes_on_after_half_a_line(tmp_path: Path) -> None:
+    for timesteps in (1.0, 2.0):
+        writer = JSONLines()
+        writer.begin(tmp_path, {}, 0)
+        writer.write({"timesteps": timesteps, "episodic_return": math.nan})
+        writer.close()
+        with (tmp_path / "metrics.jsonl").open("ab") as file:
+            file.write(b'{"timest')
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines[:2]] == [
+        {"timesteps": 1.0, "episodic_return": None},
+        {"timesteps": 2.0, "episodic_return": None},
+    ]
+    assert lines[2:] == ['{"timest']
+
+
+def test_a_process_that_is_gone_is_seen_to_be(tmp_path: Path) -> None:
+    train(tmp_path)
+    path = tmp_path / "run.json"
+    description = json.loads(path.read_text())
+    description["state"] = "running"
+    path.write_text(json.dumps(description))
+    assert RunReader(tmp_path).refresh().state == "running"
+    session = description["sessions"][-1]
+    for change, state in (
+        # Another process has its number now.
+        ({"pid_since": session["pid_since"] - 100}, "killed"),
+        ({"pid": 2**22 + 1}, "killed"),
+        # Who knows what goes on elsewhere.
+        ({"pid": 2**22 + 1, "host": "elsewhere"}, "running"),
+    ):
+        description["sessions"] = [{**session, **change}]
+        path.write_text(json.dumps(description))
+        assert RunReader(tmp_path).refresh().state == state
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 99}'])
+def test_a_damaged_description_is_an_error_that_names_the_file(content: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(InvalidConfig, match=r"run\.json"):
+        RunReader(tmp_path)
+
+
+def test_the_latest_run_is_that_in_which_something_happened_last(tmp_path: Path) -> None:
+    for age, name in ((30, "a"), (10, "deep/b"), (20, "c")):
+        train(tmp_path / name, 128)
+        for file in ("run.json", "metrics.jsonl"):
+            os.utime(tmp_path / name / file, (1_000_000 - age, 1_000_000 - age))
+    assert latest_run(tmp_path) == tmp_path / "deep/b"
+    os.utime(tmp_path / "a" / "metrics.jsonl")
+    assert latest_run(tmp_path) == tmp_path / "a"
+
+
+def test_writers_of_the_callers_own_and_their_failures(tmp_path: Path) -> None:
+    class Own:
+        def begin(self, folder: Path, settings: Any, timesteps: int) -> None:
+            self.begun, self.records = (folder, settings["env"], settings["lr"], timesteps), list[Any]()
+
+        def write(self, record: Any) -> None:
+            self.records.append(record)
+            if len(self.records) in (2, 3):
+                raise ConnectionError("no network")
+
+        def close(self) -> None:
+            self.closed = True
+
+    own, learner = Own(), make()
+    message = r"Own cannot write metrics: no network\. Training goes on"
+    with pytest.warns(RuntimeWarning, match=message) as caught, Run(learner, tmp_path, writers=[own]) as run:
+        learner.learn(640, callback=run)
+    # One for failures in a row.
+    assert len(caught) == 1
+    assert own.begun == (tmp_path, "CartPole-v1", learner.config.lr, 0)
+    assert [record["timesteps"] for record in own.records] == [128, 256, 384, 512, 640]
+    assert own.closed
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_events_of_tensorboard_are_named_by_their_group(tmp_path: Path) -> None:
+    writer = TensorBoard()
+    writer.begin(tmp_path, {}, 0)
+    writer.write({**RECORD, "time": 1.0, "gpu_percent": 50.0, "unknown": 1.0})
+    writer.close()
+    tags = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Tags()["scalars"]
+    assert {"rollout/episodic_return", "update/lr", "time/env_sps", "machine/gpu_percent"} <= set(tags)
+    assert not any("unknown" in tag for tag in tags)
