@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib
 import platform
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -93,11 +93,11 @@ def _torch(has_driver: bool) -> Finding:
 def _package(extra: str, module: str, purpose: str) -> Finding:
     name = _PACKAGES.get(module, module)
     advice = f"pip install 'operant-gpu[{extra}]'"
-    if importlib.util.find_spec(module) is None:
-        return Finding(name, "missing", purpose, advice)
     try:
         importlib.import_module(module)
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == module:
+            return Finding(name, "missing", purpose, advice)
         return Finding(name, "broken", f"{type(error).__name__}: {error}", f"pip install --force-reinstall {name}")
     return Finding(name, "ok", version_of(name) or "")
 
