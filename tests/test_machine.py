@@ -148,10 +148,10 @@ def test_doctor_says_what_is_missing_and_what_is_broken(
 ) -> None:
     real = importlib.import_module
 
-    def import_module(name: str) -> Any:
+    def import_module(name: str, package: str | None = None) -> Any:
         if name == "onnxruntime":
             raise ImportError("undefined symbol: x")
-        return real(name)
+        return real(name, package)
 
     monkeypatch.setattr(importlib, "import_module", import_module)
     monkeypatch.setitem(sys.modules, "pygame", None)
