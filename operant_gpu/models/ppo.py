@@ -201,14 +201,18 @@ class PPO:
         """
         self._stopping = True
 
-    def keep_checkpoints(self, folder: str | os.PathLike[str]) -> None:
+    def keep_checkpoints(self, folder: str | os.PathLike[str] | None) -> None:
         """Write checkpoints to a folder from now on, as often as the config says, in place of its `checkpoint_dir`.
+
+        Args:
+            folder: The folder; None for no more checkpoints.
 
         Raises:
             InvalidConfig: If it cannot be written, or has checkpoints of an earlier training.
         """
-        self._checkpoints = Path(folder)
-        checkpoint.begin("folder", self._checkpoints, self._begun_at())
+        self._checkpoints = None if folder is None else Path(folder)
+        if self._checkpoints is not None:
+            checkpoint.begin("folder", self._checkpoints, self._begun_at())
 
     def controller(self, deterministic: bool = True) -> Controller:
         """Return a function from observations to actions that remembers, if the policy does.

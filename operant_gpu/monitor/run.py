@@ -32,7 +32,7 @@ from operant_gpu.monitor.view import View
 from operant_gpu.monitor.writers import JSONLines, Patient, TensorBoard, Writer
 
 # The first readings are all kept, later ones at most so often (seconds): an hour is then some 6 MB.
-_ALL_READINGS, _INTERVAL = 1000, 0.25
+_ALL_READINGS, _INTERVAL = 300, 0.25
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
@@ -164,6 +164,8 @@ class Run:
     def _end(self, error: BaseException | None) -> None:
         view = self.view
         view.end(self.learner.timesteps, error)
+        # What it learns from now on is no part of this run.
+        self.learner.keep_checkpoints(None)
         self._write()
         for writer in self._writers:
             writer.close()

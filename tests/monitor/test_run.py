@@ -54,6 +54,12 @@ def test_what_is_in_the_directory(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_after_a_run_the_learner_writes_there_no_more(tmp_path: Path) -> None:
+    learner = train(tmp_path)
+    learner.learn(512)
+    assert PPO.load(tmp_path).timesteps == 512
+
+
 def test_the_description_says_what_ran_where_and_with_what(tmp_path: Path) -> None:
     train(tmp_path)
     description = json.loads((tmp_path / "run.json").read_text())
