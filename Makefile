@@ -9,12 +9,12 @@ ENV ?= CartPole-v1
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 
-.PHONY: help train test lint bench results gpu clean
+.PHONY: help train test lint docs bench results gpu clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
-train: $(VENV)/installed  ## Train ENV (CartPole-v1) until it is solved and save the policy
+train: $(VENV)/installed  ## Train ENV (CartPole-v1) until it is solved
 	$(BIN)/operant-gpu train $(ENV)
 
 test: $(VENV)/tested $(OLDEST_TRITON)  ## Run the whole suite, then the kernels in Triton's interpreter
@@ -26,12 +26,16 @@ lint: $(VENV)/tested  ## Check style and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+docs: $(VENV)/tested  ## Build the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --site-dir build/site
+
 bench: $(VENV)/benched  ## Measure throughput beside other libraries
 	$(BIN)/python bench/env_throughput.py
 	$(BIN)/python bench/games_throughput.py
 	$(BIN)/python bench/ppo_throughput.py
 	$(BIN)/python bench/ppo_throughput.py --env Pendulum-v1
 	$(BIN)/python bench/training.py
+	$(BIN)/python bench/run_overhead.py
 
 results: $(VENV)/benched  ## Train everything beside Stable-Baselines3 and write docs/results.md (about 40 minutes)
 	$(BIN)/python bench/learning.py
@@ -49,6 +53,7 @@ gpu:  ## Run the GPU tests, then the benchmarks, and print a short table last
 		$(PYTHON) bench/ppo_throughput.py --env $$env --json $(OUT)/ppo_throughput-$$env.json \
 		2>&1 | tee $(OUT)/ppo_throughput-$$env.log; done
 	$(PYTHON) bench/training.py --json $(OUT)/training.json 2>&1 | tee $(OUT)/training.log
+	$(PYTHON) bench/run_overhead.py --envs CartPole-v1 --json $(OUT)/run_overhead.json 2>&1 | tee $(OUT)/run_overhead.log
 	$(PYTHON) bench/games_throughput.py --json $(OUT)/games_throughput.json 2>&1 | tee $(OUT)/games_throughput.log
 	$(PYTHON) bench/env_throughput.py --json $(OUT)/env_throughput.json 2>&1 | tee $(OUT)/env_throughput.log
 
@@ -61,7 +66,7 @@ $(VENV)/bin/python:
 
 $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) torch
-	$(PIP) --editable .
+	$(PIP) --editable '.[cpu,render]'
 	touch $@
 
 $(VENV)/tested: $(VENV)/installed

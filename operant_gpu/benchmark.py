@@ -26,7 +26,8 @@ class Speed(NamedTuple):
     Attributes:
         name: What.
         sps: Environment steps a second, the median of five repeats.
-        low, high: The slowest and the fastest of them.
+        low: The slowest of them.
+        high: The fastest.
     """
 
     name: str

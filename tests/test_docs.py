@@ -1,32 +1,99 @@
-"""Every Python block of the README and the guide runs."""
+"""Every block of code in the README and the documentation runs, and the site holds together."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from operant_gpu.cli import _COMMANDS, main
+from operant_gpu.models import PPOConfig
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 ROOT = Path(__file__).parent.parent
-
-
-PAGES = ["README.md", "docs/cuda_environments.md", "docs/custom_environments.md", "docs/training.md"]
+PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")))
 CATCH = ROOT / "examples" / "catch.cu"
+# What is shown, and not to be run: outputs, and the guide's file in C++, which a test below compares.
+SHOWN = {"text", "cpp"}
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_the_python_blocks_of_a_page_run_one_after_the_other(page: str, tmp_path: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-    assert blocks
-    # In a file: environment functions are read from their source.
-    program = tmp_path / "page.py"
-    program.write_text("\n\n".join(blocks))
+def blocks_of(page: str) -> list[tuple[str, str]]:
+    """Return language and text of a page's blocks of code."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+
+
+def steps_of(page: str) -> Iterator[tuple[str, str]]:
+    """Yield what is to be done, in order; blocks of Python between those of the shell are one program."""
+    program = ""
+    for language, text in blocks_of(page):
+        if language == "python":
+            program += f"{text}\n\n"
+        elif language == "sh":
+            if program:
+                yield "python", program
+            program = ""
+            yield language, text
+        elif language == "toml":
+            yield language, text
+    if program:
+        yield "python", program
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(kind not in SHOWN for kind, _ in blocks_of(page))])
+def test_the_blocks_of_a_page_run_one_after_the_other(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert {language for language, _ in blocks_of(page)} <= {"python", "sh", "toml", *SHOWN}
     shutil.copy(CATCH, tmp_path)
-    finished = subprocess.run([sys.executable, str(program)], cwd=tmp_path, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
+    monkeypatch.chdir(tmp_path)
+    for place, (language, text) in enumerate(steps_of(page)):
+        if language == "python":
+            # In a file: environment functions are read from their source.
+            program = tmp_path / f"page{place}.py"
+            program.write_text(text)
+            command = [sys.executable, program.name]
+            finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+            assert finished.returncode == 0, finished.stderr
+        elif language == "toml":
+            (tmp_path / "block.toml").write_text(text)
+            PPOConfig.from_toml(tmp_path / "block.toml")
+        else:
+            for line in text.splitlines():
+                do(shlex.split(line, comments=True))
+
+
+def do(words: list[str]) -> None:
+    """Run a line of a shell block; what would install something, or wait for a user, is looked at instead."""
+    program, *arguments = words
+    program = program.removeprefix(".venv/bin/")
+    if program == "operant-gpu":
+        assert arguments[0] in _COMMANDS
+        # A game waits for keys.
+        if arguments[0] != "play":
+            assert main(arguments) == 0
+    elif program == "pip":
+        assert arguments[0] == "install"
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        named = re.findall(r"\[(.*?)\]", " ".join(arguments))
+        assert {extra for group in named for extra in group.split(",")} <= set(extras)
+    elif program == "python":
+        assert (ROOT / arguments[0]).is_file()
+    elif program == "make":
+        assert all(f"\n{target}:" in (ROOT / "Makefile").read_text() for target in arguments if "=" not in target)
+    else:
+        raise AssertionError(f"nothing is known of {words}")
 
 
 def test_the_guide_shows_the_example_in_full() -> None:
@@ -34,3 +101,34 @@ def test_the_guide_shows_the_example_in_full() -> None:
     assert f"```cpp\n{source}```" in (ROOT / "docs" / "cuda_environments.md").read_text()
     lines = [line for line in source.splitlines() if line.strip() and not line.strip().startswith("//")]
     assert len(lines) == 36, "as the guide says"
+
+
+def rows_of(page: str) -> dict[str, str]:
+    """Return first and second column of a page's tables."""
+    return dict(re.findall(r"^\| `([^`]+)` \| ([^|]*) \|", (ROOT / page).read_text(), re.MULTILINE))
+
+
+def test_the_settings_page_explains_each_setting_with_its_default() -> None:
+    def shown(value: Any) -> str:
+        return f'"{value}"' if isinstance(value, str) else str(value)
+
+    defaults = {setting.name: shown(setting.default) for setting in dataclasses.fields(PPOConfig)}
+    assert rows_of("docs/settings.md") == defaults
+
+
+def test_the_command_line_page_has_each_command() -> None:
+    named = {row.split()[0] for row in rows_of("docs/command_line.md")}
+    assert named >= set(_COMMANDS)
+
+
+def test_each_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    for page in PAGES:
+        if page.startswith("docs/"):
+            assert f" {page.removeprefix('docs/')}\n" in navigation, page
+
+
+def test_each_picture_of_a_page_is_there() -> None:
+    for page in PAGES:
+        for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", (ROOT / page).read_text()):
+            assert ((ROOT / page).parent / path).is_file(), (page, path)

@@ -36,7 +36,8 @@ class Exported:
     """What was written.
 
     Attributes:
-        inputs, outputs: Names, in order; the first axis of each is the batch.
+        inputs: Their names, in order; the first axis of each is the batch.
+        outputs: Likewise.
         error: Greatest difference from the policy that was seen, over all outputs.
         observations: How many observations were compared.
     """

@@ -57,7 +57,8 @@ class PPO:
         timesteps: Environment steps learned from so far.
         iterations: Iterations so far.
         seconds: Time spent in `learn` and `resume` so far.
-        start, target: Timesteps at which the present training, or the last one, began and ends.
+        start: Timesteps at which the present training, or the last one, began.
+        target: Timesteps at which it ends.
 
     Raises:
         InvalidConfig: If environments, settings and network do not fit, before anything is allocated.

@@ -58,7 +58,8 @@ class Run:
         writers: Where the metrics go beside `metrics.jsonl`; TensorBoard if None.
 
     Attributes:
-        learner, folder: As given.
+        learner: As given.
+        folder: Likewise.
         view: The run as it stands, for displays.
         signal: Number of the signal that stopped it, or None.
 

@@ -54,7 +54,8 @@ class View:
     Attributes:
         title: Name of the environment.
         folder: The run's directory, if it has one.
-        start, target: Timesteps at which the training began, and at which it ends at the latest.
+        start: Timesteps at which the training began.
+        target: Timesteps at which it ends at the latest.
         goal: Mean return at which it ends, or None.
         details: What it runs on and how, in a line.
         state: "running", "solved", "finished", "stopped", "failed" or "killed".
