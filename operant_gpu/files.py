@@ -30,6 +30,7 @@ def make_whole(path: str | os.PathLike[str], make: Callable[[Path], object]) -> 
         OSError: If that is not possible; the file is then as it was. As are other errors of `make`.
     """
     target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(target)
     try:
         make(partial)

@@ -162,6 +162,7 @@ def test_doctor_says_what_is_missing_and_what_is_broken(
     assert found["onnxruntime"][1:] == broken
     assert found["backend numpy"].state == "broken"
     assert "ZeroDivisionError" in found["backend numpy"].text
+    monkeypatch.setenv("COLUMNS", "250")
     assert main(["doctor"]) == 1
     printed = capsys.readouterr().out
     assert "pip install 'operant-gpu[render]'" in printed

@@ -77,7 +77,7 @@ def _compile(environment: Any, params: Any, source: str, command: list[str], pat
         # In the language that is understood below.
         command = [*command, str(file), "-o", str(path)]
         done = run_compiler(command)
-    if done.returncode == 0 and path.stat().st_size:
+    if done.returncode == 0 and path.exists():
         return
     # With a line of a file; else it is of the command, the disk, or the linker.
     if re.search(r":\d+:(\d+:)? (fatal )?error:", done.stderr):

@@ -97,5 +97,5 @@ def library() -> ctypes.CDLL:
 def _compile(command: list[str], path: Path) -> None:
     command = [*command, str(_MAIN), "-o", str(path)]
     done = run_compiler(command)
-    if done.returncode or not path.stat().st_size:
+    if done.returncode or not path.exists():
         raise failure(command, done)

@@ -111,6 +111,11 @@ def begin(param: str, folder: Path, timesteps: int | None) -> None:
     remove_partials(folder)
 
 
+def has_checkpoints(folder: Path) -> bool:
+    """Tell whether there are checkpoints in a folder."""
+    return bool(_numbered(folder))
+
+
 def write_newest(folder: Path, learner: PPO, keep: int) -> None:
     """Write a learner to a folder, and remove all but the newest checkpoints there."""
     _write(folder / _NAME.format(learner.timesteps), learner)

@@ -14,6 +14,7 @@ import numpy as np
 import tomli_w
 
 from operant_gpu.errors import InvalidConfig
+from operant_gpu.files import write_whole
 from operant_gpu.models.presets import PRESETS
 
 if sys.version_info >= (3, 11):
@@ -192,7 +193,7 @@ class PPOConfig:
     def to_toml(self, path: str | os.PathLike[str]) -> None:
         """Write all settings to a TOML file; those that are None are left out, as None is their default."""
         values = {name: value for name, value in asdict(self).items() if value is not None}
-        Path(path).write_text(tomli_w.dumps(values), encoding="utf-8")
+        write_whole(path, tomli_w.dumps(values))
 
     def _with(self, values: Mapping[str, Any]) -> PPOConfig:
         """Return these settings with some set differently."""

@@ -107,7 +107,6 @@ def export(learner: PPO, path: str | os.PathLike[str]) -> Exported:
         raise ExportError(f"{name} cannot be exported to {target.suffix}: {type(error).__name__}: {first}") from error
     greatest = _compare(actor, read(content), cases)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         write_whole(target, content)
     except OSError as error:
         raise InvalidConfig("out", f"cannot write {str(target)!r}: {error}") from error

@@ -76,7 +76,6 @@ def record(
     write, made = (_gif if target.suffix.lower() == ".gif" else _mp4), Recording([], 0)
     frames = _play(learner, made, episodes, deterministic, seed, max_steps)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         make_whole(target, lambda path: write(frames, fps, path))
     except OSError as error:
         raise InvalidConfig("out", f"cannot write {str(target)!r}: {error}") from error

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.files import remove_partials, try_to_write, write_whole
 from operant_gpu.machine import Usage, describe
-from operant_gpu.models.checkpoint import FOLDER
+from operant_gpu.models.checkpoint import FOLDER, has_checkpoints
 from operant_gpu.models.ppo import PPO
 from operant_gpu.models.telemetry import Metrics
 from operant_gpu.monitor.curve import draw_curve
@@ -83,11 +83,12 @@ class Run:
         self._lock = FileLock(self.folder / "lock", timeout=0)
         self._usage = Usage(learner.env.device)
         self._sessions: list[dict[str, Any]] = []
-        self._handlers: dict[int, Any] = {}
         self._readings, self._written_at = 0, 0.0
         self._unwritten: dict[str, float] | None = None
 
     def __enter__(self) -> Run:
+        if self._lock.is_locked:
+            raise InvalidConfig("run", f"{str(self.folder)!r} is open already: one `with` at a time")
         try:
             try_to_write(self.folder)
         except OSError as error:
@@ -96,27 +97,29 @@ class Run:
             self._lock.acquire()
         except Timeout:
             raise InvalidConfig("run", f"{str(self.folder)!r} is in use by {self._owner()}: give another") from None
-        try:
-            self._begin()
-        except OSError as error:
-            self._lock.release()
-            raise InvalidConfig("run", f"cannot write in the folder {str(self.folder)!r}: {error}") from error
-        except BaseException:
-            self._lock.release()
-            raise
+        with contextlib.ExitStack() as opened:
+            opened.callback(self._lock.release)
+            try:
+                self._begin(opened)
+            except OSError as error:
+                raise InvalidConfig("run", f"cannot write in the folder {str(self.folder)!r}: {error}") from error
+            self._opened = opened.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
+        with self._opened:
             self._end(error)
-        finally:
-            self._restore_handlers()
-            self._lock.release()
 
     def __call__(self, metrics: Metrics) -> bool:
-        """Keep the metrics; return whether the goal is still ahead."""
+        """Keep the metrics; return whether the goal is still ahead.
+
+        Raises:
+            InvalidConfig: Outside of a `with` statement, where no file is open.
+        """
+        if not self._lock.is_locked:
+            raise InvalidConfig("run", f"{str(self.folder)!r} is not open: `with Run(...) as run:` around the training")
         record = {**metrics, **self._usage.read(), "time": time.time()}
         view = self.view
         view.start, view.target = self.learner.start, self.learner.target
@@ -135,18 +138,23 @@ class Run:
             writer.write(self._unwritten)
         self._written_at, self._unwritten = self._unwritten["time"], None
 
-    def _begin(self) -> None:
+    def _begin(self, opened: contextlib.ExitStack) -> None:
+        """Open everything; what is opened is closed in the reverse order."""
         learner = self.learner
+        self.signal, self.view.state, self.view.message = None, "running", ""
         self._go_on_with_what_is_there()
         learner.keep_checkpoints(self.folder / FOLDER)
+        # What it learns afterwards is no part of this run.
+        opened.callback(learner.keep_checkpoints, None)
         remove_partials(self.folder)
-        self._sessions.append(_session(learner))
-        learner.config.to_toml(self.folder / "config.toml")
-        self._describe()
+        self._install_handlers(opened)
         settings = {"env": learner.env.environment.id, **learner.env.params._asdict(), **vars(learner.config)}
         for writer in self._writers:
             writer.begin(self.folder, settings, learner.timesteps)
-        self._install_handlers()
+            opened.callback(writer.close)
+        learner.config.to_toml(self.folder / "config.toml")
+        self._sessions.append(_session(learner))
+        self._describe()
 
     def _go_on_with_what_is_there(self) -> None:
         if not (self.folder / FILE).exists():
@@ -155,7 +163,7 @@ class Run:
         if before["env"] != own:
             message = f"{str(self.folder)!r} has a training of {before['env']}, this one is of {own}: give another"
             raise InvalidConfig("run", message)
-        if not self.learner.target:
+        if not self.learner.target and has_checkpoints(self.folder / FOLDER):
             advice = f"`operant-gpu train --resume {self.folder}` or PPO.load go on with it"
             raise InvalidConfig("run", f"{str(self.folder)!r} has a training already: {advice}; or give another")
         self._sessions = before["sessions"]
@@ -165,12 +173,7 @@ class Run:
     def _end(self, error: BaseException | None) -> None:
         view = self.view
         view.end(self.learner.timesteps, error)
-        # What it learns from now on is no part of this run.
-        self.learner.keep_checkpoints(None)
         self._write()
-        for writer in self._writers:
-            writer.close()
-        # What has been learned is saved already.
         self._describe(patient=True)
         with self._patience():
             draw_curve([view], self.folder / "curve.png")
@@ -212,7 +215,7 @@ class Run:
         except InvalidConfig:
             return "another process"
 
-    def _install_handlers(self) -> None:
+    def _install_handlers(self, opened: contextlib.ExitStack) -> None:
         # Signals are the main thread's; elsewhere `learner.stop()` does the same.
         if threading.current_thread() is not threading.main_thread():
             return
@@ -220,12 +223,7 @@ class Run:
             number = getattr(signal, name, None)
             # What is ignored, as by nohup, stays ignored.
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                self._handlers[number] = signal.signal(number, self._handle)
-
-    def _restore_handlers(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers.clear()
+                opened.callback(signal.signal, number, signal.signal(number, self._handle))
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:

@@ -160,13 +160,21 @@ class WeightsAndBiases:
         self._wandb, self._arguments = wandb, {"project": project, **settings}
 
     def begin(self, folder: Path, settings: Mapping[str, Any], timesteps: int) -> None:
-        """Begin a run, or go on with the one whose id is in the folder."""
+        """Begin a run, or go on with the one whose id is in the folder.
+
+        Raises:
+            BackendError: If the service refuses.
+        """
         # One id for each directory, so that a run stays one there.
         kept = folder / "wandb-id"
         if not kept.exists():
             kept.write_text(secrets.token_hex(4))
         arguments = {"name": folder.name, "dir": str(folder), "config": dict(settings), **self._arguments}
-        self._run = self._wandb.init(id=kept.read_text(), resume="allow", **arguments)
+        try:
+            self._run = self._wandb.init(id=kept.read_text(), resume="allow", **arguments)
+        except Exception as error:
+            advice = "`wandb login`, or WANDB_MODE=offline to upload later"
+            raise BackendError(f"Weights & Biases does not begin a run: {error}; {advice}") from error
 
     def write(self, record: Record) -> None:
         """Log all numbers, by timesteps."""

@@ -19,9 +19,6 @@ from operant_gpu.models import PPO, IntrinsicReward
 
 TIMES = {"seconds", "sps", "env_sps", "learner_sps"}
 
-for environment in (Forbidden, Locate, Recall):
-    register(environment)
-
 
 class Noisy(torch.nn.Module):
     """A network of the caller's own that draws from PyTorch's own generator."""
@@ -74,6 +71,8 @@ def digest(learner: PPO, history: list[dict[str, float]]) -> str:
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
+    for environment in (Forbidden, Locate, Recall):
+        register(environment)
     digests = {}
     for path in sorted(folder.iterdir()):
         history: list[dict[str, float]] = []

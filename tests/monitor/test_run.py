@@ -163,6 +163,26 @@ def test_two_trainers_in_one_directory(tmp_path: Path) -> None:
         pass
 
 
+def test_a_run_is_open_within_its_with_alone(tmp_path: Path) -> None:
+    learner = make()
+    run = Run(learner, tmp_path)
+    with pytest.raises(InvalidConfig, match="is not open: `with Run"):
+        learner.learn(128, callback=run)
+    with run:
+        with pytest.raises(InvalidConfig, match="is open already"), run:
+            pass
+        learner.resume(256, callback=run)
+    # Another session of the same one.
+    with run:
+        assert RunReader(tmp_path).refresh().state == "running"
+        learner.resume(512, callback=run)
+    assert [session["timesteps"] for session in json.loads((tmp_path / "run.json").read_text())["sessions"]] == [
+        128,
+        256,
+    ]
+    assert PPO.load(tmp_path).timesteps == 512
+
+
 def test_trainings_of_something_else_are_refused(tmp_path: Path) -> None:
     train(tmp_path)
     with pytest.raises(InvalidConfig, match="has a training already: `operant-gpu train --resume"):

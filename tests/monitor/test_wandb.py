@@ -57,6 +57,19 @@ def test_a_run_and_its_resumption_are_one_there(service: Service, tmp_path: Path
     assert service.finished == 2
 
 
+def test_a_service_that_refuses_is_an_error_and_leaves_the_directory_free(
+    service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**arguments: Any) -> None:
+        raise PermissionError("not logged in")
+
+    monkeypatch.setattr(sys.modules["wandb"], "init", refuse)
+    options = ["--run", str(tmp_path / "run"), "--no-video", "--num-envs", "16", "--total-timesteps", "512"]
+    assert main(["train", "CartPole-v1", *options, "--wandb", "games"]) == 2
+    assert "does not begin a run: not logged in; `wandb login`" in capsys.readouterr().err
+    assert main(["train", "CartPole-v1", *options]) == 0
+
+
 def test_the_command_line_takes_a_project(
     service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
