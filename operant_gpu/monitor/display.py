@@ -86,16 +86,24 @@ class Display:
             self._failure = error
 
     def _dashboard(self) -> None:
+        while not self._draw_until_resized():
+            # The terminal has broken what was drawn into lines of its new width.
+            self._console.clear()
+
+    def _draw_until_resized(self) -> bool:
+        """Draw until the training is over (True), or the terminal has another size."""
+        size = self._console.size
         with Live(console=self._console, auto_refresh=False) as live:
-            while True:
+            while self._console.size == size:
                 # Before drawing: the last picture is to have the last metrics.
                 is_last = self._over.is_set()
                 began = time.perf_counter()
-                live.update(dashboard(self._view, self._console.width), refresh=True)
+                live.update(dashboard(self._view, size.width), refresh=True)
                 if is_last:
-                    return
+                    return True
                 drawing = time.perf_counter() - began
                 self._over.wait(max(_LEAST_PAUSE, _PAUSES_PER_DRAWING * drawing))
+        return False
 
     def _lines(self) -> None:
         began, shown = time.monotonic(), None

@@ -56,13 +56,17 @@ class _Appender:
     def __init__(self, path: Path) -> None:
         self._file, self._unwritten = path.open("ab", buffering=0), b""
 
+    def put(self, content: bytes) -> None:
+        """Append with what comes next."""
+        self._unwritten += content
+
     def append(self, content: bytes) -> None:
         """Append, at once.
 
         Raises:
             OSError: If that is not possible now.
         """
-        self._unwritten += content
+        self.put(content)
         while self._unwritten:
             self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
 
@@ -113,11 +117,12 @@ class TensorBoard:
         # TensorBoard reads the files of a folder in the order of their names.
         name = f"events.out.tfevents.{now:017.6f}.{socket.gethostname()}.{os.getpid()}"
         self._file = _Appender(events / name)
-        self._append(wall_time=now, file_version="brain.Event:2")
+        # With the first record: an error here would leave a file open.
+        self._file.put(self._framed(wall_time=now, file_version="brain.Event:2"))
         if timesteps:
             # It then drops what older files have of later steps.
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._append(wall_time=now, step=timesteps + 1, session_log=start)
+            self._file.put(self._framed(wall_time=now, step=timesteps + 1, session_log=start))
 
     def write(self, record: Record) -> None:
         """Append all numbers as one event."""
@@ -127,17 +132,17 @@ class TensorBoard:
             if name in _GROUP_OF and math.isfinite(value)
         ]
         step, summary = int(record["timesteps"]), self._summary(value=values)
-        self._append(wall_time=record["time"], step=step, summary=summary)
+        self._file.append(self._framed(wall_time=record["time"], step=step, summary=summary))
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    def _append(self, **event: Any) -> None:
-        # Framed in memory: half a record on a full disk would end the file for its readers.
+    def _framed(self, **event: Any) -> bytes:
+        # In memory: half a record on a full disk would end the file for its readers.
         record = io.BytesIO()
         self._frame(record).write(self._protocol.Event(**event).SerializeToString())
-        self._file.append(record.getvalue())
+        return record.getvalue()
 
 
 class WeightsAndBiases:
