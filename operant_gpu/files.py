@@ -8,6 +8,23 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
+from operant_gpu.errors import InvalidConfig
+
+
+def as_path(param: str, value: object) -> Path:
+    """Return what a user gives as a path.
+
+    Raises:
+        InvalidConfig: If it is none, for the setting `param`.
+    """
+    try:
+        text = os.fspath(value)  # type: ignore[call-overload]
+    except TypeError:
+        text = None
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise InvalidConfig(param, f"expected a path, got {value!r}")
+    return Path(text)
+
 
 def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:
     """Write a file in one piece: a reader, a kill or a loss of power sees what was there before, or all of this.
@@ -29,7 +46,10 @@ def make_whole(path: str | os.PathLike[str], make: Callable[[Path], object]) -> 
     Raises:
         OSError: If that is not possible; the file is then as it was. As are other errors of `make`.
     """
-    target = Path(path)
+    # A link stays one, and what is no file of bytes, such as a device, is not replaced by one.
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise OSError(f"{str(target)!r} is there and no regular file")
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(target)
     try:

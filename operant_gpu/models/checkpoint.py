@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import os
 import re
 import warnings
@@ -19,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from operant_gpu.errors import CheckpointError, InvalidConfig
-from operant_gpu.files import remove_partials, try_to_write, write_whole
+from operant_gpu.errors import CheckpointError, InvalidConfig, OperantError
+from operant_gpu.files import as_path, remove_partials, try_to_write, write_whole
 from operant_gpu.models.config import PPOConfig
-from operant_gpu.registry import make
+from operant_gpu.registry import list_envs, make
 
 if TYPE_CHECKING:
     from operant_gpu.models.ppo import PPO
@@ -31,11 +32,14 @@ if TYPE_CHECKING:
 
 _FORMAT = 3
 _NAME = "step-{:012d}.pt"
+# Settings that decide what a checkpoint holds.
+_OF_NETWORKS = ("hidden_sizes", "activation", "shared_trunk", "cnn_channels", "gru_size")
+_OF_LEARNERS = ("normalize_observations", "normalize_rewards", "rnd_coef")
 _PATTERN = re.compile(r"step-(\d+)\.pt")
 # Within a run's directory.
 FOLDER = "checkpoints"
-_ABANDONED = ".abandoned"
 _KEYS = {
+    "training",
     "env",
     "num_envs",
     "params",
@@ -58,9 +62,9 @@ def check_writable(param: str, target: Path) -> None:
     Raises:
         InvalidConfig: If that is not possible, for the setting `param`.
     """
-    if target.is_dir() or not target.name:
-        raise InvalidConfig(param, f"expected a file to save the policy to, got the folder {str(target)!r}")
     try:
+        if target.is_dir() or not target.name:
+            raise InvalidConfig(param, f"expected a file to save the policy to, got the folder {str(target)!r}")
         try_to_write(target.parent)
     except OSError as error:
         raise InvalidConfig(param, f"cannot write in the folder {str(target.parent)!r}: {error}") from error
@@ -68,7 +72,7 @@ def check_writable(param: str, target: Path) -> None:
 
 def write(path: str | os.PathLike[str], learner: PPO) -> None:
     """Write a learner to a file, whole or not at all."""
-    target = Path(path)
+    target = as_path("path", path)
     check_writable("path", target)
     _write(target, learner)
 
@@ -77,6 +81,7 @@ def _write(target: Path, learner: PPO) -> None:
     env = learner.env
     content = {
         "format": _FORMAT,
+        "training": learner.training,
         "env": env.environment.id,
         "num_envs": env.num_envs,
         "params": env.params._asdict(),
@@ -91,24 +96,36 @@ def _write(target: Path, learner: PPO) -> None:
         raise CheckpointError(f"cannot write the checkpoint {str(target)!r}: {error}; nothing of it is left") from error
 
 
-def begin(param: str, folder: Path, timesteps: int | None) -> None:
-    """Make a folder ready for the checkpoints of a training that goes on after so many timesteps, or a new one (None).
+def begin(param: str, folder: Path, learner: PPO) -> None:
+    """Make a folder ready for the checkpoints of a learner.
 
-    Those of later steps are of a future that is given up: they are renamed, so that the newest is always the one with
-    the highest number.
+    Those of later steps than it has taken are of a future that is given up: they are renamed, so that the newest is
+    always the one with the highest number.
 
     Raises:
-        InvalidConfig: If it cannot be written, or has checkpoints though the training is new, for the setting `param`.
+        InvalidConfig: If it cannot be written, or has checkpoints of another training, for the setting `param`.
+        CheckpointError: If it has checkpoints, and none can be read.
     """
     check_writable(param, folder / _NAME)
     found = _numbered(folder)
-    if found and timesteps is None:
-        message = f"{str(folder)!r} has checkpoints of an earlier training: go on with PPO.load, or give another folder"
-        raise InvalidConfig(param, message)
+    if found:
+        with warnings.catch_warnings():
+            # Whoever loads from there has been told already.
+            warnings.simplefilter("ignore")
+            _, newest = _find(folder)
+        if newest["training"] != learner.training:
+            advice = "go on with that by PPO.load, or give another folder"
+            raise InvalidConfig(param, f"{str(folder)!r} has checkpoints of another training: {advice}")
     for number, path in found:
-        if timesteps is not None and number > timesteps:
-            path.replace(path.with_name(path.name + _ABANDONED))
+        if number > learner.timesteps:
+            _put_aside(path)
     remove_partials(folder)
+
+
+def _put_aside(path: Path) -> None:
+    """Rename a checkpoint, beside those that were put aside before."""
+    names = (path.with_name(f"{path.name}.abandoned-{number}") for number in itertools.count(1))
+    path.rename(next(name for name in names if not name.exists()))
 
 
 def has_checkpoints(folder: Path) -> bool:
@@ -126,7 +143,7 @@ def write_newest(folder: Path, learner: PPO, keep: int) -> None:
 def _numbered(folder: Path) -> list[tuple[int, Path]]:
     """Return the checkpoints in a folder, the oldest first, with their timesteps."""
     matches = ((_PATTERN.fullmatch(path.name), path) for path in folder.iterdir()) if folder.is_dir() else ()
-    return sorted((int(match[1]), path) for match, path in matches if match)
+    return sorted((int(match[1]), path) for match, path in matches if match and path.is_file())
 
 
 def read(
@@ -139,24 +156,67 @@ def read(
     device: str | torch.device,
 ) -> PPO:
     """Return the learner that `write` wrote; arguments as for `PPO.load`."""
-    path, saved = _find(Path(path))
-    own = env is None
-    limit = saved["max_episode_steps"]
-    env = env or make(saved["env"], saved["num_envs"], device=device, max_episode_steps=limit, **saved["params"])
-    learner = kind(env, config or _fitting(saved["config"], env), network=network, intrinsic=intrinsic)
-    if _name(learner.policy.network) != saved["network"]:
-        message = f"{str(path)!r} holds a {saved['network']}, got {_name(learner.policy.network)}: give network="
-        raise InvalidConfig("network", message)
-    missing = {name for name in ("reward_normalizer", "intrinsic") if name in saved and getattr(learner, name) is None}
-    if missing:
-        message = f"{str(path)!r} was trained with an intrinsic reward or other scaling: give the same"
-        raise InvalidConfig(missing.pop(), message)
+    path, saved = _find(as_path("path", path))
     try:
-        learner.load_state_dict(saved, environments=own)
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        message = f"the policy in {str(path)!r}, of {saved['env']}, does not fit {env}: {error}"
-        raise InvalidConfig("path", message) from error
+        own_env = _environments(path, saved, device) if env is None else env
+        before = PPOConfig(**saved["config"])
+        if config is None:
+            config = _fitting(before, own_env)
+        learner = kind(own_env, config, network=network, intrinsic=intrinsic)
+        _check_same(path, saved, before, learner, network is not None)
+        try:
+            learner.load_state_dict(saved, environments=env is None)
+        except InvalidConfig as error:
+            message = f"the policy in {str(path)!r}, of {saved['env']}, does not fit {own_env}: {error}"
+            raise InvalidConfig("path", message) from error
+        learner.training = saved["training"]
+    except OperantError:
+        raise
+    except Exception as error:
+        message = f"what is in {str(path)!r} does not hold together: {type(error).__name__}: {one_line(error)}"
+        raise CheckpointError(message) from error
     return learner
+
+
+def settings(path: str | os.PathLike[str]) -> PPOConfig:
+    """Return the settings of a checkpoint, or of the newest in a folder, with the steps that its training has in all.
+
+    Raises:
+        InvalidConfig, CheckpointError: As `PPO.load`.
+    """
+    path, saved = _find(as_path("path", path))
+    try:
+        progress = saved["progress"]
+        steps = progress["target"] - progress["start"] or saved["config"]["total_timesteps"]
+        return PPOConfig(**{**saved["config"], "total_timesteps": steps, "checkpoint_dir": None})
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"what is in {str(path)!r} does not hold together: {error!r}") from error
+
+
+def _environments(path: Path, saved: Mapping[str, Any], device: str | torch.device) -> VecEnv:
+    """Return new environments like those of a checkpoint."""
+    if saved["env"] not in list_envs():
+        advice = "import what registers it first (on the command line, name it as FILE.py:NAME)"
+        raise InvalidConfig("env", f"{str(path)!r} is of {saved['env']!r}, which is not registered: {advice}")
+    limit = saved["max_episode_steps"]
+    return make(saved["env"], saved["num_envs"], device=device, max_episode_steps=limit, **saved["params"])
+
+
+def _check_same(path: Path, saved: Mapping[str, Any], before: PPOConfig, learner: PPO, has_own_network: bool) -> None:
+    """Check that a learner is made of what the checkpoint's was."""
+    given = _name(learner.policy.network)
+    if given != saved["network"]:
+        built_in = {"ActorCritic", "RecurrentActorCritic"}
+        advice = "leave gru_size as it was" if {given, saved["network"]} <= built_in else "give network="
+        raise InvalidConfig("network", f"{str(path)!r} holds a {saved['network']}, got {given}: {advice}")
+    for name in (*_OF_LEARNERS, *(() if has_own_network else _OF_NETWORKS)):
+        was, now = (getattr(config, name) for config in (before, learner.config))
+        # The weight of curiosity may change, but not whether there is any.
+        same = bool(was) is bool(now) if name == "rnd_coef" else was == now
+        if not same:
+            raise InvalidConfig(name, f"{str(path)!r} was trained with {was}, got {now}: leave it as it was")
+    if (learner.intrinsic is None) is ("intrinsic" in saved):
+        raise InvalidConfig("intrinsic", f"{str(path)!r} was trained with an intrinsic reward, or without: do the same")
 
 
 def _find(path: Path) -> tuple[Path, dict[str, Any]]:
@@ -180,9 +240,8 @@ def _find(path: Path) -> tuple[Path, dict[str, Any]]:
     raise CheckpointError(f"no checkpoint in {str(folder)!r} can be read: {'; '.join(failures)}")
 
 
-def _fitting(saved: Mapping[str, Any], env: VecEnv) -> PPOConfig:
+def _fitting(config: PPOConfig, env: VecEnv) -> PPOConfig:
     """Return the saved settings; a run on a GPU goes on elsewhere."""
-    config = PPOConfig(**saved)
     # "eager" can be had everywhere.
     is_at_home = env.device.type == "cuda" or config.engine == "eager"
     return config if is_at_home else replace(config, engine="auto")
@@ -204,12 +263,17 @@ def _signed(content: dict[str, Any]) -> bytes:
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
+def one_line(error: Exception) -> str:
+    """Return an error's text without line breaks, of which PyTorch's have many."""
+    return " ".join(str(error).split())
+
+
 def _read(path: Path) -> dict[str, Any]:
     """Return the content of a checkpoint that is whole, of this format, and of nothing but tensors and numbers."""
+    if not path.is_file():
+        raise InvalidConfig("path", f"there is no file {str(path)!r}")
     try:
         file = path.read_bytes()
-    except FileNotFoundError:
-        raise InvalidConfig("path", f"there is no file {str(path)!r}") from None
     except OSError as error:
         raise CheckpointError(f"cannot read {str(path)!r}: {error}") from error
     if not file.startswith(b"PK"):

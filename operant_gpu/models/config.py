@@ -7,14 +7,13 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import numpy as np
 import tomli_w
 
 from operant_gpu.errors import InvalidConfig
-from operant_gpu.files import write_whole
+from operant_gpu.files import as_path, write_whole
 from operant_gpu.models.presets import PRESETS
 
 if sys.version_info >= (3, 11):
@@ -166,7 +165,7 @@ class PPOConfig:
         Raises:
             InvalidConfig: If there is no preset for the environment, or a field does not exist or makes no sense.
         """
-        if id not in PRESETS:
+        if not isinstance(id, str) or id not in PRESETS:
             near = difflib.get_close_matches(str(id), PRESETS, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             message = f"there is no preset for {id!r}; {hint}presets: {', '.join(PRESETS)}. PPOConfig() has defaults"
@@ -184,16 +183,28 @@ class PPOConfig:
         Raises:
             InvalidConfig: If the file can't be read, is not TOML, or a field does not exist or makes no sense.
         """
+        path = as_path("config", path)
+        if base is not None and not isinstance(base, cls):
+            raise InvalidConfig("base", f"expected a {cls.__name__}, got {base!r}")
         try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            if path.exists() and not path.is_file():
+                raise OSError("it is no regular file")
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise InvalidConfig("config", f"cannot read settings from {os.fspath(path)!r}: {error}") from error
         return (base or cls())._with(values)
 
     def to_toml(self, path: str | os.PathLike[str]) -> None:
-        """Write all settings to a TOML file; those that are None are left out, as None is their default."""
+        """Write all settings to a TOML file; those that are None are left out, as None is their default.
+
+        Raises:
+            InvalidConfig: If it cannot be written.
+        """
         values = {name: value for name, value in asdict(self).items() if value is not None}
-        write_whole(path, tomli_w.dumps(values))
+        try:
+            write_whole(as_path("path", path), tomli_w.dumps(values))
+        except OSError as error:
+            raise InvalidConfig("path", f"cannot write settings to {os.fspath(path)!r}: {error}") from error
 
     def _with(self, values: Mapping[str, Any]) -> PPOConfig:
         """Return these settings with some set differently."""
@@ -226,6 +237,8 @@ def _checked_type(name: str, value: Any, hint: Any) -> Any:
     accepted = (float, int) if hint is float else (hint,)
     if isinstance(value, bool) is not (hint is bool) or not isinstance(value, accepted):
         raise InvalidConfig(name, f"expected {hint.__name__}, got {value!r}")
+    if hint is int and abs(value) >= 2**63:
+        raise InvalidConfig(name, f"expected an integer below 2**63, got {value!r}")
     if hint is float and not abs(value) <= sys.float_info.max:
         raise InvalidConfig(name, f"expected a finite number, got {value!r}")
     return hint(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import secrets
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,9 @@ from torch import Generator, Tensor, nn
 
 from operant_gpu.environment import is_integer
 from operant_gpu.errors import ActionError, BackendError, CheckpointError, InvalidConfig, TrainingError
+from operant_gpu.files import as_path
 from operant_gpu.models import checkpoint
+from operant_gpu.models.checkpoint import one_line
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.controller import Controller
 from operant_gpu.models.faults import Fault
@@ -56,6 +59,7 @@ class PPO:
         policy: The `Policy` that is trained; an `MLPPolicy`, which `env.rollout` takes, where settings allow one.
         timesteps: Environment steps learned from so far.
         iterations: Iterations so far.
+        training: A word that its checkpoints have in common, and no other learner's.
         seconds: Time spent in `learn` and `resume` so far.
         start: Timesteps at which the present training, or the last one, began.
         target: Timesteps at which it ends.
@@ -82,6 +86,7 @@ class PPO:
             RewardNormalizer(env.num_envs, config.gamma).to(device) if config.normalize_rewards else None
         )
         self.intrinsic = curiosity(env, config) if intrinsic is None else intrinsic.to(device)
+        self.training = secrets.token_hex(8)
         self.timesteps = self.iterations = self.start = self.target = 0
         self.seconds = 0.0
         self._schedule = Schedule(config.lr, config.anneal_lr, config.n_steps * env.num_envs, device)
@@ -104,7 +109,7 @@ class PPO:
         self._stages: list[Stage] = []
         self._stopwatch = Stopwatch(device)
         self._checkpoints: Path | None = None
-        self._warned = self._stopping = self._goes_on = False
+        self._warned = self._stopping = self._goes_on = self._is_training = False
         # Of a saved training: what the policy remembers, and the states of PyTorch's own generators.
         self._memory: Mapping[str, Tensor] | None = None
         self._own_generators: Mapping[str, Tensor] = {}
@@ -154,7 +159,7 @@ class PPO:
                 seen. The policy stays as it was before, and can be saved.
         """
         total = self.config.total_timesteps if total_timesteps is None else _checked_total(total_timesteps)
-        _check_callback(callback)
+        self._check_idle(callback)
         self._begin()
         self.start, self.target = self.timesteps, self.timesteps + total
         self._schedule.begin(total)
@@ -182,9 +187,9 @@ class PPO:
         """
         if not self.target:
             raise InvalidConfig("resume", "there is no training to go on with: call learn() first, or PPO.load")
+        self._check_idle(callback)
         if total_timesteps is not None:
             self.target = self.start + _checked_total(total_timesteps)
-        _check_callback(callback)
         memory = self._present_memory()
         self._begin()
         if self._rollout is not None:
@@ -193,6 +198,8 @@ class PPO:
             torch.set_rng_state(state) if name == "cpu" else torch.cuda.set_rng_state(state, self.env.device)
         self._own_generators = {}
         self._schedule.begin(self.target - self.start, self.timesteps - self.start)
+        # With the settings and the target that it has from here on.
+        self._save_checkpoint()
         return self._train(callback, progress)
 
     def stop(self) -> None:
@@ -211,9 +218,7 @@ class PPO:
         Raises:
             InvalidConfig: If it cannot be written, or has checkpoints of an earlier training.
         """
-        self._checkpoints = None if folder is None else Path(folder)
-        if self._checkpoints is not None:
-            checkpoint.begin("folder", self._checkpoints, self._begun_at())
+        self._checkpoints = None if folder is None else self._begun(as_path("folder", folder), "folder")
 
     def controller(self, deterministic: bool = True) -> Controller:
         """Return a function from observations to actions that remembers, if the policy does.
@@ -266,7 +271,7 @@ class PPO:
                 kind, and elsewhere begins anew from the seed.
 
         Raises:
-            InvalidConfig: If there is no such file, or its policy does not fit environment or network.
+            InvalidConfig: If there is no such file, or its policy does not fit environment, network or settings.
             CheckpointError: If the file is damaged, or not such a checkpoint.
         """
         return checkpoint.read(path, cls, env, config, network=network, intrinsic=intrinsic, device=device)
@@ -293,8 +298,15 @@ class PPO:
             environments: Whether environments and a recurrent policy's memory go on too.
 
         Raises:
-            InvalidConfig, KeyError, RuntimeError, ValueError: If it is that of another learner.
+            InvalidConfig: If it is that of another learner; this one may have parts of it then.
         """
+        try:
+            self._load(state, environments)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = error if isinstance(error, InvalidConfig) else f"{type(error).__name__}: {one_line(error)}"
+            raise InvalidConfig("state", f"it is not that of such a learner: {reason}") from error
+
+    def _load(self, state: Mapping[str, Any], environments: bool) -> None:
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         for name in _PROGRESS:
@@ -319,16 +331,16 @@ class PPO:
             return self._memory
         return {} if self._rollout is None else self._rollout.memory()
 
-    def _begun_at(self) -> int | None:
-        """Return the timesteps of a training that has begun, None before."""
-        return self.timesteps if self.target else None
+    def _begun(self, folder: Path, param: str) -> Path:
+        """Return a folder, made ready for checkpoints."""
+        checkpoint.begin(param, folder, self)
+        return folder
 
     def _begin(self) -> None:
         """Go on from where the environments are: the caller may have stepped or reset them since the last call."""
         if self._rollout is None:
             if self._checkpoints is None and self.config.checkpoint_dir is not None:
-                self._checkpoints = Path(self.config.checkpoint_dir)
-                checkpoint.begin("checkpoint_dir", self._checkpoints, self._begun_at())
+                self._checkpoints = self._begun(Path(self.config.checkpoint_dir), "checkpoint_dir")
             if not self._goes_on:
                 self.env.reset(seed=self.config.seed)
             self._rollout = Rollout(self.env, self.policy, self.config.n_steps, self._obstacle is None)
@@ -364,7 +376,7 @@ class PPO:
         """Iterate up to the target, unless something asks to stop."""
         self._read_at = self.timesteps, self.seconds
         before = time.perf_counter() - self.seconds
-        with _display(self, callback, progress) as show, self._stoppable():
+        with _display(self, callback, progress) as show, self._busy():
             going_on = self.timesteps < self.target and not self._stopping
             while going_on:
                 self._iterate()
@@ -385,13 +397,21 @@ class PPO:
                     self._save_checkpoint()
         return self
 
+    def _check_idle(self, callback: Any) -> None:
+        """Check that nothing stands against a training."""
+        if callback is not None and not callable(callback):
+            raise InvalidConfig("callback", f"expected a function of a dict of metrics, got {callback!r}")
+        if self._is_training:
+            raise TrainingError("this learner is training already, in a caller or another thread: one at a time")
+
     @contextlib.contextmanager
-    def _stoppable(self) -> Iterator[None]:
-        """Forget at the end that `stop` was called."""
+    def _busy(self) -> Iterator[None]:
+        """Refuse other trainings meanwhile, and forget at the end that `stop` was called."""
+        self._is_training = True
         try:
             yield
         finally:
-            self._stopping = False
+            self._is_training = self._stopping = False
 
     def _iterate(self) -> None:
         """Collect steps and learn from them. Waits for nothing."""
@@ -464,14 +484,10 @@ def _account(faults: list[Fault]) -> str:
 
 
 def _checked_total(total_timesteps: Any) -> int:
-    if not is_integer(total_timesteps) or total_timesteps < 1:
-        raise InvalidConfig("total_timesteps", f"expected an integer of at least 1, got {total_timesteps!r}")
+    if not is_integer(total_timesteps) or not 1 <= total_timesteps < 2**63:
+        message = f"expected an integer of at least 1 and below 2**63, got {total_timesteps!r}"
+        raise InvalidConfig("total_timesteps", message)
     return int(total_timesteps)
-
-
-def _check_callback(callback: Any) -> None:
-    if callback is not None and not callable(callback):
-        raise InvalidConfig("callback", f"expected a function of a dict of metrics, got {callback!r}")
 
 
 def _display(

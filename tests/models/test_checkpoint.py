@@ -177,3 +177,65 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     (tmp_path / ".file.1.partial").touch()
     remove_partials(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("path", [None, 5, "", "a\0b", b"bytes"])
+def test_what_is_no_path_is_refused(path: Any) -> None:
+    learner = make()
+    for use in (PPO.load, learner.save, PPOConfig.from_toml, CONFIG.to_toml):
+        with pytest.raises(InvalidConfig, match="expected a path, got"):
+            use(path)
+    if path is not None:
+        with pytest.raises(InvalidConfig, match="expected a path, got"):
+            learner.keep_checkpoints(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"config": None},
+        {"config": {"lr": 1e-3, "unknown": 1}},
+        {"params": None},
+        {"progress": {"timesteps": "many"}},
+        {"generators": {"device": "cpu", "learner": 5, "own": 5}},
+        {"environments": {}},
+        {"telemetry": {"sums": None}},
+        {"optimizer": {"lr": None}},
+        {"policy": {}},
+    ],
+)
+def test_what_does_not_hold_together_is_one_clear_line(change: dict[str, Any], folder: Path) -> None:
+    content = {**torch.load(folder / NEWEST, weights_only=True), **change}
+    (folder / NEWEST).write_bytes(_signed(content))
+    with pytest.raises((CheckpointError, InvalidConfig), match=NEWEST) as caught:
+        PPO.load(folder / NEWEST)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_an_environment_that_is_unknown_here_says_what_to_do(folder: Path) -> None:
+    content = {**torch.load(folder / NEWEST, weights_only=True), "env": "Mine-v0"}
+    (folder / NEWEST).write_bytes(_signed(content))
+    with pytest.raises(InvalidConfig, match=r"of 'Mine-v0', which is not registered: import .* FILE\.py:NAME"):
+        PPO.load(folder / NEWEST)
+
+
+def test_links_stay_links_and_devices_devices(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.pt").symlink_to(tmp_path / "real" / "policy.pt")
+    make().save(tmp_path / "link.pt")
+    assert (tmp_path / "link.pt").is_symlink()
+    assert PPO.load(tmp_path / "real" / "policy.pt").timesteps == 0
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="is there and no regular file"):
+        make().save(tmp_path / "pipe")
+    with pytest.raises(InvalidConfig, match="there is no file"):
+        PPO.load(tmp_path / "pipe")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_a_folder_among_the_checkpoints_is_left_alone(folder: Path) -> None:
+    (folder / "step-000000000001.pt").mkdir()
+    learner = PPO.load(folder)
+    learner.keep_checkpoints(folder)
+    assert learner.resume(640).timesteps == 640
+    assert (folder / "step-000000000001.pt").is_dir()

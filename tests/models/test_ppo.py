@@ -274,7 +274,7 @@ def test_checkpoints_are_written_and_the_oldest_removed(tmp_path) -> None:
 def test_a_folder_with_checkpoints_of_another_training_is_refused(tmp_path) -> None:
     config = small(checkpoint_dir=tmp_path, checkpoint_interval=1, checkpoint_keep=2)
     PPO(cartpole(), config).learn(128 * 5)
-    with pytest.raises(InvalidConfig, match="has checkpoints of an earlier training"):
+    with pytest.raises(InvalidConfig, match="has checkpoints of another training"):
         PPO(cartpole(), config).learn(128)
     assert PPO.load(tmp_path).timesteps == 640
 
@@ -283,8 +283,49 @@ def test_checkpoints_of_a_future_that_is_given_up_are_put_aside(tmp_path) -> Non
     PPO(cartpole(), small(checkpoint_dir=tmp_path, checkpoint_interval=1, checkpoint_keep=9)).learn(128 * 5)
     PPO.load(tmp_path / "step-000000000256.pt").resume(callback=lambda metrics: False)
     assert PPO.load(tmp_path).timesteps == 384
-    given_up = sorted(path.name for path in tmp_path.glob("*.abandoned"))
-    assert given_up == [f"step-{steps:012d}.pt.abandoned" for steps in (384, 512, 640)]
+    given_up = sorted(path.name for path in tmp_path.glob("*.abandoned*"))
+    assert given_up == [f"step-{steps:012d}.pt.abandoned-1" for steps in (384, 512, 640)]
+    # Once more: those of before stay.
+    PPO.load(tmp_path / "step-000000000256.pt").resume(callback=lambda metrics: False)
+    assert len(list(tmp_path.glob("step-000000000384.pt.abandoned-*"))) == 2
+
+
+def test_a_folder_that_was_refused_is_not_written_to(tmp_path) -> None:
+    config = small(checkpoint_dir=tmp_path, checkpoint_interval=1, checkpoint_keep=2)
+    PPO(cartpole(), config).learn(128 * 5)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    other = PPO(cartpole(), config)
+    for _ in range(2):
+        with pytest.raises(InvalidConfig, match="has checkpoints of another training"):
+            other.learn(128)
+    with pytest.raises(InvalidConfig, match="has checkpoints of another training"):
+        PPO(cartpole(), small()).keep_checkpoints(tmp_path)
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_sizes": (8,)},
+        {"activation": "relu"},
+        {"shared_trunk": True},
+        {"normalize_observations": True},
+        {"normalize_rewards": True},
+        {"rnd_coef": 1.0},
+    ],
+)
+def test_settings_that_a_trained_policy_is_made_of_cannot_change(changes, tmp_path) -> None:
+    PPO(cartpole(), small()).learn(128).save(tmp_path / "policy.pt")
+    (name,) = changes
+    with pytest.raises(InvalidConfig, match=f"{name}: .* was trained with .*: leave it as it was"):
+        PPO.load(tmp_path / "policy.pt", config=small(**changes))
+
+
+def test_one_training_at_a_time() -> None:
+    learner = PPO(cartpole(), small())
+    with pytest.raises(TrainingError, match="this learner is training already"):
+        learner.learn(256, lambda metrics: learner.learn(128))
+    assert learner.learn(128).timesteps == 256
 
 
 def test_folders_that_cannot_be_written_are_refused_before_training(tmp_path) -> None:
