@@ -17,7 +17,7 @@ from operant_gpu.models.presets import PRESETS
 from operant_gpu.registry import make
 from operant_gpu.vector import VecEnv
 
-_REPEATS, _ROLLOUT = 5, 64
+_REPEATS, _ROLLOUT, _MOST_SECONDS = 5, 64, 3600.0
 
 
 class Speed(NamedTuple):
@@ -48,8 +48,8 @@ def measure(id: str, num_envs: int, device: str, seconds: float = 0.3) -> tuple[
     Raises:
         InvalidConfig: If an argument makes no sense.
     """
-    if not seconds > 0:
-        raise InvalidConfig("seconds", f"expected a number above 0, got {seconds}")
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise InvalidConfig("seconds", f"expected a number above 0, at most {_MOST_SECONDS:g}, got {seconds:g}")
     env = make(id, num_envs, device=device)
     env.reset(seed=0)
     stored = env.rollout(1, "random", out=["action"])["action"][0].clone()

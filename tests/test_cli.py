@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import typing
@@ -14,6 +16,7 @@ import pytest
 import operant_gpu
 from operant_gpu import cli
 from operant_gpu.cli import main
+from operant_gpu.cli.train import recommended
 from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.models.presets import PRESETS
 from operant_gpu.monitor.reader import read_description
@@ -62,7 +65,7 @@ def test_a_run_ends_with_a_video_of_an_episode() -> None:
         (["train"], "env: expected an environment, such as CartPole-v1, or --resume RUN, got neither"),
         (["train", "CartPole-v1", "--run", "/dev/null/run"], "run: cannot write in the folder '/dev/null/run'"),
         (["train", "CartPole-v1", "--checkpoint-dir", "x"], "checkpoint_dir: a run keeps its checkpoints itself"),
-        (["train", "--resume", "missing"], "run: 'missing' is not a run's directory: there is no such directory"),
+        (["train", "--resume", "missing"], "run: 'missing' is not a run's directory: it is not there"),
         (["train", "--resume", "."], "run: '.' is not a run's directory: it has no run.json"),
         (["train", "missing.py:Walk"], "env: cannot import 'missing.py': FileNotFoundError"),
         (["train", "operant_gpu.envs:Walk"], "'operant_gpu.envs' has no environment 'Walk'; it has Acrobot"),
@@ -72,9 +75,16 @@ def test_a_run_ends_with_a_video_of_an_episode() -> None:
         (["export", "missing.pt", "--out", "x.onnx"], "there is no file 'missing.pt'"),
         (["monitor"], "monitor: expected directories of runs, or --latest, got neither"),
         (["monitor", "--latest"], "run: there is no run below 'runs': `operant-gpu train ENV` makes one"),
-        (["monitor", "missing"], "run: 'missing' is not a run's directory: there is no such directory"),
+        (["monitor", "missing"], "run: 'missing' is not a run's directory: it is not there"),
+        (["monitor", "/dev/null"], "run: '/dev/null' is not a run's directory: it is a file"),
+        (["monitor", "missing", "--curve", "curve.pdf"], "curve: expected a file that ends in .png, got 'curve.pdf'"),
+        (["train", "CartPole-v1", "--goal", "nan"], "goal: expected a number, or inf for no goal, got nan"),
+        (["train", "CartPole-v1", "--total-timesteps", "9" * 20], "expected an integer below 2**63"),
+        (["train", "leaves.py:X"], "env: cannot import 'leaves.py': SystemExit: 0"),
+        (["eval", "missing.pt", "--seed", "9" * 20], "there is no file"),
+        (["bench", "--seconds", "inf"], "seconds: expected a number above 0, at most 3600, got inf"),
         (["bench", "CartPol-v1"], "did you mean 'CartPole-v1'"),
-        (["bench", "--seconds", "0"], "seconds: expected a number above 0, got 0"),
+        (["bench", "--seconds", "0"], "seconds: expected a number above 0, at most 3600, got 0"),
         (["play", "CartPol-v1"], "did you mean 'CartPole-v1'"),
         (["fly"], "Unrecognized options"),
         (["train", "CartPole-v1", "--config", "missing.toml"], "config: cannot read settings from 'missing.toml'"),
@@ -84,6 +94,7 @@ def test_a_run_ends_with_a_video_of_an_episode() -> None:
 def test_a_mistake_gets_its_reason_and_status_2(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    Path("leaves.py").write_text("import sys; sys.exit(0)")
     with pytest.raises(SystemExit) as caught:
         sys.exit(main(arguments))
     assert caught.value.code == 2
@@ -154,9 +165,11 @@ def test_resuming_goes_on_with_other_settings_where_they_fit(capsys: pytest.Capt
     for changed, message in (
         (("--num-envs", "8"), "num_envs: a run goes on with the 16 that it began with"),
         (("--seed", "8"), "seed: a run goes on with the 0 that it began with"),
-        (("--hidden-sizes", "8"), "does not fit"),
+        (("--hidden-sizes", "8"), "was trained with (64, 64), got (8,): leave it as it was"),
+        (("--gru-size", "8"), "holds a ActorCritic, got RecurrentActorCritic: leave gru_size"),
+        (("--normalize-rewards",), "was trained with False, got True"),
         (("--run", "other"), "run: a run that is resumed stays in its directory: leave --run out"),
-        (("Pendulum-v1",), "env: 'run' is a run of CartPole-v1: leave ENV out"),
+        (("Pendulum-v1",), "env: 'run' is a run of CartPole-v1, got Pendulum-v1: leave ENV out"),
     ):
         assert train("--resume", "run", "--total-timesteps", "2048", *changed) == 2
         assert message in capsys.readouterr().err
@@ -178,12 +191,102 @@ def test_a_second_training_in_the_same_directory_is_refused(capsys: pytest.Captu
     assert "'run' has a training already: `operant-gpu train --resume run`" in capsys.readouterr().err
 
 
+def test_what_was_changed_on_resuming_lasts_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when it is killed before it has written another checkpoint of its own accord."""
+    assert train("CartPole-v1", "--run", "run", *QUICK) == 0
+
+    def killed(*_: object) -> None:
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("operant_gpu.monitor.run.Run.__call__", killed)
+        with pytest.raises(SystemExit):
+            train("--resume", "run", "--total-timesteps", "1024", "--lr", "1e-4")
+    assert train("--resume", "run") == 0
+    learner = PPO.load("run")
+    assert (learner.timesteps, learner.config.lr) == (1024, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["Pendulum-v1"], "Pendulum-v1"),
+        (["Pendulum-v1", "--run", "CartPole-v1"], "Pendulum-v1"),
+        (["--run", "CartPole-v1", "Pendulum-v1"], "Pendulum-v1"),
+        (["--no-video", "Pendulum-v1"], "Pendulum-v1"),
+        (["--run=CartPole-v1", "--hidden-sizes", "8", "8", "Pendulum-v1"], "Pendulum-v1"),
+        (["mine.py:GridWalk", "--run", "Pendulum-v1"], None),
+        (["--run", "Pendulum-v1"], None),
+    ],
+)
+def test_tuned_settings_are_those_of_the_environment_alone(arguments: list[str], expected: str | None) -> None:
+    settings = PPOConfig() if expected is None else PPOConfig.for_env(expected)
+    assert recommended(["train", *arguments]) == settings
+
+
+def test_a_checkpoint_of_another_environment_than_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("CartPole-v1", "--run", "run", *QUICK) == 0
+    for command in (["eval", "run"], ["record", "run", "--out", "x.gif"], ["export", "run", "--out", "x.pt2"]):
+        assert main([*command, "--env", "Pendulum-v1"]) == 2
+        assert "env: 'run' is of CartPole-v1, got Pendulum-v1: leave --env out" in capsys.readouterr().err
+
+
+def test_what_programs_read_is_not_mixed_with_warnings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("CartPole-v1", "--run", "run", *QUICK) == 0
+    Path("run/checkpoints/step-000000000512.pt").write_bytes(b"PK damaged")
+    assert train("--resume", "run") == 0
+    capsys.readouterr()
+    Path("run/checkpoints/step-000000000512.pt").write_bytes(b"PK damaged")
+    assert main(["eval", "run", "--episodes", "4", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["env"] == "CartPole-v1"
+    assert printed.err.startswith("warning: 'run/checkpoints/step-000000000512.pt' is damaged")
+
+
+def test_more_than_the_memory_holds_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--hidden-sizes", "10000000", "10000000"]
+    assert train("CartPole-v1", *sizes) == 1
+    assert capsys.readouterr().err == "operant-gpu: not enough memory: ask for fewer environments, steps or units\n"
+
+
+def test_outputs_that_cannot_be_written_or_encoded_stop_nothing() -> None:
+    command = [sys.executable, "-m", "operant_gpu.cli", "train", "CartPole-v1", "--no-video", "--run", "ü", *QUICK]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    with open("/dev/full", "w") as full:
+        finished = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment, check=False)
+    # What is left in Python's own buffer at the very end may be complained of by Python.
+    assert b"Traceback" not in finished.stderr
+    assert PPO.load("ü").timesteps == 512
+    finished = subprocess.run([*command[:3], "monitor", "ü"], capture_output=True, env=environment, check=False)
+    assert (finished.returncode, finished.stderr) == (0, b"")
+
+
+def test_sigterm_ends_a_command_with_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(cli._COMMANDS["envs"], "run", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        main(["envs"])
+    assert caught.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_drawing_leaves_signals_alone() -> None:
+    program = (
+        "import os, signal, time, operant_gpu; env = operant_gpu.make('CartPole-v1', render_mode='rgb_array');"
+        "env.reset(); env.render(); os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGTERM
+
+
 WALK = Path(__file__).parent.parent / "examples" / "custom_environment.py"
 
 
 def test_an_environment_of_the_users_own_file(capsys: pytest.CaptureFixture[str]) -> None:
     own = f"{WALK}:GridWalk"
     assert train(own, "--run", "run", *QUICK) == 0
+    assert f"operant-gpu eval run --env {own}\n" in capsys.readouterr().out
     assert main(["eval", "run", "--env", own, "--episodes", "8", "--json"]) == 0
     assert '"env": "' in capsys.readouterr().out
     assert main(["train", own, "--resume", "run", "--total-timesteps", "640", "--no-video"]) == 0

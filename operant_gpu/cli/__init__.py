@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
+import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import Any
 
+import torch
 import tyro
 from rich.console import Console
 
 from operant_gpu import __version__
-from operant_gpu.cli.common import INTERRUPTED, USER_ERROR, Command, complain, say
+from operant_gpu.cli.common import FAILED, INTERRUPTED, USER_ERROR, Command, complain, say
 from operant_gpu.cli.machine import Bench, Doctor, Envs
 from operant_gpu.cli.play import Play
 from operant_gpu.cli.policies import Eval, Export, Record
@@ -22,6 +28,8 @@ from operant_gpu.cli.watch import Monitor
 from operant_gpu.errors import OperantError
 
 _WIDTH_OF_FILES = 140
+# How PyTorch says so on a CPU.
+_OUT_OF_MEMORY = re.compile("not enough memory|can't allocate memory|DefaultCPUAllocator")
 
 _COMMANDS: dict[str, Callable[..., Command]] = {
     "train": Train,
@@ -44,6 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         training that a signal stopped (130 for Ctrl-C).
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        # What a terminal's encoding lacks, such as a curve in ASCII, is no reason to stop.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    with _terminable():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     if arguments == ["--version"]:
         say(_console(), f"operant-gpu {__version__}")
         return 0
@@ -57,6 +74,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USER_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _OUT_OF_MEMORY.search(str(error)):
+            raise
+        complain(MemoryError("not enough memory: ask for fewer environments, steps or units"))
+        return FAILED
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a command as it ends a training: with the terminal as it was, and the status of the signal."""
+    usual = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if not usual:
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _Console(Console):

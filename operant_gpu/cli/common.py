@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from rich.table import Table
 from operant_gpu.environment import Definition
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.models import PPO
+from operant_gpu.models.checkpoint import one_line
 from operant_gpu.registry import find, register
 
 FAILED = 1
@@ -28,12 +29,14 @@ INTERRUPTED = 130
 
 def say(console: Console, *lines: str) -> None:
     """Print lines as they are: they may hold paths, which are no markup and are not to be broken."""
-    console.print(*lines, sep="\n", markup=False, highlight=False, soft_wrap=True)
+    # Where nothing can be printed, such as on a full disk, the work goes on.
+    with contextlib.suppress(OSError):
+        console.print(*lines, sep="\n", markup=False, highlight=False, soft_wrap=True)
 
 
 def complain(error: Exception) -> None:
     """Print an error as one line on the standard error."""
-    say(Console(stderr=True), f"operant-gpu: {error}")
+    say(Console(stderr=True), f"operant-gpu: {one_line(error)}")
 
 
 def plain_table(*headings: str, title: str | None = None) -> Table:
@@ -83,23 +86,23 @@ def _imported(source: str) -> object:
         sys.modules[path.stem] = module
         spec.loader.exec_module(module)
         return module
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InvalidConfig("env", f"cannot import {source!r}: {type(error).__name__}: {error}") from error
 
 
-def load(path: Path, env: str | None, device: str, console: Console) -> PPO:
+def load(path: Path, env: str | None, device: str) -> PPO:
     """Return the learner in a checkpoint, or in the newest that can be read of a run.
 
     Args:
         path: The file, or the run's directory.
         env: The environment's definition, if it is not one of the library's; see `environment_id`.
         device: Where to.
-        console: For warnings.
     """
-    if env is not None:
-        environment_id(env)
-    with warnings_to(console):
+    id = None if env is None else environment_id(env)
+    with plain_warnings():
         learner = PPO.load(path, device=device)
+    if id not in (None, learner.env.environment.id):
+        raise InvalidConfig("env", f"{str(path)!r} is of {learner.env.environment.id}, got {id}: leave --env out")
     use_one_thread(learner.env.device)
     return learner
 
@@ -114,12 +117,12 @@ def use_one_thread(device: torch.device) -> None:
         torch.set_num_threads(1)
 
 
-@contextmanager
-def warnings_to(console: Console) -> Iterator[None]:
-    """Print warnings as lines of text, without a place in the source."""
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Print warnings as lines of text on the standard error, without a place in the source."""
 
     def show(message: Warning | str, *_: object) -> None:
-        say(console, f"warning: {message}")
+        say(Console(stderr=True), f"warning: {message}")
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", RuntimeWarning)

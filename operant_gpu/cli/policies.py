@@ -39,7 +39,7 @@ class Eval:
 
     def run(self, console: Console) -> int:
         """Evaluate; return the exit status."""
-        learner = load(self.checkpoint, self.env, self.device, console)
+        learner = load(self.checkpoint, self.env, self.device)
         kinds = {
             name: evaluate(learner, self.episodes, deterministic=name == "deterministic", seed=self.seed)
             for name in ("deterministic", "stochastic")
@@ -88,7 +88,7 @@ class Record:
 
     def run(self, console: Console) -> int:
         """Record; return the exit status."""
-        learner = load(self.checkpoint, self.env, self.device, console)
+        learner = load(self.checkpoint, self.env, self.device)
         with console.status("recording"):
             made = record(
                 learner,
@@ -118,7 +118,7 @@ class Export:
 
     def run(self, console: Console) -> int:
         """Export; return the exit status."""
-        learner = load(self.checkpoint, self.env, "cpu", console)
+        learner = load(self.checkpoint, self.env, "cpu")
         with console.status("exporting"):
             made = export(learner, self.out)
         say(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.console import Console
 
-from operant_gpu.cli.common import FAILED, INTERRUPTED, complain, environment_id, say, use_one_thread, warnings_to
+from operant_gpu.cli.common import FAILED, INTERRUPTED, complain, environment_id, plain_warnings, say, use_one_thread
 from operant_gpu.errors import CheckpointError, InvalidConfig, OperantError, TrainingError
-from operant_gpu.models import PPO, PPOConfig, record
+from operant_gpu.models import PPO, PPOConfig, checkpoint, record
 from operant_gpu.models.presets import PRESETS
 from operant_gpu.monitor.reader import read_description
 from operant_gpu.monitor.run import Run, free_folder
@@ -57,8 +59,11 @@ class Train:
         """Train, report and save, also what was learned until an interruption; return the exit status."""
         if self.ppo.checkpoint_dir is not None:
             raise InvalidConfig("checkpoint_dir", "a run keeps its checkpoints itself: leave it out, and give --run")
-        writers: list[Writer] = [TensorBoard(), *([WeightsAndBiases(self.wandb)] if self.wandb else [])]
-        with warnings_to(console):
+        if self.goal is not None and not self.goal > -math.inf:
+            raise InvalidConfig("goal", f"expected a number, or inf for no goal, got {self.goal}")
+        others = [] if self.wandb is None else [WeightsAndBiases(self.wandb)]
+        writers: list[Writer] = [TensorBoard(), *others]
+        with plain_warnings():
             if self.resume is None:
                 learner, goal, folder = self._new()
             else:
@@ -69,7 +74,7 @@ class Train:
             run = Run(learner, folder, goal=goal, writers=writers)
             status = self._train(run, console)
             self._record(run, console, status)
-        say(console, *_account(run))
+        say(console, *_account(run, self.env))
         return status
 
     def _new(self) -> tuple[PPO, float | None, Path]:
@@ -89,7 +94,9 @@ class Train:
             raise InvalidConfig("run", "a run that is resumed stays in its directory: leave --run out")
         description, saved = read_description(folder), _settings_of(folder)
         if self.env is not None and environment_id(self.env) != description["env"]:
-            raise InvalidConfig("env", f"{str(folder)!r} is a run of {description['env']}: leave ENV out")
+            raise InvalidConfig(
+                "env", f"{str(folder)!r} is a run of {description['env']}, got {self.env}: leave ENV out"
+            )
         for name in _FIXED:
             if getattr(self.ppo, name) != getattr(saved, name):
                 raise InvalidConfig(name, f"a run goes on with the {getattr(saved, name)} that it began with")
@@ -128,8 +135,9 @@ class Train:
         try:
             with console.status("recording an episode"):
                 record(run.learner, run.folder / "video.gif", max_steps=_VIDEO_STEPS)
-        except OperantError as error:
-            say(console, f"No video: {error}")
+        except Exception as error:
+            # Whatever the environment's own drawing does: the training is saved.
+            say(console, f"No video: {error if isinstance(error, OperantError) else repr(error)}")
 
 
 def _already_done(folder: Path, learner: PPO, goal: float | None, is_new_goal: bool) -> str | None:
@@ -142,10 +150,10 @@ def _already_done(folder: Path, learner: PPO, goal: float | None, is_new_goal: b
     return None
 
 
-def _account(run: Run) -> list[str]:
+def _account(run: Run, env: str | None) -> list[str]:
     """Return what a training came to, and what to do next, in lines."""
     view, learner, folder = run.view, run.learner, run.folder
-    verb = {"solved": "Solved", "finished": "Trained", "stopped": "Stopped"}.get(view.state, "Failed at")
+    verb = {"solved": "Solved", "finished": "Trained", "failed": "Failed at"}.get(view.state, "Stopped")
     if not view.latest:
         return [f"{verb} {view.title} before the first iteration was over", f"Run: {folder}"]
     count = min(100, int(view.latest["episodes"]))
@@ -153,10 +161,14 @@ def _account(run: Run) -> list[str]:
     target = "" if view.goal is None else f" (goal {view.goal:g})"
     steps = f"{learner.timesteps:,} steps in {learner.seconds:.1f} s"
     lines = [f"{verb} {view.title}: {score if count else 'no episode finished'}{target}, {steps}", f"Run: {folder}"]
+    # As a shell takes them, and with the definition, if it is not one of the library's.
+    name, own = shlex.quote(str(folder)), env if env is not None and ":" in env else None
+    definition = "" if own is None else f" --env {shlex.quote(own)}"
     if view.state in ("solved", "finished"):
-        lines += [f"  operant-gpu eval {folder}", f"  operant-gpu record {folder} --out {view.title}.gif"]
+        video = shlex.quote(f"{view.title}.gif")
+        lines += [f"  operant-gpu eval {name}{definition}", f"  operant-gpu record {name}{definition} --out {video}"]
     elif view.state == "stopped":
-        lines.append(f"  operant-gpu train --resume {folder}")
+        lines.append(f"  operant-gpu train {'' if own is None else f'{shlex.quote(own)} '}--resume {name}")
     return lines
 
 
@@ -165,9 +177,12 @@ def _finite(goal: float | None) -> float | None:
 
 
 def _settings_of(folder: Path) -> PPOConfig:
-    """Return the settings of a run."""
+    """Return the settings of a run: those of its newest checkpoint, which knows what it was trained with."""
     read_description(folder)
-    return replace(PPOConfig.from_toml(folder / "config.toml", PPOConfig()), checkpoint_dir=None)
+    with warnings.catch_warnings():
+        # Whoever loads it tells.
+        warnings.simplefilter("ignore")
+        return checkpoint.settings(folder)
 
 
 def recommended(arguments: Sequence[str]) -> PPOConfig:
@@ -178,9 +193,26 @@ def recommended(arguments: Sequence[str]) -> PPOConfig:
     reader.add_argument("--config")
     reader.add_argument("--resume", type=Path)
     known = reader.parse_known_args(arguments)[0]
-    env = next((argument for argument in arguments if argument in PRESETS), None)
     if known.resume is not None:
         settings = _settings_of(known.resume)
     else:
-        settings = PPOConfig() if env is None else PPOConfig.for_env(env)
+        env = _named_environment(arguments)
+        settings = PPOConfig.for_env(env) if env in PRESETS else PPOConfig()
     return settings if known.config is None else PPOConfig.from_toml(known.config, settings)
+
+
+def _named_environment(arguments: Sequence[str]) -> str | None:
+    """Return ENV: the argument that is not an option, nor the value of one."""
+    known = {option.name: option for option in fields(Train)} | {option.name: option for option in fields(PPOConfig)}
+    flags = {name for name, option in known.items() if option.type in ("bool", bool)}
+    several = {name for name, option in known.items() if str(option.type).startswith("tuple")}
+    option = None
+    for argument in arguments[1:]:
+        if argument.startswith("--"):
+            name = argument.removeprefix("--").removeprefix("no-").replace("-", "_")
+            option = None if "=" in name or name in flags else name
+        elif option is None or (option in several and not argument.lstrip("-").isdigit()):
+            return argument
+        elif option not in several:
+            option = None
+    return None

@@ -38,6 +38,8 @@ class Monitor:
             given = "both" if self.latest else "neither"
             raise InvalidConfig("monitor", f"expected directories of runs, or --latest, got {given}")
         folders = [latest_run(Path("runs"))] if self.latest else list(self.runs)
+        if self.curve is not None and self.curve.suffix.lower() != ".png":
+            raise InvalidConfig("curve", f"expected a file that ends in .png, got {str(self.curve)!r}")
         views = watch(folders, console, self.once)
         if self.curve is not None:
             try:

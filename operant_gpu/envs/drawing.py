@@ -54,6 +54,8 @@ def _artist(gymnasium_id: str) -> Any:
     if not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")) and sys.platform == "linux":
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+    # pygame would take SIGTERM and Ctrl-C for itself, and do nothing with them.
+    os.environ.setdefault("SDL_NO_SIGNAL_HANDLERS", "1")
     artist: Any = gymnasium.make(gymnasium_id, render_mode="rgb_array").unwrapped
     # Pendulum draws the torque of the last step as an arrow: here there is none.
     artist.last_u = None

@@ -60,7 +60,12 @@ class Evaluation:
             statistic: From (..., episodes) to (...); the interquartile mean if None.
             level: How often such intervals hold the truth.
             seed: Of the samples.
+
+        Raises:
+            InvalidConfig: If the level is not between 0 and 1.
         """
+        if not 0 < level < 1:
+            raise InvalidConfig("level", f"expected a number between 0 and 1, got {level!r}")
         statistic, rng = statistic or interquartile_mean, np.random.default_rng(seed)
         size = len(self.returns)
         # One after the other, for a million episodes would not fit in memory as often.
@@ -89,8 +94,10 @@ def evaluate(learner: PPO, episodes: int = 100, *, deterministic: bool = True, s
         seed: Of environments and draws; other than the training's.
 
     Raises:
-        InvalidConfig: If `episodes` is not at least 1, or the memory does not hold so many environments.
+        InvalidConfig: If an argument makes no sense, or the memory does not hold so many environments.
     """
+    check_learner(learner)
+    check_seed(seed)
     if not is_integer(episodes) or episodes < 1:
         raise InvalidConfig("episodes", f"expected an integer of at least 1, got {episodes!r}")
     env = sibling(learner, int(episodes))
@@ -110,6 +117,18 @@ def evaluate(learner: PPO, episodes: int = 100, *, deterministic: bool = True, s
         running &= ~ended
     has_limit = learner.env.max_episode_steps is not None
     return Evaluation(returns.cpu().numpy(), lengths.cpu().numpy(), 0 if has_limit else int(was_cut.sum()))
+
+
+def check_learner(learner: Any) -> None:
+    """Check that something is a learner."""
+    if not isinstance(learner, PPO):
+        raise InvalidConfig("learner", f"expected a PPO (PPO.load reads one from a file), got {learner!r}")
+
+
+def check_seed(seed: Any) -> None:
+    """Check a seed."""
+    if not is_integer(seed) or not 0 <= seed < 2**63:
+        raise InvalidConfig("seed", f"expected an integer in [0, 2**63), got {seed!r}")
 
 
 def sibling(learner: PPO, num_envs: int, **settings: Any) -> Any:

@@ -10,7 +10,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +17,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from operant_gpu.errors import BackendError, ExportError, InvalidConfig
-from operant_gpu.files import write_whole
-from operant_gpu.models.evaluation import sibling
+from operant_gpu.files import as_path, write_whole
+from operant_gpu.models.evaluation import check_learner, sibling
 from operant_gpu.models.policy import Policy
 from operant_gpu.models.ppo import PPO
 
@@ -90,7 +89,8 @@ def export(learner: PPO, path: str | os.PathLike[str]) -> Exported:
         BackendError: If a library is missing.
         ExportError: If the policy's network cannot be exported, or does something else there.
     """
-    target = Path(path)
+    check_learner(learner)
+    target = as_path("out", path)
     if target.suffix not in _FORMATS:
         raise InvalidConfig("out", f"expected a file that ends in {' or '.join(_FORMATS)}, got {str(target)!r}")
     actor = _actor(learner)

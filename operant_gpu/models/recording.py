@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Iterator
@@ -14,13 +15,15 @@ from gymnasium.vector import AutoresetMode
 
 from operant_gpu.environment import is_integer
 from operant_gpu.envs.drawing import Frame
-from operant_gpu.errors import BackendError, InvalidConfig
-from operant_gpu.files import make_whole
-from operant_gpu.models.evaluation import STEP_LIMIT, sibling, sibling_controller
+from operant_gpu.errors import BackendError, InvalidConfig, OperantError
+from operant_gpu.files import as_path, make_whole
+from operant_gpu.models.evaluation import STEP_LIMIT, check_learner, check_seed, sibling, sibling_controller
 from operant_gpu.models.ppo import PPO
+from operant_gpu.vector import VecEnv
 
 _FORMATS = (".gif", ".mp4")
-_COLORS = 64
+# GIF has no more, and viewers slow down what is faster.
+_COLORS, _MOST_OF_GIF = 256, 50
 # What H.264's sampling of colours asks for.
 _MULTIPLE = 2
 
@@ -64,7 +67,9 @@ def record(
             has no pictures.
         BackendError: If a library is missing.
     """
-    target = Path(path)
+    check_learner(learner)
+    check_seed(seed)
+    target = as_path("out", path)
     if target.suffix.lower() not in _FORMATS:
         raise InvalidConfig("out", f"expected a file that ends in {' or '.join(_FORMATS)}, got {str(target)!r}")
     for name, value, most in (("episodes", episodes, 10_000), ("max_steps", max_steps, STEP_LIMIT), ("fps", fps, 100)):
@@ -73,7 +78,10 @@ def record(
     if learner.env.environment.draw is None:
         message = f"{learner.env.environment.id} has no pictures: give its definition a `draw` function"
         raise InvalidConfig("env", message)
-    write, made = (_gif if target.suffix.lower() == ".gif" else _mp4), Recording([], 0)
+    is_gif = target.suffix.lower() == ".gif"
+    if is_gif and fps > _MOST_OF_GIF:
+        raise InvalidConfig("fps", f"a GIF has at most {_MOST_OF_GIF} steps a second, got {fps}: write an .mp4")
+    write, made = (_gif if is_gif else _mp4), Recording([], 0)
     frames = _play(learner, made, episodes, deterministic, seed, max_steps)
     try:
         make_whole(target, lambda path: write(frames, fps, path))
@@ -92,30 +100,44 @@ def _play(
         obs, info = env.reset(seed=seed + episode)
         made.returns.append(0.0)
         ended = torch.ones(1, dtype=torch.bool, device=env.device)
-        yield from env.render() or ()
+        yield _draw(env)
         while True:
             actions = act(obs, ended, info.get("action_mask"))
             obs, reward, terminated, truncated, info = env.step(actions)
             ended = torch.zeros_like(ended)
             made.returns[-1] += float(reward)
             made.steps += 1
-            yield from env.render() or ()
+            yield _draw(env)
             if made.steps >= max_steps:
                 return
             if terminated | truncated:
                 break
 
 
+def _draw(env: VecEnv) -> Frame:
+    """Return the picture of an environment, if it is one."""
+    try:
+        (frame,) = env.render() or ()
+    except OperantError:
+        raise
+    except Exception as error:
+        message = f"drawing {env.environment.id} failed: {type(error).__name__}: {error}; look at its `draw` function"
+        raise InvalidConfig("draw", message) from error
+    shape, dtype = getattr(frame, "shape", None), getattr(frame, "dtype", None)
+    if dtype != np.uint8 or shape is None or len(shape) != 3 or shape[2] != 3 or not frame.size:
+        what = f"{dtype} {shape}" if shape is not None else repr(frame)
+        message = f"expected a uint8 array (height, width, 3) of `draw` of {env.environment.id}, got {what}"
+        raise InvalidConfig("draw", message)
+    return frame
+
+
 def _gif(frames: Iterator[Frame], fps: int, path: Path) -> None:
     # Here, since it takes a moment to import.
     from PIL import Image
 
-    # Few colours, and the same for all: what a game draws has no more, and what moves is then all that differs.
-    first = Image.fromarray(next(frames)).quantize(_COLORS)
-    rest = (Image.fromarray(frame).quantize(palette=first, dither=Image.Dither.NONE) for frame in frames)
-    # GIF counts in hundredths of a second, and viewers slow down what is faster than two.
-    duration = 10 * max(2, round(100 / fps))
-    first.save(path, "GIF", save_all=True, append_images=rest, duration=duration, loop=0, optimize=False)
+    first, *rest = (Image.fromarray(frame).quantize(_COLORS, dither=Image.Dither.NONE) for frame in frames)
+    # GIF counts in hundredths of a second.
+    first.save(path, "GIF", save_all=True, append_images=rest, duration=10 * round(100 / fps), loop=0)
 
 
 def _mp4(frames: Iterator[Frame], fps: int, path: Path) -> None:
@@ -131,7 +153,9 @@ def _mp4(frames: Iterator[Frame], fps: int, path: Path) -> None:
     writer = imageio_ffmpeg.write_frames(
         str(path), size, fps=fps, macro_block_size=_MULTIPLE, output_params=["-f", "mp4"]
     )
-    writer.send(None)
-    for frame in itertools.chain([first], frames):
-        writer.send(np.pad(frame, ((0, rows), (0, columns), (0, 0)), mode="edge"))
-    writer.close()
+    with contextlib.closing(writer):
+        writer.send(None)
+        for frame in itertools.chain([first], frames):
+            if frame.shape != first.shape:
+                raise InvalidConfig("draw", f"pictures of one size, {first.shape}, are needed, got {frame.shape}")
+            writer.send(np.pad(frame, ((0, rows), (0, columns), (0, 0)), mode="edge"))

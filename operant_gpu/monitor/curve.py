@@ -12,6 +12,12 @@ from operant_gpu.monitor.view import View
 _SIZE, _DPI = (6.4, 3.6), 150
 
 
+def _plain(name: str) -> str:
+    """Return a name that matplotlib takes as it is: no formula, not hidden, nothing that is no Unicode."""
+    plain = name.replace("$", r"\$").encode(errors="replace").decode()
+    return f" {plain}" if plain.startswith("_") else plain
+
+
 def draw_curve(views: Sequence[View], path: Path) -> None:
     """Draw the mean returns of runs over timesteps, as a PNG.
 
@@ -27,10 +33,10 @@ def draw_curve(views: Sequence[View], path: Path) -> None:
         points = list(view.returns)
         steps, returns = zip(*points, strict=True) if points else ((), ())
         # A curve of one point is no line.
-        axes.plot(steps, returns, label=view.folder or view.title, marker="o" if len(points) == 1 else "")
+        axes.plot(steps, returns, label=_plain(view.folder or view.title), marker="o" if len(points) == 1 else "")
     for goal in {view.goal for view in views if view.goal is not None}:
         axes.axhline(goal, color="0.6", linestyle="--", linewidth=1, label=f"goal {goal:g}")
-    axes.set(xlabel="timesteps", ylabel="mean return of the last 100 episodes", title=views[0].title)
+    axes.set(xlabel="timesteps", ylabel="mean return of the last 100 episodes", title=_plain(views[0].title))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

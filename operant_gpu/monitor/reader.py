@@ -7,13 +7,15 @@ import json
 import math
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from operant_gpu.errors import InvalidConfig
-from operant_gpu.monitor.view import View
+from operant_gpu.files import as_path
+from operant_gpu.monitor.view import STATES, View
 from operant_gpu.monitor.writers import JSONLines
 
 FILE = "run.json"
@@ -31,7 +33,7 @@ class RunReader:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
+        self.folder = as_path("run", folder)
         self.view = View(title=self.folder.name, folder=str(self.folder))
         self._offset, self._inode = 0, 0
         read_description(self.folder)
@@ -47,15 +49,15 @@ class RunReader:
             view.state = "killed"
         for line in self._new_lines():
             # Half a line that a kill has left, or a disk's damage: the others stand.
-            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-                record = json.loads(line)
-                view.add({name: math.nan if value is None else value for name, value in record.items()})
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                view.add(_record(line))
         return view
 
     def _new_lines(self) -> list[bytes]:
         """Return the whole lines that were added."""
+        path = self.folder / JSONLines.name
         try:
-            with (self.folder / JSONLines.name).open("rb") as file:
+            with path.open("rb") as file:
                 status = os.fstat(file.fileno())
                 if status.st_ino != self._inode or status.st_size < self._offset:
                     self._offset, self._inode = 0, status.st_ino
@@ -63,8 +65,20 @@ class RunReader:
                 whole, newline, _ = file.read().rpartition(b"\n")
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise InvalidConfig("run", f"cannot read {str(path)!r}: {error}") from error
         self._offset += len(whole) + len(newline)
         return whole.split(b"\n") if newline else []
+
+
+def _record(line: bytes) -> dict[str, float]:
+    """Return what a line says; ValueError if it is no reading."""
+    found = json.loads(line)
+    record = {name: math.nan if value is None else float(value) for name, value in found.items()}
+    is_sound = all(math.isfinite(record[name]) for name in ("timesteps", "episodes"))
+    if not is_sound or not all(record[name] > 0 for name in ("sps", "env_sps", "learner_sps")):
+        raise ValueError("no reading has such numbers")
+    return {"episodic_return": math.nan, "episodic_length": math.nan, **record}
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -73,16 +87,46 @@ def read_description(folder: Path) -> dict[str, Any]:
     Raises:
         InvalidConfig: If there is none, or it is not of this format.
     """
+    path = folder / FILE
     try:
-        description = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        description = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        there = "there is no such directory" if not folder.is_dir() else f"it has no {FILE}"
+        there = f"it has no {FILE}" if folder.is_dir() else "it is a file" if folder.exists() else "it is not there"
         raise InvalidConfig("run", f"{str(folder)!r} is not a run's directory: {there}") from None
-    except (OSError, ValueError) as error:
-        raise InvalidConfig("run", f"cannot read {str(folder / FILE)!r}: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidConfig("run", f"cannot read {str(path)!r}: {error}") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise InvalidConfig("run", f"{str(folder / FILE)!r} is not in format {FORMAT}, which this version reads")
+        raise InvalidConfig("run", f"{str(path)!r} is not in format {FORMAT}, which this version reads")
+    for name, holds in _HOLDS.items():
+        value = description.get(name)
+        if not holds(value):
+            raise InvalidConfig("run", f"{str(path)!r} is damaged: {name} is {value!r}")
     return description
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_session(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("host"), str)
+        and all(_is_number(value.get(name)) for name in ("pid", "pid_since"))
+    )
+
+
+# What a description holds of what is read here.
+_HOLDS: dict[str, Callable[[Any], bool]] = {
+    "env": lambda value: isinstance(value, str),
+    "details": lambda value: isinstance(value, str),
+    "message": lambda value: isinstance(value, str),
+    "state": lambda value: value in STATES,
+    "goal": lambda value: value is None or _is_number(value),
+    "start": _is_number,
+    "target": _is_number,
+    "sessions": lambda value: isinstance(value, list) and bool(value) and all(map(_is_session, value)),
+}
 
 
 def is_alive(description: dict[str, Any]) -> bool:

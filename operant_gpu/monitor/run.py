@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shlex
 import signal
@@ -17,11 +18,12 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+import numpy as np
 import psutil
 from filelock import FileLock, Timeout
 
 from operant_gpu.errors import InvalidConfig
-from operant_gpu.files import remove_partials, try_to_write, write_whole
+from operant_gpu.files import as_path, remove_partials, try_to_write, write_whole
 from operant_gpu.machine import Usage, describe
 from operant_gpu.models.checkpoint import FOLDER, has_checkpoints
 from operant_gpu.models.ppo import PPO
@@ -75,9 +77,10 @@ class Run:
         goal: float | None = None,
         writers: Sequence[Writer] | None = None,
     ) -> None:
-        self.learner, self.folder = learner, Path(folder)
+        _check(learner, goal, writers)
+        self.learner, self.folder = learner, as_path("run", folder)
         self.signal: signal.Signals | None = None
-        self.view = View.of(learner, folder=str(folder), goal=goal)
+        self.view = View.of(learner, folder=str(folder), goal=None if goal is None else float(goal))
         others = [TensorBoard()] if writers is None else writers
         self._writers = [Patient(writer) for writer in (JSONLines(), *others)]
         self._lock = FileLock(self.folder / "lock", timeout=0)
@@ -175,15 +178,15 @@ class Run:
         view.end(self.learner.timesteps, error)
         self._write()
         self._describe(patient=True)
-        with self._patience():
+        with self._patience(Exception):
             draw_curve([view], self.folder / "curve.png")
 
     @contextlib.contextmanager
-    def _patience(self) -> Iterator[None]:
-        """Turn a disk's failure into a warning."""
+    def _patience(self, kind: type[Exception] = OSError) -> Iterator[None]:
+        """Turn a disk's failure, or another kind, into a warning."""
         try:
             yield
-        except OSError as error:
+        except kind as error:
             warnings.warn(f"cannot write in {str(self.folder)!r}: {error}", RuntimeWarning, stacklevel=4)
 
     def _describe(self, patient: bool = False) -> None:
@@ -230,6 +233,21 @@ class Run:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
         self.learner.stop()
+
+
+def _check(learner: Any, goal: Any, writers: Any) -> None:
+    if not isinstance(learner, PPO):
+        raise InvalidConfig("learner", f"expected a PPO, got {learner!r}")
+    if goal is not None and not (isinstance(goal, int | float | np.number) and math.isfinite(goal)):
+        raise InvalidConfig("goal", f"expected a finite number, or None for none, got {goal!r}")
+    if writers is None:
+        return
+    if not isinstance(writers, Sequence):
+        raise InvalidConfig("writers", f"expected a list of writers, got {writers!r}")
+    for writer in writers:
+        for name in ("begin", "write", "close"):
+            if not callable(getattr(writer, name, None)):
+                raise InvalidConfig("writers", f"expected a writer, with a method {name}, got {writer!r}")
 
 
 def _session(learner: PPO) -> dict[str, Any]:

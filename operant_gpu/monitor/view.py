@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Record = Mapping[str, float]
 
+STATES = ("running", "solved", "finished", "stopped", "failed", "killed")
 # Points of a curve that are kept, at most; a sparkline or a picture shows no more.
 _POINTS = 2048
 
@@ -58,7 +59,7 @@ class View:
         target: Timesteps at which it ends at the latest.
         goal: Mean return at which it ends, or None.
         details: What it runs on and how, in a line.
-        state: "running", "solved", "finished", "stopped", "failed" or "killed".
+        state: One of `STATES`.
         message: Why, for a run that has failed.
         latest: The last metrics.
         returns: Curve of the mean return.

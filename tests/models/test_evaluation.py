@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 import operant_gpu
 from operant_gpu import InvalidConfig
-from operant_gpu.models import PPO, Evaluation, PPOConfig, evaluate, record
+from operant_gpu.models import PPO, Evaluation, PPOConfig, evaluate, export, record
 from operant_gpu.models.evaluation import interquartile_mean
 
 SMALL: dict[str, Any] = {"n_steps": 8, "batch_size": 32, "hidden_sizes": (16,)}
@@ -171,6 +172,8 @@ def test_episodes_follow_one_another_and_their_returns_are_those_of_the_environm
         ("walk.gif", {"episodes": 0}, "episodes: expected an integer from 1 to 10000, got 0"),
         ("walk.gif", {"max_steps": 0}, "max_steps: expected an integer from 1"),
         ("walk.gif", {"fps": 1000}, "fps: expected an integer from 1 to 100, got 1000"),
+        ("walk.gif", {"fps": 60}, r"fps: a GIF has at most 50 steps a second, got 60: write an \.mp4"),
+        ("walk.gif", {"seed": -1}, "seed: expected an integer in"),
         ("file/walk.gif", {}, "out: cannot write"),
     ],
 )
@@ -184,3 +187,55 @@ def test_recordings_that_cannot_be(name: str, changes: dict[str, Any], message: 
 def test_an_environment_without_pictures_says_what_it_lacks(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig, match="Recall-v0 has no pictures: give its definition a `draw` function"):
         record(PPO(Recall(16, device="cpu"), PPOConfig(**SMALL)), tmp_path / "x.gif")
+
+
+def test_colours_that_come_later_are_right_too(tmp_path: Path) -> None:
+    learner = PPO(operant_gpu.make("Game2048-v0", 16, device="cpu"), PPOConfig(**SMALL, cnn_channels=()))
+    record(learner, tmp_path / "tiles.gif", deterministic=False, max_steps=150, seed=2, fps=10)
+    env = operant_gpu.make("Game2048-v0", device="cpu", render_mode="rgb_array")
+    env.reset(seed=2)
+    first = {tuple(colour) for colour in env.render()[0].reshape(-1, 3).astype(int)}
+    # The first board has tiles of 2 and 4 alone; the last has larger ones, in colours of their own.
+    last = {tuple(colour) for colour in frames_of(tmp_path / "tiles.gif")[-1].reshape(-1, 3)}
+    assert (245, 149, 99) in last - first
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda state, params: 1 / 0, "drawing Forever-v0 failed: ZeroDivisionError"),
+        (lambda state, params: None, "expected a uint8 array .* of `draw` of Forever-v0, got None"),
+        (lambda state, params: np.zeros((4, 4, 3)), r"got float64 \(4, 4, 3\)"),
+        (lambda state, params: np.zeros((4, 4), np.uint8), r"got uint8 \(4, 4\)"),
+        (lambda state, params: np.zeros((0, 4, 3), np.uint8), r"got uint8 \(0, 4, 3\)"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".gif", ".mp4"])
+def test_pictures_that_are_none(draw: Any, message: str, suffix: str, tmp_path: Path) -> None:
+    env = dataclasses.replace(Forever, draw=draw)(16, device="cpu")
+    with pytest.raises(InvalidConfig, match=message):
+        record(PPO(env, PPOConfig(**SMALL)), tmp_path / f"x{suffix}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_of_changing_size(tmp_path: Path) -> None:
+    sizes = iter(range(8, 100, 2))
+    env = dataclasses.replace(Forever, draw=lambda state, params: np.zeros((next(sizes), 8, 3), np.uint8))
+    with pytest.raises(InvalidConfig, match=r"draw: pictures of one size, \(8, 8, 3\), are needed, got \(10, 8, 3\)"):
+        record(PPO(env(16, device="cpu"), PPOConfig(**SMALL)), tmp_path / "x.mp4")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_learner_is_refused(tmp_path: Path) -> None:
+    for use in (
+        evaluate,
+        lambda learner: record(learner, tmp_path / "x.gif"),
+        lambda learner: export(learner, "x.pt2"),
+    ):
+        with pytest.raises(InvalidConfig, match=r"learner: expected a PPO .* got 'runs/mine'"):
+            use("runs/mine")
+    for seed in (-1, "x", None, 2**64):
+        with pytest.raises(InvalidConfig, match="seed: expected an integer in"):
+            evaluate(cartpole(), 4, seed=seed)
+    with pytest.raises(InvalidConfig, match="level: expected a number between 0 and 1, got 2"):
+        Evaluation(np.ones(4), np.ones(4)).interval(level=2)

@@ -21,8 +21,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import operant_gpu
 from operant_gpu import InvalidConfig, TrainingError
 from operant_gpu.models import PPO, PPOConfig
-from operant_gpu.monitor import JSONLines, Run, RunReader, TensorBoard
+from operant_gpu.monitor import JSONLines, Run, RunReader, TensorBoard, View, draw_curve
 from operant_gpu.monitor import run as run_module
+from operant_gpu.monitor.dashboard import dashboard
 from operant_gpu.monitor.reader import latest_run
 from operant_gpu.monitor.run import free_folder
 
@@ -325,7 +326,7 @@ def test_a_process_that_is_gone_is_seen_to_be(tmp_path: Path) -> None:
         assert RunReader(tmp_path).refresh().state == state
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 99}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 99}', '{"format": 1}', "[" * 100_000])
 def test_a_damaged_description_is_an_error_that_names_the_file(content: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(InvalidConfig, match=r"run\.json"):
@@ -375,3 +376,78 @@ def test_events_of_tensorboard_are_named_by_their_group(tmp_path: Path) -> None:
     tags = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Tags()["scalars"]
     assert {"rollout/episodic_return", "update/lr", "time/env_sps", "machine/gpu_percent"} <= set(tags)
     assert not any("unknown" in tag for tag in tags)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("env", None),
+        ("state", "asleep"),
+        ("target", "far"),
+        ("start", None),
+        ("goal", "high"),
+        ("sessions", []),
+        ("sessions", [{"pid": 1}]),
+        ("sessions", 5),
+        ("details", 5),
+        ("message", None),
+    ],
+)
+def test_a_description_with_something_else_in_it_is_an_error(name: str, value: Any, tmp_path: Path) -> None:
+    train(tmp_path, 128)
+    description = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**description, name: value}))
+    with pytest.raises(InvalidConfig, match=f"run.json' is damaged: {name} is "):
+        RunReader(tmp_path)
+
+
+def test_lines_that_are_no_readings_are_passed_over(tmp_path: Path) -> None:
+    train(tmp_path)
+    last = readings(tmp_path)[-1]
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        for change in ({"episodes": None}, {"timesteps": None}, {"env_sps": 0}, {"sps": "fast"}, {"learner_sps": None}):
+            file.write(json.dumps({**last, "timesteps": 9_999, **change}) + "\n")
+        file.write(json.dumps({name: value for name, value in last.items() if name != "sps"}) + "\n")
+    view = RunReader(tmp_path).refresh()
+    assert view.latest["timesteps"] == 512
+    dashboard(view, 80)
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(InvalidConfig, match=r"cannot read .*metrics\.jsonl"):
+        RunReader(tmp_path).refresh()
+
+
+def test_a_run_takes_over_no_training_but_its_own(tmp_path: Path) -> None:
+    train(tmp_path / "a", 256)
+    train(tmp_path / "b", 512)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "b" / "checkpoints").iterdir()}
+    with pytest.raises(InvalidConfig, match="has checkpoints of another training"):
+        Run(PPO.load(tmp_path / "a"), tmp_path / "b").__enter__()
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "b" / "checkpoints").iterdir()}
+    assert RunReader(tmp_path / "b").refresh().state == "finished"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "param"),
+    [
+        ({"learner": "x"}, "learner"),
+        ({"folder": None}, "run"),
+        ({"folder": ""}, "run"),
+        ({"goal": "high"}, "goal"),
+        ({"goal": math.nan}, "goal"),
+        ({"goal": math.inf}, "goal"),
+        ({"writers": 5}, "writers"),
+        ({"writers": [5]}, "writers"),
+    ],
+)
+def test_what_makes_no_run(arguments: dict[str, Any], param: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfig, match=f"^{param}: expected"):
+        Run(**{"learner": make(), "folder": tmp_path, **arguments})
+
+
+def test_names_that_matplotlib_takes_for_something_else(tmp_path: Path) -> None:
+    for name in ("$\\frac{$", "_hidden", "\udcff"):
+        view = View(title=name, folder=name, goal=1.0)
+        view.add(RECORD)
+        draw_curve([view, view], tmp_path / "curve.png")
+        assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
