@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from operant_gpu.errors import InvalidConfig
@@ -65,10 +65,11 @@ def make_whole(path: str | os.PathLike[str], make: Callable[[Path], object]) -> 
     _sync(target.parent)
 
 
-def remove_partials(folder: Path) -> None:
-    """Remove what processes left in a folder that were killed while they wrote there."""
-    for partial in folder.glob(".*.partial"):
-        partial.unlink(missing_ok=True)
+def remove_partials(folder: Path, names: Sequence[str] = ("*",)) -> None:
+    """Remove what processes left in a folder that were killed while they wrote files of these names there."""
+    for name in names:
+        for partial in folder.glob(f".{name}.*.partial"):
+            partial.unlink(missing_ok=True)
 
 
 def try_to_write(folder: Path) -> None:

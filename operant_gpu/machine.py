@@ -64,12 +64,12 @@ def version_of(package: str) -> str | None:
         return None
 
 
-def git_revision(folder: Path | None = None) -> dict[str, Any] | None:
-    """Return revision of the repository that a folder is in (the current one), and whether it has changes; or None."""
+def git_revision() -> dict[str, Any] | None:
+    """Return the revision of the repository around the current folder, and whether it has changes; None without one."""
 
     def git(*arguments: str) -> str:
         command = ["git", *arguments]
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=10).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
 
     try:
         return {"revision": git("rev-parse", "HEAD").strip(), "has_changes": bool(git("status", "--porcelain", "-uno"))}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
+import inspect
+import itertools
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import typing
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -19,6 +23,7 @@ from operant_gpu.cli import main
 from operant_gpu.cli.train import recommended
 from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.models.presets import PRESETS
+from operant_gpu.monitor import Run
 from operant_gpu.monitor.reader import read_description
 
 QUICK = ["--num-envs", "16", "--total-timesteps", "512", "--n-steps", "8", "--batch-size", "32"]
@@ -147,9 +152,19 @@ def test_each_option_is_explained(name: str, capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit) as caught:
         main([name, "--help"])
     assert caught.value.code == 0
-    hints = {key: value for key, value in typing.get_type_hints(cli._COMMANDS[name]).items() if key != "ppo"}
     printed = " ".join(re.sub("[─-╿]", " ", capsys.readouterr().out).split())
-    assert printed.count("(default:") + printed.count("(required)") >= len(hints)
+    tree = ast.parse(textwrap.dedent(inspect.getsource(cli._COMMANDS[name])))
+    texts = [text for text in map(_text, itertools.pairwise(tree.body[0].body)) if text is not None]
+    assert len(texts) == len(dataclasses.fields(cli._COMMANDS[name])) - (name == "train")
+    # Each in full, but for how tyro sets its last stop.
+    assert [text for text in texts if text.removesuffix(".") not in printed] == []
+
+
+def _text(pair: tuple[ast.stmt, ast.stmt]) -> str | None:
+    """Return what stands below an attribute."""
+    field, below = pair
+    is_text = isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+    return " ".join(below.value.value.split()) if is_text else None
 
 
 def test_resuming_goes_on_with_other_settings_where_they_fit(capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,6 +274,38 @@ def test_outputs_that_cannot_be_written_or_encoded_stop_nothing() -> None:
     assert PPO.load("ü").timesteps == 512
     finished = subprocess.run([*command[:3], "monitor", "ü"], capture_output=True, env=environment, check=False)
     assert (finished.returncode, finished.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")])
+def test_errors_of_memory_are_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(cli._COMMANDS["envs"], "run", fail)
+    assert main(["envs"]) == 1
+    assert "not enough memory" in capsys.readouterr().err
+
+
+def test_a_run_that_another_process_went_on_with_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("CartPole-v1", "--run", "run", *QUICK) == 0
+    load = PPO.load
+
+    def slowly(*arguments: object, **settings: object) -> PPO:
+        learner = load(*arguments, **settings)
+        # What another process does before this one has the run's lock.
+        other = load("run")
+        with Run(other, "run") as run:
+            other.resume(1024, callback=run)
+        return learner
+
+    monkeypatch.setattr(PPO, "load", slowly)
+    assert train("--resume", "run", "--total-timesteps", "2048") == 2
+    assert "resume: another process has gone on with run: try again" in capsys.readouterr().err
+    assert load("run").timesteps == 1024
 
 
 def test_sigterm_ends_a_command_with_its_status(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,17 +110,18 @@ def test_the_machine_and_the_software() -> None:
     assert machine.version_of("no-such-package") is None
 
 
-def test_the_revision_of_a_repository(tmp_path: Path) -> None:
-    assert machine.git_revision(tmp_path) is None
+def test_the_revision_of_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert machine.git_revision() is None
     git = ["git", "-C", tmp_path, "-c", "user.name=x", "-c", "user.email=x@x"]
     (tmp_path / "file").write_text("one")
     for arguments in (["init", "-q"], ["add", "file"], ["commit", "-qm", "first"]):
         subprocess.run([*git, *arguments], check=True)
-    found = machine.git_revision(tmp_path)
+    found = machine.git_revision()
     assert found is not None
     assert (len(found["revision"]), found["has_changes"]) == (40, False)
     (tmp_path / "file").write_text("two")
-    assert machine.git_revision(tmp_path) == {**found, "has_changes": True}
+    assert machine.git_revision() == {**found, "has_changes": True}
 
 
 def findings() -> dict[str, doctor.Finding]:

@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-import torch
 import tyro
 from rich.console import Console
 
 from operant_gpu import __version__
-from operant_gpu.cli.common import FAILED, INTERRUPTED, USER_ERROR, Command, complain, say
+from operant_gpu.cli.common import FAILED, INTERRUPTED, USER_ERROR, Command, Terminated, complain, say
 from operant_gpu.cli.machine import Bench, Doctor, Envs
 from operant_gpu.cli.play import Play
 from operant_gpu.cli.policies import Eval, Export, Record
@@ -28,8 +27,8 @@ from operant_gpu.cli.watch import Monitor
 from operant_gpu.errors import OperantError
 
 _WIDTH_OF_FILES = 140
-# How PyTorch says so on a CPU.
-_OUT_OF_MEMORY = re.compile("not enough memory|can't allocate memory|DefaultCPUAllocator")
+# How PyTorch says so, on a GPU and on a CPU.
+_OUT_OF_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory|DefaultCPUAllocator")
 
 _COMMANDS: dict[str, Callable[..., Command]] = {
     "train": Train,
@@ -74,7 +73,7 @@ def _run(arguments: Sequence[str]) -> int:
         return USER_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED
-    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _OUT_OF_MEMORY.search(str(error)):
             raise
         complain(MemoryError("not enough memory: ask for fewer environments, steps or units"))
@@ -90,7 +89,7 @@ def _terminable() -> Iterator[None]:
         return
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+        raise Terminated(128 + number)
 
     signal.signal(signal.SIGTERM, end)
     try:

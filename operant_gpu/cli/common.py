@@ -47,6 +47,10 @@ def plain_table(*headings: str, title: str | None = None) -> Table:
     return table
 
 
+class Terminated(SystemExit):
+    """The end that SIGTERM asks for."""
+
+
 class Command(Protocol):
     """A command, with its options as attributes."""
 
@@ -79,13 +83,17 @@ def _imported(source: str) -> object:
         path = Path(source).resolve()
         # As `python file.py` would find what it imports.
         sys.path.insert(0, str(path.parent))
-        spec = importlib.util.spec_from_file_location(path.stem, path)
+        # Under a name that no other module has.
+        name = f"operant_gpu_file_{path.stem}"
+        spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        sys.modules[path.stem] = module
+        sys.modules[name] = module
         spec.loader.exec_module(module)
         return module
+    except Terminated:
+        raise
     except (Exception, SystemExit) as error:
         raise InvalidConfig("env", f"cannot import {source!r}: {type(error).__name__}: {error}") from error
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from operant_gpu.cli.common import FAILED, INTERRUPTED, complain, environment_id, plain_warnings, say, use_one_thread
 from operant_gpu.errors import CheckpointError, InvalidConfig, OperantError, TrainingError
 from operant_gpu.models import PPO, PPOConfig, checkpoint, record
+from operant_gpu.models.checkpoint import FOLDER, newest_timesteps
 from operant_gpu.models.presets import PRESETS
 from operant_gpu.monitor.reader import read_description
 from operant_gpu.monitor.run import Run, free_folder
@@ -117,10 +118,13 @@ class Train:
                     f"{env.environment.id}: {env.num_envs} environments, {env.backend} backend on {env.device}; "
                     f"engine: {learner.engine_reason}; run: {run.folder}",
                 )
+                if self.resume is not None and newest_timesteps(run.folder / FOLDER) > learner.timesteps:
+                    # Between reading it and locking the run.
+                    raise InvalidConfig("resume", f"another process has gone on with {run.folder}: try again")
                 go = learner.learn if self.resume is None else learner.resume
                 go(callback=run, progress=True)
         except KeyboardInterrupt:
-            return INTERRUPTED
+            return INTERRUPTED if run.signal is None else 128 + run.signal
         except (TrainingError, CheckpointError) as error:
             complain(error)
             if isinstance(error, TrainingError):

@@ -99,27 +99,29 @@ def _write(target: Path, learner: PPO) -> None:
 def begin(param: str, folder: Path, learner: PPO) -> None:
     """Make a folder ready for the checkpoints of a learner.
 
-    Those of later steps than it has taken are of a future that is given up: they are renamed, so that the newest is
-    always the one with the highest number.
-
     Raises:
         InvalidConfig: If it cannot be written, or has checkpoints of another training, for the setting `param`.
         CheckpointError: If it has checkpoints, and none can be read.
     """
     check_writable(param, folder / _NAME)
-    found = _numbered(folder)
-    if found:
-        with warnings.catch_warnings():
-            # Whoever loads from there has been told already.
-            warnings.simplefilter("ignore")
-            _, newest = _find(folder)
+    if _numbered(folder):
+        _, newest = _find_quietly(folder)
         if newest["training"] != learner.training:
             advice = "go on with that by PPO.load, or give another folder"
             raise InvalidConfig(param, f"{str(folder)!r} has checkpoints of another training: {advice}")
-    for number, path in found:
-        if number > learner.timesteps:
-            _put_aside(path)
     remove_partials(folder)
+
+
+def newest_timesteps(folder: Path) -> int:
+    """Return the timesteps of the newest checkpoint in a folder that can be read."""
+    return int(_find_quietly(folder)[1]["progress"]["timesteps"])
+
+
+def _find_quietly(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Do as `_find`, for those who load from there anyway and are told then."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _find(folder)
 
 
 def _put_aside(path: Path) -> None:
@@ -134,9 +136,17 @@ def has_checkpoints(folder: Path) -> bool:
 
 
 def write_newest(folder: Path, learner: PPO, keep: int) -> None:
-    """Write a learner to a folder, and remove all but the newest checkpoints there."""
+    """Write a learner to a folder, and remove all but the newest checkpoints there.
+
+    Those of later steps are of a future that is given up: they are renamed, so that the newest is always the one with
+    the highest number.
+    """
     _write(folder / _NAME.format(learner.timesteps), learner)
-    for _, old in _numbered(folder)[:-keep]:
+    found = _numbered(folder)
+    for number, path in found:
+        if number > learner.timesteps:
+            _put_aside(path)
+    for _, old in [entry for entry in found if entry[0] <= learner.timesteps][:-keep]:
         old.unlink(missing_ok=True)
 
 

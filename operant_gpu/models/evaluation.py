@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import Generator
 from operant_gpu.environment import is_integer
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.models.controller import Controller
+from operant_gpu.models.policy import Policy
 from operant_gpu.models.ppo import PPO
 
 Returns = np.ndarray[Any, np.dtype[np.float64]]
@@ -100,12 +103,17 @@ def evaluate(learner: PPO, episodes: int = 100, *, deterministic: bool = True, s
     check_seed(seed)
     if not is_integer(episodes) or episodes < 1:
         raise InvalidConfig("episodes", f"expected an integer of at least 1, got {episodes!r}")
-    env = sibling(learner, int(episodes))
+    with undisturbed(learner):
+        return _play(learner, int(episodes), deterministic, seed)
+
+
+def _play(learner: PPO, episodes: int, deterministic: bool, seed: int) -> Evaluation:
+    env = sibling(learner, episodes)
     act = sibling_controller(learner, deterministic, seed)
     obs, info = env.reset(seed=seed)
     ended = None
-    running = torch.ones(int(episodes), dtype=torch.bool, device=env.device)
-    returns, lengths = torch.zeros(2, int(episodes), dtype=torch.float64, device=env.device)
+    running = torch.ones(episodes, dtype=torch.bool, device=env.device)
+    returns, lengths = torch.zeros(2, episodes, dtype=torch.float64, device=env.device)
     was_cut = torch.zeros_like(running)
     while running.any():
         obs, _, terminated, truncated, info = env.step(act(obs, ended, info.get("action_mask")))
@@ -117,6 +125,17 @@ def evaluate(learner: PPO, episodes: int = 100, *, deterministic: bool = True, s
         running &= ~ended
     has_limit = learner.env.max_episode_steps is not None
     return Evaluation(returns.cpu().numpy(), lengths.cpu().numpy(), 0 if has_limit else int(was_cut.sum()))
+
+
+def copy_of(policy: Policy) -> Policy:
+    """Return a copy of a policy that acts and does not learn, whatever its network does in training."""
+    return copy.deepcopy(policy).eval().requires_grad_(False)
+
+
+def undisturbed(learner: PPO) -> AbstractContextManager[None]:
+    """Keep the states of PyTorch's own generators, from which networks of the caller's own may draw."""
+    device = learner.env.device
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def check_learner(learner: Any) -> None:
@@ -139,6 +158,8 @@ def sibling(learner: PPO, num_envs: int, **settings: Any) -> Any:
 
 
 def sibling_controller(learner: PPO, deterministic: bool, seed: int) -> Controller:
-    """Return a controller with draws of its own, so that the learner's go on as if it had not acted."""
+    """Return a controller with a policy and draws of its own: the learner goes on as if it had not acted."""
     generator = Generator(learner.env.device).manual_seed(seed)
-    return Controller(learner.policy, learner.env.single_observation_space.shape or (), generator, deterministic)
+    return Controller(
+        copy_of(learner.policy), learner.env.single_observation_space.shape or (), generator, deterministic
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import logging
 import os
@@ -18,7 +17,7 @@ from torch.export import Dim
 
 from operant_gpu.errors import BackendError, ExportError, InvalidConfig
 from operant_gpu.files import as_path, write_whole
-from operant_gpu.models.evaluation import check_learner, sibling
+from operant_gpu.models.evaluation import check_learner, copy_of, sibling, undisturbed
 from operant_gpu.models.policy import Policy
 from operant_gpu.models.ppo import PPO
 
@@ -91,11 +90,13 @@ def export(learner: PPO, path: str | os.PathLike[str]) -> Exported:
     """
     check_learner(learner)
     target = as_path("out", path)
-    if target.suffix not in _FORMATS:
+    suffix = target.suffix.lower()
+    if suffix not in _FORMATS:
         raise InvalidConfig("out", f"expected a file that ends in {' or '.join(_FORMATS)}, got {str(target)!r}")
     actor = _actor(learner)
-    cases = _cases(actor, learner)
-    write, read = (_to_onnx, _read_onnx) if target.suffix == ".onnx" else (_to_program, _read_program)
+    with undisturbed(learner):
+        cases = _cases(actor, learner)
+    write, read = (_to_onnx, _read_onnx) if suffix == ".onnx" else (_to_program, _read_program)
     try:
         with _quietly():
             content = write(actor, cases[-1])
@@ -104,7 +105,7 @@ def export(learner: PPO, path: str | os.PathLike[str]) -> Exported:
     except Exception as error:
         first = next(iter(str(error).splitlines()), "")
         name = type(actor.policy.network).__name__
-        raise ExportError(f"{name} cannot be exported to {target.suffix}: {type(error).__name__}: {first}") from error
+        raise ExportError(f"{name} cannot be exported to {suffix}: {type(error).__name__}: {first}") from error
     greatest = _compare(actor, read(content), cases)
     try:
         write_whole(target, content)
@@ -115,7 +116,7 @@ def export(learner: PPO, path: str | os.PathLike[str]) -> Exported:
 
 def _actor(learner: PPO) -> Actor:
     """Return a copy of the policy on the CPU, as it is exported."""
-    policy = copy.deepcopy(learner.policy).cpu().eval().requires_grad_(False)
+    policy = copy_of(learner.policy).cpu()
     policy.use_amp = False
     return Actor(policy, learner.env.action_mask is not None)
 
@@ -217,10 +218,11 @@ def _read_program(content: bytes) -> Call:
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Keep what PyTorch's exporter says of itself from the user."""
+    before = logging.root.manager.disable
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
+        logging.disable(max(before, logging.WARNING))
         try:
             yield
         finally:
-            logging.disable(logging.NOTSET)
+            logging.disable(before)

@@ -160,6 +160,8 @@ class PPO:
         """
         total = self.config.total_timesteps if total_timesteps is None else _checked_total(total_timesteps)
         self._check_idle(callback)
+        # Those are of a training that is not gone on with.
+        self._own_generators = {}
         self._begin()
         self.start, self.target = self.timesteps, self.timesteps + total
         self._schedule.begin(total)
@@ -190,9 +192,11 @@ class PPO:
         self._check_idle(callback)
         if total_timesteps is not None:
             self.target = self.start + _checked_total(total_timesteps)
+        if self.timesteps >= self.target:
+            return self
         memory = self._present_memory()
         self._begin()
-        if self._rollout is not None:
+        if self._rollout is not None and memory:
             self._rollout.remember(memory)
         for name, state in self._own_generators.items():
             torch.set_rng_state(state) if name == "cpu" else torch.cuda.set_rng_state(state, self.env.device)
@@ -278,9 +282,11 @@ class PPO:
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of everything that decides the future: policy, optimizer, statistics, draws, environments."""
-        device, own = self.env.device, {"cpu": torch.get_rng_state()}
-        if device.type == "cuda":
-            own["cuda"] = torch.cuda.get_rng_state(device)
+        device, own = self.env.device, dict(self._own_generators)
+        if not own:
+            own["cpu"] = torch.get_rng_state()
+            if device.type == "cuda":
+                own["cuda"] = torch.cuda.get_rng_state(device)
         return {
             "progress": {name: getattr(self, name) for name in _PROGRESS},
             "memory": dict(self._present_memory()),
@@ -383,18 +389,14 @@ class PPO:
                 self.seconds = time.perf_counter() - before
                 going_on = self.timesteps < self.target and not self._stopping
                 is_due = self.iterations % self.config.log_interval == 0
-                if not (going_on or is_due):
-                    # Before a reading that a training which goes on from here would not have had.
-                    self._save_checkpoint()
                 if is_due or not going_on:
-                    metrics = self._metrics() | self._speeds()
+                    metrics = self._metrics(is_due) | self._speeds()
                     show(metrics)
                     if callback is not None and _is_false(callback(metrics)):
                         going_on = False
-                if going_on and self.iterations % self.config.checkpoint_interval == 0:
-                    self._save_checkpoint(patient=True)
-                if not going_on and is_due:
-                    self._save_checkpoint()
+                    going_on = going_on and not self._stopping
+                if not going_on or self.iterations % self.config.checkpoint_interval == 0:
+                    self._save_checkpoint(patient=going_on)
         return self
 
     def _check_idle(self, callback: Any) -> None:
@@ -436,9 +438,15 @@ class PPO:
         message = f"no CUDA graph, training goes on eagerly: {failures[0]}"
         warnings.warn(message, RuntimeWarning, stacklevel=3)
 
-    def _metrics(self) -> Metrics:
-        """Read what was measured since the last time, and raise what has gone wrong. Waits for the device."""
+    def _metrics(self, is_due: bool = True) -> Metrics:
+        """Read what was measured since the last time, and raise what has gone wrong. Waits for the device.
+
+        One that is not due leaves nothing behind: a training that goes on from there is as if it had not been.
+        """
+        before = None if is_due else self._telemetry.state_dict()
         measured, faults = self._telemetry.read()
+        if before is not None and not faults:
+            self._telemetry.load_state_dict(before, self.iterations)
         if faults:
             self._telemetry.faults.clear()
             # The environments count the actions that came of it; they are of no use to the next call.

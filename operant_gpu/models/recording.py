@@ -17,7 +17,14 @@ from operant_gpu.environment import is_integer
 from operant_gpu.envs.drawing import Frame
 from operant_gpu.errors import BackendError, InvalidConfig, OperantError
 from operant_gpu.files import as_path, make_whole
-from operant_gpu.models.evaluation import STEP_LIMIT, check_learner, check_seed, sibling, sibling_controller
+from operant_gpu.models.evaluation import (
+    STEP_LIMIT,
+    check_learner,
+    check_seed,
+    sibling,
+    sibling_controller,
+    undisturbed,
+)
 from operant_gpu.models.ppo import PPO
 from operant_gpu.vector import VecEnv
 
@@ -84,7 +91,8 @@ def record(
     write, made = (_gif if is_gif else _mp4), Recording([], 0)
     frames = _play(learner, made, episodes, deterministic, seed, max_steps)
     try:
-        make_whole(target, lambda path: write(frames, fps, path))
+        with undisturbed(learner):
+            make_whole(target, lambda path: write(frames, fps, path))
     except OSError as error:
         raise InvalidConfig("out", f"cannot write {str(target)!r}: {error}") from error
     return made

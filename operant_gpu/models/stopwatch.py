@@ -18,7 +18,7 @@ class Stopwatch:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
+        self._device, self._cuda = device, device.type == "cuda"
         if self._cuda:
             self._events = [
                 torch.cuda.Event(enable_timing=True, external=True)  # type: ignore[no-untyped-call]
@@ -40,7 +40,8 @@ class Stopwatch:
 
     def _mark(self, place: int) -> None:
         if self._cuda:
-            self._events[place].record()
+            # Not of the current device, which may be another.
+            self._events[place].record(torch.cuda.current_stream(self._device))
             return
         self._times[place] = time.perf_counter()
         if place:

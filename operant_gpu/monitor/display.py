@@ -36,13 +36,15 @@ def show_training(learner: PPO, callback: Any = None, console: Console | None = 
         callback: If it is a `Run`, that run is shown.
         console: Where to draw; the standard output if None.
     """
-    view = callback.view if isinstance(callback, Run) else View.of(learner)
-    view.start, view.target = learner.start, learner.target
-    usage = Usage(learner.env.device)
+    if isinstance(callback, Run):
+        # It adds its metrics itself.
+        view, show = callback.view, _nothing
+        view.begin(learner)
+    else:
+        view, usage = View.of(learner), Usage(learner.env.device)
 
-    def show(metrics: Metrics) -> None:
-        # A run adds its own.
-        if not isinstance(callback, Run):
+        def show(metrics: Metrics) -> None:
+            view.begin(learner)
             view.add({**metrics, **usage.read()})
 
     with Display(view, console or Console()):
@@ -52,6 +54,10 @@ def show_training(learner: PPO, callback: Any = None, console: Console | None = 
             view.end(learner.timesteps, error)
             raise
         view.end(learner.timesteps)
+
+
+def _nothing(metrics: Metrics) -> None:
+    pass
 
 
 class Display:

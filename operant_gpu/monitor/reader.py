@@ -49,7 +49,7 @@ class RunReader:
             view.state = "killed"
         for line in self._new_lines():
             # Half a line that a kill has left, or a disk's damage: the others stand.
-            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            with contextlib.suppress(ArithmeticError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 view.add(_record(line))
         return view
 
@@ -104,8 +104,12 @@ def read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
+# Above any time, number of steps or return; NaN is not below.
+_MOST = 1e300
+
+
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST
 
 
 def _is_session(value: object) -> bool:

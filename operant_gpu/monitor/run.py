@@ -49,7 +49,8 @@ class Run:
 
     - `run.json`: environment, state, and for each session machine, versions, git revision and command;
     - `config.toml`: PPO's settings;
-    - `metrics.jsonl`, and `tensorboard/`: the metrics (see `writers`);
+    - `metrics.jsonl`, and `tensorboard/`: the metrics (see `writers`), all of the first 300 readings and then four a
+      second;
     - `checkpoints/`: `config.checkpoint_keep` of them, each `config.checkpoint_interval` iterations;
     - `curve.png`: the mean return, once the training is over.
 
@@ -83,7 +84,7 @@ class Run:
         self.view = View.of(learner, folder=str(folder), goal=None if goal is None else float(goal))
         others = [TensorBoard()] if writers is None else writers
         self._writers = [Patient(writer) for writer in (JSONLines(), *others)]
-        self._lock = FileLock(self.folder / "lock", timeout=0)
+        self._lock = FileLock(self.folder / "lock", timeout=0, thread_local=False)
         self._usage = Usage(learner.env.device)
         self._sessions: list[dict[str, Any]] = []
         self._readings, self._written_at = 0, 0.0
@@ -112,6 +113,7 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._is_ending = True
         with self._opened:
             self._end(error)
 
@@ -125,9 +127,9 @@ class Run:
             raise InvalidConfig("run", f"{str(self.folder)!r} is not open: `with Run(...) as run:` around the training")
         record = {**metrics, **self._usage.read(), "time": time.time()}
         view = self.view
-        view.start, view.target = self.learner.start, self.learner.target
+        view.begin(self.learner)
         view.add(record)
-        if self._described != (view.start, view.target):
+        if self._described != (view.start, view.target, view.details):
             self._describe(patient=True)
         self._readings, self._unwritten = self._readings + 1, record
         if self._readings <= _ALL_READINGS or record["time"] - self._written_at >= _INTERVAL:
@@ -144,12 +146,13 @@ class Run:
     def _begin(self, opened: contextlib.ExitStack) -> None:
         """Open everything; what is opened is closed in the reverse order."""
         learner = self.learner
-        self.signal, self.view.state, self.view.message = None, "running", ""
+        self.signal, self._is_ending = None, False
+        self.view.begin(learner)
         self._go_on_with_what_is_there()
         learner.keep_checkpoints(self.folder / FOLDER)
         # What it learns afterwards is no part of this run.
         opened.callback(learner.keep_checkpoints, None)
-        remove_partials(self.folder)
+        remove_partials(self.folder, (FILE, "config.toml", "curve.png"))
         self._install_handlers(opened)
         settings = {"env": learner.env.environment.id, **learner.env.params._asdict(), **vars(learner.config)}
         for writer in self._writers:
@@ -192,7 +195,7 @@ class Run:
     def _describe(self, patient: bool = False) -> None:
         """Write what the run is and how it stands; `patient` with a disk that is full or away for now."""
         view, env = self.view, self.learner.env
-        self._described = view.start, view.target
+        self._described = view.start, view.target, view.details
         description = {
             "format": FORMAT,
             "env": env.environment.id,
@@ -229,6 +232,9 @@ class Run:
                 opened.callback(signal.signal, number, signal.signal(number, self._handle))
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        # The training is over, and all but saved.
+        if self._is_ending:
+            return
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
@@ -263,7 +269,7 @@ def _session(learner: PPO) -> dict[str, Any]:
     }
 
 
-def free_folder(env: str, parent: Path = Path("runs")) -> Path:
+def free_folder(env: str) -> Path:
     """Make a new directory for a run of an environment, such as runs/CartPole-v1-3, and return it.
 
     Raises:
@@ -271,7 +277,7 @@ def free_folder(env: str, parent: Path = Path("runs")) -> Path:
     """
     number = 1
     while True:
-        folder = parent / f"{env}-{number}"
+        folder = Path("runs") / f"{env}-{number}"
         try:
             # Made at once, so that of two trainings that begin together each has its own.
             folder.mkdir(parents=True)

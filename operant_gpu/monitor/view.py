@@ -44,9 +44,6 @@ class Curve:
     def __iter__(self) -> Iterator[tuple[float, float]]:
         return iter(list(self._points))
 
-    def __len__(self) -> int:
-        return len(self._points)
-
 
 @dataclass
 class View:
@@ -80,10 +77,16 @@ class View:
 
     @classmethod
     def of(cls, learner: PPO, **known: Any) -> View:
-        """Return the view of a learner whose training has begun."""
+        """Return the view of a learner."""
+        view = cls(learner.env.environment.id, **known)
+        view.begin(learner)
+        return view
+
+    def begin(self, learner: PPO) -> None:
+        """Take what a learner knows of its training, which is under way; its engine is known once it runs."""
         env = learner.env
-        details = f"{env.num_envs:,} environments, {env.backend} on {env.device}, {learner.engine} engine"
-        return cls(env.environment.id, start=learner.start, target=learner.target, details=details, **known)
+        self.start, self.target, self.state, self.message = learner.start, learner.target, "running", ""
+        self.details = f"{env.num_envs:,} environments, {env.backend} on {env.device}, {learner.engine} engine"
 
     def add(self, record: Record) -> None:
         """Take in the metrics of one reading."""

@@ -177,6 +177,8 @@ class WeightsAndBiases:
         arguments = {"name": folder.name, "dir": str(folder), "config": dict(settings), **self._arguments}
         try:
             self._run = self._wandb.init(id=kept.read_text(), resume="allow", **arguments)
+            # Its own steps cannot go back, as those of a run that goes on from an older checkpoint do.
+            self._run.define_metric("*", step_metric="timesteps")
         except Exception as error:
             advice = "`wandb login`, or WANDB_MODE=offline to upload later"
             raise BackendError(f"Weights & Biases does not begin a run: {error}; {advice}") from error
@@ -184,7 +186,7 @@ class WeightsAndBiases:
     def write(self, record: Record) -> None:
         """Log all numbers, by timesteps."""
         named = {f"{_GROUP_OF[name]}/{name}": value for name, value in record.items() if name in _GROUP_OF}
-        self._run.log(named, step=int(record["timesteps"]))
+        self._run.log({"timesteps": int(record["timesteps"]), **named})
 
     def close(self) -> None:
         """Upload what is left."""

@@ -63,6 +63,34 @@ def test_the_learner_goes_on_as_if_nothing_had_happened() -> None:
         assert torch.equal(left, right)
 
 
+class Dropping(torch.nn.Module):
+    """A network that acts otherwise when it learns, and counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.BatchNorm1d(16), torch.nn.Dropout(0.9))
+        self.last = torch.nn.Linear(16, 3)
+
+    def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        out = self.last(self.layers(obs))
+        return out[:, :2], out[:, 2]
+
+
+def test_a_network_of_the_callers_own_acts_as_in_use_and_stays_as_it_is(tmp_path: Path) -> None:
+    learner = PPO(operant_gpu.make("CartPole-v1", 16, device="cpu"), PPOConfig(**SMALL), network=Dropping())
+    learner.learn(128)
+    before = {name: value.clone() for name, value in learner.policy.state_dict().items()}
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    one, again = evaluate(learner, 16), evaluate(learner, 16)
+    record(walker(), tmp_path / "x.gif", max_steps=2)
+    assert one.returns.tolist() == again.returns.tolist()
+    assert torch.equal(torch.rand(1), expected)
+    assert learner.policy.training
+    torch.testing.assert_close(learner.policy.state_dict(), before, rtol=0, atol=0)
+
+
 def test_memories_and_masks_are_heeded() -> None:
     config = PPOConfig(
         n_steps=16, batch_size=256, gru_size=16, shared_trunk=True, hidden_sizes=(16,), lr=5e-3, total_timesteps=25_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -157,12 +158,62 @@ def test_a_training_killed_before_its_first_interval_begins_again_from_its_first
     torch.testing.assert_close(state["environments"]["state"], expected["environments"]["state"], rtol=0, atol=0)
 
 
-def test_stopping_from_another_thread_or_before_the_beginning_ends_at_the_next_iteration() -> None:
+def test_a_stop_before_the_beginning_ends_the_next_call_at_once() -> None:
     learner = make("fused")
     learner.stop()
     assert learner.learn(1280).timesteps == 0
     # That was one call's affair.
     assert learner.learn(256).timesteps == 256
+
+
+def test_a_stop_from_another_thread(tmp_path: Path) -> None:
+    learner = make("fused")
+    timer = threading.Timer(0.2, learner.stop)
+    timer.start()
+    learner.learn(10**9)
+    timer.join()
+    assert 0 < learner.timesteps < 10**9
+
+
+def test_a_stop_from_a_callback_comes_at_once() -> None:
+    learner = make("fused")
+    learner.learn(1280, lambda metrics: learner.stop())
+    assert learner.iterations == 1
+
+
+@pytest.mark.parametrize("variant", ["rarely-read", "gru", "noisy"])
+def test_resuming_in_the_same_process_gives_the_same_bits(variant: str) -> None:
+    learner, history = make(variant, Interrupted), list[dict[str, float]]()
+    learner.learn(WHOLE * 128)
+    assert learner.iterations == HALF
+    learner.resume(callback=history.append)
+    assert digest(learner, history) == train_whole(variant)
+
+
+def test_saving_what_was_just_loaded_loses_nothing(tmp_path: Path) -> None:
+    make("noisy", Interrupted).learn(WHOLE * 128).save(tmp_path / "one.pt")
+    torch.manual_seed(1)
+    PPO.load(tmp_path / "one.pt", **parts_of("noisy")).save(tmp_path / "two.pt")
+    torch.manual_seed(2)
+    history: list[dict[str, float]] = []
+    learner = PPO.load(tmp_path / "two.pt", **parts_of("noisy")).resume(callback=history.append)
+    assert digest(learner, history) == train_whole("noisy")
+
+
+def test_another_training_leaves_the_process_its_generator(tmp_path: Path) -> None:
+    make("fused", Interrupted).learn(1280).save(tmp_path / "half.pt")
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    learner = PPO.load(tmp_path / "half.pt").learn(128)
+    learner.resume(256)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_recurrent_policy_goes_on_in_other_environments(tmp_path: Path) -> None:
+    make("gru", Interrupted).learn(1280).save(tmp_path / "half.pt")
+    env = operant_gpu.make("CartPole-v1", 8, device="cpu")
+    assert PPO.load(tmp_path / "half.pt", env).resume().timesteps == 1280
 
 
 def test_environments_of_the_callers_own_begin_anew(tmp_path: Path) -> None:

@@ -245,6 +245,36 @@ def test_what_nohup_ignores_stays_ignored(tmp_path: Path) -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.usefixtures("_handlers")
+def test_a_signal_while_a_run_is_closed_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(run_module, "draw_curve", draw)
+    learner = make()
+    with Run(learner, tmp_path) as run:
+        learner.learn(256, callback=run)
+    assert (run.signal, run.view.state) == (None, "finished")
+    assert learner.learn(128).timesteps == 384
+
+
+def test_a_run_that_was_opened_elsewhere_can_be_trained_in_a_thread(tmp_path: Path) -> None:
+    learner = make()
+    with Run(learner, tmp_path) as run:
+        thread = threading.Thread(target=learner.learn, args=(256, run))
+        thread.start()
+        thread.join()
+    assert len(readings(tmp_path)) == 2
+
+
+def test_a_second_training_in_the_same_run_is_running_again(tmp_path: Path) -> None:
+    learner, states = make(), list[str]()
+    with Run(learner, tmp_path) as run:
+        learner.learn(256, callback=run, progress=True)
+        learner.learn(256, lambda metrics: run(metrics) and states.append(RunReader(tmp_path).refresh().state))
+    assert states == ["running", "running"]
+
+
 def test_a_thread_has_no_signals_and_trains_all_the_same(tmp_path: Path) -> None:
     thread = threading.Thread(target=train, args=(tmp_path,))
     thread.start()
@@ -252,12 +282,15 @@ def test_a_thread_has_no_signals_and_trains_all_the_same(tmp_path: Path) -> None
     assert PPO.load(tmp_path).timesteps == 512
 
 
-def test_free_folders_are_numbered(tmp_path: Path) -> None:
-    names = [free_folder("CartPole-v1", tmp_path / "runs").name for _ in range(3)]
-    assert names == ["CartPole-v1-1", "CartPole-v1-2", "CartPole-v1-3"]
-    (tmp_path / "file").write_text("")
+def test_free_folders_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [str(free_folder("CartPole-v1")) for _ in range(3)]
+    assert names == ["runs/CartPole-v1-1", "runs/CartPole-v1-2", "runs/CartPole-v1-3"]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    Path("runs").write_text("")
     with pytest.raises(InvalidConfig, match="run: cannot make the folder"):
-        free_folder("CartPole-v1", tmp_path / "file")
+        free_folder("CartPole-v1")
 
 
 def test_a_reader_follows_what_is_appended(tmp_path: Path) -> None:
@@ -281,7 +314,7 @@ def test_a_reader_leaves_half_lines_and_damage_alone(tmp_path: Path) -> None:
     train(tmp_path)
     file = tmp_path / "metrics.jsonl"
     whole = file.read_bytes()
-    file.write_bytes(b"\xff\x00{nonsense\n[1]\n{}\n" + whole + b'{"timesteps": 9')
+    file.write_bytes(b'\xff\x00{nonsense\n[1]\n{}\n{"timesteps": ' + b"9" * 400 + b"}\n" + whole + b'{"timesteps": 9')
     view = RunReader(tmp_path).refresh()
     assert view.latest["timesteps"] == 512
     with file.open("ab") as appended:

@@ -21,12 +21,16 @@ class Service:
 
     def __init__(self) -> None:
         self.begun: list[dict[str, Any]] = []
-        self.logged: list[tuple[int, dict[str, float]]] = []
+        self.logged: list[dict[str, float]] = []
+        self.defined: list[tuple[str, str]] = []
         self.finished = 0
 
     def init(self, **arguments: Any) -> Any:
         self.begun.append(arguments)
-        return SimpleNamespace(log=lambda values, step: self.logged.append((step, values)), finish=self._finish)
+        return SimpleNamespace(log=self.logged.append, finish=self._finish, define_metric=self._define)
+
+    def _define(self, name: str, step_metric: str) -> None:
+        self.defined.append((name, step_metric))
 
     def _finish(self) -> None:
         self.finished += 1
@@ -52,8 +56,10 @@ def test_a_run_and_its_resumption_are_one_there(service: Service, tmp_path: Path
     assert (first["project"], first["name"], first["resume"], first["tags"]) == ("games", "run", "allow", ["a"])
     assert first["config"]["env"] == "CartPole-v1"
     assert first["config"]["lr"] == config.lr
-    assert [step for step, _ in service.logged] == [128, 256, 384, 512]
-    assert "losses/value_loss" in service.logged[0][1]
+    # By a metric of its own: the service's steps never go back.
+    assert [values["timesteps"] for values in service.logged] == [128, 256, 384, 512]
+    assert service.defined == [("*", "timesteps")] * 2
+    assert "losses/value_loss" in service.logged[0]
     assert service.finished == 2
 
 
