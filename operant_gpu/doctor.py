@@ -66,7 +66,7 @@ def _driver() -> Finding:
     try:
         import pynvml
     except ImportError:
-        advice = "pip install nvidia-ml-py"
+        advice = "pip install 'operant-gpu[gpu]', where there is an NVIDIA GPU"
         return Finding("driver", "missing", "cannot be looked for without nvidia-ml-py", advice)
     try:
         pynvml.nvmlInit()

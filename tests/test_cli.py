@@ -69,7 +69,8 @@ def test_a_run_ends_with_a_video_of_an_episode() -> None:
         (["train", "CartPole-v1", "--device", "abacus"], "device: expected 'auto'"),
         (["train"], "env: expected an environment, such as CartPole-v1, or --resume RUN, got neither"),
         (["train", "CartPole-v1", "--run", "/dev/null/run"], "run: cannot write in the folder '/dev/null/run'"),
-        (["train", "CartPole-v1", "--checkpoint-dir", "x"], "checkpoint_dir: a run keeps its checkpoints itself"),
+        (["train", "CartPole-v1", "--config", "folder.toml"], "checkpoint_dir: a run keeps its checkpoints itself"),
+        (["train", "walk.py"], "env: expected FILE.py:NAME, with the name of an Environment in the file"),
         (["train", "--resume", "missing"], "run: 'missing' is not a run's directory: it is not there"),
         (["train", "--resume", "."], "run: '.' is not a run's directory: it has no run.json"),
         (["train", "missing.py:Walk"], "env: cannot import 'missing.py': FileNotFoundError"),
@@ -100,6 +101,7 @@ def test_a_mistake_gets_its_reason_and_status_2(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("leaves.py").write_text("import sys; sys.exit(0)")
+    Path("folder.toml").write_text('checkpoint_dir = "x"')
     with pytest.raises(SystemExit) as caught:
         sys.exit(main(arguments))
     assert caught.value.code == 2

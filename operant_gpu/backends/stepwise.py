@@ -133,7 +133,8 @@ class StepwiseRollout:
         if is_last:
             wanted = wanted | ~self._batch.columns.ended
         assert isinstance(policy, MLP)
-        value = policy.evaluate(outputs.final_obs)[1]
+        # In one layout: else the last bits depended on that of the caller's memory, and on the processor.
+        value = policy.evaluate(outputs.final_obs.contiguous())[1]
         _store(row.final_value, torch.where(wanted, value, 0.0))
 
 

@@ -22,7 +22,7 @@ from operant_gpu.cli.common import FAILED, INTERRUPTED, USER_ERROR, Command, Ter
 from operant_gpu.cli.machine import Bench, Doctor, Envs
 from operant_gpu.cli.play import Play
 from operant_gpu.cli.policies import Eval, Export, Record
-from operant_gpu.cli.train import Train, recommended
+from operant_gpu.cli.train import Settings, Train, recommended
 from operant_gpu.cli.watch import Monitor
 from operant_gpu.errors import OperantError
 
@@ -64,7 +64,7 @@ def _run(arguments: Sequence[str]) -> int:
         say(_console(), f"operant-gpu {__version__}")
         return 0
     try:
-        train = functools.partial(Train, ppo=recommended(arguments))
+        train = functools.partial(Train, ppo=Settings(**vars(recommended(arguments))))
         commands: dict[str, Callable[..., Any]] = {**_COMMANDS, "train": train}
         command: Command = tyro.extras.subcommand_cli_from_dict(commands, prog="operant-gpu", args=arguments)
         return command.run(_console())

@@ -65,6 +65,8 @@ def environment_id(name: str) -> str:
         InvalidConfig: If there is none.
     """
     source, colon, attribute = name.rpartition(":")
+    if name.endswith(".py"):
+        raise InvalidConfig("env", f"expected FILE.py:NAME, with the name of an Environment in the file, got {name!r}")
     if not colon:
         return find(name).id
     module = _imported(source)

@@ -67,7 +67,9 @@ class Bench:
         if peer is not None:
             table.add_column("times Gymnasium")
         for speed in speeds:
-            ratio = [] if peer is None else [f"{speed.sps / peer:.3g}"]
+            # Training does more than step.
+            is_alike = peer is not None and not speed.name.startswith("training")
+            ratio = [f"{speed.sps / peer:.3g}"] if is_alike and peer is not None else []
             table.add_row(speed.name, short(speed.sps), f"{short(speed.low)} - {short(speed.high)}", *ratio)
         console.print(table)
         return 0

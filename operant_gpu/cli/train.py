@@ -14,7 +14,16 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from operant_gpu.cli.common import FAILED, INTERRUPTED, complain, environment_id, plain_warnings, say, use_one_thread
+from operant_gpu.cli.common import (
+    FAILED,
+    INTERRUPTED,
+    Terminated,
+    complain,
+    environment_id,
+    plain_warnings,
+    say,
+    use_one_thread,
+)
 from operant_gpu.errors import CheckpointError, InvalidConfig, OperantError, TrainingError
 from operant_gpu.models import PPO, PPOConfig, checkpoint, record
 from operant_gpu.models.checkpoint import FOLDER, newest_timesteps
@@ -29,6 +38,17 @@ _FIXED = ("num_envs", "seed")
 _VIDEO_STEPS = 500
 # The policy as it was before a number that is not finite.
 _BEFORE_FAULT = "before-fault.pt"
+
+
+@dataclass(frozen=True)
+class Settings(PPOConfig):
+    """Settings of PPO; those shown are tuned for ENV, or the run's. docs/settings.md says when to change them."""
+
+    # A run keeps its checkpoints itself.
+    checkpoint_dir: tyro.conf.Suppress[str | None] = None
+
+    def __post_init__(self) -> None:
+        """Leave the checks to `Train.run`, whose errors are like all others."""
 
 
 @dataclass
@@ -54,11 +74,12 @@ class Train:
     """Record an episode at the end, where the environment has pictures."""
     wandb: str | None = None
     """Project of Weights & Biases to log to as well."""
-    ppo: tyro.conf.OmitArgPrefixes[PPOConfig] = field(default_factory=PPOConfig)
+    ppo: tyro.conf.OmitArgPrefixes[Settings] = field(default_factory=Settings)
 
     def run(self, console: Console) -> int:
         """Train, report and save, also what was learned until an interruption; return the exit status."""
-        if self.ppo.checkpoint_dir is not None:
+        config = PPOConfig(**{setting.name: getattr(self.ppo, setting.name) for setting in fields(PPOConfig)})
+        if config.checkpoint_dir is not None:
             raise InvalidConfig("checkpoint_dir", "a run keeps its checkpoints itself: leave it out, and give --run")
         if self.goal is not None and not self.goal > -math.inf:
             raise InvalidConfig("goal", f"expected a number, or inf for no goal, got {self.goal}")
@@ -66,9 +87,9 @@ class Train:
         writers: list[Writer] = [TensorBoard(), *others]
         with plain_warnings():
             if self.resume is None:
-                learner, goal, folder = self._new()
+                learner, goal, folder = self._new(config)
             else:
-                learner, goal, folder = self._resumed(self.resume)
+                learner, goal, folder = self._resumed(self.resume, config)
                 if done := _already_done(folder, learner, goal, self.goal is not None):
                     say(console, done)
                     return 0
@@ -78,18 +99,18 @@ class Train:
         say(console, *_account(run, self.env))
         return status
 
-    def _new(self) -> tuple[PPO, float | None, Path]:
+    def _new(self, config: PPOConfig) -> tuple[PPO, float | None, Path]:
         """Return a new learner, the goal of its training, and the run's directory."""
         if self.env is None:
             raise InvalidConfig("env", "expected an environment, such as CartPole-v1, or --resume RUN, got neither")
         id = environment_id(self.env)
-        env = make(id, self.ppo.num_envs, device=self.device)
+        env = make(id, config.num_envs, device=self.device)
         use_one_thread(env.device)
         goal = env.environment.reward_threshold if self.goal is None else self.goal
-        learner = PPO(env, self.ppo)
+        learner = PPO(env, config)
         return learner, _finite(goal), self.run_dir or free_folder(id)
 
-    def _resumed(self, folder: Path) -> tuple[PPO, float | None, Path]:
+    def _resumed(self, folder: Path, config: PPOConfig) -> tuple[PPO, float | None, Path]:
         """Return the learner of a run, the goal of its training, and the run's directory."""
         if self.run_dir is not None:
             raise InvalidConfig("run", "a run that is resumed stays in its directory: leave --run out")
@@ -99,13 +120,13 @@ class Train:
                 "env", f"{str(folder)!r} is a run of {description['env']}, got {self.env}: leave ENV out"
             )
         for name in _FIXED:
-            if getattr(self.ppo, name) != getattr(saved, name):
+            if getattr(config, name) != getattr(saved, name):
                 raise InvalidConfig(name, f"a run goes on with the {getattr(saved, name)} that it began with")
         # Unless they are others, the checkpoint's: it knows what fits on another device.
-        learner = PPO.load(folder, config=None if self.ppo == saved else self.ppo, device=self.device)
+        learner = PPO.load(folder, config=None if config == saved else config, device=self.device)
         use_one_thread(learner.env.device)
-        if self.ppo.total_timesteps != saved.total_timesteps:
-            learner.target = learner.start + self.ppo.total_timesteps
+        if config.total_timesteps != saved.total_timesteps:
+            learner.target = learner.start + config.total_timesteps
         return learner, _finite(description["goal"] if self.goal is None else self.goal), folder
 
     def _train(self, run: Run, console: Console) -> int:
@@ -113,24 +134,24 @@ class Train:
         learner, env = run.learner, run.learner.env
         try:
             with run:
-                say(
-                    console,
-                    f"{env.environment.id}: {env.num_envs} environments, {env.backend} backend on {env.device}; "
-                    f"engine: {learner.engine_reason}; run: {run.folder}",
-                )
+                begun = f", going on from {learner.timesteps:,} steps" if self.resume is not None else ""
+                machine = f"{env.num_envs:,} environments on {env.device} ({env.backend})"
+                say(console, f"{env.environment.id} in {run.folder}: {machine}{begun}")
+                if learner.engine != "fused":
+                    say(console, f"{learner.engine_reason}")
                 if self.resume is not None and newest_timesteps(run.folder / FOLDER) > learner.timesteps:
                     # Between reading it and locking the run.
                     raise InvalidConfig("resume", f"another process has gone on with {run.folder}: try again")
                 go = learner.learn if self.resume is None else learner.resume
                 go(callback=run, progress=True)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Terminated):
             return INTERRUPTED if run.signal is None else 128 + run.signal
         except (TrainingError, CheckpointError) as error:
             complain(error)
             if isinstance(error, TrainingError):
                 learner.save(run.folder / _BEFORE_FAULT)
             return FAILED
-        return 0 if run.signal is None else 128 + run.signal
+        return 0
 
     def _record(self, run: Run, console: Console, status: int) -> None:
         """Record an episode, if one is wanted and can be had."""
@@ -170,7 +191,9 @@ def _account(run: Run, env: str | None) -> list[str]:
     definition = "" if own is None else f" --env {shlex.quote(own)}"
     if view.state in ("solved", "finished"):
         video = shlex.quote(f"{view.title}.gif")
-        lines += [f"  operant-gpu eval {name}{definition}", f"  operant-gpu record {name}{definition} --out {video}"]
+        lines.append(f"  operant-gpu eval {name}{definition}")
+        if learner.env.environment.draw is not None:
+            lines.append(f"  operant-gpu record {name}{definition} --out {video}")
     elif view.state == "stopped":
         lines.append(f"  operant-gpu train {'' if own is None else f'{shlex.quote(own)} '}--resume {name}")
     return lines

@@ -39,6 +39,10 @@ class Evaluation:
     lengths: Returns
     cut: int = 0
 
+    def __repr__(self) -> str:
+        numbers = f"mean={self.mean:.4g}, std={self.std:.4g}, iqm={self.iqm:.4g}"
+        return f"Evaluation(episodes={len(self.returns)}, {numbers}, cut={self.cut})"
+
     @property
     def mean(self) -> float:
         """Mean return."""

@@ -114,6 +114,9 @@ class PPO:
         self._memory: Mapping[str, Tensor] | None = None
         self._own_generators: Mapping[str, Tensor] = {}
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.env}, engine={self.engine!r}, timesteps={self.timesteps})"
+
     @property
     def engine(self) -> str:
         """How iterations run: "fused", "graph" where rollout and update both replay CUDA graphs, else "eager"."""

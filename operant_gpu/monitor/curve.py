@@ -33,10 +33,18 @@ def draw_curve(views: Sequence[View], path: Path) -> None:
         points = list(view.returns)
         steps, returns = zip(*points, strict=True) if points else ((), ())
         # A curve of one point is no line.
-        axes.plot(steps, returns, label=_plain(view.folder or view.title), marker="o" if len(points) == 1 else "")
-    for goal in {view.goal for view in views if view.goal is not None}:
-        axes.axhline(goal, color="0.6", linestyle="--", linewidth=1, label=f"goal {goal:g}")
-    axes.set(xlabel="timesteps", ylabel="mean return of the last 100 episodes", title=_plain(views[0].title))
+        name, marker = _plain(view.folder or view.title), "o" if len(points) == 1 else ""
+        (line,) = axes.plot(steps, returns, label=name, marker=marker)
+        if view.goal is not None:
+            color = line.get_color()
+            axes.axhline(
+                view.goal, color=color, alpha=0.5, linestyle="--", linewidth=1, label=f"its goal {view.goal:g}"
+            )
+    axes.set(
+        xlabel="timesteps",
+        ylabel="mean return of the last 100 episodes",
+        title=_plain(", ".join(dict.fromkeys(view.title for view in views))),
+    )
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -23,7 +23,7 @@ _COLORS = {
     "failed": "red",
     "killed": "red",
 }
-_LABEL_WIDTH, _VALUE_WIDTH = 9, 12
+_LABEL_WIDTH, _VALUE_WIDTH, _NUMBER_WIDTH = 9, 12, 9
 # Columns from which on a table has all that is known.
 _WIDE = 90
 # What surrounds the second column: frame, padding, label.
@@ -49,11 +49,11 @@ def dashboard(view: View, width: int) -> RenderableType:
     rows.add_row("progress", _progress(view, inner))
     if view.latest:
         rows.add_row("return", _returns(view, inner))
-        rows.add_row("speed", _speed(view))
+        rows.add_row("speed", _speed(view, inner))
         rows.add_row("time", _split(view, inner))
-        rows.add_row("losses", _named(view, _LOSSES))
-        rows.add_row("update", _named(view, _UPDATE))
-        if machine := _machine(view):
+        rows.add_row("losses", _named(view, _LOSSES, inner))
+        rows.add_row("update", _named(view, _UPDATE, inner))
+        if machine := _machine(view, inner):
             rows.add_row("machine", machine)
     color = _COLORS[view.state]
     parts: list[RenderableType] = [rows]
@@ -145,9 +145,9 @@ def _progress(view: View, width: int) -> Text:
     done = int(view.latest.get("timesteps", view.start))
     left = view.seconds_left
     eta = "starting" if not view.latest else f"{_clock(left)} left" if left is not None else ""
-    counts = f"  {view.progress:4.0%}  {done:,} of {view.target:,} steps  {eta}"
-    bar = max(8, min(40, width - len(counts)))
-    return Text.assemble(*_bar((view.progress, 1.0 - view.progress), ("green", _REST), bar), counts)
+    notes = [Text(note) for note in (f"{view.progress:4.0%}", f"{done:,} of {view.target:,} steps", eta) if note]
+    bar = max(8, min(40, width - sum(len(note) + 2 for note in notes)))
+    return _fitting([Text.assemble(*_bar((view.progress, 1.0 - view.progress), ("green", _REST), bar)), *notes], width)
 
 
 def _bar(shares: Sequence[float], colors: Sequence[str], width: int) -> Iterator[tuple[str, str]]:
@@ -159,24 +159,32 @@ def _bar(shares: Sequence[float], colors: Sequence[str], width: int) -> Iterator
 
 def _returns(view: View, width: int) -> Text:
     latest = view.latest
-    text = Text(f"{_score(view):<{_VALUE_WIDTH}}", style="bold")
+    score = Text(f"{_score(view):<{_VALUE_WIDTH}}", style="bold")
+    goal = "" if view.goal is None else f"goal {view.goal:g}"
     episodes = f"{int(latest['episodes']):,} episodes of {short(latest['episodic_length'])} steps"
-    goal = "" if view.goal is None else f"goal {view.goal:g}  "
-    # Last, so that what does not fit is cut there.
-    room = max(8, width - _VALUE_WIDTH - len(goal) - len(episodes) - 4)
-    text.append(sparkline((value for _, value in view.returns), min(48, room)), style="cyan")
-    text.append(f"  {goal}{episodes}", style="not bold dim")
-    return text
+    notes = [Text(note, style="dim") for note in (goal, episodes) if note]
+    room = width - _VALUE_WIDTH - sum(len(note) + 2 for note in notes) - 2
+    curve = Text(sparkline((value for _, value in view.returns), max(8, min(48, room))), style="cyan")
+    return _fitting([Text.assemble(score, curve), *notes], width)
 
 
-def _speed(view: View) -> Text:
-    latest = view.latest
-    parts = (("", "sps"), ("environments alone ", "env_sps"), ("learner alone ", "learner_sps"))
+def _speed(view: View, width: int) -> Text:
+    parts = (("", "sps", " steps/s"), ("environments alone ", "env_sps", ""), ("learner alone ", "learner_sps", ""))
+    values = [short(view.latest.get(key, math.nan)) for _, key, _ in parts]
+    texts = [
+        Text.assemble((name, "dim"), (value, "" if name else "bold"), (unit, "dim"))
+        for (name, _, unit), value in zip(parts, values, strict=True)
+    ]
+    return _fitting(texts, width)
+
+
+def _fitting(parts: Sequence[Text], width: int) -> Text:
+    """Return parts beside each other, as many as fit as a whole."""
     text = Text()
-    for place, (name, key) in enumerate(parts):
-        text.append(f"{'   ' if place else ''}{name}", style="dim")
-        text.append(short(latest.get(key, math.nan)), style="" if place else "bold")
-        text.append(" steps/s" if not place else "", style="dim")
+    for part in parts:
+        if text and len(text) + 2 + len(part) > width:
+            break
+        text = Text.assemble(text, "  " if text else "", part)
     return text
 
 
@@ -187,22 +195,25 @@ def _split(view: View, width: int) -> Text:
     shares.append(max(0.0, 1.0 - sum(shares)))
     # On a GPU they are those of the last iteration alone, and may be more than all of its time.
     shares = [share / sum(shares) for share in shares]
-    text = Text.assemble(*_bar(shares, _SHARES, max(9, min(40, width // 2))))
-    for share, color, name in zip(shares, _SHARES, parts, strict=True):
-        text.append(f"  {name} {share:.0%}", style=color)
-    return text
+    named = [
+        Text(f"{name} {share:.0%}", style=color) for name, share, color in zip(parts, shares, _SHARES, strict=True)
+    ]
+    bar = max(9, min(40, width - sum(len(text) + 2 for text in named)))
+    return _fitting([Text.assemble(*_bar(shares, _SHARES, bar)), *named], width)
 
 
-def _named(view: View, names: Mapping[str, str]) -> Text:
-    text = Text()
+def _named(view: View, names: Mapping[str, str], width: int) -> Text:
+    # In columns that do not move as numbers change, where there is room for them.
+    column = _NUMBER_WIDTH if width >= sum(len(label) + 3 + _NUMBER_WIDTH for label in names) else 0
+    texts = []
     for label, name in names.items():
         value = view.latest.get(name, math.nan)
-        text.append(f"{label} ", style="dim")
-        text.append(f"{f'{value:.3g}' if math.isfinite(value) else '-':<9}  ")
-    return text
+        number = f"{value:.3g}" if math.isfinite(value) else "-"
+        texts.append(Text.assemble((f"{label} ", "dim"), f"{number:<{column}}"))
+    return _fitting(texts, width)
 
 
-def _machine(view: View) -> Text | None:
+def _machine(view: View, width: int) -> Text | None:
     latest = view.latest
     parts = (
         ("GPU ", "gpu_percent", "{:.0f} %"),
@@ -213,7 +224,7 @@ def _machine(view: View) -> Text | None:
         ("", "ram_gib", "{:.1f} GiB"),
     )
     known = [(label, form.format(latest[key])) for label, key, form in parts if key in latest]
-    return Text("  ").join(Text.assemble((label, "dim"), value) for label, value in known) if known else None
+    return _fitting([Text.assemble((label, "dim"), value) for label, value in known], width) if known else None
 
 
 def _score(view: View) -> str:

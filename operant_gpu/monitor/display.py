@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import threading
 import time
 import warnings
@@ -92,9 +94,10 @@ class Display:
             self._failure = error
 
     def _dashboard(self) -> None:
-        while not self._draw_until_resized():
-            # The terminal has broken what was drawn into lines of its new width.
-            self._console.clear()
+        with _silent_keys():
+            while not self._draw_until_resized():
+                # The terminal has broken what was drawn into lines of its new width.
+                self._console.clear()
 
     def _draw_until_resized(self) -> bool:
         """Draw until the training is over (True), or the terminal has another size."""
@@ -118,6 +121,31 @@ class Display:
             if latest and latest is not shown:
                 self._console.print(line(self._view), highlight=False, soft_wrap=True)
                 shown = latest
+
+
+@contextlib.contextmanager
+def _silent_keys() -> Iterator[None]:
+    """Keep a terminal from showing Ctrl-C as ^C, which would move what is drawn."""
+    try:
+        import termios
+
+        keyboard = sys.stdin.fileno()
+        before = termios.tcgetattr(keyboard)
+        # A program in the background would be stopped for asking.
+        is_in_front = os.tcgetpgrp(keyboard) == os.getpgrp()
+    except (ImportError, AttributeError, OSError, ValueError, termios.error):
+        is_in_front = False
+    if not is_in_front:
+        yield
+        return
+    silent = [*before[:3], before[3] & ~termios.ECHOCTL, *before[4:]]
+    termios.tcsetattr(keyboard, termios.TCSADRAIN, silent)
+    try:
+        yield
+    finally:
+        # The terminal may be gone.
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
 
 
 def is_lively(console: Console) -> bool:

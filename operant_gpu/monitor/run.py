@@ -44,8 +44,9 @@ class Run:
         with Run(PPO(env, config), "runs/mine") as run:
             run.learner.learn(callback=run, progress=True)
 
-    Within it, the first SIGINT (Ctrl-C), SIGTERM or SIGHUP lets the iteration under way end, and saves; the second
-    interrupts. The directory then has:
+    Within it, the first SIGINT (Ctrl-C), SIGTERM or SIGHUP lets the iteration under way end, and saves; at the end of
+    the `with` it then does what it does otherwise, such as raise KeyboardInterrupt. A second one interrupts at once.
+    The directory has:
 
     - `run.json`: environment, state, and for each session machine, versions, git revision and command;
     - `config.toml`: PPO's settings;
@@ -116,6 +117,12 @@ class Run:
         self._is_ending = True
         with self._opened:
             self._end(error)
+        if self.signal is not None and error is None:
+            # All is saved: now it does what it does otherwise, as end the program.
+            signal.raise_signal(self.signal)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r}, state={self.view.state!r}, timesteps={self.learner.timesteps})"
 
     def __call__(self, metrics: Metrics) -> bool:
         """Keep the metrics; return whether the goal is still ahead.

@@ -202,10 +202,10 @@ def test_saving_what_was_just_loaded_loses_nothing(tmp_path: Path) -> None:
 
 def test_another_training_leaves_the_process_its_generator(tmp_path: Path) -> None:
     make("fused", Interrupted).learn(1280).save(tmp_path / "half.pt")
+    learner = PPO.load(tmp_path / "half.pt").learn(128)
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    learner = PPO.load(tmp_path / "half.pt").learn(128)
     learner.resume(256)
     assert torch.equal(torch.rand(1), expected)
 

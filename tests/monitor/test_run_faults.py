@@ -131,7 +131,14 @@ class Terminal:
         for name in ("COLUMNS", "LINES", "NO_COLOR"):
             environment.pop(name, None)
         self.process = subprocess.Popen(
-            [*CLI, *arguments], stdin=other, stdout=other, stderr=other, env=environment, start_new_session=True
+            [*CLI, *arguments],
+            stdin=other,
+            stdout=other,
+            stderr=other,
+            env=environment,
+            start_new_session=True,
+            # Makes it the terminal that the process's keys and hang-up come from.
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(other)
         self._parts: list[bytes] = []
@@ -188,13 +195,55 @@ def test_a_terminal_that_is_resized(tmp_path: Path) -> None:
     assert RunReader(run).refresh().state == "stopped"
 
 
+def test_ctrl_c_in_a_terminal_saves_and_leaves_no_trace_in_the_picture(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with in_terminal("train", *ENDLESS, *SMALL, "--run", str(run)) as terminal:
+        wait_for(lambda: timesteps(run) > 0 and widths(terminal.text()))
+        before = termios.tcgetattr(terminal.own)[3]
+        # As the key does: the terminal makes a signal of it.
+        os.write(terminal.own, b"\x03")
+        wait_for(lambda: "stopped" in terminal.text())
+        assert "^C" not in terminal.text()
+        terminal.wait()
+        assert f"operant-gpu train --resume {run}" in terminal.text()
+    assert not before & termios.ECHOCTL
+    assert RunReader(run).refresh().state == "stopped"
+
+
+SCRIPT = """
+import sys, operant_gpu
+from operant_gpu.models import PPO, PPOConfig
+from operant_gpu.monitor import Run
+learner = PPO(operant_gpu.make("CartPole-v1", 16, device="cpu"), PPOConfig(n_steps=8, batch_size=32))
+with Run(learner, sys.argv[1]) as run:
+    learner.learn(10**9, callback=run)
+print("went on")
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGHUP, -signal.SIGHUP)],
+)
+def test_a_script_of_the_users_own_ends_by_the_signal_once_all_is_saved(
+    number: signal.Signals, status: int, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: timesteps(tmp_path) > 1_000)
+        process.send_signal(number)
+        printed, errors = process.communicate(timeout=SECONDS)
+    assert (process.returncode, printed) == (status, "")
+    assert ("KeyboardInterrupt" in errors) is (number == signal.SIGINT)
+    view = RunReader(tmp_path).refresh()
+    assert (view.state, view.latest["timesteps"]) == ("stopped", PPO.load(tmp_path).timesteps)
+
+
 def test_a_terminal_that_is_closed_ends_the_run_as_a_signal_does(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with in_terminal("train", *ENDLESS, *SMALL, "--run", str(run)) as terminal:
         wait_for(lambda: timesteps(run) > 0 and widths(terminal.text()))
         os.close(terminal.own)
-        # As a login shell does when its terminal goes.
-        os.kill(terminal.process.pid, signal.SIGHUP)
         terminal.process.wait(SECONDS)
     view = RunReader(run).refresh()
     assert view.state == "stopped"
@@ -243,7 +292,7 @@ def test_an_output_that_nobody_reads_any_more(tmp_path: Path) -> None:
 def test_an_output_in_a_pipe_is_plain_lines(tmp_path: Path) -> None:
     with started("train", *ENDLESS, *SMALL, "--run", str(tmp_path / "run")) as process:
         lines = [process.stdout.readline() for _ in range(3)]
-    assert lines[0].startswith("CartPole-v1: 16 environments, ")
+    assert lines[0] == f"CartPole-v1 in {tmp_path / 'run'}: 16 environments on cpu (numba)\n"
     assert all(re.fullmatch(r"CartPole-v1 +[\d,]+ steps .* steps/s  \d+:\d\d:\d\d left\n", text) for text in lines[1:])
 
 

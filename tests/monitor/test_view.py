@@ -114,6 +114,18 @@ def test_the_dashboard_shows_what_a_trainer_wants_to_know() -> None:
         assert part in text, part
 
 
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_what_does_not_fit_is_left_out_as_a_whole(width: int) -> None:
+    run = view(goal=475.0)
+    run.add({**RECORD, "timesteps": 3_000.0, "policy_loss": -0.000812, "value_loss": 8.63e-05, "lr": 0.000908})
+    text = shown(dashboard(run, width), width)
+    assert "…" not in text
+    # Each that is named has its number.
+    assert not re.search(r"(policy|value|entropy|explained|approx_kl|clip_frac|grad_norm|lr|alone) *│", text)
+    if width == 80:
+        assert all(name in text for name in ("explained 0.97", "lr 0.000908", "learner alone 2 k", "rest 25%"))
+
+
 def test_a_dashboard_before_the_first_metrics_and_after_a_failure() -> None:
     text = shown(dashboard(View(title="CartPole-v1", target=10), 80), 80)
     assert "0%  0 of 10 steps  starting" in text
