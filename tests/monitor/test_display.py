@@ -43,9 +43,13 @@ def test_an_output_that_is_no_terminal_gets_lines(monkeypatch: pytest.MonkeyPatc
     screen = io.StringIO()
     view = View(title="CartPole-v1", target=10_000)
     with Display(view, Console(file=screen, width=40)):
-        for timesteps in (1_000, 2_000):
+        for place, timesteps in enumerate((1_000, 2_000), 1):
             view.add({**RECORD, "timesteps": timesteps})
-            time.sleep(0.2)
+            until = time.monotonic() + 30
+            while screen.getvalue().count("\n") < place and time.monotonic() < until:
+                time.sleep(0.01)
+        # Nothing new, and so no line.
+        time.sleep(0.1)
     lines = screen.getvalue().splitlines()
     # Each reading once, in a line that is not broken.
     assert [" ".join(text.split())[:25] for text in lines] == ["CartPole-v1 1,000 steps r", "CartPole-v1 2,000 steps r"]
