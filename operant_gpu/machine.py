@@ -1,4 +1,7 @@
-"""What a reader of a result needs to know of the machine and the software, and how busy the machine is."""
+"""What a reader of a result needs to know of the machine and the software, and how busy the machine is.
+
+psutil is imported where it is needed: benchmarks want the names alone.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 _PACKAGES = ("torch", "triton", "numpy", "numba", "gymnasium", "cupy-cuda13x")
@@ -21,8 +23,23 @@ _GIB = 2**30
 _INTERVAL = 1.0
 
 
+def process_since(number: int) -> float | None:
+    """Return when a process of this machine began, in seconds since 1970; None if it is not there.
+
+    With it a process is told from a later one that was given the same number.
+    """
+    import psutil
+
+    try:
+        return float(psutil.Process(number).create_time())
+    except psutil.Error:
+        return None
+
+
 def describe(device: torch.device | None = None) -> dict[str, Any]:
     """Return the machine and the software, in a form fit for JSON; for a device, or for the one that would be taken."""
+    import psutil
+
     return {
         "host": socket.gethostname(),
         "machine": machine_name(device),
@@ -85,6 +102,8 @@ class Usage:
     """
 
     def __init__(self, device: torch.device) -> None:
+        import psutil
+
         self._process = psutil.Process()
         # The first call only begins to count.
         self._process.cpu_percent()

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.files import as_path
+from operant_gpu.machine import process_since
 from operant_gpu.monitor.view import STATES, View
 from operant_gpu.monitor.writers import JSONLines
 
@@ -138,11 +137,8 @@ def is_alive(description: dict[str, Any]) -> bool:
     session = description["sessions"][-1]
     if session["host"] != socket.gethostname():
         return True
-    try:
-        # The number may have been given to another process since.
-        return bool(abs(psutil.Process(session["pid"]).create_time() - session["pid_since"]) < 1.0)
-    except psutil.Error:
-        return False
+    since = process_since(session["pid"])
+    return since is not None and abs(since - session["pid_since"]) < 1.0
 
 
 def latest_run(folder: Path) -> Path:

@@ -19,12 +19,11 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import numpy as np
-import psutil
 from filelock import FileLock, Timeout
 
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.files import as_path, remove_partials, try_to_write, write_whole
-from operant_gpu.machine import Usage, describe
+from operant_gpu.machine import Usage, describe, process_since
 from operant_gpu.models.checkpoint import FOLDER, has_checkpoints
 from operant_gpu.models.ppo import PPO
 from operant_gpu.models.telemetry import Metrics
@@ -269,7 +268,7 @@ def _session(learner: PPO) -> dict[str, Any]:
         "begun": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "timesteps": learner.timesteps,
         "pid": os.getpid(),
-        "pid_since": psutil.Process().create_time(),
+        "pid_since": process_since(os.getpid()),
         "command": shlex.join(sys.argv),
         "device": str(learner.env.device),
         **describe(learner.env.device),

@@ -12,6 +12,7 @@ import operant_gpu
 from operant_gpu.models import PPO, PPOConfig, evaluate, export
 from operant_gpu.monitor import Run, RunReader
 
+pytest.importorskip("psutil")
 pytestmark = pytest.mark.gpu
 
 ENGINES = ["fused", "graph", "eager"]

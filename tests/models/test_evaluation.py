@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 from learning_envs import Forbidden, Forever, Recall
-from PIL import Image
 
 import operant_gpu
 from operant_gpu import InvalidConfig
 from operant_gpu.models import PPO, Evaluation, PPOConfig, evaluate, export, record
 from operant_gpu.models.evaluation import interquartile_mean
+
+Image = pytest.importorskip("PIL.Image")
 
 SMALL: dict[str, Any] = {"n_steps": 8, "batch_size": 32, "hidden_sizes": (16,)}
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from learning_envs import Forbidden, Locate
@@ -15,6 +14,8 @@ from learning_envs import Forbidden, Locate
 import operant_gpu
 from operant_gpu import BackendError, ExportError, InvalidConfig
 from operant_gpu.models import PPO, PPOConfig, export, exporting
+
+onnxruntime = pytest.importorskip("onnxruntime")
 
 SMALL: dict[str, Any] = {"n_steps": 8, "batch_size": 32, "hidden_sizes": (16,)}
 VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {

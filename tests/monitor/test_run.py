@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 import torch
 from records import RECORD
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import operant_gpu
 from operant_gpu import InvalidConfig, TrainingError
@@ -26,6 +25,8 @@ from operant_gpu.monitor import run as run_module
 from operant_gpu.monitor.dashboard import dashboard
 from operant_gpu.monitor.reader import latest_run
 from operant_gpu.monitor.run import free_folder
+
+EventAccumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator").EventAccumulator
 
 
 def make(env: str = "CartPole-v1", **changes: Any) -> PPO:
