@@ -6,7 +6,7 @@ import functools
 import importlib
 import platform
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -124,8 +124,3 @@ def _train() -> str:
     learner = PPO(make("CartPole-v1", config.num_envs), config)
     learner.learn(config.n_steps * config.num_envs)
     return learner.engine_reason
-
-
-def as_dict(findings: list[Finding]) -> list[dict[str, Any]]:
-    """Return findings in a form fit for JSON."""
-    return [finding._asdict() for finding in findings]

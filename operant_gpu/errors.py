@@ -43,3 +43,8 @@ class TrainingError(OperantError, RuntimeError):
 
 class UnsupportedConstruct(OperantError, TypeError):
     """A construct in an environment function that not every backend runs alike."""
+
+
+def one_line(error: Exception) -> str:
+    """Return an error's text without line breaks, of which PyTorch's have many."""
+    return " ".join(str(error).split())

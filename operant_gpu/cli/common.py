@@ -17,9 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from operant_gpu.environment import Definition
-from operant_gpu.errors import InvalidConfig
+from operant_gpu.errors import InvalidConfig, one_line
 from operant_gpu.models import PPO
-from operant_gpu.models.checkpoint import one_line
 from operant_gpu.registry import find, register
 
 FAILED = 1

@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from operant_gpu.benchmark import measure
 from operant_gpu.cli.common import FAILED, environment_id, plain_table, use_one_thread
-from operant_gpu.doctor import Finding, as_dict, examine
+from operant_gpu.doctor import examine
 from operant_gpu.monitor.dashboard import short
 from operant_gpu.registry import find, list_envs
 
@@ -84,11 +84,10 @@ class Doctor:
 
     def run(self, console: Console) -> int:
         """Look, and print what was found; return 1 if something is broken."""
-        findings: list[Finding] = []
         with console.status("looking, and compiling what is tried for the first time"):
-            findings.extend(examine())
+            findings = list(examine())
         if self.json:
-            console.print_json(json.dumps(as_dict(findings)))
+            console.print_json(json.dumps([finding._asdict() for finding in findings]))
         else:
             table = plain_table("", "", "found", "what to do")
             for finding in findings:

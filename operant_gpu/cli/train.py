@@ -26,7 +26,7 @@ from operant_gpu.cli.common import (
 )
 from operant_gpu.errors import CheckpointError, InvalidConfig, OperantError, TrainingError
 from operant_gpu.models import PPO, PPOConfig, checkpoint, record
-from operant_gpu.models.checkpoint import FOLDER, newest_timesteps
+from operant_gpu.models.checkpoint import FOLDER, has_newer
 from operant_gpu.models.presets import PRESETS
 from operant_gpu.monitor.reader import read_description
 from operant_gpu.monitor.run import Run, free_folder
@@ -139,7 +139,7 @@ class Train:
                 say(console, f"{env.environment.id} in {run.folder}: {machine}{begun}")
                 if learner.engine != "fused":
                     say(console, f"{learner.engine_reason}")
-                if self.resume is not None and newest_timesteps(run.folder / FOLDER) > learner.timesteps:
+                if self.resume is not None and has_newer(run.folder / FOLDER, learner.timesteps):
                     # Between reading it and locking the run.
                     raise InvalidConfig("resume", f"another process has gone on with {run.folder}: try again")
                 go = learner.learn if self.resume is None else learner.resume

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from operant_gpu.errors import CheckpointError, InvalidConfig, OperantError
+from operant_gpu.errors import CheckpointError, InvalidConfig, OperantError, one_line
 from operant_gpu.files import as_path, remove_partials, try_to_write, write_whole
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.registry import list_envs, make
@@ -112,9 +112,11 @@ def begin(param: str, folder: Path, learner: PPO) -> None:
     remove_partials(folder)
 
 
-def newest_timesteps(folder: Path) -> int:
-    """Return the timesteps of the newest checkpoint in a folder that can be read."""
-    return int(_find_quietly(folder)[1]["progress"]["timesteps"])
+def has_newer(folder: Path, timesteps: int) -> bool:
+    """Tell whether a folder has a checkpoint of later steps that can be read."""
+    # By their names first: reading one takes as long as it is large.
+    is_named = any(number > timesteps for number, _ in _numbered(folder))
+    return is_named and bool(_find_quietly(folder)[1]["progress"]["timesteps"] > timesteps)
 
 
 def _find_quietly(folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -271,11 +273,6 @@ def _signed(content: dict[str, Any]) -> bytes:
 
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
-
-
-def one_line(error: Exception) -> str:
-    """Return an error's text without line breaks, of which PyTorch's have many."""
-    return " ".join(str(error).split())
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch.export import Dim
 from operant_gpu.errors import BackendError, ExportError, InvalidConfig
 from operant_gpu.files import as_path, write_whole
 from operant_gpu.models.evaluation import check_learner, copy_of, sibling, undisturbed
+from operant_gpu.models.networks import FLOATS
 from operant_gpu.models.policy import Policy
 from operant_gpu.models.ppo import PPO
 
@@ -126,8 +127,8 @@ def _cases(actor: Actor, learner: PPO) -> list[Tensors]:
     cases, size = [], actor.policy.state_size
     for batch in _BATCHES:
         env = sibling(learner, batch)
-        (obs, info), state = env.reset(seed=batch), torch.zeros(batch, size)
-        starts = torch.ones(batch, dtype=torch.bool)
+        (obs, info), state = env.reset(seed=batch), torch.zeros(batch, size, **FLOATS)
+        starts = torch.ones(batch, dtype=torch.bool, device="cpu")
         for _ in range(_STEPS):
             known = {"obs": obs, "action_mask": info.get("action_mask"), "state": state, "starts": starts}
             case = tuple(known[name].cpu().clone() for name in actor.inputs)

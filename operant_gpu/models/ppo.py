@@ -17,10 +17,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from operant_gpu.environment import is_integer
-from operant_gpu.errors import ActionError, BackendError, CheckpointError, InvalidConfig, TrainingError
+from operant_gpu.errors import ActionError, BackendError, CheckpointError, InvalidConfig, TrainingError, one_line
 from operant_gpu.files import as_path
 from operant_gpu.models import checkpoint
-from operant_gpu.models.checkpoint import one_line
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.controller import Controller
 from operant_gpu.models.faults import Fault

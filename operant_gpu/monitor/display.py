@@ -128,12 +128,15 @@ def _silent_keys() -> Iterator[None]:
     """Keep a terminal from showing Ctrl-C as ^C, which would move what is drawn."""
     try:
         import termios
-
+    except ImportError:
+        yield
+        return
+    try:
         keyboard = sys.stdin.fileno()
         before = termios.tcgetattr(keyboard)
         # A program in the background would be stopped for asking.
         is_in_front = os.tcgetpgrp(keyboard) == os.getpgrp()
-    except (ImportError, AttributeError, OSError, ValueError, termios.error):
+    except (AttributeError, OSError, ValueError, termios.error):
         is_in_front = False
     if not is_in_front:
         yield

@@ -25,6 +25,7 @@ from operant_gpu.errors import InvalidConfig
 from operant_gpu.files import as_path, remove_partials, try_to_write, write_whole
 from operant_gpu.machine import Usage, describe, process_since
 from operant_gpu.models.checkpoint import FOLDER, has_checkpoints
+from operant_gpu.models.evaluation import check_learner
 from operant_gpu.models.ppo import PPO
 from operant_gpu.models.telemetry import Metrics
 from operant_gpu.monitor.curve import draw_curve
@@ -248,8 +249,7 @@ class Run:
 
 
 def _check(learner: Any, goal: Any, writers: Any) -> None:
-    if not isinstance(learner, PPO):
-        raise InvalidConfig("learner", f"expected a PPO, got {learner!r}")
+    check_learner(learner)
     if goal is not None and not (isinstance(goal, int | float | np.number) and math.isfinite(goal)):
         raise InvalidConfig("goal", f"expected a finite number, or None for none, got {goal!r}")
     if writers is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -60,7 +59,6 @@ class View:
         message: Why, for a run that has failed.
         latest: The last metrics.
         returns: Curve of the mean return.
-        updated: When the last metrics came, in seconds since 1970.
     """
 
     title: str
@@ -73,7 +71,6 @@ class View:
     message: str = ""
     latest: Record = field(default_factory=dict)
     returns: Curve = field(default_factory=Curve)
-    updated: float = field(default_factory=time.time)
 
     @classmethod
     def of(cls, learner: PPO, **known: Any) -> View:
@@ -91,7 +88,7 @@ class View:
     def add(self, record: Record) -> None:
         """Take in the metrics of one reading."""
         self.returns.add(record["timesteps"], record["episodic_return"])
-        self.latest, self.updated = record, record.get("time", time.time())
+        self.latest = record
 
     def end(self, timesteps: int, error: BaseException | None = None) -> None:
         """Note how the training came to its end, after so many timesteps."""

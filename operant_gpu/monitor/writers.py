@@ -15,18 +15,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from operant_gpu.errors import BackendError
-
-Record = Mapping[str, float]
+from operant_gpu.monitor.view import Record
 
 _GROUPS = {
     "rollout": ("episodic_return", "episodic_length", "episodes"),
     "losses": ("policy_loss", "value_loss", "entropy", "explained_variance"),
     "update": ("approx_kl", "clip_frac", "grad_norm", "lr"),
     "time": ("iterations", "seconds", "sps", "env_sps", "learner_sps"),
-    "machine": (
-        *("cpu_percent", "ram_gib", "gpu_percent", "gpu_memory_gib", "gpu_temperature"),
-        "gpu_watts",
-    ),
+    "machine": ("cpu_percent", "ram_gib", "gpu_percent", "gpu_memory_gib", "gpu_temperature", "gpu_watts"),
 }
 _GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names}
 
