@@ -1,0 +1,199 @@
+"""Instructions that read and write memory, thread by thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ptx_executor.compiler import Compiler, Modifiers, Operation, decoder, parts_of
+from ptx_executor.errors import Unsupported
+from ptx_executor.syntax import Address, Immediate, Instruction, Symbol
+from ptx_executor.types import Array, Type, type_of, unsigned
+
+# What tells caches, and threads of other devices, how to treat an access; results are the same.
+_HINTS = ("ca", "cg", "cs", "lu", "cv", "wb", "wt", "nc", "weak", "relaxed", "gpu", "cta", "sys")
+_HINTS += tuple(
+    f"L1::{name}" for name in ("evict_normal", "evict_unchanged", "evict_first", "evict_last", "no_allocate")
+)
+_HINTS += tuple(f"L2::{name}" for name in ("64B", "128B", "256B", "evict_last", "evict_first"))
+_SPACES = ("global", "shared", "local", "param", "const", "shared::cta")
+
+
+def _space(modifiers: Modifiers) -> str:
+    space = modifiers.one_of(*_SPACES)
+    # Without a space an address is generic: those of global memory are the only ones there are.
+    return {None: "global", "const": "global", "shared::cta": "shared"}.get(space, space)
+
+
+def _count(modifiers: Modifiers) -> int:
+    name = modifiers.one_of("v2", "v4")
+    return int(name[1:]) if name else 1
+
+
+@decoder("ld")
+def _load(compiler: Compiler, one: Instruction) -> Operation:
+    modifiers = Modifiers(one)
+    modifiers.flag("volatile")
+    space, count, kind = _space(modifiers), _count(modifiers), modifiers.type()
+    modifiers.skip(_HINTS)
+    modifiers.done()
+    destination, source = one.operands[:2]
+    parts = parts_of(destination)
+    if len(parts) != count:
+        raise Unsupported("parts of a vector")
+    writes = [compiler.writer(part, kind) for part in parts]
+    if space == "param":
+        return _load_parameter(compiler, source, writes, kind)
+    address, place, size = compiler.address(source), one.place, np.uint64(kind.size)
+
+    def operation(state: Any, mask: Array | None) -> None:
+        active, at, access = state.accessing(mask, address(state))
+        if count > 1:
+            state.check_vector(at, kind.size * count, active, place)
+        for i, write in enumerate(writes):
+            values = state.load(space, at + np.uint64(i) * size if i else at, kind, active, access, place)
+            write(state, values, mask)
+
+    return operation
+
+
+def _load_parameter(compiler: Compiler, source: Any, writes: list[Any], kind: Type) -> Operation:
+    if not isinstance(source, Address) or not isinstance(source.base, Symbol):
+        raise Unsupported("a parameter by a computed address")
+    name, first = source.base.name, source.offset
+    if name not in compiler.parameters:
+        raise Unsupported(f"parameter {name!r}")
+    start, size = compiler.parameters[name]
+    if first + kind.size * len(writes) > size:
+        raise Unsupported("a load beyond the end of a parameter")
+
+    def operation(state: Any, mask: Array | None) -> None:
+        for i, write in enumerate(writes):
+            at = start + first + i * kind.size
+            value = np.frombuffer(state.parameters, kind.dtype, 1, at)
+            write(state, np.repeat(value, state.num_threads), mask)
+
+    return operation
+
+
+@decoder("st")
+def _store(compiler: Compiler, one: Instruction) -> Operation:
+    modifiers = Modifiers(one)
+    modifiers.flag("volatile")
+    space, count, kind = _space(modifiers), _count(modifiers), modifiers.type()
+    modifiers.skip(_HINTS)
+    modifiers.done()
+    if space == "param":
+        raise Unsupported("a store of a parameter")
+    target, source = one.operands[:2]
+    parts = parts_of(source)
+    if len(parts) != count:
+        raise Unsupported("parts of a vector")
+    reads = [compiler.reader(part, unsigned(kind.width)) for part in parts]
+    address, place, size = compiler.address(target), one.place, np.uint64(kind.size)
+
+    def operation(state: Any, mask: Array | None) -> None:
+        active, at, access = state.accessing(mask, address(state))
+        if count > 1:
+            state.check_vector(at, kind.size * count, active, place)
+        for i, read in enumerate(reads):
+            values = read(state)
+            values = values if active is None else values[active]
+            state.store(space, at + np.uint64(i) * size if i else at, values, active, access, place)
+
+    return operation
+
+
+def _increment(old: Array, value: Array) -> Array:
+    return np.where(old >= value, 0, old + 1).astype(old.dtype)
+
+
+def _decrement(old: Array, value: Array) -> Array:
+    return np.where((old == 0) | (old > value), value, old - 1).astype(old.dtype)
+
+
+_ATOMICS: dict[str, Callable[[Array, Array], Array]] = {
+    "add": np.add, "min": np.minimum, "max": np.maximum, "and": np.bitwise_and, "or": np.bitwise_or,
+    "xor": np.bitwise_xor, "exch": lambda old, value: value, "inc": _increment, "dec": _decrement,
+}  # fmt: skip
+
+
+@decoder("atom", "red")
+def _atomic(compiler: Compiler, one: Instruction) -> Operation:
+    modifiers = Modifiers(one)
+    space = _space(modifiers)
+    modifiers.skip(("relaxed", "acquire", "release", "acq_rel", "cta", "gpu", "sys", "noftz"))
+    name, kind = modifiers.one_of(*_ATOMICS, "cas"), modifiers.type()
+    modifiers.done()
+    if space != "global" or name is None:
+        raise Unsupported("an atomic of this kind")
+    operands = list(one.operands)
+    write = compiler.writer(operands.pop(0), kind) if one.opcode == "atom" else None
+    if name == "cas":
+        compared: Any = compiler.reader(operands.pop(1), kind)
+    address, value = compiler.address(operands[0]), compiler.reader(operands[1], kind)
+    place = one.place
+
+    def operation(state: Any, mask: Array | None) -> None:
+        active, at, _ = state.accessing(mask, address(state))
+        given = value(state) if active is None else value(state)[active]
+        expected = None
+        if name == "cas":
+            expected = compared(state) if active is None else compared(state)[active]
+        found = state.atomic(at, kind, given, expected, _ATOMICS.get(name), active, place)
+        if write is not None:
+            write(state, state.spread(found, active), mask)
+
+    return operation
+
+
+@decoder("membar", "fence")
+def _fence(compiler: Compiler, one: Instruction) -> Operation:
+    # Accesses are made in the order of the text: there is nothing to wait for.
+    Modifiers(one).skip(("cta", "gl", "sys", "gpu", "sc", "acq_rel"))
+    return lambda state, mask: None
+
+
+@decoder("cp")
+def _asynchronous_copy(compiler: Compiler, one: Instruction) -> Operation:
+    modifiers = Modifiers(one)
+    if not modifiers.flag("async"):
+        raise Unsupported("a copy of this kind")
+    if modifiers.flag("commit_group") or modifiers.flag("wait_group") or modifiers.flag("wait_all"):
+        # Copies are made at once. What reads them too early is not seen.
+        modifiers.done()
+        return lambda state, mask: None
+    modifiers.skip(_HINTS)
+    if not modifiers.flag("shared") or not modifiers.flag("global"):
+        raise Unsupported("a copy of this kind")
+    modifiers.done()
+    target, source, size, *rest = one.operands
+    if not isinstance(size, Immediate) or len(rest) > 1:
+        raise Unsupported("a copy of this kind")
+    count = size.value // 4
+    to, start, word, place = compiler.address(target), compiler.address(source), type_of("b32"), one.place
+    filled = compiler.reader(rest[0], type_of("u32")) if rest else None
+
+    def operation(state: Any, mask: Array | None) -> None:
+        active, at, access = state.accessing(mask, start(state))
+        everywhere = to(state)
+        there = everywhere if active is None else everywhere[active]
+        state.check_vector(at, count * 4, active, place)
+        state.check_vector(there, count * 4, active, place)
+        given = None if filled is None else (filled(state) if active is None else filled(state)[active])
+        for i in range(count):
+            step = np.uint64(4 * i)
+            if given is None:
+                values = state.load_active("global", at + step, word, active, access, place)
+            else:
+                values = np.zeros(len(at), np.uint32)
+                inside = given >= 4 * (i + 1)
+                if inside.any():
+                    chosen = (np.arange(state.num_threads) if active is None else active)[inside]
+                    part = type(access)(*(x[inside] for x in access))
+                    values[inside] = state.load_active("global", at[inside] + step, word, chosen, part, place)
+            state.store("shared", there + step, values, active, access, place)
+
+    return operation

@@ -1,0 +1,114 @@
+"""A driver for Triton whose device is the executor: kernels are compiled as for a GPU and launched here.
+
+`activate` makes it Triton's driver. Arguments then take the whole way of a launch on a GPU: Triton's own specialization
+on ones and multiples of 16, its signature, and the order of parameters in the PTX. Tensors live in the host's memory.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import CUDABackend
+from triton.runtime import driver
+
+from ptx_executor.kernels import Executor, Kernel, Module
+
+
+class PtxDriver:
+    """What Triton asks of a driver."""
+
+    def __init__(self, executor: Executor, capability: int = 80, max_shared: int = 166_912) -> None:
+        self.executor, self._capability, self._max_shared = executor, capability, max_shared
+        self.launcher_cls = self._launcher
+        self.utils = self
+        # Of what was launched: name of the kernel, grid, seconds.
+        self.launches: list[tuple[str, tuple[int, int, int], float]] = []
+        self._text = ""
+        self._kernels: dict[str, Kernel] = {}
+        knobs.runtime.kernel_load_start_hook.add(self._note_text)
+
+    # What a launch asks for.
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self._capability, 32)
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def get_device_properties(self, device: int) -> dict[str, int]:
+        return {"max_shared_mem": self._max_shared}
+
+    def unload_module(self, module: Any) -> None:
+        pass
+
+    def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[Any, Any, int, int, int]:
+        """Return what stands for a loaded kernel: the PTX was noted right before."""
+        kernel = self._kernels.get(self._text)
+        if kernel is None:
+            kernel = self._kernels[self._text] = Module(self._text).kernel(name)
+        return kernel.module, kernel, 0, 0, 1024
+
+    def _note_text(self, *arguments: Any, **named: Any) -> None:
+        values = [*arguments, *named.values()]
+        (group,) = [value for value in values if isinstance(value, dict)]
+        (path,) = [Path(path) for file, path in group.items() if file.endswith(".ptx")]
+        self._text = path.read_text()
+
+    def _launcher(self, source: Any, metadata: Any) -> Any:
+        signature = list(source.signature.values())
+
+        def launched(
+            x: int, y: int, z: int, stream: Any, kernel: Kernel, packed: Any, launch: Any, enter: Any, leave: Any,
+            *arguments: Any,
+        ) -> None:  # fmt: skip
+            flat = list(flattened(signature, arguments))
+            values, buffers = [], []
+            for kind, value in flat:
+                if isinstance(value, torch.Tensor):
+                    storage = value.untyped_storage()
+                    buffers.append((storage.data_ptr(), storage.nbytes(), f"argument {len(values)} ({kind})"))
+                    value = value.data_ptr()
+                elif kind.startswith("*") and value is not None:
+                    raise TypeError(f"a pointer {value!r} that is no tensor")
+                values.append(float(value) if kind.startswith("fp") else int(value))
+            begin = time.perf_counter()
+            block = (32 * metadata.num_warps,)
+            self.executor.launch(kernel, (x, y, z), block, kernel.packed(values), buffers, metadata.shared)
+            self.launches.append((metadata.name, (x, y, z), time.perf_counter() - begin))
+
+        return launched
+
+
+def flattened(signature: Any, arguments: Any) -> Iterator[tuple[str, Any]]:
+    """Return type and value of each parameter of the PTX: constants leave none."""
+    for kind, value in zip(signature, arguments, strict=True):
+        if isinstance(kind, tuple):
+            yield from flattened(kind, value)
+        elif kind != "constexpr":
+            yield kind, value
+
+
+def activate(executor: Executor | None = None, capability: int = 80, runs_ptxas: bool = False) -> PtxDriver:
+    """Make the executor Triton's device; return its driver.
+
+    What `ptxas` makes of the PTX is not run here, and of large blocks it takes minutes: it is left out unless asked
+    for.
+    Have a cache of your own (TRITON_CACHE_DIR): there are no binaries in it.
+    """
+    found = PtxDriver(executor or Executor(), capability)
+    if not runs_ptxas:
+        CUDABackend.make_cubin = lambda self, text, metadata, options, capability: b"no binary"
+    driver.set_active(found)
+    return found
