@@ -7,6 +7,7 @@ To compile beforehand, kernels are compiled for the GPU and not launched, so res
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import subprocess
 import sys
@@ -54,6 +55,20 @@ def install(mode: str, executes: bool = False) -> None:
         update._programs_at_once = lambda device, roles: 2 * MULTIPROCESSORS // roles
         _begin_with_zeros()
     _pretend(compiles=mode == "precompile")
+    _learn_without_graphs()
+
+
+def _learn_without_graphs() -> None:
+    """Let the graph engine run as the eager one: it launches the same kernels."""
+    ppo: Any = importlib.import_module("operant_gpu.models.ppo")
+    checked = ppo.checked_config
+
+    def changed(env: Any, config: Any, intrinsic: Any) -> Any:
+        if getattr(config, "engine", "") == "graph":
+            config = dataclasses.replace(config, engine="eager")
+        return checked(env, config, intrinsic)
+
+    ppo.checked_config = changed
 
 
 def _pretend(compiles: bool) -> None:
