@@ -90,11 +90,10 @@ class Run:
         print(HEADINGS, flush=True)
         about = {"command": command_line(), "mode": self._mode, "date": datetime.now(timezone.utc).isoformat()}
         self._write(Row("", "the run", NOTE, data={**about, "stages": "".join(stage.letter for stage in stages)}))
+        if self._cache is not None:
+            self._write(Row("", "compiled beforehand", NOTE, gpu_cache.contents(self._cache)))
         states = [self._run(stage) for stage in stages]
-        rows = self._all_rows()
-        compiled, cached = sum(row.compiled for row in rows), sum(row.cached for row in rows)
-        counts = f"{compiled} compiled here, {cached} from the cache"
-        self._write(Row("", "kernels", NOTE, counts, data={"compiled": compiled, "cached": cached}))
+        self._write(Row("", "kernels", NOTE, counted(self._all_rows())))
         tally = ", ".join(f"{number} {state}" for state, number in Counter(states).items())
         print(f"stages: {tally}\nresults: {self.results}\nlog: {self.log}", flush=True)
         return int(any(state in BAD for state in states))
@@ -107,7 +106,10 @@ class Run:
             return LEFT_OUT
         before, started = len(self._all_rows()), time.monotonic()
         status = self._process(stage, started + limit)
-        state, figure = outcome(self._all_rows()[before:], status, limit)
+        own = self._all_rows()[before:]
+        state, figure = outcome(own, status, limit)
+        if any(row.compiled or row.cached for row in own):
+            figure += "; kernels: " + counted(own)
         seconds = time.monotonic() - started
         self._write(Row(stage.letter, stage.title, state, figure, seconds, data={"whole": True, "status": status}))
         return state
@@ -160,6 +162,11 @@ class Run:
         for row in read(whole.decode(errors="replace").splitlines()):
             if not row.quiet and row.what != "the run":
                 print(row.line(), flush=True)
+
+
+def counted(rows: list[Row]) -> str:
+    """Return how many kernels were compiled in these rows, and how many came from the cache."""
+    return f"{sum(row.compiled for row in rows)} compiled, {sum(row.cached for row in rows)} cached"
 
 
 def outcome(rows: list[Row], status: int | None, limit: float) -> tuple[str, str]:
@@ -226,7 +233,7 @@ def main(arguments: list[str]) -> int:
         run = Run(given.out or ROOT / "build" / "gpu-precompile", 24 * 3600.0, "precompile", given.precompile)
         status = run(tuple(Stage(one.letter, one.title, 3600) for one in chosen(given.stages)))
         gpu_cache.strip(given.precompile)
-        print(gpu_cache.contents(given.precompile))
+        print(f"{given.precompile}: {gpu_cache.contents(given.precompile)}")
         return status
     if given.rehearse:
         # No limits of a GPU's: what takes a millisecond there takes seconds here.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 
@@ -27,19 +28,18 @@ def settle(cache: Path) -> None:
 
 
 def strip(cache: Path) -> None:
-    """Leave out what only people read."""
+    """Leave out what only people read, and what was compiled for this machine's processor."""
     for path in cache.glob("triton/*/*.source"):
         path.unlink()
+    for kind in ("numba", "cpp"):
+        shutil.rmtree(cache / "operant_gpu" / kind, ignore_errors=True)
 
 
 def contents(cache: Path) -> str:
     """Return what is in the folder, in a line."""
     files = [path for path in cache.rglob("*") if path.is_file()]
-    size = sum(path.stat().st_size for path in files)
-    kernels = sum(path.suffix == ".cubin" and path.parent.parent.name == "triton" for path in files)
-    sources = sum(path.suffix == ".cubin" and path.parent.parent.name != "triton" for path in files)
-    launchers = sum(path.suffix == ".so" for path in files)
-    return (
-        f"{cache}: {kernels} Triton kernels, {launchers} launchers, {sources} environments in CUDA C++, "
-        f"{size / 2**20:.1f} MiB"
+    kernels, launchers, sources = (
+        len(list(cache.glob(name))) for name in ("triton/*/*.cubin", "triton/*/*.so", "*/cuda/*")
     )
+    size = sum(path.stat().st_size for path in files) / 2**20
+    return f"{kernels} kernels, {launchers} launchers, {sources} CUDA C++, {size:.1f} MiB"

@@ -262,3 +262,30 @@ def _compile_twice(driver: Any, compiler: Any, make_cubin: Any, folder: str) -> 
         return _recorded(launcher)(source, metadata)
 
     compiler.compile, driver.launcher_cls = compiled, made
+
+
+class _Compiled(Exception):
+    """Ends the making of environments once what they need is compiled."""
+
+
+def compile_in_cuda() -> list[str]:
+    """Compile the environments of the tests that are in CUDA C++; return their names."""
+    from operant_gpu import CudaEnvironment
+    from operant_gpu.backends import cuda, select
+
+    names, before = [], select.resolve
+
+    def resolve(environment: Any, params: Any, device: Any, backend: str) -> Any:
+        if isinstance(environment, CudaEnvironment):
+            cuda.cubin(environment, params, f"sm_{CAPABILITY}")
+            names.append(environment.id)
+        raise _Compiled
+
+    select.resolve = resolve
+    try:
+        for make in importlib.import_module("contract_envs").EVERY_MAKER.values():
+            with contextlib.suppress(_Compiled):
+                make(1, device="cuda")
+    finally:
+        select.resolve = before
+    return names
