@@ -52,7 +52,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     result = yield
     if _runs_on_gpu(item) and (error := _ruin()):
         message = f"after {item.nodeid} CUDA gives {error}: no other test can run in this process"
-        if "PYTEST_XDIST_WORKER" in os.environ:
+        # What a worker of pytest-xdist is told.
+        if hasattr(item.config, "workerinput"):
             print(message, file=sys.__stderr__, flush=True)
             os._exit(1)
         pytest.exit(message, returncode=1)
