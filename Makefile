@@ -9,10 +9,10 @@ ENV ?= CartPole-v1
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 
-.PHONY: help train test lint docs bench results gpu clean
+.PHONY: help train test lint docs bench results gpu gpu-smoke clean
 
 help:  ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 train: $(VENV)/installed  ## Train ENV (CartPole-v1) until it is solved
 	$(BIN)/operant-gpu train $(ENV)
@@ -40,22 +40,13 @@ bench: $(VENV)/benched  ## Measure throughput beside other libraries
 results: $(VENV)/benched  ## Train everything beside Stable-Baselines3 and write docs/results.md (about 40 minutes)
 	$(BIN)/python bench/learning.py
 
-# For a machine with a GPU, with the python that has torch, triton and pytest there; logs go to OUT.
-gpu: OUT ?= build
-gpu:  ## Run the GPU tests, then the benchmarks, and print a short table last
-	@mkdir -p $(OUT)
-	$(PYTHON) -m pytest -m gpu tests 2>&1 | tee $(OUT)/gpu-tests.log | tail -n 30
-	@if ! command -v compute-sanitizer; then echo "compute-sanitizer is not there: skipped"; else \
-		compute-sanitizer --error-exitcode 9 $(PYTHON) -m pytest -m gpu tests/gpu \
-		-k "(what_numpy_does and (MinAtar or Cuda)) or (draws_of_networks and Cuda)" \
-		2>&1 | tee $(OUT)/compute-sanitizer.log | tail -n 5; fi
-	for env in CartPole-v1 Pendulum-v1; do \
-		$(PYTHON) bench/ppo_throughput.py --env $$env --json $(OUT)/ppo_throughput-$$env.json \
-		2>&1 | tee $(OUT)/ppo_throughput-$$env.log; done
-	$(PYTHON) bench/training.py --json $(OUT)/training.json 2>&1 | tee $(OUT)/training.log
-	$(PYTHON) bench/games_throughput.py --json $(OUT)/games_throughput.json 2>&1 | tee $(OUT)/games_throughput.log
-	-$(PYTHON) bench/run_overhead.py --envs CartPole-v1 --json $(OUT)/run_overhead.json 2>&1 | tee $(OUT)/run_overhead.log
-	$(PYTHON) bench/env_throughput.py --json $(OUT)/env_throughput.json 2>&1 | tee $(OUT)/env_throughput.log
+# For a machine with a GPU, with the python that has torch, triton and pytest there; results and log go to OUT.
+gpu gpu-smoke: OUT ?= build/gpu
+gpu:  ## Check and measure on a GPU, in about six minutes (STAGES=c,d for some of it)
+	$(PYTHON) bench/gpu.py --out $(OUT) $(if $(STAGES),--stages $(STAGES))
+
+gpu-smoke:  ## See in two minutes whether a GPU computes what the CPU does
+	$(PYTHON) bench/gpu.py --out $(OUT) --stages a,b
 
 clean:  ## Remove what the commands made
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -21,6 +21,7 @@ import torch
 import tyro
 from env_page import write_page
 from first_call import first_calls
+from limits import references
 from machine import RESULTS, describe, slug
 from ours import operations_of_step, output_costs, places, random_actions, rollouts, single_steps
 from peers import peers
@@ -32,8 +33,6 @@ from operant_gpu.environment import Definition, Environment
 from operant_gpu.registry import find
 
 ON_GPU = torch.cuda.is_available()
-COPY_BYTES = 1 << (30 if ON_GPU else 28)
-MATRIX = 8192 if ON_GPU else 1024
 
 
 @dataclass(frozen=True)
@@ -93,21 +92,6 @@ def contenders(settings: Settings, env: str, num_envs: int) -> Iterator[Contende
     yield from rollouts(env, num_envs)
     if settings.peers:
         yield from peers(env, num_envs, actions)
-
-
-def references() -> dict[str, float]:
-    """Return what the device does at most: bytes a second of a copy, operations a second of a matrix product."""
-    device = "cuda" if ON_GPU else "cpu"
-    wait = torch.cuda.synchronize if ON_GPU else lambda: None
-    source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    a, b = (torch.randn(MATRIX, MATRIX, device=device) for _ in range(2))
-    # tf32 on a GPU, as the networks inside a rollout by default.
-    torch.backends.cuda.matmul.allow_tf32 = True
-    copy = Contender("copy", lambda _: target.copy_(source), wait, 2 * COPY_BYTES)
-    product = Contender("product", lambda _: a @ b, wait, 2 * MATRIX**3)
-    rows = {row["contender"]: row["per_second"] for row in race((copy, product), 7, 0.2)}
-    return {"copy_bytes_per_second": rows["copy"], "matrix_flop_per_second": rows["product"]}
 
 
 if __name__ == "__main__":

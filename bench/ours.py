@@ -11,7 +11,7 @@ import torch
 from timing import Contender
 
 import operant_gpu
-from operant_gpu import VecEnv
+from operant_gpu import CudaEnvironment, VecEnv
 from operant_gpu.backends.programs import trace
 from operant_gpu.models import MLPPolicy, PPOConfig
 from operant_gpu.spaces import action_layout
@@ -22,11 +22,14 @@ ACTION_BATCHES = 16
 ROLLOUT_WORK = 1 << 24 if torch.cuda.is_available() else 1 << 21
 OUTPUTS = ("obs", "action", "reward", "terminated", "truncated", "final_obs")
 HIDDEN = (64, 64)
+# Devices and backends.
+Places = list[tuple[str, str]]
 
 
 def random_actions(env: str, num_envs: int) -> list[np.ndarray[Any, Any]]:
     """Return the batches of actions that single steps of every contender take."""
-    space: Any = operant_gpu.make(env, 1, device="cpu", backend="numpy").single_action_space
+    definition: Any = operant_gpu.registry.find(env)
+    space: Any = definition.spaces(definition.make_params({}))[1]
     rng = np.random.default_rng(0)
     if isinstance(space, gymnasium.spaces.Discrete):
         return [rng.integers(int(space.n), size=num_envs) for _ in range(ACTION_BATCHES)]
@@ -34,7 +37,7 @@ def random_actions(env: str, num_envs: int) -> list[np.ndarray[Any, Any]]:
     return [rng.uniform(low, high, (num_envs, *low.shape)).astype(np.float32) for _ in range(ACTION_BATCHES)]
 
 
-def places() -> list[tuple[str, str]]:
+def places() -> Places:
     """Return the devices and backends that work here."""
     names = [("cpu", "numpy")]
     if operant_gpu.make("CartPole-v1", device="cpu").backend == "numba":
@@ -42,22 +45,24 @@ def places() -> list[tuple[str, str]]:
     return [*names, ("cuda", "triton")] if torch.cuda.is_available() else names
 
 
-def single_steps(env: str, num_envs: int, actions: list[np.ndarray[Any, Any]]) -> Iterator[Contender]:
-    """Yield one call a step, on each backend, and on a GPU as a graph."""
-    for device, backend in places():
+def single_steps(
+    env: str, num_envs: int, actions: list[np.ndarray[Any, Any]], where: Places | None = None
+) -> Iterator[Contender]:
+    """Yield one call a step, on each backend or those given, and on a GPU as a graph."""
+    for device, backend in where or places():
         vec = started(env, num_envs, device, backend)
         yield Contender(f"step, {backend}", stepper(vec, actions), waiter(device), num_envs, step_cost(env, num_envs))
-    if torch.cuda.is_available():
-        yield graph_replay(env, num_envs, actions)
+        if device == "cuda":
+            yield graph_replay(env, num_envs, actions, backend)
 
 
-def rollouts(env: str, num_envs: int) -> Iterator[Contender]:
-    """Yield many steps a call: random actions, given ones, and a network's, on each backend."""
-    for device, backend in places():
+def rollouts(env: str, num_envs: int, where: Places | None = None) -> Iterator[Contender]:
+    """Yield many steps a call: random actions, given ones, and a network's, on each backend or those given."""
+    for device, backend in where or places():
         vec = started(env, num_envs, device, backend)
         steps = min(1024, max(8, ROLLOUT_WORK // num_envs))
         given = vec.rollout(steps, out=("action",))["action"]
-        config = PPOConfig(hidden_sizes=HIDDEN)
+        config = PPOConfig(hidden_sizes=HIDDEN, cnn_channels=())
         network = MLPPolicy(vec.single_observation_space, vec.single_action_space, config).to(vec.device)
         # A network costs a thousand times the step.
         few = max(1, steps // (16 if device == "cuda" else 128))
@@ -98,9 +103,9 @@ def stepper(vec: VecEnv, actions: list[np.ndarray[Any, Any]]) -> Any:
     return lambda i: vec.step(batches[i % ACTION_BATCHES])
 
 
-def graph_replay(env: str, num_envs: int, actions: list[np.ndarray[Any, Any]]) -> Contender:
+def graph_replay(env: str, num_envs: int, actions: list[np.ndarray[Any, Any]], backend: str) -> Contender:
     """Return single steps on a GPU, each a replay of a captured launch."""
-    vec = started(env, num_envs, "cuda", "triton")
+    vec = started(env, num_envs, "cuda", backend)
     step = stepper(vec, actions)
     step(0)
     graphs = [torch.cuda.CUDAGraph() for _ in actions]
@@ -112,7 +117,7 @@ def graph_replay(env: str, num_envs: int, actions: list[np.ndarray[Any, Any]]) -
         # The graphs write to memory that must live as long as they.
         graphs[number % ACTION_BATCHES].replay()
 
-    return Contender("step, triton graph", replay, torch.cuda.synchronize, num_envs, step_cost(env, num_envs))
+    return Contender(f"step, {backend} graph", replay, torch.cuda.synchronize, num_envs, step_cost(env, num_envs))
 
 
 def waiter(device: str) -> Any:
@@ -122,8 +127,11 @@ def waiter(device: str) -> Any:
 
 def bytes_of_step(env: str) -> tuple[int, int]:
     """Return the bytes of one environment that a step reads and writes, and those among them that it keeps."""
-    vec = started(env, 1, "cpu", "numpy")
-    action = torch.as_tensor(random_actions(env, 1)[0])
+    device, backend = "cpu", "numpy"
+    if isinstance(operant_gpu.registry.find(env), CudaEnvironment):
+        device, backend = ("cuda", "cuda") if torch.cuda.is_available() else ("cpu", "cpp")
+    vec = started(env, 1, device, backend)
+    action = torch.as_tensor(random_actions(env, 1)[0], device=vec.device)
     obs, reward, terminated, truncated, info = vec.step(action)
     clock = [info["_episode"], info["episode"]["r"], info["episode"]["l"], torch.zeros(1, dtype=torch.int32)]
     kept = sum(2 * int(tensor.nbytes) for tensor in (*vec.state, *clock))

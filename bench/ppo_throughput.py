@@ -32,7 +32,7 @@ import operant_gpu
 from operant_gpu.models import PPO, PPOConfig
 
 N_STEPS, MINIBATCHES, LEAST_BATCH = 32, 8, 512
-WARM_UP = 4
+WARM_UP, CALIBRATING = 4, 3
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,12 @@ class Settings:
     """About how long one repeat takes."""
     compile: bool = False
     """Whether to measure with torch.compile too."""
+    batch_size: int | None = None
+    """Environment steps of a minibatch; an eighth of an iteration's, or 512, if not given."""
+    engines: tuple[str, ...] = ("eager", "fused", "graph") if torch.cuda.is_available() else ("eager", "fused")
+    """Engines to measure."""
+    jax: bool = True
+    """Whether to measure the PPO in JAX beside them, where that is installed."""
     json: Path | None = None
     """Where to write the result; bench/results/<machine>-ppo-<env>.json if not given."""
 
@@ -61,13 +67,13 @@ def main(settings: Settings) -> None:
     console = Console()
     report = {**describe(), "env": settings.env}
     report["rows"] = [row for num_envs in settings.num_envs for row in measure_size(settings, num_envs)]
-    report["split"] = {
-        str(num_envs): split(learner_of(settings.env, num_envs, rnd_coef=0.0)) for num_envs in settings.num_envs
-    }
-    report["fused_split"] = {
-        str(num_envs): split(learner_of(settings.env, num_envs, engine="fused", rnd_coef=0.0))
-        for num_envs in settings.num_envs
-    }
+    report["split"], report["fused_split"] = (
+        {
+            str(num_envs): split(learner_of(settings, num_envs, engine=engine, rnd_coef=0.0))
+            for num_envs in settings.num_envs
+        }
+        for engine in ("eager", "fused")
+    )
     path = settings.json or RESULTS / f"{slug(report['machine'])}-ppo-{slug(settings.env)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + "\n")
@@ -76,37 +82,38 @@ def main(settings: Settings) -> None:
     console.print(f"{report['command']}\n{report['versions']}\nwritten to {path}", highlight=False)
 
 
-def learner_of(env: str, num_envs: int, **changes: Any) -> PPO:
+def learner_of(settings: Settings, num_envs: int, **changes: Any) -> PPO:
     """Return a learner that has warmed up: kernels compiled, graphs captured."""
-    vec = operant_gpu.make(env, num_envs)
-    learner = PPO(vec, config_of(env, num_envs, **{"engine": "eager", **changes}))
+    vec = operant_gpu.make(settings.env, num_envs)
+    learner = PPO(vec, config_of(settings, num_envs, **changes))
     return learner.learn(WARM_UP * N_STEPS * num_envs)
 
 
-def config_of(env: str, num_envs: int, **changes: Any) -> PPOConfig:
+def config_of(settings: Settings, num_envs: int, **changes: Any) -> PPOConfig:
     """Return the preset for another number of environments."""
-    batch_size = max(LEAST_BATCH, N_STEPS * num_envs // MINIBATCHES)
+    batch_size = settings.batch_size or max(LEAST_BATCH, N_STEPS * num_envs // MINIBATCHES)
     size = {"num_envs": num_envs, "n_steps": N_STEPS, "n_epochs": 4, "batch_size": batch_size}
     size |= {"anneal_lr": False, "log_interval": 10**9}
-    return PPOConfig.for_env(env, **{**size, **changes})
+    return PPOConfig.for_env(settings.env, **{**size, **changes})
 
 
 def measure_size(settings: Settings, num_envs: int) -> list[dict[str, Any]]:
     """Return one row per contender at this number of environments."""
-    engines: dict[str, dict[str, Any]] = {"eager": {}, "fused": {"engine": "fused"}}
-    if torch.cuda.is_available():
-        engines["graph"] = {"engine": "graph"}
+    engines: dict[str, dict[str, Any]] = {name: {"engine": name} for name in settings.engines}
     if settings.compile:
         engines |= {
             f"{name}, compiled": {**changes, "compile": True} for name, changes in engines.items() if name != "fused"
         }
-    learners = {name: learner_of(settings.env, num_envs, **changes) for name, changes in engines.items()}
+    learners = {name: learner_of(settings, num_envs, **changes) for name, changes in engines.items()}
     contenders: dict[str, Callable[[int], float]] = {}
+    reasons: dict[str, str] = {}
     for name, learner in learners.items():
         title = f"{name} (fell back to {learner.engine})" if is_other(name, learner) else name
         contenders[title] = functools.partial(timed, learner)
-    contenders |= jax_contender(settings.env, num_envs)
-    iterations = {name: max(1, round(settings.seconds / measure(3))) for name, measure in contenders.items()}
+        reasons[title] = learner.engine_reason
+    if settings.jax:
+        contenders |= jax_contender(settings, num_envs)
+    iterations = {name: max(1, round(settings.seconds / measure(CALIBRATING))) for name, measure in contenders.items()}
     seconds: dict[str, list[float]] = defaultdict(list)
     for _ in range(settings.repeats):
         for name, measure in contenders.items():
@@ -116,6 +123,8 @@ def measure_size(settings: Settings, num_envs: int) -> list[dict[str, Any]]:
         {
             "engine": name,
             "num_envs": num_envs,
+            "batch_size": config_of(settings, num_envs).batch_size,
+            "reason": reasons.get(name, ""),
             "steps_per_second": steps / statistics.median(times),
             "slowest": steps / max(times),
             "fastest": steps / min(times),
@@ -125,16 +134,16 @@ def measure_size(settings: Settings, num_envs: int) -> list[dict[str, Any]]:
     ]
 
 
-def jax_contender(env: str, num_envs: int) -> dict[str, Callable[[int], float]]:
+def jax_contender(settings: Settings, num_envs: int) -> dict[str, Callable[[int], float]]:
     """Return what measures the PPO in JAX, if that is here and has the environment: a function like `timed`."""
     if not importlib.util.find_spec("jax"):
         return {}
     import jax
     import peers_jax
 
-    if env not in peers_jax.TASKS:
+    if settings.env not in peers_jax.TASKS:
         return {}
-    program = peers_jax.JaxPPO(env, config_of(env, num_envs))
+    program = peers_jax.JaxPPO(settings.env, config_of(settings, num_envs))
     progress = program.begin(0)
 
     def timed(iterations: int) -> float:
@@ -235,16 +244,15 @@ def speed_table(report: dict[str, Any]) -> Table:
     for heading in ("environments", "engine", "M steps/s", "spread", "ms an iteration", "x eager"):
         table.add_column(heading, justify="left" if heading == "engine" else "right")
     for row in report["rows"]:
-        eager = next(
-            other for other in report["rows"] if other["num_envs"] == row["num_envs"] and other["engine"] == "eager"
-        )
+        speeds = {other["engine"]: other for other in report["rows"] if other["num_envs"] == row["num_envs"]}
+        eager = speeds.get("eager")
         table.add_row(
             f"{row['num_envs']:,}",
             row["engine"],
             f"{row['steps_per_second'] / 1e6:.3f}",
             f"{row['slowest'] / 1e6:.3f}-{row['fastest'] / 1e6:.3f}",
             f"{row['seconds_per_iteration'] * 1e3:.2f}",
-            f"{row['steps_per_second'] / eager['steps_per_second']:.2f}",
+            f"{row['steps_per_second'] / eager['steps_per_second']:.2f}" if eager else "-",
         )
     return table
 

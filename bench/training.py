@@ -121,10 +121,10 @@ def measure(env: str, contenders: list[str], settings: Settings) -> dict[str, An
     return {"goal": goal_of(env), "runs": runs, "cold": cold}
 
 
-def solve(env: str, contender: str, seed: int) -> dict[str, Any]:
-    """Train until solved, and evaluate."""
+def solve(env: str, contender: str, seed: int, cap: float = math.inf) -> dict[str, Any]:
+    """Train until solved, or for so many seconds, and evaluate."""
     run, started = Run(contender, env, seed), time.perf_counter()
-    recorder = Recorder(run, goal_of(env), math.inf)
+    recorder = Recorder(run, goal_of(env), cap)
     train = {"jax": train_jax, "sb3": train_sb3}.get(contender, train_ours)
     evaluate = train(run, recorder)
     return {

@@ -1,0 +1,45 @@
+"""The folder of kernels that were compiled beforehand, to be carried to a machine with a GPU."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+
+def variables(cache: Path) -> dict[str, str]:
+    """Return the environment in which Triton and this library use the folder."""
+    folder = cache.resolve()
+    # Binaries alone, without the source lines that their instructions come from: else the folder would be ten times as
+    # large. Both are part of Triton's key, so a run must set them as the compilation did.
+    return {
+        "TRITON_CACHE_DIR": str(folder / "triton"),
+        "OPERANT_GPU_CACHE": str(folder / "operant_gpu"),
+        "TRITON_STORE_BINARY_ONLY": "1",
+        "TRITON_DISABLE_LINE_INFO": "1",
+    }
+
+
+def settle(cache: Path) -> None:
+    """Make the folder usable where it is now: Triton notes the absolute path of each file, and heeds no other."""
+    for group in cache.resolve().glob("triton/*/__grp__*.json"):
+        paths = json.loads(group.read_text())["child_paths"]
+        group.write_text(json.dumps({"child_paths": {name: str(group.parent / name) for name in paths}}))
+
+
+def strip(cache: Path) -> None:
+    """Leave out what only people read, and what was compiled for this machine's processor."""
+    for path in cache.glob("triton/*/*.source"):
+        path.unlink()
+    for kind in ("numba", "cpp"):
+        shutil.rmtree(cache / "operant_gpu" / kind, ignore_errors=True)
+
+
+def contents(cache: Path) -> str:
+    """Return what is in the folder, in a line."""
+    files = [path for path in cache.rglob("*") if path.is_file()]
+    kernels, launchers, sources = (
+        len(list(cache.glob(name))) for name in ("triton/*/*.cubin", "triton/*/*.so", "*/cuda/*")
+    )
+    size = sum(path.stat().st_size for path in files) / 2**20
+    return f"{kernels} kernels, {launchers} launchers, {sources} CUDA C++, {size:.1f} MiB"

@@ -1,0 +1,291 @@
+"""What stands for a GPU where there is none: to rehearse a run of `gpu.py`, or to compile what it will launch.
+
+Both take the executor of compiled kernels (tests/ptx_executor) as Triton's device. A rehearsal runs the kernels there.
+To compile beforehand, kernels are compiled for the GPU and not launched, so results are what the memory was: zeros.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+# Of an H100 and an H200: compute capability, multiprocessors, bytes of shared memory that a program can have.
+CAPABILITY, MULTIPROCESSORS, SHARED = 90, 132, 232_448
+NAME = "a stand-in for a GPU"
+
+
+def install(mode: str, executes: bool = False) -> None:
+    """Let this process take the host for a GPU from now on; before it imports what asks whether there is one.
+
+    Args:
+        mode: "rehearse" or "precompile".
+        executes: Whether kernels that are compiled beforehand run too, compiled a second time for the executor: for
+            programs whose way depends on results.
+    """
+    operant, compiler = (importlib.import_module(name) for name in ("ptx_executor.operant", "triton.compiler"))
+    from triton import knobs
+    from triton.backends.nvidia.compiler import CUDABackend
+
+    make_cubin, folder = CUDABackend.make_cubin, knobs.cache.dir
+    if mode == "rehearse" or executes:
+        driver = operant.install()
+        if executes:
+            _compile_twice(driver, compiler, make_cubin, folder)
+        else:
+            driver.launcher_cls = _recorded(driver.launcher_cls)
+    else:
+        driver = operant.install(capability=CAPABILITY)
+        CUDABackend.make_cubin = make_cubin
+        knobs.runtime.kernel_load_start_hook.remove(driver._note_text)
+        driver.load_binary = lambda *_: (None, None, 0, 0, 1024)
+        driver.launcher_cls = _compiled_launcher
+        update: Any = importlib.import_module("operant_gpu.backends.triton_update")
+        update._shared_memory = lambda device: SHARED
+        update._programs_at_once = lambda device, roles: 2 * MULTIPROCESSORS // roles
+        _begin_with_zeros()
+    _pretend(compiles=mode == "precompile")
+    _learn_without_graphs()
+
+
+def _learn_without_graphs() -> None:
+    """Let the graph engine run as the eager one: it launches the same kernels."""
+    ppo: Any = importlib.import_module("operant_gpu.models.ppo")
+    checked = ppo.checked_config
+
+    def changed(env: Any, config: Any, intrinsic: Any) -> Any:
+        if getattr(config, "engine", "") == "graph":
+            config = dataclasses.replace(config, engine="eager")
+        return checked(env, config, intrinsic)
+
+    ppo.checked_config = changed
+
+
+def _pretend(compiles: bool) -> None:
+    """Answer for a GPU what PyTorch is asked; what `cuda_on_host` has goes before what is here."""
+    properties = SimpleNamespace(
+        name=NAME, multi_processor_count=MULTIPROCESSORS, total_memory=2**33, major=9, minor=0, L2_cache_size=0
+    )
+    stream = SimpleNamespace(cuda_stream=0, wait_stream=lambda other: None)
+    answers: dict[str, Any] = {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "get_device_name": lambda device=None: NAME,
+        "get_device_properties": lambda device=None: properties,
+        "synchronize": lambda device=None: None,
+        "current_stream": lambda device=None: stream,
+        "set_stream": lambda stream: None,
+        "set_device": lambda device: None,
+        "set_sync_debug_mode": lambda mode: None,
+        "get_sync_debug_mode": lambda: 0,
+        "memory_stats": lambda device=None: {"allocation.all.allocated": 0},
+        "CUDAGraph": Graph,
+        "graph": _capturing,
+        "Event": _Event,
+    }
+    for name, answer in answers.items():
+        setattr(torch.cuda, name, answer)
+    importlib.import_module("ptx_executor.cuda_on_host").pretend()
+    _resolve_all(compiles)
+
+
+def _resolve_all(compiles: bool) -> None:
+    """Let "auto" mean the stand-in, and environments in CUDA C++ run as C++ on the host."""
+    from operant_gpu import CudaEnvironment
+    from operant_gpu.backends import select
+
+    resolve: Callable[..., Any] = select.resolve
+
+    def resolved(environment: Any, params: Any, device: Any, backend: str) -> Any:
+        means_gpu = str(device).startswith("cuda") or device == "auto"
+        if isinstance(environment, CudaEnvironment) and means_gpu and backend in ("auto", "cuda"):
+            if compiles:
+                cuda = importlib.import_module("operant_gpu.backends.cuda")
+                cuda.cubin(environment, params, f"sm_{CAPABILITY}")
+            return resolve(environment, params, "cpu", "cpp")
+        if device == "auto" and backend in ("auto", "triton"):
+            device = "cuda"
+        return resolve(environment, params, device, backend)
+
+    select.resolve = resolved
+
+
+class Graph:
+    """Stands for `torch.cuda.CUDAGraph`: Triton's launches while it was captured."""
+
+    def __init__(self) -> None:
+        self.launches: list[Callable[[], None]] = []
+
+    def replay(self) -> None:
+        """Launch them."""
+        for launch in self.launches:
+            launch()
+
+
+_captured: list[Callable[[], None]] | None = None
+
+
+@contextlib.contextmanager
+def _capturing(graph: Graph, **_: Any) -> Iterator[None]:
+    global _captured
+    _captured = graph.launches
+    try:
+        yield
+    finally:
+        _captured = None
+
+
+def _recorded(make: Callable[[Any, Any], Callable[..., None]]) -> Callable[[Any, Any], Callable[..., None]]:
+    """Return a maker of launchers that a captured graph records."""
+
+    def recorded(source: Any, metadata: Any) -> Callable[..., None]:
+        launch = make(source, metadata)
+
+        def launched(*arguments: Any) -> None:
+            if _captured is None:
+                launch(*arguments)
+            else:
+                _captured.append(lambda: launch(*arguments))
+
+        return launched
+
+    return recorded
+
+
+class _Event:
+    """Stands for `torch.cuda.Event`."""
+
+    def __init__(self, **_: Any) -> None:
+        self._time = 0.0
+
+    def record(self, stream: Any = None) -> None:
+        self._time = time.perf_counter()
+
+    def elapsed_time(self, other: _Event) -> float:
+        return 1e3 * (other._time - self._time)
+
+
+def _begin_with_zeros() -> None:
+    """Let memory that no kernel writes hold numbers that are finite, and the same each time."""
+    for place, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        setattr(place, name, getattr(place, name.replace("empty", "zeros")))
+
+
+def _compiled_launcher(source: Any, metadata: Any) -> Callable[..., None]:
+    """Compile what passes arguments to a kernel, which is C and kept in the cache too; return what does nothing."""
+    _compile_launcher(source, metadata)
+    return lambda *_: None
+
+
+def _compile_launcher(source: Any, metadata: Any) -> None:
+    from triton import knobs
+    from triton.backends.nvidia import driver as nvidia
+    from triton.runtime import build
+
+    if not hasattr(build, "_load_module_from_path") or not hasattr(nvidia, "make_launcher"):
+        # Newer releases of Triton have one launcher for all kernels.
+        return
+    load, build._load_module_from_path = build._load_module_from_path, lambda name, path: _Unloaded()
+    with knobs.nvidia.scope():
+        knobs.nvidia.libcuda_path = str(_empty_library().parent)
+        try:
+            if not _helped:
+                _helped.append(nvidia.CudaUtils())
+            nvidia.CudaLauncher(source, metadata)
+        finally:
+            build._load_module_from_path = load
+
+
+class _Unloaded:
+    """Stands for a compiled module that only a machine with a GPU can load."""
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+_helped: list[Any] = []
+_libraries: list[Path] = []
+
+
+def _empty_library() -> Path:
+    """Return a library with the name of the driver's, for the linker."""
+    if not _libraries:
+        path = Path(tempfile.mkdtemp()) / "libcuda.so.1"
+        command = ["gcc", "-shared", f"-Wl,-soname,{path.name}", "-o", str(path), "-x", "c", "/dev/null"]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+        _libraries.append(path)
+    return _libraries[0]
+
+
+def _compile_twice(driver: Any, compiler: Any, make_cubin: Any, folder: str) -> None:
+    """Let Triton compile for the GPU too, into the folder, whenever it compiles for the executor."""
+    from triton import knobs
+    from triton.backends.compiler import GPUTarget
+    from triton.backends.nvidia.compiler import CUDABackend
+
+    # The executor needs the kernels' text, which is not to be carried.
+    knobs.cache.dir, knobs.compilation.store_binary_only = tempfile.mkdtemp(), False
+    plain, launcher, without_binary = compiler.compile, driver.launcher_cls, CUDABackend.make_cubin
+    # What Triton derives from the target.
+    derived = ("arch", "supported_fp8_dtypes", "deprecated_fp8_dot_operand_dtypes", "max_num_imprecise_acc_default")
+
+    @contextlib.contextmanager
+    def for_the_gpu() -> Iterator[None]:
+        with knobs.cache.scope(), knobs.compilation.scope():
+            knobs.cache.dir, knobs.compilation.store_binary_only = folder, True
+            CUDABackend.make_cubin = make_cubin
+            try:
+                yield
+            finally:
+                CUDABackend.make_cubin = without_binary
+
+    def compiled(source: Any, target: Any = None, options: Any = None, **more: Any) -> Any:
+        with for_the_gpu():
+            kept = {name: value for name, value in (options or {}).items() if name not in derived}
+            plain(source, target=GPUTarget("cuda", CAPABILITY, 32), options=kept, **more)
+        return plain(source, target=target, options=options, **more)
+
+    def made(source: Any, metadata: Any) -> Any:
+        with for_the_gpu():
+            _compile_launcher(source, metadata)
+        return _recorded(launcher)(source, metadata)
+
+    compiler.compile, driver.launcher_cls = compiled, made
+
+
+class _Compiled(Exception):
+    """Ends the making of environments once what they need is compiled."""
+
+
+def compile_in_cuda() -> list[str]:
+    """Compile the environments of the tests that are in CUDA C++; return their names."""
+    from operant_gpu import CudaEnvironment
+    from operant_gpu.backends import cuda, select
+
+    names, before = [], select.resolve
+
+    def resolve(environment: Any, params: Any, device: Any, backend: str) -> Any:
+        if isinstance(environment, CudaEnvironment):
+            cuda.cubin(environment, params, f"sm_{CAPABILITY}")
+            names.append(environment.id)
+        raise _Compiled
+
+    select.resolve = resolve
+    try:
+        for make in importlib.import_module("contract_envs").EVERY_MAKER.values():
+            with contextlib.suppress(_Compiled):
+                make(1, device="cuda")
+    finally:
+        select.resolve = before
+    return names

@@ -1,0 +1,261 @@
+"""The program that makes a GPU's minutes count: whatever a stage does, the others run and nothing is lost."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+BENCH = Path(__file__).parents[1] / "bench"
+RUN = {"mode": "run", "date": "2031-02-03T04:05:06+00:00", "command": "python bench/gpu.py"}
+CARD = {"name": "Example 9000", "multiprocessors": 132, "bytes": 2**36, "driver": "1.2.3", "capability": "9.0"}
+VERSIONS = {"machine": "Example 9000", "cores": 16, "versions": {"torch": "2.11.0", "triton": "3.6.0"}}
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The modules of bench/, as a program there sees them."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(BENCH)
+
+    def module(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    yield module
+    for name in set(sys.modules) - before:
+        if str(BENCH) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def stage(gpu: Any, letter: str, code: str, seconds: float = 20.0) -> Any:
+    return gpu.Stage(letter, f"planted {letter}", seconds, (sys.executable, "-c", code))
+
+
+def reporting(letter: str, state: str = "ok") -> str:
+    """Return a program that writes one row."""
+    return (
+        "import os; from pathlib import Path; from gpu_rows import RESULTS, Row, write; "
+        f"write(Row({letter!r}, 'a result of {letter}', {state!r}), Path(os.environ[RESULTS]))"
+    )
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+
+
+def ends_of(out: Path) -> dict[str, tuple[str, str]]:
+    return {row["stage"]: (row["state"], row["figure"]) for row in rows_of(out) if row["data"].get("whole")}
+
+
+def test_later_stages_run_whatever_the_ones_before_did(
+    bench: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gpu = bench("gpu")
+    child = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    stages = (
+        stage(gpu, "r", reporting("r") + "; raise ValueError('planted')"),
+        stage(gpu, "h", f"{reporting('h')}; {child}; time.sleep(60)", seconds=1.0),
+        stage(gpu, "k", reporting("k") + "; os.kill(os.getpid(), 9)"),
+        stage(gpu, "n", "pass"),
+        stage(gpu, "s", reporting("s", "skipped")),
+        stage(gpu, "w", reporting("w", "failed")),
+        stage(gpu, "f", reporting("f")),
+    )
+    started = time.monotonic()
+    assert gpu.Run(tmp_path, 60.0)(stages) == 1
+    # The second ended at its limit, and what it had started did with it.
+    assert time.monotonic() - started < 15
+    assert ends_of(tmp_path) == {
+        "r": ("failed", "1 ok; exit status 1"),
+        "h": ("failed", "stopped at its limit of 1 s; 1 ok"),
+        "k": ("failed", "killed by SIGKILL; 1 ok"),
+        "n": ("failed", "it ended without a result"),
+        "s": ("skipped", "1 skipped"),
+        "w": ("failed", "1 failed; exit status 0"),
+        "f": ("ok", "1 ok"),
+    }
+    printed = capsys.readouterr().out
+    assert [f"a result of {letter}" in printed for letter in "rhkswf"] == [True] * 6
+    assert "planted r" in printed
+    assert "stages: 5 failed, 1 skipped, 1 ok" in printed
+    log = (tmp_path / "log.txt").read_text()
+    assert "=== r: planted r" in log
+    assert "ValueError: planted" in log
+
+
+def test_what_is_skipped_does_not_count_against_a_machine(bench: Any, tmp_path: Path) -> None:
+    gpu = bench("gpu")
+    assert gpu.Run(tmp_path, 60.0)((stage(gpu, "s", reporting("s", "skipped")), stage(gpu, "f", reporting("f")))) == 0
+
+
+def test_stages_without_time_are_left_out(bench: Any, tmp_path: Path) -> None:
+    gpu = bench("gpu")
+    hangs = stage(gpu, "h", "import time; time.sleep(60)")
+    assert gpu.Run(tmp_path, 5.5)((hangs, stage(gpu, "f", reporting("f")))) == 1
+    assert ends_of(tmp_path)["h"][1].startswith("stopped at its limit of ")
+    assert ends_of(tmp_path)["f"] == ("left out", "no time was left for it")
+
+
+def test_a_run_that_is_killed_leaves_what_was_done(tmp_path: Path) -> None:
+    program = (
+        f"import sys; sys.path.insert(0, {str(BENCH)!r}); import gpu; from pathlib import Path; "
+        "stage = lambda letter, code: gpu.Stage(letter, letter, 30.0, (sys.executable, '-c', code)); "
+        f"stages = stage('f', {reporting('f')!r}), stage('h', {reporting('h') + '; import time; time.sleep(5)'!r}); "
+        f"gpu.Run(Path({str(tmp_path)!r}), 60.0)(stages)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        limit = time.monotonic() + 15
+        while time.monotonic() < limit and "a result of h" not in (
+            (tmp_path / "results.jsonl").read_text() if (tmp_path / "results.jsonl").exists() else ""
+        ):
+            time.sleep(0.05)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert [row["what"] for row in rows_of(tmp_path)] == ["the run", "a result of f", "f", "a result of h"]
+
+
+def test_a_line_that_was_cut_off_is_left_out(bench: Any) -> None:
+    rows = bench("gpu_rows")
+    whole = json.dumps({"stage": "a", "what": "copy", "state": "ok"})
+    assert [row.what for row in rows.read([whole, whole[:20]])] == ["copy"]
+
+
+def test_an_unknown_stage_is_refused(bench: Any) -> None:
+    with pytest.raises(SystemExit, match=r"expected letters such as c,d, got 'x': there are a \(the machine"):
+        bench("gpu").main(["--stages", "x"])
+
+
+def test_a_cache_that_was_moved_is_made_usable(bench: Any, tmp_path: Path) -> None:
+    kernel = tmp_path / "triton" / "KEY"
+    kernel.mkdir(parents=True)
+    group = kernel / "__grp__step_kernel.json"
+    group.write_text(json.dumps({"child_paths": {"step_kernel.cubin": "/elsewhere/triton/KEY/step_kernel.cubin"}}))
+    bench("gpu_cache").settle(tmp_path)
+    assert json.loads(group.read_text()) == {"child_paths": {"step_kernel.cubin": str(kernel / "step_kernel.cubin")}}
+
+
+SANITIZED = "the program came to its end: fused\n========= "
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "expected"),
+    [
+        (SANITIZED + "ERROR SUMMARY: 0 errors", 0, "ERROR SUMMARY: 0 errors"),
+        (SANITIZED + "RACECHECK SUMMARY: 0 hazards displayed (0 errors)", 0, "RACECHECK SUMMARY: 0 hazards displayed"),
+        ("========= Error: Device not supported", 1, "NotHere: refused: Error: Device not supported"),
+        (SANITIZED + "Invalid __global__ read\n========= ERROR SUMMARY: 2 errors", 9, "RuntimeError: ERROR SUMMARY: 2"),
+        ("ValueError: planted\n========= ERROR SUMMARY: 0 errors", 1, "RuntimeError: ERROR SUMMARY: 0 errors, exit"),
+    ],
+)
+def test_what_the_sanitizer_says_is_understood(bench: Any, text: str, status: int, expected: str) -> None:
+    try:
+        said = bench("gpu_sanitized").verdict(text, status)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+    assert said.startswith(expected)
+
+
+def line(stage: str, what: str, state: str = "ok", **more: Any) -> str:
+    return json.dumps({"stage": stage, "what": what, "state": state, **more})
+
+
+def speed(contender: str, **more: Any) -> dict[str, Any]:
+    rates = {"per_second": 1.5e9, "slowest": 1.4e9, "fastest": 1.6e9, "seconds_per_call": 7e-6}
+    return {"env": "CartPole-v1", "num_envs": 4096, "contender": contender, **rates, **more}
+
+
+def learner(engine: str) -> dict[str, Any]:
+    rates = {"steps_per_second": 1.25e8, "slowest": 1.2e8, "fastest": 1.3e8, "seconds_per_iteration": 0.0042}
+    return {"engine": engine, "num_envs": 16_384, "batch_size": 65_536, **rates}
+
+
+def made_up_results() -> list[str]:
+    limits = {"copy_bytes_per_second": 3e12, "matrix_flop_per_second": 4e14, "float32_flop_per_second": 5e13}
+    return [
+        line("", "the run", "note", data=RUN),
+        line("a", "versions", data=VERSIONS),
+        line("a", "card", data=CARD),
+        line("a", "copy, matrix products", data={"limits": limits}),
+        line("a", "launch of an empty kernel", data={"seconds": 4.5e-6, "host_seconds": 4e-6}),
+        line("a", "the machine and its limits", data={"whole": True}, figure="4 ok"),
+        line("c", "CartPole", data=speed("step, triton", shares={"copy": 0.5})),
+        line("d", "trains", data=learner("fused")),
+        line("d", "graph", "failed", figure="BackendError: a | in its words"),
+        line("d", "where", data={"engine": "fused", **learner("fused"), "split": {"rollout": 1e-3, "rest": 3e-3}}),
+        line("d", "solves", data={"env": "CartPole-v1", "engine": "fused", "runs": [{}], "seconds": 0.5, "solved": 1}),
+        line("e", "JAX", data={"rows": [learner("jax on gpu")]}),
+        line("f", "test_step_on_gpu.py::test_it", "failed", figure="AssertionError: 1 != 2"),
+        line("f", "tests/gpu", "failed", data={"whole": True}, figure="700 ok, 1 failed; exit status 0"),
+    ]
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> Any:
+    """A results file, a folder and a page with something around the tables."""
+    page = tmp_path / "performance.md"
+    page.write_text("before\n<!-- gpu:begin -->\nNot measured on a GPU yet.\n<!-- gpu:end -->\nafter\n")
+    return SimpleNamespace(results=tmp_path / "results.jsonl", folder=tmp_path, page=page)
+
+
+def test_results_become_pages(bench: Any, pages: Any) -> None:
+    pages.results.write_text("\n".join(made_up_results()) + "\n")
+    assert bench("gpu_page").write_pages(pages.results, pages.folder, pages.page) == 0
+    document = json.loads((pages.folder / "example-9000.json").read_text())
+    assert document["card"] == CARD
+    assert document["date"] == "2031-02-03"
+    assert [row["what"] for row in document["stages"]["c"]] == ["CartPole"]
+    text = pages.page.read_text()
+    assert text.startswith("before\n<!-- gpu:begin -->\nExample 9000, driver 1.2.3, 2031-02-03, `python bench/gpu.py`")
+    assert text.endswith("\n<!-- gpu:end -->\nafter\n")
+    assert "Not measured" not in text
+    assert "| CartPole-v1, 4,096: step, triton | 1,500.0 | 1,400.0-1,600.0 | 7.0 | 50.0% | - | - |" in text
+    assert "| fused, 16,384 x 32 | 65,536 | 125.0 | 120.0-130.0 | 4.20 |" in text
+    assert "| rollout | 1.00 | 25% |" in text
+    # What went wrong is told beside what went well.
+    assert "| graph | failed: BackendError: a \\| in its words |" in text
+    assert "| test_step_on_gpu.py::test_it | failed: AssertionError: 1 != 2 |" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"mode": "rehearse"}, "these are not a GPU's figures (mode 'rehearse', 0 rows of stand-ins)"),
+        ({"mode": "precompile"}, "these are not a GPU's figures"),
+        ({"stand-in": True}, "these are not a GPU's figures (mode 'run', 1 rows of stand-ins)"),
+        ({"without": "card"}, "no row card, without which nobody knows what was measured"),
+        ({"without": "the run"}, "expected the lines of one run"),
+    ],
+)
+def test_what_is_no_measurement_of_a_gpu_is_refused(bench: Any, pages: Any, change: Any, told: str) -> None:
+    lines = [text for text in made_up_results() if change.get("without") != json.loads(text)["what"]]
+    if "mode" in change:
+        lines[0] = line("", "the run", "note", data=RUN | change)
+    if "stand-in" in change:
+        lines.append(line("c", "a graph", "stand-in"))
+    pages.results.write_text("\n".join(lines))
+    before = pages.page.read_text()
+    with pytest.raises(SystemExit) as refusal:
+        bench("gpu_page").write_pages(pages.results, pages.folder, pages.page)
+    assert told in str(refusal.value)
+    assert pages.page.read_text() == before
+    assert not list(pages.folder.glob("*.json"))
+
+
+def test_the_page_of_this_repository_has_room_for_them(bench: Any) -> None:
+    page = bench("gpu_page")
+    text = page.DOCS.read_text()
+    assert text.count(page.BEGIN) == text.count(page.END) == 1
+    between = text.split(page.BEGIN)[1].split(page.END)[0]
+    # Figures come from a results file, which is kept.
+    assert "Not measured on a GPU yet" in between or "bench/results/" in between
