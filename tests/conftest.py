@@ -13,6 +13,7 @@ import pytest
 # Threads of one worker that wait would spin on the cores of the other; before torch is imported, and for subprocesses.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gpu_isolation
 import torch
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -23,6 +24,10 @@ BACKENDS = ["numpy", "triton"] if INTERPRETED else ["numpy", "numba"]
 def backend(request: pytest.FixtureRequest) -> str:
     """Each backend that runs on this machine's CPU."""
     return str(request.param)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(gpu_isolation)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -339,10 +339,58 @@ def everything(env: operant_gpu.VecEnv) -> dict[str, torch.Tensor]:
     return {**saved["state"], **{f"columns.{name}": column for name, column in saved["columns"].items()}}
 
 
-def assert_same_tensors(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    """Compare bit for bit; NaNs are equal."""
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        torch.testing.assert_close(
-            tensor, other[name], rtol=0, atol=0, equal_nan=True, msg=lambda m, n=name: f"{n}: {m}"
-        )
+def assert_same_tensors(
+    found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], ulps: int = 0, atol: float = 0.0
+) -> None:
+    """Compare tensors by name, wherever they are, bit for bit or nearly so; NaNs are equal.
+
+    Args:
+        found: What came.
+        expected: What it is held against.
+        ulps: By how many units in the last place floats may differ.
+        atol: Or by how much, near zero.
+    """
+    assert found.keys() == expected.keys()
+    pairs = {name: difference(tensor, expected[name], ulps, atol) for name, tensor in found.items()}
+    told = [f"{name} {text}" for name, text in pairs.items() if text]
+    assert not told, "\n".join(told)
+
+
+def difference(found: torch.Tensor, expected: torch.Tensor, ulps: int = 0, atol: float = 0.0) -> str | None:
+    """Say how much of a tensor differs, and where it does most; None if nothing does."""
+    found, expected = found.detach().cpu(), expected.detach().cpu()
+    shape = tuple(found.shape)
+    if (shape, found.dtype) != (tuple(expected.shape), expected.dtype):
+        return f"is {found.dtype} {shape}, expected {expected.dtype} {tuple(expected.shape)}"
+    if not found.is_floating_point():
+        apart, wrong, allowed = (found != expected).long(), found != expected, ""
+    else:
+        apart = ulps_apart(found, expected)
+        wrong = (apart > ulps) & ~((found - expected).abs() <= atol)
+        allowed = f": {ulps} ulps or {atol:g} are allowed" if ulps or atol else ""
+    if not wrong.any():
+        return None
+    worst = int(torch.where(wrong, apart, -1).argmax())
+    place = tuple(map(int, np.unravel_index(worst, shape)))
+    came, wanted = found[place].item(), expected[place].item()
+    far = f", {int(apart[place])} ulps apart" if found.is_floating_point() else ""
+    count = f"{int(wrong.sum())} of {wrong.numel()} entries"
+    return f"{shape} differs in {count}{allowed}; most at {place}: got {came}, expected {wanted}{far}"
+
+
+_BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
+# Of a number and a NaN, and of numbers on both sides of zero.
+_FAR = 2**62
+
+
+def ulps_apart(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return how many floats lie between those of two tensors, int64."""
+    bits = _BITS[one.dtype.itemsize]
+    # Of negative floats the order of bits is the other way round.
+    first, second = (
+        torch.where(number < 0, torch.iinfo(bits).min - number, number)
+        for number in (tensor.contiguous().view(bits).long() for tensor in (one, other))
+    )
+    across = (first < 0) != (second < 0)
+    apart = torch.where(across | one.isnan() | other.isnan(), _FAR, (first - second).abs())
+    return torch.where((one == other) | (one.isnan() & other.isnan()), 0, apart)

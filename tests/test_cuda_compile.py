@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from contract_envs import CUDA_MAKERS
 from operant_gpu.backends.cuda_source import KERNELS, program
 
 pytest.importorskip("cupy", reason="compilation needs CuPy")
+triton = pytest.importorskip("triton", reason="nvdisasm is in Triton's wheel")
 
 every_environment = pytest.mark.parametrize("name", CUDA_MAKERS)
+NVDISASM = triton.knobs.nvidia.nvdisasm.path
 # Of the step kernel: lists of enemies make Seaquest the largest.
 MOST_REGISTERS, MOST_STACK = 255, 1024
 
@@ -25,14 +28,22 @@ def environment_of(name: str) -> Any:
 
 
 @every_environment
-@pytest.mark.parametrize("arch", [80, 90, 100])
-def test_nvrtc_makes_a_cubin(name: str, arch: int) -> None:
+@pytest.mark.parametrize("arch", [75, 90, 120])
+def test_nvrtc_makes_a_file_that_nvidia_reads(name: str, arch: int) -> None:
     from operant_gpu.backends.cuda import cubin
 
     environment = environment_of(name)
-    compiled = cubin(environment, environment.make_params({}), f"sm_{arch}").read_bytes()
+    path = cubin(environment, environment.make_params({}), f"sm_{arch}")
+    compiled = path.read_bytes()
     assert compiled.startswith(b"\x7fELF")
-    assert all(kernel.encode() in compiled for kernel in KERNELS)
+    # Where the header says that the tables of programs and of sections are.
+    for start, (size, count) in ((32, (54, 56)), (40, (58, 60))):
+        (table,), (entry,), (entries,) = (
+            struct.unpack_from(code, compiled, at) for code, at in (("<Q", start), ("<H", size), ("<H", count))
+        )
+        assert 0 < table < table + entry * entries <= len(compiled)
+    listing = subprocess.run([NVDISASM, path], capture_output=True, text=True, check=True).stdout
+    assert all(f".text.{kernel}:" in listing for kernel in KERNELS)
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")

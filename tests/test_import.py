@@ -130,3 +130,25 @@ print(json.dumps(messages))
         "step is a jit function: a backend runs it, Python does not",
         "tl.float32 is a dtype, not a function: use value.to(tl.float32)",
     ]
+
+
+def test_the_tests_for_a_gpu_run_where_packages_are_missing_and_other_files_cannot_be_imported(tmp_path: Path) -> None:
+    broken, settings = tmp_path / "test_broken.py", str(HERE.parent / "pyproject.toml")
+    broken.write_text("import no_such_package")
+    missing = ("numba", "cupy", "pynvml", "hypothesis", "minatar", "onnxruntime", "array_api_compat", "pygame")
+    code = f"""
+import contextlib, io, json, os, sys
+for name in {missing}:
+    sys.modules[name] = None
+os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+import pytest, torch
+torch.cuda.is_available = lambda: False
+said = io.StringIO()
+with contextlib.redirect_stdout(said):
+    pytest.main([{str(broken)!r}, {str(HERE / "gpu")!r}, "-v", "-p", "no:cacheprovider", "-c", {settings!r}])
+print(json.dumps(said.getvalue().splitlines()))
+"""
+    said = run_python(code)
+    assert " skipped, 1 error " in said[-1], said[-9:]
+    files = {line.partition("::")[0] for line in said if "SKIPPED" in line and "::" in line}
+    assert {Path(file).name for file in files} == {path.name for path in (HERE / "gpu").glob("test_*.py")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +37,8 @@ class CudaBackend(CudaSourceBackend):
         major, minor = torch.cuda.get_device_capability(self._device)
         compiled = cubin(batch.environment, batch.params, f"sm_{major}{minor}")
         with cupy.cuda.Device(self._device.index):
-            module = cupy.RawModule(path=str(compiled))
+            module = cupy.cuda.function.Module()
+            module.load(compiled.read_bytes())
             self._kernels = {name: module.get_function(name) for name in KERNELS}
 
     def launch(self, kernel: str, call: Record, argument: int, num_steps: int) -> None:
@@ -75,10 +77,17 @@ def cubin(environment: CudaEnvironment, params: Any, arch: str) -> Path:
     version = _check_nvrtc(arch)
     source, options = program(environment, params), (*OPTIONS, f"-I{_folder(environment)}", f"-arch={arch}")
     digest = hashlib.sha256(f"{version}{options}{source}".encode()).hexdigest()[:32]
-    path = folder("cuda") / f"operant_gpu_{digest}.cubin"
+    path = folder("cuda") / f"{digest}.cubin"
     if not path.exists():
         write_whole(path, _compiled(environment, params, source, options))
     return path
+
+
+def _whole(elf: bytes) -> bytes:
+    """Return an ELF file with all bytes that its header speaks of: CuPy takes the last, a zero, for the end of text."""
+    programs, sections = struct.unpack_from("<QQ", elf, 32)
+    program_size, num_programs, section_size, num_sections = struct.unpack_from("<4H", elf, 54)
+    return elf.ljust(max(programs + program_size * num_programs, sections + section_size * num_sections), b"\0")
 
 
 def _check_nvrtc(arch: str) -> tuple[int, int]:
@@ -104,7 +113,7 @@ def _compiled(environment: CudaEnvironment, params: Any, source: str, options: t
     compilation = nvrtc.createProgram(source, f"{_folder(environment)}/program.cu", (), ())
     try:
         nvrtc.compileProgram(compilation, options)
-        result: bytes = nvrtc.getCUBIN(compilation)
+        result = _whole(nvrtc.getCUBIN(compilation))
     except nvrtc.NVRTCError as error:
         raise explained(environment, params, nvrtc.getProgramLog(compilation)) from error
     finally:

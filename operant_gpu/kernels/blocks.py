@@ -8,13 +8,26 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import num_threads
 
 from operant_gpu.arrays import cells
 from operant_gpu.random import RESET_STREAM, STEP_STREAM
 
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 SAME_STEP = tl.constexpr(0)
 NEXT_STEP = tl.constexpr(1)
 DISABLED = tl.constexpr(2)
+
+
+@triton.jit
+def settle(row):
+    """Let every warp load before any stores, where there are more threads than environments.
+
+    Each warp then loads a copy of its own of the same numbers, and one of them stores: nothing else keeps a late one
+    from loading what is new.
+    """
+    if not INTERPRETED and row.shape[0] < num_threads():
+        tl.debug_barrier()
 
 
 @triton.jit
@@ -162,8 +175,10 @@ def load_action(
 
 @triton.jit
 def add(ptr, row, amount, mask):
-    """Add to a column where `mask` holds; elsewhere its memory is not touched."""
-    tl.store(ptr + row, tl.load(ptr + row, mask=mask, other=0) + amount, mask=mask)
+    """Add to a column where `mask` holds; elsewhere its memory is not touched. What is loaded before has settled."""
+    total = tl.load(ptr + row, mask=mask, other=0) + amount
+    settle(row)
+    tl.store(ptr + row, total, mask=mask)
 
 
 @triton.jit

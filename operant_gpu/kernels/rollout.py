@@ -28,6 +28,7 @@ from operant_gpu.kernels.blocks import (
     load_clock,
     load_state,
     new_episode,
+    settle,
     show,
     store_clock,
     store_components,
@@ -213,18 +214,20 @@ def rollout_kernel(
             wanted = truncated & ~terminated
             if t == num_steps - 1:
                 wanted = wanted | (mask & ~ended)
-            _put(trajectory.final_value, steps.final_value, t, row, reward * 0.0, mask)
+            final_value = reward * 0.0
             if tl.max(wanted.to(tl.int32), 0) > 0:
                 x = mlp.as_matrix(final, mask, shift_ptr, scale_ptr, CLIP, PADS[0])
                 hidden = mlp.features(x, policy_ptr, CRITIC, OFFSETS, SIZES, PADS, ACTIVATION, PRECISION)
-                final_value = mlp.value(hidden, policy_ptr, LAST + 2, OFFSETS, SIZES, PADS, PRECISION)
-                _put(trajectory.final_value, steps.final_value, t, row, final_value, wanted)
+                following = mlp.value(hidden, policy_ptr, LAST + 2, OFFSETS, SIZES, PADS, PRECISION)
+                final_value = tl.where(wanted, following, final_value)
+            _put(trajectory.final_value, steps.final_value, t, row, final_value, mask)
         if MODE == SAME_STEP:
             episode += done.to(tl.int32)
             if tl.max(done.to(tl.int32), 0) > 0:
                 fresh = new_episode(columns, row, done, episode, RNG, PARAMS, RESET)
                 state = STATE(*choose(done, fresh, state, ARRAYS))
 
+    settle(row)
     store_state(state_ptr, state, row, mask, num_envs, ARRAYS)
     store_clock(columns, row, mask, episode, elapsed, episode_return, ended)
     tl.store(columns.log_count + row, log_count, mask=mask)

@@ -27,6 +27,7 @@ from operant_gpu.kernels.blocks import (
     load_clock,
     load_state,
     new_episode,
+    settle,
     show,
     store_clock,
     store_observation,
@@ -81,6 +82,7 @@ def step_kernel(
     if MODE != SAME_STEP:
         active = valid & ~waiting
         bad = bad & ~waiting
+    # The first of all stores: state and clock have settled with it.
     add(columns.bad_actions, row, 1, bad)
 
     clock = seed, env_id, episode, elapsed, episode_return
@@ -143,6 +145,7 @@ def reset_kernel(
     old = load_state(state_ptr, row, mask, num_envs, STATE, ARRAYS)
     episode = load(columns.episode, row, mask) + 1
     state = STATE(*choose(chosen, new_episode(columns, row, chosen, episode, RNG, PARAMS, RESET), old, ARRAYS))
+    settle(row)
     store_state(state_ptr, state, row, chosen, num_envs, ARRAYS)
     show(state, row, mask, obs_ptr, obs_row, obs_column, action_mask_ptr, mask_row, mask_column,
          PARAMS, OBSERVE, OBS_SIZE, ACTION_MASK)  # fmt: skip

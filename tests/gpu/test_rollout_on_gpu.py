@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 import torch
 from contract_envs import EVERY_MAKER, assert_same_tensors
-from gpu_checks import capture, compilations, no_allocation, no_synchronisation
+from gpu_checks import (
+    NUM_ENVS,
+    capture,
+    compilations,
+    every_environment,
+    needs,
+    no_allocation,
+    no_synchronisation,
+    reference_of,
+)
 from mlp_policies import policy_for
 from rollouts import (
     all_names,
@@ -27,20 +36,15 @@ from operant_gpu.models import MLPPolicy
 
 pytestmark = pytest.mark.gpu
 
-# Fills no block of environments.
-NUM_ENVS = 4_231
-STEPS = 24
+STEPS = 12
 # Of the log-probabilities and values of networks with weights around 0.1 to 1.
-CLOSE = {"ieee": {"rtol": 1e-4, "atol": 1e-4}, "tf32": {"rtol": 2e-2, "atol": 2e-2}}
+CLOSE = {"ieee": {"ulps": 1_000, "atol": 1e-4}, "tf32": {"ulps": 200_000, "atol": 2e-2}}
 every_precision = pytest.mark.parametrize("precision", CLOSE)
-
-
-every_environment = pytest.mark.parametrize("name", EVERY_MAKER)
 
 
 def started(name: str, mode: AutoresetMode = AutoresetMode.SAME_STEP, **settings: Any) -> VecEnv:
     num_envs = settings.pop("num_envs", NUM_ENVS)
-    env = EVERY_MAKER[name](num_envs, device="cuda", autoreset_mode=mode, **{"max_episode_steps": 9, **settings})
+    env = EVERY_MAKER[name](num_envs, device="cuda", autoreset_mode=mode, **{"max_episode_steps": 5, **settings})
     env.reset(seed=3)
     return env
 
@@ -59,7 +63,7 @@ def test_a_rollout_equals_single_steps(name: str, mode: AutoresetMode) -> None:
         stored = env.rollout(STEPS, policy, names)
         assert_same_tensors(stored, single_steps(reference, stored["action"]))
         assert_same_environments(env, reference)
-        assert env.observe().equal(reference.observe())
+        assert_same_tensors({"observe": env.observe()}, {"observe": reference.observe()})
     assert env.get_logs()["episode_count"] >= NUM_ENVS
 
 
@@ -80,11 +84,18 @@ def test_a_network_acts_as_pytorch_says(name: str, mode: AutoresetMode, precisio
         rows = (stored["obs"].flatten(0, 1), drawn.flatten(0, 1))
         evaluated = policy.evaluate(*rows, None, None, None if mask is None else mask.flatten(0, 1))
         following = policy.value(stored["final_obs"].flatten(0, 1), None, None).view(STEPS, -1)
-    torch.testing.assert_close(stored["log_prob"].flatten(), evaluated.log_prob, **CLOSE[precision])
-    torch.testing.assert_close(stored["value"].flatten(), evaluated.value, **CLOSE[precision])
+    # Of other steps no value of an observation after them is asked for, but of the last.
     is_cut = stored["truncated"] & ~stored["terminated"]
     assert not stored["final_value"][:-1][~is_cut[:-1]].any()
-    torch.testing.assert_close(stored["final_value"][is_cut], following[is_cut], **CLOSE[precision])
+    assert_same_tensors(
+        {
+            "log_prob": stored["log_prob"].flatten(),
+            "value": stored["value"].flatten(),
+            "final_value": stored["final_value"][is_cut],
+        },
+        {"log_prob": evaluated.log_prob, "value": evaluated.value, "final_value": following[is_cut]},
+        **CLOSE[precision],
+    )
 
 
 @every_precision
@@ -104,19 +115,27 @@ def test_networks_of_every_size(changes: dict[str, Any], precision: str) -> None
     stored = env.rollout(4, policy, ["obs", "value"])
     with torch.no_grad():
         expected = policy.value(stored["obs"].flatten(0, 1), None, None)
-    torch.testing.assert_close(stored["value"].flatten(), expected, **CLOSE[precision])
+    assert_same_tensors({"value": stored["value"].flatten()}, {"value": expected}, **CLOSE[precision])
 
 
-@pytest.mark.parametrize("name", ["Drift-v0", "Ledge-v0", "Lamps-v0", "Game2048-v0", "CudaDrift-v0", "CudaLedge-v0"])
+def in_cuda(*values: Any) -> Any:
+    """Return parameters of a test that are of an environment in CUDA C++."""
+    return pytest.param(*values, marks=needs("CUDA C++"))
+
+
+@pytest.mark.parametrize(
+    "name", ["Drift-v0", "Ledge-v0", "Lamps-v0", "Game2048-v0", *map(in_cuda, ("CudaDrift-v0", "CudaLedge-v0"))]
+)
 def test_draws_of_networks_are_those_of_a_cpu(name: str) -> None:
     """From the same states, and but for choices on a boundary."""
     on_gpu = started(name)
-    on_cpu = EVERY_MAKER[name](NUM_ENVS, device="cpu", max_episode_steps=9)
+    on_cpu = reference_of(name, NUM_ENVS, max_episode_steps=5)
     on_cpu.load_state_dict(on_gpu.state_dict())
     policy = wide_policy_for(on_gpu)
     one = on_gpu.rollout(1, policy, ["action"])["action"].cpu()
     other = on_cpu.rollout(1, policy.cpu(), ["action"])["action"]
-    assert torch.isclose(one, other, rtol=1e-4, atol=1e-4).float().mean() > 0.999
+    same = torch.isclose(one, other, rtol=1e-4, atol=1e-4).view(NUM_ENVS, -1).all(1)
+    assert same.sum() >= NUM_ENVS - 2, f"actions differ in environments {(~same).nonzero().flatten().tolist()}"
 
 
 def policies_of(env: VecEnv) -> dict[str, Any]:
@@ -132,14 +151,15 @@ ONE_KERNEL = [
         for policy in ("random", "given", "network")
     ),
     *(
-        (name, policy)
+        in_cuda(name, policy)
         for name in ("CudaDrift-v0", "CudaLedge-v0", "MinAtar-Seaquest-v1")
         for policy in ("random", "given")
     ),
 ]
-NETWORKS_OF_CUDA = [("CudaDrift-v0", "network"), ("CudaLedge-v0", "network")]
+NETWORKS_OF_CUDA = [in_cuda("CudaDrift-v0", "network"), in_cuda("CudaLedge-v0", "network")]
 
 
+@needs("allocator", "waiting")
 @pytest.mark.parametrize(("name", "policy_name"), ONE_KERNEL)
 @every_mode
 def test_a_rollout_neither_waits_nor_allocates(name: str, mode: AutoresetMode, policy_name: str) -> None:
@@ -165,34 +185,34 @@ def test_graph_replay_equals_eager_rollouts(name: str, policy_name: str) -> None
 
 
 def test_parts_of_a_rollout_equal_the_whole_in_a_large_batch() -> None:
-    """Of 300,001 environments, and of 11 among them."""
-    large, halves = started("CartPole-v1", num_envs=300_001), started("CartPole-v1", num_envs=300_001)
-    small = started("CartPole-v1", num_envs=11, first_env_id=299_990)
+    """Of 40,003 environments, and of 11 among them."""
+    large, halves = started("CartPole-v1", num_envs=40_003), started("CartPole-v1", num_envs=40_003)
+    small = started("CartPole-v1", num_envs=11, first_env_id=39_992)
     names = output_names(large)
     whole = large.rollout(STEPS, out=names)
     assert_same_tensors(joined(halves.rollout(7, out=names), halves.rollout(STEPS - 7, out=names)), whole)
-    expected = {name: tensor[:, 299_990:] for name, tensor in whole.items()}
+    expected = {name: tensor[:, 39_992:] for name, tensor in whole.items()}
     assert_same_tensors(small.rollout(STEPS, out=names), expected)
 
 
 def test_the_kernel_compiles_once_whatever_the_lengths() -> None:
     with compilations() as compiled:
-        # A parameter that no other test uses: nothing is in the cache of this process.
+        # A parameter that no other test uses: this process has not loaded such a kernel.
         for num_envs in (64, 4_096):
             env = operant_gpu.make("CartPole-v1", num_envs, device="cuda", gravity=9.80671)
             env.reset(seed=0)
             for steps in (1, 2, 16, 37):
                 env.rollout(steps)
-    assert sum("rollout" in name for name in compiled) == 1, compiled
+    assert sum("rollout" in name for name in compiled) == 1, f"expected one kernel of rollouts, got {compiled}"
 
 
 def test_bad_values_are_counted_and_left_alone() -> None:
     env = started("CartPole-v1")
     before = env.state.x.clone()
     actions = torch.zeros(2, NUM_ENVS, dtype=torch.int64, device="cuda")
-    actions[:, [3, 4_000]] = torch.tensor([-1, 2**40], device="cuda")
+    actions[:, [3, 1_000]] = torch.tensor([-1, 2**40], device="cuda")
     env.rollout(2, actions)
-    assert torch.equal(env.state.x[[3, 4_000]], before[[3, 4_000]])
+    assert torch.equal(env.state.x[[3, 1_000]], before[[3, 1_000]])
     with pytest.raises(ActionError, match=r"4 actions .* environment 3"):
         env.check()
     policy = wide_policy_for(started("Pendulum-v1"))
@@ -203,6 +223,7 @@ def test_bad_values_are_counted_and_left_alone() -> None:
         pendulum.check()
 
 
+@needs("host memory apart")
 def test_a_policy_and_its_environments_share_a_device() -> None:
     env = started("CartPole-v1")
     with pytest.raises(InvalidConfig, match=r"policy\.to\(env\.device\)"):

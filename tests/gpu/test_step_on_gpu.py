@@ -7,22 +7,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contract_envs import EVERY_MAKER, random_actions
-from gpu_checks import capture, compilations, no_allocation, no_synchronisation
-from gymnasium.vector import AutoresetMode
+from contract_envs import EVERY_MAKER, assert_same_tensors, random_actions
+from gpu_checks import (
+    NUM_ENVS,
+    capture,
+    compilations,
+    every_environment,
+    needs,
+    no_allocation,
+    no_synchronisation,
+    reference_of,
+)
 
 import operant_gpu
-from operant_gpu import ActionError, VecEnv
+from operant_gpu import ActionError, AutoresetMode, VecEnv
 
 pytestmark = pytest.mark.gpu
 
-NUM_ENVS = 4_231
-MODES = pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.name)
-ENVIRONMENTS = pytest.mark.parametrize("id", EVERY_MAKER)
+every_mode = pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.name)
+# A GPU's sines, roots and quotients differ in their last bits from a CPU's, and so does what comes of them in one step.
+NEAR = {"ulps": 64, "atol": 2e-6}
 
 
-def make(id: str, device: str, mode: AutoresetMode = AutoresetMode.SAME_STEP, **settings: Any) -> VecEnv:
-    return EVERY_MAKER[id](NUM_ENVS, device=device, autoreset_mode=mode, **settings)
+def make(name: str, mode: AutoresetMode = AutoresetMode.SAME_STEP, num_envs: int = NUM_ENVS, **settings: Any) -> VecEnv:
+    return EVERY_MAKER[name](num_envs, device="cuda", autoreset_mode=mode, **settings)
 
 
 def flat(result: tuple[Any, ...]) -> dict[str, torch.Tensor]:
@@ -32,36 +40,57 @@ def flat(result: tuple[Any, ...]) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in named.items()}
 
 
-@ENVIRONMENTS
-@MODES
-def test_gpu_does_what_numpy_does(id: str, mode: AutoresetMode) -> None:
-    """Each step starts from the same state on both; sines differ in their last bit, so flags may at a boundary."""
-    gpu, cpu = make(id, "cuda", mode, max_episode_steps=20), make(id, "cpu", mode, max_episode_steps=20)
+@every_environment
+@every_mode
+def test_gpu_does_what_numpy_does(name: str, mode: AutoresetMode) -> None:
+    """Each step starts from the same state on both; numbers differ in their last bits, so flags may at a boundary."""
+    gpu = make(name, mode, max_episode_steps=9)
+    cpu = reference_of(name, NUM_ENVS, autoreset_mode=mode, max_episode_steps=9)
     on_gpu, on_cpu = gpu.reset(seed=11)[0], cpu.reset(seed=11)[0]
-    torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=1e-5, atol=1e-6)
-    for name, column in gpu.state._asdict().items():
-        # First states are in bits what they are on a CPU, but for normal numbers.
-        close = {"rtol": 1e-5, "atol": 1e-6} if name == "y" and "Drift" in id else {"rtol": 0, "atol": 0}
-        torch.testing.assert_close(column.cpu(), getattr(cpu.state, name), **close)
+    assert_same_tensors({"first obs": on_gpu}, {"first obs": on_cpu}, **NEAR)
+    first = {field: dict(env.state._asdict()) for field, env in (("gpu", gpu), ("cpu", cpu))}
+    # First states are in bits what they are on a CPU, but for normal numbers.
+    assert_same_tensors(first["gpu"], first["cpu"], **(NEAR if "Drift" in name else {}))
     rng = np.random.default_rng(0)
-    for _ in range(50):
+    for _ in range(20):
         actions = random_actions(cpu, rng)
-        one, other = flat(gpu.step(actions.cuda())), flat(cpu.step(actions))
-        agree = (one["terminated"].cpu() == other["terminated"]) & (one["truncated"].cpu() == other["truncated"])
-        assert agree.float().mean() > 0.999
-        for name, expected in other.items():
-            torch.testing.assert_close(one[name].cpu()[agree], expected[agree], rtol=1e-4, atol=1e-4)
+        found, expected = flat(gpu.step(actions.to(gpu.device))), flat(cpu.step(actions))
+        found = {key: tensor.cpu() for key, tensor in found.items()}
+        agree = (found["terminated"] == expected["terminated"]) & (found["truncated"] == expected["truncated"])
+        # One or two environments may stand on a boundary.
+        assert agree.sum() >= NUM_ENVS - 2, f"flags differ in environments {(~agree).nonzero().flatten().tolist()}"
+        assert_same_tensors(
+            {key: tensor[agree] for key, tensor in found.items()},
+            {key: tensor[agree] for key, tensor in expected.items()},
+            **NEAR,
+        )
         if mode is AutoresetMode.DISABLED:
-            mask = other["terminated"] | other["truncated"]
+            mask = expected["terminated"] | expected["truncated"]
             cpu.reset(options={"reset_mask": mask})
-            gpu.reset(options={"reset_mask": mask.cuda()})
+            gpu.reset(options={"reset_mask": mask.to(gpu.device)})
         gpu.load_state_dict(cpu.state_dict())
+    assert cpu.get_logs()["episode_count"] >= NUM_ENVS
 
 
-@ENVIRONMENTS
-@MODES
-def test_a_step_neither_waits_nor_allocates(id: str, mode: AutoresetMode) -> None:
-    env = make(id, "cuda", mode)
+def test_a_large_batch_steps_as_its_parts() -> None:
+    """Above 32,768 environments programs are larger."""
+    large, small = make("CartPole-v1", num_envs=40_003), make("CartPole-v1", num_envs=11, first_env_id=39_992)
+    for env in (large, small):
+        env.reset(seed=2)
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        actions = random_actions(large, rng).to(large.device)
+        whole = flat(large.step(actions))
+        assert_same_tensors(
+            flat(small.step(actions[39_992:])), {name: tensor[39_992:] for name, tensor in whole.items()}
+        )
+
+
+@needs("allocator", "waiting")
+@every_environment
+@every_mode
+def test_a_step_neither_waits_nor_allocates(name: str, mode: AutoresetMode) -> None:
+    env = make(name, mode)
     env.reset(seed=1)
     actions = random_actions(env, np.random.default_rng(0)).cuda()
     env.step(actions)
@@ -70,58 +99,60 @@ def test_a_step_neither_waits_nor_allocates(id: str, mode: AutoresetMode) -> Non
             env.step(actions)
 
 
-@ENVIRONMENTS
-def test_graph_replay_equals_eager_steps(id: str) -> None:
-    eager, captured = make(id, "cuda", max_episode_steps=15), make(id, "cuda", max_episode_steps=15)
+@every_environment
+def test_graph_replay_equals_eager_steps(name: str) -> None:
+    eager, captured = make(name, max_episode_steps=5), make(name, max_episode_steps=5)
     rng = np.random.default_rng(2)
     actions = random_actions(eager, rng).cuda()
     eager.reset(seed=5)
     captured.reset(seed=5)
     graph, replayed = capture(captured, lambda: captured.step(actions))
-    for _ in range(40):
+    for _ in range(12):
         actions.copy_(random_actions(eager, rng))
         expected = flat(eager.step(actions))
         graph.replay()
-        for name, tensor in flat(replayed).items():
-            assert torch.equal(tensor, expected[name]), name
+        assert_same_tensors(flat(replayed), expected)
     assert eager.get_logs() == captured.get_logs()
+    assert eager.get_logs()["episode_count"] >= NUM_ENVS
 
 
 def test_kernels_compile_once_whatever_the_size() -> None:
     with compilations() as compiled:
-        # A parameter that no other test uses: nothing is in the cache of this process.
+        # A parameter that no other test uses: this process has not loaded such a kernel.
         for num_envs in (64, 4_096, 16_384):
             env = operant_gpu.make("CartPole-v1", num_envs, device="cuda", gravity=9.80665)
             env.reset(seed=0)
-            for _ in range(5):
+            for _ in range(2):
                 env.step(torch.ones(num_envs, dtype=torch.int64, device="cuda"))
             env.observe()
-    assert len(compiled) == 2, compiled
+    assert len(compiled) == 2, f"expected one kernel of resets and one of steps, got {compiled}"
 
 
 def test_bad_values_are_counted_and_left_alone() -> None:
-    env = make("CartPole-v1", "cuda")
+    env = make("CartPole-v1")
     env.reset(seed=0)
     before = env.state.x.clone()
     actions = torch.zeros(NUM_ENVS, dtype=torch.int64, device="cuda")
-    actions[[3, 4_000]] = torch.tensor([-1, 2**40], device="cuda")
+    actions[[3, 1_000]] = torch.tensor([-1, 2**40], device="cuda")
     env.step(actions)
-    assert torch.equal(env.state.x[[3, 4_000]], before[[3, 4_000]])
+    assert torch.equal(env.state.x[[3, 1_000]], before[[3, 1_000]])
     with pytest.raises(ActionError, match=r"2 actions .* environment 3"):
         env.check()
     env.check()
 
 
+@needs("host memory apart")
 def test_host_actions_are_refused() -> None:
-    env = make("CartPole-v1", "cuda")
+    env = make("CartPole-v1")
     env.reset(seed=0)
     with pytest.raises(ActionError, match=r"\.to\(env\.device\)"):
         env.step(torch.zeros(NUM_ENVS, dtype=torch.int64))
 
 
+@needs("CuPy")
 def test_cupy_sees_the_same_memory() -> None:
     cupy = pytest.importorskip("cupy")
-    env = make("Pendulum-v1", "cuda", output="cupy")
+    env = make("Pendulum-v1", output="cupy")
     obs, _ = env.reset(seed=0)
     assert isinstance(obs, cupy.ndarray)
     # CuPy's stream is not torch's: the exchange in each direction waits for what was launched.
@@ -130,19 +161,3 @@ def test_cupy_sees_the_same_memory() -> None:
     torch.cuda.synchronize()
     assert stepped.data.ptr == obs.data.ptr
     assert float(cupy.abs(reward).max()) > 0
-
-
-def test_ppo_learns_on_the_gpu() -> None:
-    from operant_gpu.models import PPO, PPOConfig
-
-    env = operant_gpu.make("CartPole-v1", 256, device="cuda")
-    best = 0.0
-
-    def until_solved(metrics: dict[str, float]) -> bool:
-        nonlocal best
-        best = max(best, metrics["episodic_return"])
-        return best < 400
-
-    learner = PPO(env, PPOConfig(batch_size=1024)).learn(1_000_000, until_solved)
-    assert best >= 400
-    assert next(learner.policy.parameters()).is_cuda

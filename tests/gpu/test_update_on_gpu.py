@@ -5,17 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
-from gpu_checks import no_synchronisation
+from contract_envs import assert_same_tensors
+from gpu_checks import needs
 from gymnasium import spaces
+from learning_envs import Forbidden
 
 pytest.importorskip("triton", reason="the fused learner needs Triton")
 
-from updates import BOX, CASES, DISCRETE, Fused, assert_same_iteration, by_autograd, case, gradient_errors
+from updates import (
+    BOX,
+    CASES,
+    DISCRETE,
+    Fused,
+    assert_gradients_near,
+    assert_learns_as_eager,
+    assert_same_iteration,
+    by_autograd,
+    case,
+)
 
 import operant_gpu
 from operant_gpu.backends import triton_update
 from operant_gpu.models import PPO, PPOConfig
+from operant_gpu.vector import VecEnv
 
 pytestmark = pytest.mark.gpu
 every_case = pytest.mark.parametrize("options", CASES.values(), ids=CASES.keys())
@@ -27,7 +39,7 @@ def test_gradients_are_those_of_autograd(options: dict[str, Any], precision: str
     one_step = {"parts": 1, "n_epochs": 1, "precision": precision, "device": "cuda"}
     given = case(**{"actions": DISCRETE, **options, **one_step})
     fused = Fused(given, triton_update)
-    assert max(gradient_errors(fused.gradient_of_first_step(), by_autograd(given))) < bound
+    assert_gradients_near(given, fused.gradient_of_first_step(), by_autograd(given), bound)
 
 
 @every_case
@@ -45,15 +57,27 @@ def test_equal_seeds_give_equal_bits(actions: spaces.Space[Any], precision: str)
         # Many programs, each with several tiles.
         given = case(actions, size=(64, 1024), hidden_sizes=(64, 64), precision=precision, device="cuda")
         Fused(given, triton_update).run()
-        runs.append(given.policy.flat.clone())
-    assert torch.equal(*runs)
+        runs.append({"parameters": given.policy.flat.clone()})
+    assert_same_tensors(*runs)
 
 
-def learned(env_id: str, **changes: Any) -> PPO:
-    config = PPOConfig.for_env(env_id, **{"n_steps": 16, "batch_size": 512, "engine": "fused", **changes})
+@pytest.mark.parametrize("environment", ["CartPole-v1", "Pendulum-v1", "masks"])
+def test_a_learner_does_what_the_eager_loop_does(environment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make() -> VecEnv:
+        if environment == "masks":
+            return Forbidden(64, device="cuda")
+        return operant_gpu.make(environment, 64, device="cuda", max_episode_steps=6)
+
+    config = PPOConfig(n_steps=8, batch_size=128, n_epochs=2, hidden_sizes=(16,), engine="fused", seed=4)
+    assert assert_learns_as_eager(make, config, monkeypatch).engine == "fused"
+
+
+def learned(env_id: str) -> PPO:
+    config = PPOConfig.for_env(env_id, n_steps=16, batch_size=512, engine="fused")
     return PPO(operant_gpu.make(env_id, 128, device="cuda"), config)
 
 
+@needs("graphs of PyTorch")
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
 def test_replays_of_the_graph_learn_what_launches_learn(env_id: str) -> None:
     replayed, launched = learned(env_id), learned(env_id)
@@ -65,20 +89,4 @@ def test_replays_of_the_graph_learn_what_launches_learn(env_id: str) -> None:
     assert replayed._stages[0].captured
     assert not launched._stages[0].captured
     assert (replayed.engine, launched.engine) == ("fused", "fused")
-    assert torch.equal(replayed.policy.flat, launched.policy.flat)
-
-
-def test_nothing_waits_for_the_device_within_an_iteration() -> None:
-    learner = learned("CartPole-v1", log_interval=1_000)
-    learner.learn(4 * 16 * 128)
-    with no_synchronisation():
-        for _ in range(3):
-            learner._iterate()
-
-
-@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
-def test_it_learns(env_id: str) -> None:
-    history: list[dict[str, float]] = []
-    learner = PPO(operant_gpu.make(env_id, 128, device="cuda"), PPOConfig.for_env(env_id, engine="fused"))
-    learner.learn(callback=history.append)
-    assert history[-1]["episodic_return"] > {"CartPole-v1": 300.0, "Pendulum-v1": -400.0}[env_id]
+    assert_same_tensors({"parameters": replayed.policy.flat}, {"parameters": launched.policy.flat})

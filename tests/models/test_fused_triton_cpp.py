@@ -13,13 +13,12 @@ import torch
 from conftest import INTERPRETED
 from learning_envs import Forbidden
 from torch import Tensor, nn
+from updates import assert_learns_as_eager
 
 import operant_gpu
 from operant_gpu import TrainingError
 from operant_gpu.backends import cpp_learner
-from operant_gpu.kernels.shuffle import permutation
 from operant_gpu.models import PPO, PPOConfig
-from operant_gpu.models import rollout as rollouts
 from operant_gpu.vector import VecEnv
 
 STEPS, ENVS = 8, 12
@@ -56,23 +55,7 @@ def learned(env: VecEnv, iterations: int, **changes: Any) -> tuple[PPO, list[dic
 def test_an_iteration_is_that_of_the_eager_loop(
     environment: str, variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learner, _ = learned(ENVIRONMENTS[environment](), 1, **VARIANTS[variant])
-    eager = PPO(ENVIRONMENTS[environment](), small(**{**VARIANTS[variant], "engine": "eager"}))
-    eager.policy.load_state_dict(learner.policy.state_dict())
-    eager.optimizer.load_state_dict(learner.optimizer.state_dict())
-    learner._begin()
-    learner._update.collect(learner._rollout)
-    rollout, rewards = learner._rollout, learner._rollout.rewards
-    advantages = learner._update.estimate(rollout, rewards)
-    torch.testing.assert_close(advantages, eager._update.estimate(rollout, rewards), rtol=1e-4, atol=1e-4)
-    orders = (torch.from_numpy(permutation(STEPS * ENVS, 4, iteration=1, epoch=epoch)).long() for epoch in range(2))
-    monkeypatch.setattr(rollouts, "permutation", lambda size, generator: next(orders))
-    learner._update.climb(rollout, advantages)
-    eager._update.climb(rollout, advantages)
-    torch.testing.assert_close(learner.policy.flat, eager.policy.flat, rtol=0.0, atol=1e-4)
-    torch.testing.assert_close(learner._telemetry._steps, eager._telemetry._steps, rtol=1e-4, atol=1e-4)
-    # Weights that differ by rounding give gradients that do.
-    torch.testing.assert_close(learner.optimizer.means, eager.optimizer.means, rtol=1e-3, atol=5e-5)
+    assert_learns_as_eager(ENVIRONMENTS[environment], small(**VARIANTS[variant]), monkeypatch)
 
 
 @pytest.mark.parametrize("environment", ["CartPole", "Pendulum"])

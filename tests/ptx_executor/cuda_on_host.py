@@ -1,13 +1,32 @@
-"""What lets tests for GPUs run on the executor: for them "cuda" is the host's memory, with Triton."""
+"""What lets programs for GPUs run on the executor: for them "cuda" is the host's memory, with Triton.
+
+Environments made for "cuda", or for "auto", have the device "cpu" and the backend "triton". What asks whether there is
+a GPU is told so. Graphs replay what they captured, which must be Triton's kernels alone. What there is no stand-in for
+fails as in PyTorch without CUDA: the allocator's counts, clocks, streams beyond one, CUDA C++.
+"""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton import runtime
 
 from operant_gpu import vector
+from ptx_executor.triton_driver import PtxDriver
+
+# By this object, environments that were made for "cuda" are told from those that were made for a CPU.
+_HOST = torch.device("cpu")
+
+
+def _is_cuda(device: Any) -> bool:
+    return device is _HOST or str(device).startswith("cuda")
 
 
 class _OnHost(TorchFunctionMode):
@@ -15,27 +34,89 @@ class _OnHost(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if str(kwargs.get("device", "")).startswith("cuda"):
+        if _is_cuda(kwargs.get("device")):
             kwargs = {**kwargs, "device": "cpu"}
-        if function in (torch.Tensor.to, torch.nn.Module.to) and any(str(x).startswith("cuda") for x in args[1:]):
-            args = (args[0], *("cpu" if str(x).startswith("cuda") else x for x in args[1:]))
+        if function is torch.Tensor.to:
+            args = (args[0], *("cpu" if _is_cuda(x) else x for x in args[1:]))
         return function(*args, **kwargs)
 
 
-def pretend() -> None:
-    """Do so from now on."""
+class _Refusing(TorchDispatchMode):
+    """Refuses what PyTorch computes while a graph is captured: a replay would leave it out."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not function.is_view and not function.name().startswith(("aten::empty", "aten::detach")):
+            raise NotImplementedError(f"{function} while a graph is captured: here it holds Triton's kernels alone")
+        return function(*args, **(kwargs or {}))
+
+
+class Graph:
+    """Stands for `torch.cuda.CUDAGraph`: the kernels that were launched while it was captured, in order."""
+
+    def __init__(self) -> None:
+        self.launches: list[Callable[[], None]] = []
+
+    def replay(self) -> None:
+        """Launch them."""
+        for launch in self.launches:
+            launch()
+
+
+def pretend(patch: pytest.MonkeyPatch | None = None) -> None:
+    """Do so from now on, or until the patch is undone, with what `operant.install` made Triton's driver.
+
+    The mode of PyTorch's functions stays.
+    """
+    patch, driver = patch or pytest.MonkeyPatch(), runtime.driver.active
+    assert isinstance(driver, PtxDriver), "call ptx_executor.operant.install() first"
     _OnHost().__enter__()
-    torch.Tensor.cuda = lambda self, *_, **__: self
-    torch.cuda.synchronize = lambda *_: None
+    patch.setattr(torch.Tensor, "cuda", lambda self, *_, **__: self)
     plain_to = torch.nn.Module.to
-    torch.nn.Module.to = lambda self, *args, **named: plain_to(
-        self, *("cpu" if str(x).startswith("cuda") else x for x in args), **named
+    patch.setattr(
+        torch.nn.Module,
+        "to",
+        lambda self, *args, **named: plain_to(self, *("cpu" if _is_cuda(x) else x for x in args), **named),
     )
+    stream = SimpleNamespace(cuda_stream=0, device=torch.device("cuda", 0))
+    capability = driver.get_current_target().arch
+    properties = SimpleNamespace(
+        name=f"PTX executor, sm_{capability}",
+        major=capability // 10,
+        minor=capability % 10,
+        multi_processor_count=108,
+        total_memory=2**32,
+    )
+
+    @contextlib.contextmanager
+    def capturing(graph: Graph, **_: Any) -> Iterator[None]:
+        driver.captured = graph.launches
+        try:
+            with _Refusing():
+                yield
+        finally:
+            driver.captured = None
+
+    answers: dict[str, Any] = {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "set_device": lambda device: None,
+        "get_device_name": lambda device=None: properties.name,
+        "get_device_capability": lambda device=None: (properties.major, properties.minor),
+        "get_device_properties": lambda device=None: properties,
+        "synchronize": lambda device=None: None,
+        "current_stream": lambda device=None: stream,
+        "set_stream": lambda stream: None,
+        "CUDAGraph": Graph,
+        "graph": capturing,
+    }
+    for name, answer in answers.items():
+        patch.setattr(torch.cuda, name, answer)
     resolve = vector.select.resolve
 
     def resolved(environment: Any, params: Any, device: Any, backend: str) -> Any:
-        if str(device).startswith("cuda"):
-            return resolve(environment, params, "cpu", "triton")
+        if _is_cuda(device) or (device == "auto" and backend in ("auto", "triton")):
+            return _HOST, resolve(environment, params, "cpu", "triton")[1]
         return resolve(environment, params, device, backend)
 
-    vector.select.resolve = resolved
+    patch.setattr(vector.select, "resolve", resolved)

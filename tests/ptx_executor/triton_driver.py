@@ -7,7 +7,7 @@ on ones and multiples of 16, its signature, and the order of parameters in the P
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ class PtxDriver:
         self.utils = self
         # Of what was launched: name of the kernel, grid, seconds.
         self.launches: list[tuple[str, tuple[int, int, int], float]] = []
+        # While a graph is captured, launches are put here and not done.
+        self.captured: list[Callable[[], None]] | None = None
         self._text = ""
         self._kernels: dict[str, Kernel] = {}
         knobs.runtime.kernel_load_start_hook.add(self._note_text)
@@ -73,6 +75,12 @@ class PtxDriver:
             x: int, y: int, z: int, stream: Any, kernel: Kernel, packed: Any, launch: Any, enter: Any, leave: Any,
             *arguments: Any,
         ) -> None:  # fmt: skip
+            if self.captured is None:
+                run(kernel, (x, y, z), arguments)
+            else:
+                self.captured.append(lambda: run(kernel, (x, y, z), arguments))
+
+        def run(kernel: Kernel, grid: tuple[int, int, int], arguments: tuple[Any, ...]) -> None:
             flat = list(flattened(signature, arguments))
             values, buffers = [], []
             for kind, value in flat:
@@ -85,8 +93,8 @@ class PtxDriver:
                 values.append(float(value) if kind.startswith("fp") else int(value))
             begin = time.perf_counter()
             block = (32 * metadata.num_warps,)
-            self.executor.launch(kernel, (x, y, z), block, kernel.packed(values), buffers, metadata.shared)
-            self.launches.append((metadata.name, (x, y, z), time.perf_counter() - begin))
+            self.executor.launch(kernel, grid, block, kernel.packed(values), buffers, metadata.shared)
+            self.launches.append((metadata.name, grid, time.perf_counter() - begin))
 
         return launched
 
