@@ -16,7 +16,9 @@ from gpu_rows import FAILED, OK, RESULTS, SKIPPED, STAND_IN, Row, write
 MODE = "OPERANT_GPU_BENCH_MODE"
 PROCESSES = 8
 # A few of each file, without a GPU.
-REHEARSED = "(what_numpy_does and CartPole-v1) or (rollout_equals and CartPole-v1) or equal_seeds"
+REHEARSED = (
+    "host_actions or bad_values or checkpoint or ((what_numpy_does or equals_single) and CartPole-v1 and same_step)"
+)
 # C++ and kernels of PyTorch's own: nothing that Triton compiles.
 NOT_TRITONS = "not Cuda and not MinAtar"
 

@@ -13,17 +13,14 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 # Of an H100 and an H200: compute capability, multiprocessors, bytes of shared memory that a program can have.
 CAPABILITY, MULTIPROCESSORS, SHARED = 90, 132, 232_448
-NAME = "a stand-in for a GPU"
 
 
 def install(mode: str, executes: bool = False) -> None:
@@ -43,8 +40,6 @@ def install(mode: str, executes: bool = False) -> None:
         driver = operant.install()
         if executes:
             _compile_twice(driver, compiler, make_cubin, folder)
-        else:
-            driver.launcher_cls = _recorded(driver.launcher_cls)
     else:
         driver = operant.install(capability=CAPABILITY)
         CUDABackend.make_cubin = make_cubin
@@ -73,36 +68,20 @@ def _learn_without_graphs() -> None:
 
 
 def _pretend(compiles: bool) -> None:
-    """Answer for a GPU what PyTorch is asked; what `cuda_on_host` has goes before what is here."""
-    properties = SimpleNamespace(
-        name=NAME, multi_processor_count=MULTIPROCESSORS, total_memory=2**33, major=9, minor=0, L2_cache_size=0
-    )
-    stream = SimpleNamespace(cuda_stream=0, wait_stream=lambda other: None)
+    """Answer for a GPU what PyTorch is asked."""
+    importlib.import_module("ptx_executor.cuda_on_host").pretend()
     answers: dict[str, Any] = {
-        "is_available": lambda: True,
-        "device_count": lambda: 1,
-        "current_device": lambda: 0,
-        "get_device_name": lambda device=None: NAME,
-        "get_device_properties": lambda device=None: properties,
-        "synchronize": lambda device=None: None,
-        "current_stream": lambda device=None: stream,
-        "set_stream": lambda stream: None,
-        "set_device": lambda device: None,
         "set_sync_debug_mode": lambda mode: None,
         "get_sync_debug_mode": lambda: 0,
         "memory_stats": lambda device=None: {"allocation.all.allocated": 0},
-        "CUDAGraph": Graph,
-        "graph": _capturing,
-        "Event": _Event,
     }
     for name, answer in answers.items():
         setattr(torch.cuda, name, answer)
-    importlib.import_module("ptx_executor.cuda_on_host").pretend()
-    _resolve_all(compiles)
+    _resolve_cuda(compiles)
 
 
-def _resolve_all(compiles: bool) -> None:
-    """Let "auto" mean the stand-in, and environments in CUDA C++ run as C++ on the host."""
+def _resolve_cuda(compiles: bool) -> None:
+    """Let environments in CUDA C++ run as C++ on the host."""
     from operant_gpu import CudaEnvironment
     from operant_gpu.backends import select
 
@@ -115,66 +94,9 @@ def _resolve_all(compiles: bool) -> None:
                 cuda = importlib.import_module("operant_gpu.backends.cuda")
                 cuda.cubin(environment, params, f"sm_{CAPABILITY}")
             return resolve(environment, params, "cpu", "cpp")
-        if device == "auto" and backend in ("auto", "triton"):
-            device = "cuda"
         return resolve(environment, params, device, backend)
 
     select.resolve = resolved
-
-
-class Graph:
-    """Stands for `torch.cuda.CUDAGraph`: Triton's launches while it was captured."""
-
-    def __init__(self) -> None:
-        self.launches: list[Callable[[], None]] = []
-
-    def replay(self) -> None:
-        """Launch them."""
-        for launch in self.launches:
-            launch()
-
-
-_captured: list[Callable[[], None]] | None = None
-
-
-@contextlib.contextmanager
-def _capturing(graph: Graph, **_: Any) -> Iterator[None]:
-    global _captured
-    _captured = graph.launches
-    try:
-        yield
-    finally:
-        _captured = None
-
-
-def _recorded(make: Callable[[Any, Any], Callable[..., None]]) -> Callable[[Any, Any], Callable[..., None]]:
-    """Return a maker of launchers that a captured graph records."""
-
-    def recorded(source: Any, metadata: Any) -> Callable[..., None]:
-        launch = make(source, metadata)
-
-        def launched(*arguments: Any) -> None:
-            if _captured is None:
-                launch(*arguments)
-            else:
-                _captured.append(lambda: launch(*arguments))
-
-        return launched
-
-    return recorded
-
-
-class _Event:
-    """Stands for `torch.cuda.Event`."""
-
-    def __init__(self, **_: Any) -> None:
-        self._time = 0.0
-
-    def record(self, stream: Any = None) -> None:
-        self._time = time.perf_counter()
-
-    def elapsed_time(self, other: _Event) -> float:
-        return 1e3 * (other._time - self._time)
 
 
 def _begin_with_zeros() -> None:
@@ -268,7 +190,7 @@ def _compile_twice(driver: Any, compiler: Any, make_cubin: Any, folder: str) -> 
     def made(source: Any, metadata: Any) -> Any:
         with for_the_gpu():
             _compile_launcher(source, metadata)
-        return _recorded(launcher)(source, metadata)
+        return launcher(source, metadata)
 
     compiler.compile, driver.launcher_cls = compiled, made
 

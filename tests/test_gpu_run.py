@@ -166,6 +166,33 @@ def test_what_the_sanitizer_says_is_understood(bench: Any, text: str, status: in
     assert said.startswith(expected)
 
 
+PLANTED = """
+import pytest
+def test_right(): pass
+def test_wrong(): assert 1 == 2, "planted"
+def test_left_out(): pytest.skip("nothing here")
+@pytest.fixture
+def broken(): raise ValueError("planted too")
+def test_unready(broken): pass
+"""
+
+
+def test_each_test_is_a_row_with_its_message(tmp_path: Path) -> None:
+    (tmp_path / "test_planted.py").write_text(PLANTED)
+    paths = os.pathsep.join([str(BENCH), *filter(None, [os.environ.get("PYTHONPATH")])])
+    variables = {"OPERANT_GPU_BENCH_RESULTS": str(tmp_path / "results.jsonl"), "OPERANT_GPU_BENCH_MODE": "run"}
+    command = [sys.executable, "-m", "pytest", "-p", "gpu_pytest", "-p", "no:cacheprovider", "-c", os.devnull]
+    environment = {**os.environ, "PYTHONPATH": paths, **variables}
+    subprocess.run([*command, str(tmp_path)], env=environment, cwd=tmp_path, capture_output=True, timeout=60)
+    rows = rows_of(tmp_path)
+    assert [(row["what"].split("::")[1], row["state"], row["figure"], row["quiet"]) for row in rows] == [
+        ("test_right", "ok", "", True),
+        ("test_wrong", "failed", "AssertionError: planted", False),
+        ("test_left_out", "skipped", "Skipped: nothing here", True),
+        ("test_unready", "failed", "ValueError: planted too", False),
+    ]
+
+
 def line(stage: str, what: str, state: str = "ok", **more: Any) -> str:
     return json.dumps({"stage": stage, "what": what, "state": state, **more})
 
