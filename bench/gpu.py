@@ -109,7 +109,7 @@ class Run:
         own = self._all_rows()[before:]
         state, figure = outcome(own, status, limit)
         if any(row.compiled or row.cached for row in own):
-            figure += "; kernels: " + counted(own)
+            figure += "; " + counted(own)
         seconds = time.monotonic() - started
         self._write(Row(stage.letter, stage.title, state, figure, seconds, data={"whole": True, "status": status}))
         return state
