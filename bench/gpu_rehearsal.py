@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -198,7 +199,7 @@ def _compile_launcher(source: Any, metadata: Any) -> None:
         return
     load, build._load_module_from_path = build._load_module_from_path, lambda name, path: _Unloaded()
     with knobs.nvidia.scope():
-        knobs.nvidia.libcuda_path = str(_empty_library().parent)
+        knobs.nvidia.libcuda_path = str(_empty_library())
         try:
             if not _helped:
                 _helped.append(nvidia.CudaUtils())
@@ -215,17 +216,25 @@ class _Unloaded:
 
 
 _helped: list[Any] = []
-_libraries: list[Path] = []
+# Folders that go when the process ends.
+_libraries: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def _empty_library() -> Path:
-    """Return a library with the name of the driver's, for the linker."""
+    """Return the folder of a library with the name and the functions of the driver's, for the linker."""
     if not _libraries:
-        path = Path(tempfile.mkdtemp()) / "libcuda.so.1"
-        command = ["gcc", "-shared", f"-Wl,-soname,{path.name}", "-o", str(path), "-x", "c", "/dev/null"]
-        subprocess.run(command, check=True, stdout=sys.stderr)
-        _libraries.append(path)
-    return _libraries[0]
+        from triton.backends.nvidia import driver as nvidia
+
+        own = Path(nvidia.__file__)
+        texts = own.read_text() + own.with_name("driver.c").read_text()
+        names = sorted(set(re.findall(r"\bcu[A-Z]\w+(?=\()", texts)))
+        _libraries.append(tempfile.TemporaryDirectory())
+        path = Path(_libraries[0].name) / "libcuda.so.1"
+        # With none of its functions, many linkers would leave out that the driver is needed at all.
+        functions = "\n".join(f"void {name}(void) {{}}" for name in names)
+        command = ["gcc", "-shared", f"-Wl,-soname,{path.name}", "-o", str(path), "-x", "c", "-"]
+        subprocess.run(command, check=True, stdout=sys.stderr, input=functions, text=True)
+    return Path(_libraries[0].name)
 
 
 def _compile_twice(driver: Any, compiler: Any, make_cubin: Any, folder: str) -> None:
