@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from contract_envs import assert_same_tensors
 from gpu_checks import needs
 from gymnasium import spaces
@@ -53,9 +54,10 @@ def test_an_iteration_is_that_of_the_eager_loop(options: dict[str, Any]) -> None
 @pytest.mark.parametrize("actions", [DISCRETE, BOX], ids=["discrete", "box"])
 def test_equal_seeds_give_equal_bits(actions: spaces.Space[Any], precision: str) -> None:
     runs = []
+    # As many programs as the device holds, each with several tiles.
+    size = torch.cuda.get_device_properties("cuda").multi_processor_count, 341
     for _ in range(2):
-        # Many programs, each with several tiles.
-        given = case(actions, size=(64, 1024), hidden_sizes=(64, 64), precision=precision, device="cuda")
+        given = case(actions, size=size, hidden_sizes=(64, 64), precision=precision, device="cuda")
         Fused(given, triton_update).run()
         runs.append({"parameters": given.policy.flat.clone()})
     assert_same_tensors(*runs)
