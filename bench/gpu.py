@@ -139,7 +139,7 @@ class Run:
         path = os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
         variables = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", RESULTS: str(self.results)}
         if self._cache is not None:
-            variables |= gpu_cache.variables(self._cache)
+            variables |= gpu_cache.variables(self._cache, self._mode == "precompile")
         elif self._mode == "rehearse":
             # The executor's kernels have no binaries: nothing else must find them.
             variables["TRITON_CACHE_DIR"] = str(self.log.parent / "triton")

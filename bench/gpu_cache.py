@@ -7,17 +7,17 @@ import shutil
 from pathlib import Path
 
 
-def variables(cache: Path) -> dict[str, str]:
-    """Return the environment in which Triton and this library use the folder."""
+def variables(cache: Path, compiles: bool) -> dict[str, str]:
+    """Return the environment in which Triton and this library use the folder, or fill it."""
     folder = cache.resolve()
-    # Binaries alone, without the source lines that their instructions come from: else the folder would be ten times as
-    # large. Both are part of Triton's key, so a run must set them as the compilation did.
-    return {
+    found = {
         "TRITON_CACHE_DIR": str(folder / "triton"),
         "OPERANT_GPU_CACHE": str(folder / "operant_gpu"),
-        "TRITON_STORE_BINARY_ONLY": "1",
+        # Source lines take two thirds of a binary. This is part of Triton's key: a run must say it too.
         "TRITON_DISABLE_LINE_INFO": "1",
     }
+    # Binaries alone are carried; what is compiled where it runs may have readers.
+    return found | ({"TRITON_STORE_BINARY_ONLY": "1"} if compiles else {})
 
 
 def settle(cache: Path) -> None:
