@@ -75,15 +75,15 @@ def test_a_learner_does_what_the_eager_loop_does(environment: str, monkeypatch: 
 
 
 def learned(env_id: str) -> PPO:
-    config = PPOConfig.for_env(env_id, n_steps=16, batch_size=512, engine="fused")
-    return PPO(operant_gpu.make(env_id, 128, device="cuda"), config)
+    config = PPOConfig.for_env(env_id, n_steps=8, batch_size=256, n_epochs=2, engine="fused")
+    return PPO(operant_gpu.make(env_id, 64, device="cuda"), config)
 
 
 @needs("graphs of PyTorch")
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
 def test_replays_of_the_graph_learn_what_launches_learn(env_id: str) -> None:
     replayed, launched = learned(env_id), learned(env_id)
-    steps = 6 * 16 * 128
+    steps = 4 * 8 * 64
     replayed.learn(steps)
     launched._begin()
     launched._stages[0].run_eagerly()
