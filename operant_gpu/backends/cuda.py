@@ -17,12 +17,14 @@ from operant_gpu.backends.compiled import Record
 from operant_gpu.backends.cuda_base import CudaSourceBackend
 from operant_gpu.backends.cuda_source import KERNELS, explained, program
 from operant_gpu.backends.disk_cache import folder
+from operant_gpu.backends.failures import failure
 from operant_gpu.cuda_environment import CudaEnvironment
 from operant_gpu.errors import BackendError
 from operant_gpu.files import write_whole
 
 # Fused multiply-add would round as no other backend does. 940 is a function that ends without returning its value.
 OPTIONS = ("--std=c++17", "--fmad=false", "--diag-error=940")
+_WAY_ROUND = "use device='cpu', backend='cpp'"
 # Of small batches every multiprocessor gets some.
 _FEW, _THREADS_OF_FEW, _THREADS = 32_768, 32, 128
 
@@ -36,10 +38,13 @@ class CudaBackend(CudaSourceBackend):
         self._threads = _THREADS_OF_FEW if batch.num_envs <= _FEW else _THREADS
         major, minor = torch.cuda.get_device_capability(self._device)
         compiled = cubin(batch.environment, batch.params, f"sm_{major}{minor}")
-        with cupy.cuda.Device(self._device.index):
-            module = cupy.cuda.function.Module()
-            module.load(compiled.read_bytes())
-            self._kernels = {name: module.get_function(name) for name in KERNELS}
+        try:
+            with cupy.cuda.Device(self._device.index):
+                module = cupy.cuda.function.Module()
+                module.load(compiled.read_bytes())
+                self._kernels = {name: module.get_function(name) for name in KERNELS}
+        except RuntimeError as error:
+            raise failure(batch.environment.id, self._device, error, _WAY_ROUND) from error
 
     def launch(self, kernel: str, call: Record, argument: int, num_steps: int) -> None:
         """Call a kernel for all environments."""
@@ -47,8 +52,11 @@ class CudaBackend(CudaSourceBackend):
         grid = (-(-self.batch.num_envs // self._threads),)
         # CuPy passes arrays of one structure by value.
         arguments = (self.record.structure, call.structure, np.int64(argument))
-        with cupy.cuda.Device(self._device.index), cupy.cuda.Stream.from_external(stream):
-            self._kernels[kernel](grid, (self._threads,), arguments)
+        try:
+            with cupy.cuda.Device(self._device.index), cupy.cuda.Stream.from_external(stream):
+                self._kernels[kernel](grid, (self._threads,), arguments)
+        except RuntimeError as error:
+            raise failure(f"{kernel} of {self.batch.environment.id}", self._device, error, _WAY_ROUND) from error
 
 
 class _Stream(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import subprocess
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,10 @@ import torch
 import triton
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
+from triton.errors import TritonError
 
 from operant_gpu.backends.base import Batch
+from operant_gpu.backends.failures import failure
 from operant_gpu.backends.programs import widest
 from operant_gpu.backends.stepwise import StepwiseRollout
 from operant_gpu.columns import Outputs
@@ -36,6 +39,9 @@ _MODES = {
 # Fused multiply-add would round differently in each kernel and backend. With more than one stage, several copies of a
 # network's weights would have to fit on the chip.
 OPTIONS = {"enable_fp_fusion": False, "num_stages": 1}
+
+# How Triton, its compilers and the driver say that they cannot.
+REFUSALS = (RuntimeError, TritonError, subprocess.SubprocessError, OSError)
 
 # Whether TRITON_INTERPRET was set when the kernels were decorated: they then run on the CPU.
 INTERPRETED = not isinstance(kernels.step_kernel, triton.JITFunction)
@@ -158,8 +164,12 @@ class TritonBackend:
             with np.errstate(all="ignore"):
                 launched(*arguments, **constants, BLOCK=block)
         else:
-            with self._device:
-                launched(*arguments, **constants, BLOCK=block, num_warps=warps, **OPTIONS)
+            try:
+                with self._device:
+                    launched(*arguments, **constants, BLOCK=block, num_warps=warps, **OPTIONS)
+            except REFUSALS as error:
+                device = torch.device("cuda", self._device.idx)
+                raise failure(kernel.fn.__name__, device, error, "use device='cpu'") from error
 
 
 @functools.cache

@@ -11,7 +11,8 @@ import torch
 import triton
 from torch import Tensor
 
-from operant_gpu.backends.triton import INTERPRETED, check_compiler, padded, policy_constants
+from operant_gpu.backends.failures import failure
+from operant_gpu.backends.triton import INTERPRETED, REFUSALS, check_compiler, padded, policy_constants
 from operant_gpu.hyperparameters import KL_MARGIN, AdamState, Hyperparameters, Samples, StepTable
 from operant_gpu.kernels import update
 from operant_gpu.kernels.adam import NUM_MEASURED, adam_kernel, reduce_kernel
@@ -173,8 +174,12 @@ def launch(
         with np.errstate(all="ignore"):
             kernel[grid](*arguments, **constants)
     else:
-        with device:
-            kernel[grid](*arguments, **constants, num_warps=warps, **OPTIONS)
+        try:
+            with device:
+                kernel[grid](*arguments, **constants, num_warps=warps, **OPTIONS)
+        except REFUSALS as error:
+            place = torch.device("cuda", device.idx)
+            raise failure(kernel.fn.__name__, place, error, "set engine='graph' or engine='eager'") from error
 
 
 def estimate_advantages(
