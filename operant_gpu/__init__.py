@@ -19,6 +19,7 @@ from operant_gpu.errors import (
 from operant_gpu.lang import Array
 from operant_gpu.registry import list_envs, make, register
 from operant_gpu.vector import VecEnv
+from operant_gpu.verification import verify
 
 __all__ = [
     "ActionError",
@@ -39,6 +40,7 @@ __all__ = [
     "list_envs",
     "make",
     "register",
+    "verify",
 ]
 
 __version__ = "0.1.0"

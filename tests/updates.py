@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import types
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -20,8 +18,9 @@ from operant_gpu.kernels.shuffle import permutation
 from operant_gpu.models import PPO, MLPPolicy, PPOConfig
 from operant_gpu.models import rollout as rollouts
 from operant_gpu.models.rollout import Batch
-from operant_gpu.models.update import Update
+from operant_gpu.models.update import objective
 from operant_gpu.spaces import action_layout
+from operant_gpu.verification.learning import in_float64
 
 SEED, ITERATION = 5, 3
 NAN = float("nan")
@@ -99,18 +98,6 @@ def case(
     return Case(policy.to(device), config, settings, actions, columns, batch, reference)
 
 
-def in_float64(policy: MLPPolicy) -> MLPPolicy:
-    """Return the policy without its casts to float32."""
-    copied = copy.deepcopy(policy).double()
-
-    def forward(self: MLPPolicy, obs: Tensor, state: None, starts: None) -> tuple[Tensor, Tensor, None]:
-        obs = obs.double() if self.normalizer is None else self.normalizer(obs.double())
-        return (*self.network(obs), None)
-
-    copied.forward = types.MethodType(forward, copied)
-    return copied
-
-
 class Fused:
     """Kernels and the optimizer's memory, with NaN in all that they have yet to write."""
 
@@ -160,14 +147,13 @@ class Reference(NamedTuple):
 
 def by_autograd(given: Case) -> Reference:
     policy, config, settings = given.reference, given.config, given.settings
-    objective = types.SimpleNamespace(policy=policy, config=config)
     parameters = list(policy.parameters())
     optimizer = torch.optim.Adam(parameters, lr=1e-3, eps=1e-5)
     rows, norms, first = [], [], []
     for epoch in range(settings.n_epochs):
         order = torch.from_numpy(permutation(len(given.batch.obs), SEED, ITERATION, epoch)).long()
         for chosen in order.tensor_split(settings.parts):
-            loss, measured = Update.objective(objective, given.batch.map(lambda t, rows=chosen: t[rows]))
+            loss, measured = objective(policy, config, given.batch.map(lambda t, rows=chosen: t[rows]))
             optimizer.zero_grad()
             loss.backward()
             gradients = [torch.zeros_like(own) if own.grad is None else own.grad for own in parameters]

@@ -23,6 +23,8 @@ from operant_gpu.registry import find, register
 
 FAILED = 1
 USER_ERROR = 2
+# Of a verification: not everything could be verified here.
+INCOMPLETE = 2
 INTERRUPTED = 130
 
 

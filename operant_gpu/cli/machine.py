@@ -13,10 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from operant_gpu.benchmark import measure
-from operant_gpu.cli.common import FAILED, environment_id, plain_table, use_one_thread
+from operant_gpu.cli.common import FAILED, INCOMPLETE, environment_id, plain_table, say, use_one_thread
 from operant_gpu.doctor import examine
+from operant_gpu.errors import InvalidConfig
 from operant_gpu.monitor.dashboard import short
 from operant_gpu.registry import find, list_envs
+from operant_gpu.verification import verify
 
 _MARKS = {"ok": "[green]ok[/green]", "missing": "[yellow]missing[/yellow]", "broken": "[red]broken[/red]"}
 
@@ -77,13 +79,25 @@ class Bench:
 
 @dataclass
 class Doctor:
-    """Find out what works here, what is missing, and what to install."""
+    """Find out what works here, what is missing, and what to install; or verify what kernels compute."""
 
+    env: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="ENV")] = None
+    """With --verify: an environment, such as CartPole-v1, or FILE.py:NAME; one of each kind if not given."""
+    verify: bool = False
+    """Compare steps, rollouts, gradients and trainings with their references, in about a minute."""
     json: bool = False
     """Print JSON instead of a table."""
 
     def run(self, console: Console) -> int:
-        """Look, and print what was found; return 1 if something is broken."""
+        """Look, and print what was found.
+
+        Returns:
+            The exit status: 1 if something is broken or wrong; 2 if not everything could be verified.
+        """
+        if self.verify:
+            return self._verify(console)
+        if self.env is not None:
+            raise InvalidConfig("env", f"doctor looks at the machine; to verify {self.env!r} here, add --verify")
         with console.status("looking, and compiling what is tried for the first time"):
             findings = list(examine())
         if self.json:
@@ -94,6 +108,15 @@ class Doctor:
                 table.add_row(finding.name, _MARKS[finding.state], escape(finding.text), escape(finding.advice))
             console.print(table)
         return FAILED if any(finding.state == "broken" for finding in findings) else 0
+
+    def _verify(self, console: Console) -> int:
+        with console.status("comparing, and compiling what is compared for the first time"):
+            report = verify(None if self.env is None else environment_id(self.env))
+        if self.json:
+            console.print_json(json.dumps([check._asdict() for check in report.checks]))
+        else:
+            say(console, str(report))
+        return FAILED if not report.passed else 0 if report.complete else INCOMPLETE
 
 
 def _actions(space: Any) -> str:

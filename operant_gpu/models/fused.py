@@ -48,7 +48,7 @@ class FusedUpdate(Update):
             n_epochs=config.n_epochs,
             parts=max(1, samples // config.batch_size),
         )
-        self._kernels = _kernels_for(env)
+        self._kernels = kernels_for(env)
         actions = action_layout(env.single_action_space)
         self._steps = self._kernels.Update(self.policy.mlp, actions, self._settings, samples)
         self._iteration = torch.zeros((), dtype=torch.int32, device=env.device)
@@ -126,13 +126,13 @@ def find_obstacle(env: VecEnv, policy: Any, config: PPOConfig) -> str | None:
     if config.compile:
         return "compile=True asks for PyTorch's kernels"
     try:
-        obstacle: str | None = _kernels_for(env).find_misfit(policy.mlp)
+        obstacle: str | None = kernels_for(env).find_misfit(policy.mlp)
         return obstacle
     except (ImportError, BackendError) as error:
         return str(error)
 
 
-def _kernels_for(env: VecEnv) -> Any:
+def kernels_for(env: VecEnv) -> Any:
     """Return the module of kernels for the environments' device."""
     if env.device.type == "cpu" and env.backend != "triton":
         return cpp_update

@@ -101,26 +101,8 @@ class Update:
         return bonus.detach()
 
     def objective(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the loss of a minibatch, and policy_loss, value_loss, entropy, approx_kl and clip_frac."""
-        config = self.config
-        state = None if batch.state is None else batch.state[0]
-        new = self.policy.evaluate(batch.obs, batch.actions, state, batch.starts, batch.masks)
-        log_ratio = new.log_prob - batch.log_probs
-        ratio = log_ratio.exp()
-        advantages = losses.normalized(batch.advantages) if config.normalize_advantages else batch.advantages
-        policy_loss = losses.clipped_surrogate(ratio, advantages, config.clip_eps)
-        if config.vf_clip_eps is None:
-            value_loss = losses.squared_error(new.value, batch.returns)
-        else:
-            value_loss = losses.clipped_squared_error(new.value, batch.values, batch.returns, config.vf_clip_eps)
-        entropy = new.entropy.mean()
-        loss = policy_loss + config.vf_coef * value_loss
-        # Left out of the graph where it would only cost a backward pass of zeros.
-        if config.ent_coef:
-            loss = loss - config.ent_coef * entropy
-        with torch.no_grad():
-            distance = losses.approximate_kl(ratio, log_ratio), losses.clip_fraction(ratio, config.clip_eps)
-        return loss, torch.stack([policy_loss, value_loss, entropy, *distance]).detach()
+        """Return the loss of a minibatch, and what is measured of it."""
+        return objective(self.policy, self.config, batch)
 
     def climb(self, rollout: Rollout, advantages: Tensor) -> None:
         """Take `n_epochs` passes over the rollout in minibatches."""
@@ -151,6 +133,28 @@ class Update:
     def _is_over(self) -> bool:
         """Tell whether to spare the rest of an iteration that has stopped; a GPU is not waited for."""
         return self.config.target_kl is not None and self._stopped.device.type == "cpu" and bool(self._stopped)
+
+
+def objective(policy: Policy, config: PPOConfig, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the loss of a minibatch, and policy_loss, value_loss, entropy, approx_kl and clip_frac."""
+    state = None if batch.state is None else batch.state[0]
+    new = policy.evaluate(batch.obs, batch.actions, state, batch.starts, batch.masks)
+    log_ratio = new.log_prob - batch.log_probs
+    ratio = log_ratio.exp()
+    advantages = losses.normalized(batch.advantages) if config.normalize_advantages else batch.advantages
+    policy_loss = losses.clipped_surrogate(ratio, advantages, config.clip_eps)
+    if config.vf_clip_eps is None:
+        value_loss = losses.squared_error(new.value, batch.returns)
+    else:
+        value_loss = losses.clipped_squared_error(new.value, batch.values, batch.returns, config.vf_clip_eps)
+    entropy = new.entropy.mean()
+    loss = policy_loss + config.vf_coef * value_loss
+    # Left out of the graph where it would only cost a backward pass of zeros.
+    if config.ent_coef:
+        loss = loss - config.ent_coef * entropy
+    with torch.no_grad():
+        distance = losses.approximate_kl(ratio, log_ratio), losses.clip_fraction(ratio, config.clip_eps)
+    return loss, torch.stack([policy_loss, value_loss, entropy, *distance]).detach()
 
 
 def _compiled(function: Objective) -> Objective:

@@ -1,0 +1,159 @@
+"""Networks in rollouts beside PyTorch, the fused engine's gradient beside autograd, a training beside itself."""
+
+from __future__ import annotations
+
+import copy
+import types
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from operant_gpu.errors import InvalidConfig, one_line
+from operant_gpu.hyperparameters import AdamState, Hyperparameters, Samples
+from operant_gpu.models import PPO, MLPPolicy, PPOConfig
+from operant_gpu.models.fused import find_obstacle, kernels_for
+from operant_gpu.models.rollout import Batch
+from operant_gpu.models.update import objective
+from operant_gpu.spaces import action_layout
+from operant_gpu.vector import VecEnv
+from operant_gpu.verification.comparing import Inapplicable, assert_below, assert_equal
+from operant_gpu.verification.stepping import ON_GPU, SEED, STEPS, Maker, started, stored_names
+
+# Of 1 and the number's size, of the gradient's norm: by the precision of products.
+_NETWORK, _GRADIENT = {"ieee": 1e-4, "tf32": 2e-2}, {"ieee": 1e-5, "tf32": 2e-3}
+# Images are flattened: there are kernels for small networks of layers alone.
+_CONFIG = PPOConfig(
+    n_steps=16, batch_size=512, n_epochs=2, hidden_sizes=(64, 64), cnn_channels=(), ent_coef=0.02, seed=SEED
+)
+# What is launched at first, captured, and replayed.
+_ITERATIONS = 3
+
+
+def compare_network(make: Maker) -> str:
+    """Let a network act, and PyTorch evaluate it in float64 for the same observations and actions."""
+    env = started(make)
+    policy = _policy(env, "tf32")
+    stored = env.rollout(STEPS, policy, out=[*stored_names(env), "log_prob", "value", "final_value"])
+    exact, rows = in_float64(policy), _rows(env, stored)
+    with torch.no_grad():
+        expected = exact.evaluate(rows[0], rows[1], None, None, rows[2])
+        following = exact.value(stored["final_obs"].cpu().flatten(0, 1), None, None)
+    is_cut = (stored["truncated"] & ~stored["terminated"]).flatten().cpu()
+    found = {name: stored[name].flatten().cpu().double() for name in ("log_prob", "value", "final_value")}
+    pairs = {
+        "log_prob": (found["log_prob"], expected.log_prob),
+        "value": (found["value"], expected.value),
+        "final_value": (found["final_value"][is_cut], following[is_cut]),
+    }
+    errors = [
+        assert_below(name, float(((one - other).abs() / (1.0 + other.abs())).max()), _NETWORK[policy.precision])
+        for name, (one, other) in pairs.items()
+        if len(other)
+    ]
+    precision = policy.precision if env.backend in ON_GPU else "float32"
+    return f"{STEPS * env.num_envs:,} steps in {precision}: log_prob and values within {max(errors):.2g}"
+
+
+def compare_gradient(make: Maker, precision: str) -> str:
+    """Take one gradient step of the fused engine, which does not move the network, beside autograd in float64."""
+    env = started(make)
+    if precision == "tf32" and env.backend not in ON_GPU:
+        raise Inapplicable("on a CPU, products are float32's")
+    policy = _policy(env, precision)
+    if obstacle := find_obstacle(env, policy, _CONFIG):
+        raise Inapplicable(f"not fused: {obstacle}")
+    stored = env.rollout(STEPS, policy, out=[*stored_names(env), "log_prob", "value"])
+    noise = torch.randn(2, STEPS, env.num_envs, generator=torch.Generator().manual_seed(SEED)).to(env.device)
+    # As after some steps: ratios on both sides of the clip.
+    log_probs, advantages = stored["log_prob"] + 0.2 * noise[0], 3.0 * noise[1]
+    gradient = _fused_gradient(env, policy, stored, log_probs, advantages)
+
+    exact, (obs, actions, masks) = in_float64(policy), _rows(env, stored)
+    old, values, gains = (one.flatten().cpu().double() for one in (log_probs, stored["value"], advantages))
+    loss, _ = objective(exact, _CONFIG, Batch(obs, actions, old, values, gains, gains + values, masks, None, None))
+    parameters = list(exact.parameters())
+    expected = torch.autograd.grad(loss, parameters)
+    found = torch.split(gradient.cpu().double(), [one.numel() for one in expected])
+    whole = float(torch.cat([one.flatten() for one in expected]).norm())
+    errors = [
+        float((one - other.flatten()).norm()) / max(float(other.norm()), 0.01 * whole)
+        for one, other in zip(found, expected, strict=True)
+    ]
+    return f"{gains.numel():,} samples: within {assert_below('gradient', max(errors), _GRADIENT[precision]):.2g}"
+
+
+def compare_trainings(make: Maker) -> str:
+    """Train twice with the same seed."""
+    runs = []
+    for _ in range(2):
+        env = make(64)
+        try:
+            learner = PPO(env, _CONFIG)
+        except InvalidConfig as error:
+            raise Inapplicable(f"PPO does not train it: {one_line(error)}") from error
+        learner.learn(_ITERATIONS * _CONFIG.n_steps * env.num_envs)
+        runs.append(learner.policy.state_dict())
+    for name, tensor in runs[0].items():
+        assert_equal(name, tensor, runs[1][name])
+    return f"{_ITERATIONS} iterations, {learner.engine}: equal in bits"
+
+
+def in_float64(policy: MLPPolicy) -> MLPPolicy:
+    """Return a copy of a policy on the CPU, without its casts to float32."""
+    copied: Any = copy.deepcopy(policy).cpu().double()
+
+    def forward(self: Any, obs: Tensor, state: None, starts: None) -> tuple[Tensor, Tensor, None]:
+        obs = obs.double() if self.normalizer is None else self.normalizer(obs.double())
+        return (*self.network(obs), None)
+
+    copied.forward = types.MethodType(forward, copied)
+    exact: MLPPolicy = copied
+    return exact
+
+
+def _policy(env: VecEnv, precision: str) -> MLPPolicy:
+    """Return a network that is not too sure of what it does."""
+    try:
+        policy = MLPPolicy(env.single_observation_space, env.single_action_space, _CONFIG, precision=precision)
+    except InvalidConfig as error:
+        raise Inapplicable(f"no small network acts in it: {one_line(error)}") from error
+    policy.flat.add_(0.1 * torch.randn(policy.flat.shape, generator=torch.Generator().manual_seed(SEED)))
+    return policy.to(env.device)
+
+
+def _rows(env: VecEnv, stored: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return observations, actions as distributions count them, and masks of a rollout: a row a step, on the CPU."""
+    layout, actions = action_layout(env.single_action_space), stored["action"].cpu()
+    if layout.is_discrete:
+        actions = actions - torch.tensor(layout.low if layout.shape else layout.low[0])
+    masks = stored["action_mask"].cpu().flatten(0, 1) if "action_mask" in stored else None
+    return stored["obs"].cpu().flatten(0, 1), actions.flatten(0, 1), masks
+
+
+def _fused_gradient(
+    env: VecEnv, policy: MLPPolicy, stored: dict[str, Tensor], log_probs: Tensor, advantages: Tensor
+) -> Tensor:
+    mlp, device, config = policy.mlp, env.device, _CONFIG
+    obs, masks = stored["obs"].flatten(2).contiguous(), stored.get("action_mask")
+    samples = Samples(obs, stored["action"], masks, log_probs, stored["value"], advantages)
+    settings = Hyperparameters(
+        clip_eps=config.clip_eps,
+        vf_clip_eps=config.vf_clip_eps,
+        vf_coef=config.vf_coef,
+        ent_coef=config.ent_coef,
+        max_grad_norm=1e9,
+        target_kl=None,
+        normalize_advantages=config.normalize_advantages,
+        n_epochs=1,
+        parts=1,
+    )
+    means, squares = torch.zeros(mlp.layout.size, device=device), torch.zeros(mlp.layout.size, device=device)
+    updates, lr = torch.zeros(2, device=device)
+    zero = torch.zeros((), dtype=torch.int32, device=device)
+    update: Any = kernels_for(env).Update(mlp, action_layout(env.single_action_space), settings, advantages.numel())
+    trainable = torch.ones(len(mlp.layout.shapes), dtype=torch.bool, device=device)
+    adam = AdamState(means, squares, updates, lr)
+    update.run(mlp, samples, adam, seed=SEED, iteration=zero, trainable=trainable, status=zero)
+    # Adam's first means are a tenth of the gradient.
+    return 10.0 * means

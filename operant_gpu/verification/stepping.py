@@ -1,0 +1,133 @@
+"""Steps beside the CPU's, rollouts beside single steps, graphs beside launches."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+from gymnasium.vector import AutoresetMode
+from torch import Tensor
+
+from operant_gpu.errors import BackendError, one_line
+from operant_gpu.vector import VecEnv
+from operant_gpu.verification.comparing import Differs, Inapplicable, Unavailable, assert_equal, ulps_apart
+
+Maker = Callable[..., VecEnv]
+
+# Backends of a GPU.
+ON_GPU = ("triton", "cuda")
+
+# Fills no block of environments; episodes are cut often.
+NUM_ENVS, STEPS, LIMIT, SEED = 300, 20, 9, 7
+# Where there are floats, one that is compared with a bound may fall on its other side.
+_ON_A_BOUND = 1e-3
+
+
+def started(make: Maker, num_envs: int = NUM_ENVS, **settings: object) -> VecEnv:
+    """Return environments after a reset."""
+    env = make(num_envs, max_episode_steps=LIMIT, **settings)
+    env.reset(seed=SEED)
+    return env
+
+
+def stored_names(env: VecEnv) -> list[str]:
+    """Return what a rollout can store of environments."""
+    masks = [] if env.action_mask is None else ["action_mask"]
+    return ["obs", *masks, "action", "reward", "terminated", "truncated", "final_obs"]
+
+
+def compare_steps(make: Maker, plain: str, mode: AutoresetMode) -> str:
+    """Take each step from the same state here and on a CPU's plain backend."""
+    try:
+        reference = started(make, device="cpu", backend=plain, autoreset_mode=mode)
+    except BackendError as error:
+        raise Unavailable(f"nothing to compare with: {one_line(error)}") from error
+    env = started(make, autoreset_mode=mode)
+    differing: Counter[str] = Counter()
+    has_floats = any(column.is_floating_point() for column in reference.state)
+    ulps, on_a_bound, total = _compare("the first state", _state(env), _state(reference)), 0, STEPS * env.num_envs
+    for step in range(STEPS):
+        start = reference.state_dict()
+        env.load_state_dict(start)
+        drawn, actions = (one.rollout(1, "random", out=["action"])["action"][0] for one in (env, reference))
+        assert_equal(f"random actions of step {step}", drawn, actions)
+        for one in (env, reference):
+            one.load_state_dict(start)
+        found, expected = (_after(one, taken) for one, taken in ((env, drawn), (reference, actions)))
+        agree = torch.ones(env.num_envs, dtype=torch.bool)
+        if has_floats:
+            exact = [name for name, tensor in expected.items() if not tensor.is_floating_point()]
+            for name in exact:
+                same = (found[name].cpu() == expected[name]).reshape(env.num_envs, -1).all(1)
+                differing[name] += int((~same).sum())
+                agree &= same
+        on_a_bound += int((~agree).sum())
+        kept, wanted = ({name: one.cpu()[agree] for name, one in named.items()} for named in (found, expected))
+        ulps = max(ulps, _compare(f"step {step}", kept, wanted))
+        if mode is AutoresetMode.DISABLED:
+            reference.reset(options={"reset_mask": expected["terminated"] | expected["truncated"]})
+    if on_a_bound > _ON_A_BOUND * total:
+        listed = ", ".join(f"{name} in {count}" for name, count in differing.most_common(3))
+        raise Differs(f"integers differ in {on_a_bound} of {total} steps, expected at most 1 in 1,000: {listed}")
+    beyond = f"; {on_a_bound} flags on the other side of a bound" if on_a_bound else ""
+    return f"{total:,} steps: draws and integers equal, floats within {ulps:.3g} ulps{beyond}"
+
+
+def compare_rollouts(make: Maker, mode: AutoresetMode) -> str:
+    """Take the steps of a rollout one by one."""
+    env, single = (started(make, autoreset_mode=mode) for _ in range(2))
+    names = stored_names(env)
+    stored = env.rollout(STEPS, "random", out=names)
+    seen = [name for name in names if name in ("obs", "action_mask")]
+    for step, action in enumerate(stored["action"]):
+        before = {"obs": single.observe().clone()}
+        if single.action_mask is not None:
+            before["action_mask"] = single.action_mask.clone()
+        after = _after(single, action)
+        for name in names:
+            if name != "action":
+                one = before[name] if name in seen else after[name]
+                assert_equal(f"{name} of step {step}", stored[name][step], one)
+    for name, tensor in _state(env).items():
+        assert_equal(f"{name} after {STEPS} steps", tensor, _state(single)[name])
+    return f"{STEPS * env.num_envs:,} steps: equal in bits"
+
+
+def compare_replays(make: Maker) -> str:
+    """Capture a step, and replay it beside steps that are launched."""
+    launched, captured = (started(make) for _ in range(2))
+    if captured.backend not in ON_GPU or not torch.cuda.is_available():
+        raise Inapplicable("there are no CUDA graphs on a CPU")
+    actions = launched.rollout(STEPS, "random", out=["action"])["action"]
+    launched.reset(seed=SEED)
+    start, action = captured.state_dict(), actions[0].clone()
+    # Compiled and loaded before the capture.
+    captured.step(action)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = captured.step(action)
+    captured.load_state_dict(start)
+    for step, taken in enumerate(actions):
+        action.copy_(taken)
+        graph.replay()
+        expected = _after(launched, taken)
+        for name, tensor in zip(("obs", "reward", "terminated", "truncated"), result):
+            assert_equal(f"{name} of step {step}", tensor, expected[name])
+    return f"{STEPS} replays, {captured.num_envs} environments: equal in bits"
+
+
+def _state(env: VecEnv) -> dict[str, Tensor]:
+    return {f"state.{name}": column for name, column in env.state._asdict().items()}
+
+
+def _after(env: VecEnv, actions: Tensor) -> dict[str, Tensor]:
+    """Take a step; return what it gave, by name."""
+    obs, reward, terminated, truncated, info = env.step(actions)
+    named = {"obs": obs, "reward": reward, "terminated": terminated, "truncated": truncated}
+    named |= {"final_obs": info["final_obs"], "return": info["episode"]["r"], "length": info["episode"]["l"]}
+    return named | _state(env) | ({} if env.action_mask is None else {"action_mask": env.action_mask})
+
+
+def _compare(when: str, found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    return max(ulps_apart(f"{name} of {when}", found[name], tensor) for name, tensor in expected.items())
