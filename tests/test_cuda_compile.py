@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import struct
@@ -44,6 +45,17 @@ def test_nvrtc_makes_a_file_that_nvidia_reads(name: str, arch: int) -> None:
         assert 0 < table < table + entry * entries <= len(compiled)
     listing = subprocess.run([NVDISASM, path], capture_output=True, text=True, check=True).stdout
     assert all(f".text.{kernel}:" in listing for kernel in KERNELS)
+
+
+def test_what_was_compiled_is_found_from_another_folder(tmp_path: Path) -> None:
+    from operant_gpu.backends.cuda import cubin
+
+    environment = environment_of("CudaCartPole-v1")
+    moved = dataclasses.replace(environment, source=Path(shutil.copy(environment.source, tmp_path)))
+    here, there = (cubin(one, one.make_params({}), "sm_90") for one in (environment, moved))
+    assert here == there
+    other = moved.make_params({"gravity": 5.0})
+    assert cubin(moved, other, "sm_90") != here
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")

@@ -83,11 +83,12 @@ def cubin(environment: CudaEnvironment, params: Any, arch: str) -> Path:
         InvalidConfig: If the author's file does not compile.
     """
     version = _check_nvrtc(arch)
-    source, options = program(environment, params), (*OPTIONS, f"-I{_folder(environment)}", f"-arch={arch}")
-    digest = hashlib.sha256(f"{version}{options}{source}".encode()).hexdigest()[:32]
+    beside, source, options = str(_folder(environment)), program(environment, params), (*OPTIONS, f"-arch={arch}")
+    # Of no folder's name: what was compiled may be carried to another machine.
+    digest = hashlib.sha256(f"{version}{options}{source.replace(beside, '')}".encode()).hexdigest()[:32]
     path = folder("cuda") / f"{digest}.cubin"
     if not path.exists():
-        write_whole(path, _compiled(environment, params, source, options))
+        write_whole(path, _compiled(environment, params, source, (*options, f"-I{beside}")))
     return path
 
 
