@@ -17,8 +17,9 @@ from operant_gpu.models.rollout import Batch
 from operant_gpu.models.update import objective
 from operant_gpu.spaces import action_layout
 from operant_gpu.vector import VecEnv
+from operant_gpu.verification import stepping
 from operant_gpu.verification.comparing import Inapplicable, assert_below, assert_equal
-from operant_gpu.verification.stepping import ON_GPU, SEED, STEPS, Maker, started, stored_names
+from operant_gpu.verification.stepping import ON_GPU, SEED, Maker, started, stored_names
 
 # Of 1 and the number's size, of the gradient's norm: by the precision of products.
 _NETWORK, _GRADIENT = {"ieee": 1e-4, "tf32": 2e-2}, {"ieee": 1e-5, "tf32": 2e-3}
@@ -34,7 +35,7 @@ def compare_network(make: Maker) -> str:
     """Let a network act, and PyTorch evaluate it in float64 for the same observations and actions."""
     env = started(make)
     policy = _policy(env, "tf32")
-    stored = env.rollout(STEPS, policy, out=[*stored_names(env), "log_prob", "value", "final_value"])
+    stored = env.rollout(stepping.STEPS, policy, out=[*stored_names(env), "log_prob", "value", "final_value"])
     exact, rows = in_float64(policy), _rows(env, stored)
     with torch.no_grad():
         expected = exact.evaluate(rows[0], rows[1], None, None, rows[2])
@@ -52,7 +53,7 @@ def compare_network(make: Maker) -> str:
         if len(other)
     ]
     precision = policy.precision if env.backend in ON_GPU else "float32"
-    return f"{STEPS * env.num_envs:,} steps in {precision}: log_prob and values within {max(errors):.2g}"
+    return f"{stepping.STEPS * env.num_envs:,} steps in {precision}: log_prob and values within {max(errors):.2g}"
 
 
 def compare_gradient(make: Maker, precision: str) -> str:
@@ -63,8 +64,8 @@ def compare_gradient(make: Maker, precision: str) -> str:
     policy = _policy(env, precision)
     if obstacle := find_obstacle(env, policy, _CONFIG):
         raise Inapplicable(f"not fused: {obstacle}")
-    stored = env.rollout(STEPS, policy, out=[*stored_names(env), "log_prob", "value"])
-    noise = torch.randn(2, STEPS, env.num_envs, generator=torch.Generator().manual_seed(SEED)).to(env.device)
+    stored = env.rollout(stepping.STEPS, policy, out=[*stored_names(env), "log_prob", "value"])
+    noise = torch.randn(2, stepping.STEPS, env.num_envs, generator=torch.Generator().manual_seed(SEED)).to(env.device)
     # As after some steps: ratios on both sides of the clip.
     log_probs, advantages = stored["log_prob"] + 0.2 * noise[0], 3.0 * noise[1]
     gradient = _fused_gradient(env, policy, stored, log_probs, advantages)

@@ -24,9 +24,9 @@ NUM_ENVS, STEPS, LIMIT, SEED = 300, 20, 9, 7
 _ON_A_BOUND = 1e-3
 
 
-def started(make: Maker, num_envs: int = NUM_ENVS, **settings: object) -> VecEnv:
+def started(make: Maker, **settings: object) -> VecEnv:
     """Return environments after a reset."""
-    env = make(num_envs, max_episode_steps=LIMIT, **settings)
+    env = make(NUM_ENVS, max_episode_steps=LIMIT, **settings)
     env.reset(seed=SEED)
     return env
 
