@@ -21,6 +21,9 @@ REHEARSED = "bad_values or checkpoint or ((what_numpy_does or equals_single) and
 NOT_TRITONS = "not Cuda and not MinAtar"
 
 _kernels: Kernels | None = None
+# Whether this process runs tests for another, which collects their reports. A variable of the environment would also be
+# that of a run around this one.
+_is_worker = False
 
 
 def command(mode: str) -> list[str]:
@@ -41,7 +44,8 @@ def command(mode: str) -> list[str]:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Count compilations, in each process that runs tests; without a GPU, install what stands for it."""
-    global _kernels
+    global _kernels, _is_worker
+    _is_worker = hasattr(config, "workerinput")
     mode = os.environ[MODE]
     if mode != "run":
         _stand_in(mode)
@@ -71,7 +75,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Write a test's row, in the process that collects reports."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    if _is_worker:
         return
     mode = os.environ[MODE]
     told: dict[str, Any] = dict(report.user_properties)
