@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from contract_envs import Drift, Functions, Lamps, MaskedDials
 
 import operant_gpu
 from operant_gpu import BackendError, InvalidConfig
@@ -43,6 +44,13 @@ def test_a_cpu_is_verified_and_what_is_not_is_said() -> None:
     assert f"torch {torch.__version__}" in software
     assert len(rows) == len(report.checks)
     assert counts.startswith(f"{len(rows) - 1} ok, 0 failed, 1 skipped")
+
+
+@pytest.mark.parametrize("environment", [Drift, MaskedDials, Lamps, Functions], ids=lambda one: one.id)
+def test_every_kind_of_environment_is_verified(environment: Any) -> None:
+    report = operant_gpu.verify(environment)
+    assert report.passed, str(report)
+    assert any("gradient kernel beside autograd, ieee" in check.name for check in report.checks)
 
 
 @without_gpu

@@ -25,7 +25,14 @@ from operant_gpu.verification.stepping import ON_GPU, SEED, Maker, started, stor
 _NETWORK, _GRADIENT = {"ieee": 1e-4, "tf32": 2e-2}, {"ieee": 1e-5, "tf32": 2e-3}
 # Images are flattened: there are kernels for small networks of layers alone.
 _CONFIG = PPOConfig(
-    n_steps=16, batch_size=512, n_epochs=2, hidden_sizes=(64, 64), cnn_channels=(), ent_coef=0.02, seed=SEED
+    n_steps=16,
+    batch_size=512,
+    n_epochs=2,
+    hidden_sizes=(64, 64),
+    cnn_channels=(),
+    ent_coef=0.02,
+    seed=SEED,
+    normalize_observations=True,
 )
 # What is launched at first, captured, and replayed.
 _ITERATIONS = 3
@@ -114,11 +121,16 @@ def in_float64(policy: MLPPolicy) -> MLPPolicy:
 
 
 def _policy(env: VecEnv, precision: str) -> MLPPolicy:
-    """Return a network that is not too sure of what it does."""
+    """Return a network that is not too sure of what it does, with the scaling that the environments need."""
     try:
         policy = MLPPolicy(env.single_observation_space, env.single_action_space, _CONFIG, precision=precision)
     except InvalidConfig as error:
         raise Inapplicable(f"no small network acts in it: {one_line(error)}") from error
+    seen = env.rollout(stepping.STEPS, "random", out=["obs"])["obs"]
+    if not seen.isfinite().all():
+        raise Inapplicable("its observations are not finite")
+    assert policy.normalizer is not None
+    policy.normalizer.update(seen.cpu())
     policy.flat.add_(0.1 * torch.randn(policy.flat.shape, generator=torch.Generator().manual_seed(SEED)))
     return policy.to(env.device)
 
@@ -136,8 +148,9 @@ def _fused_gradient(
     env: VecEnv, policy: MLPPolicy, stored: dict[str, Tensor], log_probs: Tensor, advantages: Tensor
 ) -> Tensor:
     mlp, device, config = policy.mlp, env.device, _CONFIG
-    obs, masks = stored["obs"].flatten(2).contiguous(), stored.get("action_mask")
-    samples = Samples(obs, stored["action"], masks, log_probs, stored["value"], advantages)
+    masks = stored["action_mask"].contiguous() if "action_mask" in stored else None
+    obs, actions = stored["obs"].flatten(2).contiguous(), stored["action"].contiguous()
+    samples = Samples(obs, actions, masks, log_probs, stored["value"], advantages)
     settings = Hyperparameters(
         clip_eps=config.clip_eps,
         vf_clip_eps=config.vf_clip_eps,
