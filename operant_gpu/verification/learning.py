@@ -41,8 +41,8 @@ _ITERATIONS = 3
 def compare_network(make: Maker) -> str:
     """Let a network act, and PyTorch evaluate it in float64 for the same observations and actions."""
     env = started(make)
-    policy = _policy(env, "tf32")
-    stored = env.rollout(stepping.STEPS, policy, out=[*stored_names(env), "log_prob", "value", "final_value"])
+    policy = _policy(env)
+    stored = _acted(env, policy)
     exact, rows = in_float64(policy), _rows(env, stored)
     with torch.no_grad():
         expected = exact.evaluate(rows[0], rows[1], None, None, rows[2])
@@ -68,10 +68,12 @@ def compare_gradient(make: Maker, precision: str) -> str:
     env = started(make)
     if precision == "tf32" and env.backend not in ON_GPU:
         raise Inapplicable("on a CPU, products are float32's")
-    policy = _policy(env, precision)
+    policy = _policy(env)
+    stored = _acted(env, policy)
+    # Of the products in the update, too.
+    policy.precision = precision
     if obstacle := find_obstacle(env, policy, _CONFIG):
         raise Inapplicable(f"not fused: {obstacle}")
-    stored = env.rollout(stepping.STEPS, policy, out=[*stored_names(env), "log_prob", "value"])
     noise = torch.randn(2, stepping.STEPS, env.num_envs, generator=torch.Generator().manual_seed(SEED)).to(env.device)
     # As after some steps: ratios on both sides of the clip.
     log_probs, advantages = stored["log_prob"] + 0.2 * noise[0], 3.0 * noise[1]
@@ -120,19 +122,24 @@ def in_float64(policy: MLPPolicy) -> MLPPolicy:
     return exact
 
 
-def _policy(env: VecEnv, precision: str) -> MLPPolicy:
+def _policy(env: VecEnv) -> MLPPolicy:
     """Return a network that is not too sure of what it does, with the scaling that the environments need."""
     try:
-        policy = MLPPolicy(env.single_observation_space, env.single_action_space, _CONFIG, precision=precision)
+        policy = MLPPolicy(env.single_observation_space, env.single_action_space, _CONFIG)
     except InvalidConfig as error:
         raise Inapplicable(f"no small network acts in it: {one_line(error)}") from error
-    seen = env.rollout(stepping.STEPS, "random", out=["obs"])["obs"]
+    seen = env.rollout(stepping.STEPS, "random", out=stored_names(env))["obs"]
     if not seen.isfinite().all():
         raise Inapplicable("its observations are not finite")
     assert policy.normalizer is not None
     policy.normalizer.update(seen.cpu())
     policy.flat.add_(0.1 * torch.randn(policy.flat.shape, generator=torch.Generator().manual_seed(SEED)))
     return policy.to(env.device)
+
+
+def _acted(env: VecEnv, policy: MLPPolicy) -> dict[str, Tensor]:
+    """Return a rollout in which a policy acts."""
+    return env.rollout(stepping.STEPS, policy, out=[*stored_names(env), "log_prob", "value", "final_value"])
 
 
 def _rows(env: VecEnv, stored: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
