@@ -38,7 +38,7 @@ def install(mode: str, executes: bool = False) -> None:
     make_cubin, folder = CUDABackend.make_cubin, knobs.cache.dir
     if mode == "rehearse" or executes:
         driver = operant.install()
-        if executes:
+        if mode == "precompile":
             _compile_twice(driver, compiler, make_cubin, folder)
     else:
         driver = operant.install(capability=CAPABILITY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -73,15 +74,13 @@ def remove_partials(folder: Path, names: Sequence[str] = ("*",)) -> None:
 
 
 def try_to_write(folder: Path) -> None:
-    """Make a folder and a file in it, which is removed again: better to know before work than after.
+    """Make a folder, and a file in it that never has a name where that can be: better to know before work than after.
 
     Raises:
         OSError: If that is not possible.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    probe = _partial(folder / "probe")
-    probe.touch()
-    probe.unlink()
+    tempfile.TemporaryFile(dir=folder).close()
 
 
 def _partial(target: Path) -> Path:

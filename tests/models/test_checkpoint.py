@@ -14,7 +14,7 @@ import torch
 
 import operant_gpu
 from operant_gpu import CheckpointError, InvalidConfig
-from operant_gpu.files import make_whole, remove_partials, write_whole
+from operant_gpu.files import make_whole, remove_partials, try_to_write, write_whole
 from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.models.checkpoint import _signed
 
@@ -177,6 +177,14 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     (tmp_path / ".file.1.partial").touch()
     remove_partials(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_trying_to_write_leaves_nothing_where_it_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As if the process ended before it could remove what it made.
+    for remove in ("unlink", "remove"):
+        monkeypatch.setattr(os, remove, lambda *_, **__: None)
+    try_to_write(tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 @pytest.mark.parametrize("path", [None, 5, "", "a\0b", b"bytes"])
