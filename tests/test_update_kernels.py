@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import INTERPRETED
+from executed import executed
 from gymnasium import spaces
 from torch import Tensor
 from updates import (
@@ -113,6 +114,16 @@ def test_what_is_not_finite_moves_nothing(kernels: Any, column: int) -> None:
     assert given.policy.flat.isfinite().all()
     assert fused.means.isfinite().all()
     assert first_bad > 0 or torch.equal(given.policy.flat, before)
+
+
+def test_rounded_in_compiled_code() -> None:
+    bits, found = (torch.tensor(numbers, dtype=torch.int32) for numbers in executed("rounded.py").values())
+    x, rounded = bits.view(torch.float32), found.view(torch.float32)
+    assert torch.equal(found & 0x1FFF, torch.zeros_like(found))
+    assert torch.equal(rounded.isnan(), x.isnan())
+    numbers = x.isfinite() & rounded.isfinite()
+    # Half a spacing of 11 significant bits.
+    assert ((rounded - x).abs()[numbers] <= (2.0**-11 * x.abs())[numbers] + 1e-42).all()
 
 
 def test_after_a_fault_nothing_moves(kernels: Any) -> None:

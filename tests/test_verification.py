@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
-import os
+import math
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from contract_envs import Drift, Functions, Lamps, MaskedDials
+from executed import HERE, executed
+from gymnasium import spaces
 
 import operant_gpu
 from operant_gpu import BackendError, InvalidConfig
+from operant_gpu.backends import select
+from operant_gpu.backends.failures import KernelError
 from operant_gpu.cli import main
+from operant_gpu.machine import machine_name, versions
 from operant_gpu.verification import Check, Report, examine, learning, stepping
-from operant_gpu.verification.comparing import MAX_ULPS, Differs, assert_equal, ulps_apart
+from operant_gpu.verification.comparing import MAX_ULPS, Differs, assert_equal, assert_near
 
-HERE = Path(__file__).parent
+# Of what is verified if nothing is named.
+BACKENDS = ("triton", "triton", "triton", "cuda")
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="of machines without a GPU")
 
 
@@ -54,11 +61,16 @@ def test_every_kind_of_environment_is_verified(environment: Any) -> None:
 
 
 @without_gpu
-def test_the_command_line_verifies_an_environment_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_verifies_an_environment_of_ones_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = HERE.parent / "examples" / "custom_environment.py"
     name = re.search(r"^(\w+) = Environment\(", file.read_text(), re.MULTILINE)[1]
+    monkeypatch.setenv("COLUMNS", "0")
     assert main(["doctor", f"{file}:{name}", "--verify", "--json"]) == 2
-    checks = json.loads(capsys.readouterr().out)
+    report = json.loads(capsys.readouterr().out)
+    checks = report.pop("checks")
+    assert report == {"machine": machine_name(), "versions": versions()}
     assert {check["state"] for check in checks} == {"ok", "skipped"}
     assert checks[-1] == Check("GPU", "skipped", checks[-1]["text"])._asdict()
     assert all(check["seconds"] > 0.0 for check in checks[:-1])
@@ -89,14 +101,87 @@ def test_what_raises_is_a_failure_and_others_are_looked_at(monkeypatch: pytest.M
 
     monkeypatch.setattr(operant_gpu.VecEnv, "rollout", refuse)
     found = {check.name: check for check in examine("GridWalk-v0")}
-    assert found["GridWalk-v0: network in a rollout beside PyTorch"][1:3] == ("failed", "BackendError: no such luck")
+    assert found["GridWalk-v0: network in a rollout beside PyTorch"][1:3] == ("failed", "no such luck")
     assert found["GridWalk-v0: training beside itself"].state == "failed"
 
 
-def test_a_backend_that_is_missing_is_no_failure() -> None:
-    report = Report("", {}, tuple(examine("CartPole-v1", "cuda:99")))
+@without_gpu
+def test_a_device_that_is_not_there_is_refused() -> None:
+    for device in ("cuda", torch.device("cuda:99")):
+        with pytest.raises(BackendError, match="is not there"):
+            operant_gpu.verify(operant_gpu.make("CartPole-v1"), device=device)
+    with pytest.raises(InvalidConfig, match="expected 'auto', 'cpu'"):
+        operant_gpu.verify("CartPole-v1", device="meta")
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (BackendError("no package"), "skipped"),
+        (KernelError("a bad file"), "failed"),
+        (RuntimeError("the device answers nothing"), "failed"),
+    ],
+)
+def test_what_is_missing_is_told_from_what_is_broken(
+    error: Exception, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str, batch: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(select, "create", refuse)
+    checks = list(examine(device="cpu"))
+    assert [check.state for check in checks[:4]] == [state] * 4
+    assert checks[0].name == "CartPole-v1: backend"
+    assert str(error) in checks[0].text
+
+
+@without_gpu
+def test_a_gpu_whose_packages_are_missing_is_not_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: str(device))
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: contextlib.nullcontext())
+    monkeypatch.setattr(select, "_missing", lambda backend: "a package" if backend in ("triton", "cuda") else None)
+    report = operant_gpu.verify()
     assert report.passed
-    assert "cuda:99 is not there" in report.checks[0].text
+    assert not report.complete
+    assert report.machine == "cuda:0"
+    assert [check.text for check in report.checks] == [f"the {name} backend needs a package" for name in BACKENDS]
+
+
+@without_gpu
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_what_is_set_in_pytorch_changes_nothing(dtype: torch.dtype) -> None:
+    expected, state = operant_gpu.verify("CartPole-v1"), torch.get_rng_state()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"), torch.inference_mode(), torch.autocast("cpu"):
+            report = operant_gpu.verify("CartPole-v1")
+            assert torch.empty(0).device.type == "meta"
+        assert torch.get_default_dtype() == dtype
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert [check[:3] for check in report.checks] == [check[:3] for check in expected.checks]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("bounds", [(-np.inf, np.inf), (0.0, np.inf)])
+def test_a_box_without_bounds_is_verified(bounds: tuple[float, float]) -> None:
+    space = spaces.Box(*bounds, (1,))
+    definition = dataclasses.replace(operant_gpu.registry.find("Pendulum-v1"), action_space=space)
+    report = operant_gpu.verify(definition)
+    assert report.passed, str(report)
+
+
+def test_a_gradient_that_is_no_number_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed = learning._fused_gradient
+    monkeypatch.setattr(
+        learning, "_fused_gradient", lambda *args: computed(*args).index_fill_(0, torch.tensor([-1]), math.nan)
+    )
+    (check,) = [check for check in examine("CartPole-v1", "cpu") if "autograd, ieee" in check.name]
+    assert check.state == "failed"
+    assert re.match(r"gradient of \S+: off by nan, expected less than 0.0001", check.text)
 
 
 @pytest.mark.parametrize("env", ["NoSuch-v0", 3])
@@ -113,41 +198,60 @@ def test_doctor_without_verify_takes_no_environment(capsys: pytest.CaptureFixtur
 def test_floats_are_compared_by_the_spacing_at_the_largest() -> None:
     expected = torch.tensor([1.0, 1e-6, float("nan"), float("inf")])
     near = expected + torch.tensor([0.0, 100 * 2.0**-23, 0.0, 0.0])
-    assert ulps_apart("x", near, expected) == pytest.approx(100.0, rel=0.01)
+    assert assert_near("x", near, expected) == pytest.approx(100.0, rel=0.01)
     with pytest.raises(Differs, match=r"x, \(4,\): 1 are more than 256 ulps away; at 1 came .*, expected 9.9"):
-        ulps_apart("x", expected + torch.tensor([0.0, 2 * MAX_ULPS * 2.0**-23, 0.0, 0.0]), expected)
-    with pytest.raises(Differs, match="where it is finite"):
-        ulps_apart("x", torch.ones(4), expected)
-    assert ulps_apart("nothing", torch.zeros(0), torch.zeros(0)) == 0.0
+        assert_near("x", expected + torch.tensor([0.0, 2 * MAX_ULPS * 2.0**-23, 0.0, 0.0]), expected)
+    for other in (torch.ones(4), expected.flip(0), expected * torch.tensor([1.0, 1.0, 1.0, -1.0])):
+        with pytest.raises(Differs, match="what is not finite"):
+            assert_near("x", other, expected)
+    columns = torch.tensor([[1e6, 5.0], [1e6, 5.0]])
+    with pytest.raises(Differs, match=r"1 are more than 256 ulps away; at 3 came -5, expected 5"):
+        assert_near("a small one beside large ones", columns * torch.tensor([[1.0, 1.0], [1.0, -1.0]]), columns)
+    assert assert_near("nothing", torch.zeros(0), torch.zeros(0)) == 0.0
     assert_equal("nan", expected, expected)
     with pytest.raises(Differs, match=r"n, \(2,\): 1 differ; at 1 came 3, expected 2"):
         assert_equal("n", torch.tensor([1, 3]), torch.tensor([1, 2]))
 
 
-def on_the_executor(package: Path, checks: int) -> list[dict[str, Any]]:
-    pytest.importorskip("triton", reason="compilation needs Triton")
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(package), str(HERE)])
-    command = [sys.executable, str(HERE / "verified.py"), str(checks)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 def test_compiled_kernels_are_verified() -> None:
-    found = on_the_executor(HERE.parent, 4)
-    assert [check["state"] for check in found] == ["ok"] * 4, found
-    assert "SAME_STEP" in found[1]["name"]
+    found = executed("verified.py", "SAME_STEP|network|autograd|graph")
+    assert [check["state"] for check in found] == ["ok"] * 6, found
 
 
-def test_a_wrong_compiled_kernel_is_found_and_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "right", "wrong", "named", "told"),
+    [
+        (
+            "blocks.py",
+            "elapsed += active.to(tl.int32)",
+            "elapsed += 2 * active.to(tl.int32)",
+            "step kernel beside numpy, NEXT_STEP",
+            "expected at most 1 in 1,000: length in ",
+        ),
+        (
+            "rollout.py",
+            "tl.where(wanted, following, final_value)",
+            "tl.where(wanted, 1.5 * following, final_value)",
+            "network in a rollout beside PyTorch",
+            "final_value: off by ",
+        ),
+        (
+            "update.py",
+            'return tl.dot(a, b, input_precision="tf32")',
+            'return 0.99 * tl.dot(a, b, input_precision="tf32")',
+            "gradient kernel beside autograd, tf32",
+            "gradient of network.",
+        ),
+    ],
+    ids=["step", "network", "gradient"],
+)
+def test_a_wrong_compiled_kernel_is_found_and_named(
+    file: str, right: str, wrong: str, named: str, told: str, tmp_path: Path
+) -> None:
     shutil.copytree(HERE.parent / "operant_gpu", tmp_path / "operant_gpu")
-    file = tmp_path / "operant_gpu" / "kernels" / "blocks.py"
-    right = "elapsed += active.to(tl.int32)"
-    assert right in file.read_text()
-    file.write_text(file.read_text().replace(right, "elapsed += 2 * active.to(tl.int32)"))
-    (check,) = on_the_executor(tmp_path, 1)
-    assert check["state"] == "failed"
-    assert check["name"] == "CartPole-v1: step kernel beside numpy, NEXT_STEP"
-    assert "length in 5400, truncated in 600" in check["text"]
+    path = tmp_path / "operant_gpu" / "kernels" / file
+    assert right in path.read_text()
+    path.write_text(path.read_text().replace(right, wrong))
+    (check,) = executed("verified.py", named, package=tmp_path)
+    assert (check["name"], check["state"]) == (f"CartPole-v1: {named}", "failed")
+    assert told in check["text"]

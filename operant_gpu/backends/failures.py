@@ -8,7 +8,11 @@ from operant_gpu.errors import BackendError, one_line
 from operant_gpu.machine import machine_name, versions
 
 
-def failure(kernel: str, device: torch.device, error: Exception, way_round: str) -> BackendError:
+class KernelError(BackendError):
+    """A kernel that a device does not take, where nothing is missing."""
+
+
+def failure(kernel: str, device: torch.device, error: Exception, way_round: str) -> KernelError:
     """Return the error of a kernel that could not be compiled, loaded or launched.
 
     Launches do not wait, so what is said may also be of a kernel before it.
@@ -21,4 +25,4 @@ def failure(kernel: str, device: torch.device, error: Exception, way_round: str)
     """
     card, software = machine_name(device), ", ".join(f"{name} {version}" for name, version in versions().items())
     what = f"{kernel} does not compile or run on {card} ({software}): {type(error).__name__}: {one_line(error)}"
-    return BackendError(f"{what}; until that is mended, {way_round}; `operant-gpu doctor --verify` tells what works")
+    return KernelError(f"{what}; until that is mended, {way_round}; `operant-gpu doctor --verify` tells what works")

@@ -38,7 +38,7 @@ def resolve(environment: Definition, params: Any, device: str | torch.device, ba
     if device == "auto":
         usable = torch.cuda.is_available() and not _missing(on_gpu)
         device = "cuda" if usable and backend in ("auto", on_gpu) else "cpu"
-    resolved = _existing(device)
+    resolved = existing(device)
     if backend == "auto":
         backend = on_gpu if resolved.type == "cuda" else next(name for name in on_cpu if not _missing(name))
     if backend != on_gpu and resolved.type != "cpu":
@@ -77,7 +77,13 @@ def _known(environment: Definition, params: Any) -> tuple[tuple[str, ...], str]:
     return _TRITON, kind
 
 
-def _existing(device: str | torch.device) -> torch.device:
+def existing(device: str | torch.device) -> torch.device:
+    """Return a device of this machine, with its index.
+
+    Raises:
+        InvalidConfig: If it is none that environments can be on.
+        BackendError: If it is not there.
+    """
     try:
         resolved = torch.device(device)
     except (RuntimeError, TypeError) as error:

@@ -110,4 +110,6 @@ class _Console(Console):
 def _console() -> Console:
     """Return the standard output; where it is no terminal, wide enough for tables that programs read."""
     console = _Console()
-    return console if console.is_terminal or "COLUMNS" in os.environ else _Console(width=_WIDTH_OF_FILES)
+    # Zero columns, as some tools set, would print nothing.
+    has_width = console.width > 0 and (console.is_terminal or "COLUMNS" in os.environ)
+    return console if has_width else _Console(width=_WIDTH_OF_FILES)

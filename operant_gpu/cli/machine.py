@@ -84,7 +84,7 @@ class Doctor:
     env: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="ENV")] = None
     """With --verify: an environment, such as CartPole-v1, or FILE.py:NAME; one of each kind if not given."""
     verify: bool = False
-    """Compare steps, rollouts, gradients and trainings with their references, in about a minute."""
+    """Compare steps, rollouts, gradients and trainings with their references."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -113,7 +113,8 @@ class Doctor:
         with console.status("comparing, and compiling what is compared for the first time"):
             report = verify(None if self.env is None else environment_id(self.env))
         if self.json:
-            console.print_json(json.dumps([check._asdict() for check in report.checks]))
+            checks = [check._asdict() for check in report.checks]
+            console.print_json(json.dumps({**vars(report), "checks": checks}))
         else:
             say(console, str(report))
         return FAILED if not report.passed else 0 if report.complete else INCOMPLETE

@@ -47,10 +47,11 @@ def product(a, b, PRECISION: tl.constexpr):
 def _rounded(x):
     """Return numbers rounded to tf32: the interpreter would take them whole, and tensor cores cut their last bits off.
 
-    Cut off, all errors lean to one side, and gradients were wrong by up to 3e-3 of their norm.
+    Cut off, all errors lean to one side, and gradients were wrong by up to 3e-3 of their norm. A GPU's NaN has all bits
+    set but the sign: the minimum keeps it from overflowing to a zero.
     """
     bits = x.to(tl.int32, bitcast=True)
-    return ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    return ((tl.minimum(bits, 0x7FFFEFFF) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
 
 
 @triton.jit

@@ -37,17 +37,7 @@ class FusedUpdate(Update):
         super().__init__(**arguments)
         self._env, config = env, self.config
         samples = config.n_steps * env.num_envs
-        self._settings = Hyperparameters(
-            clip_eps=config.clip_eps,
-            vf_clip_eps=config.vf_clip_eps,
-            vf_coef=config.vf_coef,
-            ent_coef=config.ent_coef,
-            max_grad_norm=config.max_grad_norm,
-            target_kl=config.target_kl,
-            normalize_advantages=config.normalize_advantages,
-            n_epochs=config.n_epochs,
-            parts=max(1, samples // config.batch_size),
-        )
+        self._settings = hyperparameters(config, samples)
         self._kernels = kernels_for(env)
         actions = action_layout(env.single_action_space)
         self._steps = self._kernels.Update(self.policy.mlp, actions, self._settings, samples)
@@ -114,6 +104,21 @@ class FusedUpdate(Update):
         )
         self._telemetry.add_steps(table)
         self._iteration += 1
+
+
+def hyperparameters(config: PPOConfig, samples: int) -> Hyperparameters:
+    """Return what kernels need to know of a config, for so many samples an iteration."""
+    return Hyperparameters(
+        clip_eps=config.clip_eps,
+        vf_clip_eps=config.vf_clip_eps,
+        vf_coef=config.vf_coef,
+        ent_coef=config.ent_coef,
+        max_grad_norm=config.max_grad_norm,
+        target_kl=config.target_kl,
+        normalize_advantages=config.normalize_advantages,
+        n_epochs=config.n_epochs,
+        parts=max(1, samples // config.batch_size),
+    )
 
 
 def find_obstacle(env: VecEnv, policy: Any, config: PPOConfig) -> str | None:

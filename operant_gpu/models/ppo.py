@@ -126,10 +126,10 @@ class PPO:
     @property
     def engine_reason(self) -> str:
         """Why iterations run so, in a sentence."""
-        if self._obstacle is None:
-            return f"fused kernels train this network on {self.env.device}"
+        fused = f"fused kernels train this network on {self.env.device}"
+        reason = fused if self._obstacle is None else f"not fused: {self._obstacle}"
         failure = next((f"; no graph: {stage.failure}" for stage in self._stages if stage.failure is not None), "")
-        return f"not fused: {self._obstacle}{failure}"
+        return reason + failure
 
     def learn(
         self, total_timesteps: int | None = None, callback: Callback | None = None, *, progress: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Of the spacing of float32 numbers at the tensor's largest: sines and quotients differ in their last bits.
+# Of the spacing of float32 numbers at a component's largest: sines and quotients differ in their last bits.
 MAX_ULPS = 256.0
 
 
@@ -33,19 +33,20 @@ def assert_equal(name: str, found: Tensor, expected: Tensor) -> None:
         )
 
 
-def ulps_apart(name: str, found: Tensor, expected: Tensor) -> float:
-    """Return how far floats are apart, and refuse more than `MAX_ULPS`; integers must be equal."""
+def assert_near(name: str, found: Tensor, expected: Tensor) -> float:
+    """Return how far floats are apart, in spacings at the largest; integers must be equal."""
     if not expected.is_floating_point():
         assert_equal(name, found, expected)
         return 0.0
     one, other = found.cpu().double(), expected.cpu().double()
-    finite = other.isfinite()
-    assert_equal(f"{name}, where it is finite", one.isfinite(), finite)
-    numbers, float32 = torch.where(finite, other, 0.0), torch.finfo(torch.float32)
-    if not numbers.numel():
+    if not other.numel():
         return 0.0
-    spacing = max(float(numbers.abs().max()), float32.tiny) * float32.eps
-    ulps = torch.where(finite, (one - other).abs(), 0.0) / spacing
+    finite, float32 = other.isfinite(), torch.finfo(torch.float32)
+    others = [torch.where(numbers.isfinite(), 0.0, numbers) for numbers in (one, other)]
+    assert_equal(f"{name}, what is not finite", *others)
+    # A component's over all environments: a large one must not hide another.
+    largest = torch.where(finite, other, 0.0).abs().amax(0, keepdim=True)
+    ulps = torch.where(finite, (one - other).abs(), 0.0) / (largest.clamp(min=float32.tiny) * float32.eps)
     if ulps.max() > MAX_ULPS:
         place = int(ulps.argmax())
         raise Differs(

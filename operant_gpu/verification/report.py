@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from gymnasium.vector import AutoresetMode
 
+from operant_gpu.backends.failures import KernelError
+from operant_gpu.backends.select import existing
 from operant_gpu.cuda_environment import CudaEnvironment
 from operant_gpu.environment import Definition
 from operant_gpu.errors import BackendError, InvalidConfig, one_line
@@ -88,51 +90,58 @@ def verify(env: VecEnv | Definition | str | None = None, *, device: str | torch.
     Args:
         env: A definition, an id, or a vector environment: then its definition, parameters and device are meant, and
             it is left as it is. CartPole, Pendulum, Snake and Breakout if None.
-        device: As `VecEnv` takes it.
+        device: As `VecEnv` takes it; "auto" is a GPU if PyTorch sees one.
 
     Returns:
         The report. What is found wrong does not raise.
 
     Raises:
         InvalidConfig: If there is no such environment or device.
+        BackendError: If the device is not there.
     """
-    checks = tuple(examine(env, device))
-    return Report(machine_name(None if device == "auto" else torch.device(device)), versions(), checks)
+    where = _device(env, device)
+    return Report(machine_name(where), versions(), tuple(examine(env, where)))
 
 
 def examine(env: VecEnv | Definition | str | None = None, device: str | torch.device = "auto") -> Iterator[Check]:
     """Yield the checks of `verify`, each as soon as it was made."""
-    for make in [_maker(one, device) for one in (_USUAL if env is None else (env,))]:
-        yield from _checks(make)
+    where = _device(env, device)
+    for one in _USUAL if env is None else (env,):
+        yield from _checks(*_definition(one), where)
     if not torch.cuda.is_available():
         yield Check("GPU", SKIPPED, "PyTorch sees no CUDA device: what runs on a GPU is not verified")
 
 
-def _maker(env: VecEnv | Definition | str, device: str | torch.device) -> Maker:
-    """Return what makes vector environments of a definition."""
-    params = {}
+def _device(env: object, device: str | torch.device) -> torch.device:
+    if device == "auto":
+        # A GPU also where an environment would take the CPU beside it, for want of a package: that is to be told.
+        device = env.device if isinstance(env, VecEnv) else "cuda" if torch.cuda.is_available() else "cpu"
+    return existing(device)
+
+
+def _definition(env: VecEnv | Definition | str) -> tuple[Definition, dict[str, Any]]:
+    """Return what is meant, with its parameters."""
     if isinstance(env, VecEnv):
-        definition, params, device = env.environment, env.params._asdict(), env.device
-    else:
-        definition = find(env) if isinstance(env, str) else env
+        return env.environment, env.params._asdict()
+    definition = find(env) if isinstance(env, str) else env
     if not isinstance(definition, Definition):
         raise InvalidConfig("env", f"expected an Environment, a VecEnv or an id, got {env!r}")
-
-    def make(num_envs: int, **settings: object) -> VecEnv:
-        return VecEnv(definition, num_envs, params=params, **{"device": device, **settings})  # type: ignore[arg-type]
-
-    return make
+    return definition, {}
 
 
-def _checks(make: Maker) -> Iterator[Check]:
+def _checks(definition: Definition, params: dict[str, Any], device: torch.device) -> Iterator[Check]:
+    make: Maker = functools.partial(VecEnv, definition, params=params, device=device)
+    plain = "cpp" if isinstance(definition, CudaEnvironment) else "numpy"
     try:
-        env = make(1)
-    except BackendError as error:
-        yield Check("backend", SKIPPED, one_line(error))
+        with _undisturbed(device):
+            backend = make(1).backend
+    except Exception as error:
+        # What is missing cannot be verified; what is there and does not work is wrong.
+        is_missing = isinstance(error, BackendError) and not isinstance(error, KernelError)
+        yield Check(f"{definition.id}: backend", SKIPPED if is_missing else FAILED, _told(error))
         return
-    plain = "cpp" if isinstance(env.environment, CudaEnvironment) else "numpy"
     checks: dict[str, Callable[[], str]] = {}
-    if env.backend != plain:
+    if backend != plain:
         for mode in AutoresetMode:
             name = f"step kernel beside {plain}, {mode.name}"
             checks[name] = functools.partial(compare_steps, make, plain, mode)
@@ -147,19 +156,40 @@ def _checks(make: Maker) -> Iterator[Check]:
     checks["graph of the step kernel beside launches"] = functools.partial(compare_replays, make)
     for name, check in checks.items():
         with contextlib.suppress(Inapplicable):
-            yield _made(f"{env.environment.id}: {name}", check)
+            yield _made(f"{definition.id}: {name}", check, device)
 
 
-def _made(name: str, check: Callable[[], str]) -> Check:
+def _made(name: str, check: Callable[[], str], device: torch.device) -> Check:
     began = time.perf_counter()
     try:
-        state, text = OK, check()
+        with _undisturbed(device):
+            state, text = OK, check()
     except Inapplicable:
         raise
-    except Unavailable as error:
-        state, text = SKIPPED, str(error)
-    except Differs as error:
-        state, text = FAILED, str(error)
     except Exception as error:
-        state, text = FAILED, f"{type(error).__name__}: {one_line(error)}"
+        state, text = SKIPPED if isinstance(error, Unavailable) else FAILED, _told(error)
     return Check(name, state, text, time.perf_counter() - began)
+
+
+def _told(error: Exception) -> str:
+    ours = isinstance(error, BackendError | Differs | Unavailable)
+    return one_line(error) if ours else f"{type(error).__name__}: {one_line(error)}"
+
+
+@contextlib.contextmanager
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """Check the same whatever is set in PyTorch, and leave that and its random numbers as they are."""
+    is_gpu, dtype = device.type == "cuda", torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with (
+            torch.device("cpu"),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False),
+            torch.random.fork_rng([device] if is_gpu else []),
+        ):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)

@@ -108,6 +108,8 @@ def pretend(patch: pytest.MonkeyPatch | None = None) -> None:
         "synchronize": lambda device=None: None,
         "current_stream": lambda device=None: stream,
         "set_stream": lambda stream: None,
+        "get_rng_state": lambda device=None: torch.get_rng_state(),
+        "set_rng_state": lambda state, device=None: None,
         "CUDAGraph": Graph,
         "graph": capturing,
     }
