@@ -7,8 +7,8 @@
 
 Stages are processes of their own, the most valuable first. Each has a time limit and runs whatever became of the one
 before. Every result is a line of OUT/results.jsonl as soon as it is there, every output goes to OUT/log.txt, and the
-table grows by a line at a time. The exit status is 0 if every stage got through; what cannot be had on a machine is
-"skipped", and does not count against it.
+table grows by a line at a time. Both files are added to. The exit status is 0 if every stage got through; what cannot
+be had on a machine is "skipped", and does not count against it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import platform
 import shlex
 import signal
 import subprocess
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import gpu_cache
-from gpu_rows import BAD, FAILED, HEADINGS, LEFT_OUT, NOTE, OK, RESULTS, SKIPPED, STAND_IN, Row, read, write
+from gpu_rows import BAD, FAILED, HEADINGS, LEFT_OUT, NOTE, OK, RESULTS, RUN, SKIPPED, STAND_IN, Row, read, write
 
 ROOT = Path(__file__).parents[1]
 # A stage that would have less is left out.
@@ -69,34 +70,47 @@ class Run:
     """One run: its files, its clock and its table.
 
     Args:
-        out: Folder for results and log, which are begun anew.
+        out: Folder for results and log, which go on where they end.
         seconds: For all stages together.
         mode: "run", "rehearse" or "precompile".
         cache: Folder of kernels that were compiled beforehand, if there is one.
     """
 
     def __init__(self, out: Path, seconds: float, mode: str = "run", cache: Path | None = None) -> None:
+        # Stages have another working directory.
+        out = out.resolve()
         out.mkdir(parents=True, exist_ok=True)
         self.results, self.log = out / "results.jsonl", out / "log.txt"
         self._mode, self._cache, self._end = mode, cache, time.monotonic() + seconds
-        self._read = 0
         for path in (self.results, self.log):
-            path.write_bytes(b"")
+            with path.open("ab") as file:
+                # The run before may have been killed within a line.
+                file.write(b"\n" if file.tell() else b"")
+        self._begin = self._shown = self.results.stat().st_size
         if cache is not None:
             gpu_cache.settle(cache)
 
     def __call__(self, stages: tuple[Stage, ...]) -> int:
         """Run the stages; return the exit status."""
         print(HEADINGS, flush=True)
-        about = {"command": command_line(), "mode": self._mode, "date": datetime.now(timezone.utc).isoformat()}
-        self._write(Row("", "the run", NOTE, data={**about, "stages": "".join(stage.letter for stage in stages)}))
+        about = {"command": command_line(), "mode": self._mode, "host": platform.node()}
+        about |= {"date": datetime.now(timezone.utc).isoformat(), "stages": "".join(stage.letter for stage in stages)}
+        self._write(Row("", "the run", NOTE, data=about))
         if self._cache is not None:
             self._write(Row("", "compiled beforehand", NOTE, gpu_cache.contents(self._cache)))
-        states = [self._run(stage) for stage in stages]
+        states, status = list[str](), 0
+        try:
+            for stage in stages:
+                states.append(self._run(stage))
+        except Stopped as stopped:
+            status, words = 128 + stopped.number, f"the run was ended by {signal.Signals(stopped.number).name}"
+            for stage in stages[len(states) :]:
+                states.append(LEFT_OUT)
+                self._write(Row(stage.letter, stage.title, LEFT_OUT, words, data={"whole": True}))
         self._write(Row("", "kernels", NOTE, counted(self._all_rows())))
         tally = ", ".join(f"{number} {state}" for state, number in Counter(states).items())
         print(f"stages: {tally}\nresults: {self.results}\nlog: {self.log}", flush=True)
-        return int(any(state in BAD for state in states))
+        return status or int(any(state in BAD for state in states))
 
     def _run(self, stage: Stage) -> str:
         """Run a stage to its end or its limit; return its state."""
@@ -137,7 +151,8 @@ class Run:
     def _environment(self) -> dict[str, str]:
         folders = [ROOT, ROOT / "tests", ROOT / "bench"]
         path = os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
-        variables = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", RESULTS: str(self.results)}
+        variables = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+        variables |= {RESULTS: str(self.results), RUN: str(os.getpid())}
         if self._cache is not None:
             variables |= gpu_cache.variables(self._cache, self._mode == "precompile")
         elif self._mode == "rehearse":
@@ -150,18 +165,22 @@ class Run:
         self._show()
 
     def _all_rows(self) -> list[Row]:
-        return read(self.results.read_text(errors="replace").splitlines())
+        return read(self._written(self._begin).splitlines())
 
     def _show(self) -> None:
         """Print the rows that are new in the file."""
-        with self.results.open("rb") as file:
-            file.seek(self._read)
-            text = file.read()
+        text = self._written(self._shown)
         whole = text[: text.rfind(b"\n") + 1]
-        self._read += len(whole)
-        for row in read(whole.decode(errors="replace").splitlines()):
+        self._shown += len(whole)
+        for row in read(whole.splitlines()):
             if not row.quiet and row.what != "the run":
                 print(row.line(), flush=True)
+
+    def _written(self, place: int) -> bytes:
+        """Return what is in the file from a place on."""
+        with self.results.open("rb") as file:
+            file.seek(place)
+            return file.read()
 
 
 def counted(rows: list[Row]) -> str:
@@ -203,45 +222,72 @@ def chosen(letters: str) -> tuple[Stage, ...]:
     unknown = wanted - {stage.letter for stage in STAGES}
     if unknown or not wanted:
         known = ", ".join(f"{stage.letter} ({stage.title})" for stage in STAGES)
-        raise SystemExit(f"--stages: expected letters such as c,d, got {letters!r}: there are {known}")
+        raise argparse.ArgumentTypeError(f"expected letters such as c,d, got {letters!r}: there are {known}")
     return tuple(stage for stage in STAGES if stage.letter in wanted)
 
 
-def interrupted(*_: Any) -> None:
-    """End as Ctrl-C does, so that the stage under way is ended too."""
-    raise KeyboardInterrupt
+def folder(name: str) -> Path:
+    """Return a folder that is there."""
+    if not Path(name).is_dir():
+        raise argparse.ArgumentTypeError(f"expected a folder that --precompile made, got {name!r}")
+    return Path(name)
+
+
+class Stopped(BaseException):
+    """A signal that ends the run."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def stop(number: int, _: Any) -> None:
+    """End the stage under way; the run then says so."""
+    raise Stopped(number)
 
 
 def main(arguments: list[str]) -> int:
     """Do what the command line asks for; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stages", default=",".join(stage.letter for stage in STAGES), help="such as c,d")
+    every = ",".join(stage.letter for stage in STAGES)
+    parser.add_argument("--stages", type=chosen, default=every, help="such as c,d")
     parser.add_argument("--out", type=Path, help="folder for results.jsonl and log.txt (build/gpu)")
     parser.add_argument("--seconds", type=float, default=360.0, help="for all stages together (%(default)s)")
-    parser.add_argument("--cache", type=Path, help="folder that --precompile made (build/gpu-cache, if it is there)")
+    parser.add_argument("--cache", type=folder, help="folder that --precompile made (build/gpu-cache, if it is there)")
     parser.add_argument("--rehearse", action="store_true", help="run it small, without a GPU")
     parser.add_argument("--precompile", type=Path, metavar="DIR", help="compile for sm_90 into this folder")
     parser.add_argument("--pages", type=Path, metavar="FILE", help="turn this results file into pages")
     given = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, interrupted)
     if given.pages is not None:
         # Only here: it needs what the stages do not.
         import gpu_page
 
         return gpu_page.write_pages(given.pages)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+    try:
+        return run(given)
+    except OSError as error:
+        raise SystemExit(f"expected folders that can be written: {error}") from error
+
+
+def run(given: argparse.Namespace) -> int:
+    """Run stages, rehearse them, or compile what they launch; return the exit status."""
+    build = ROOT / "build"
     if given.precompile is not None:
-        run = Run(given.out or ROOT / "build" / "gpu-precompile", 24 * 3600.0, "precompile", given.precompile)
-        status = run(tuple(Stage(one.letter, one.title, 3600) for one in chosen(given.stages)))
+        given.precompile.mkdir(parents=True, exist_ok=True)
+        compiling = Run(given.out or build / "gpu-precompile", 24 * 3600.0, "precompile", given.precompile)
+        status = compiling(tuple(Stage(one.letter, one.title, 3600) for one in given.stages))
         gpu_cache.strip(given.precompile)
         print(f"{given.precompile}: {gpu_cache.contents(given.precompile)}")
         return status
     if given.rehearse:
         # No limits of a GPU's: what takes a millisecond there takes seconds here.
-        run = Run(given.out or ROOT / "build" / "gpu-rehearsal", 24 * 3600.0, "rehearse")
-        return run(tuple(Stage(one.letter, one.title, 600) for one in chosen(given.stages)))
-    usual = ROOT / "build" / "gpu-cache"
+        rehearsal = Run(given.out or build / "gpu-rehearsal", 24 * 3600.0, "rehearse")
+        return rehearsal(tuple(Stage(one.letter, one.title, 600) for one in given.stages))
+    usual = build / "gpu-cache"
     cache = given.cache or (usual if usual.is_dir() else None)
-    return Run(given.out or ROOT / "build" / "gpu", given.seconds, cache=cache)(chosen(given.stages))
+    return Run(given.out or build / "gpu", given.seconds, cache=cache)(given.stages)
 
 
 if __name__ == "__main__":

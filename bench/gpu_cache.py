@@ -23,8 +23,13 @@ def variables(cache: Path, compiles: bool) -> dict[str, str]:
 def settle(cache: Path) -> None:
     """Make the folder usable where it is now: Triton notes the absolute path of each file, and heeds no other."""
     for group in cache.resolve().glob("triton/*/__grp__*.json"):
-        paths = json.loads(group.read_text())["child_paths"]
-        group.write_text(json.dumps({"child_paths": {name: str(group.parent / name) for name in paths}}))
+        try:
+            paths = {name: str(group.parent / name) for name in json.loads(group.read_text())["child_paths"]}
+        except (ValueError, TypeError, KeyError):
+            # Damaged: this kernel is compiled anew.
+            group.unlink()
+            continue
+        group.write_text(json.dumps({"child_paths": paths}))
 
 
 def strip(cache: Path) -> None:

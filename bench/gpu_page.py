@@ -1,15 +1,14 @@
-"""Turn the results of a run of `gpu.py` into bench/results/<card>.json and the tables of docs/performance.md."""
+"""Turn the results of runs of `gpu.py` into bench/results/gpu-<card>.json and the tables of docs/performance.md."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from env_page import table
-from gpu_rows import BAD, NOTE, SKIPPED, STAND_IN, Row, read
+from gpu_rows import BAD, FAILED, LEFT_OUT, NOTE, OK, SKIPPED, STAND_IN, Row, read
 from machine import RESULTS, slug
 
 DOCS = Path(__file__).parents[1] / "docs" / "performance.md"
@@ -17,62 +16,104 @@ BEGIN, END = "<!-- gpu:begin -->", "<!-- gpu:end -->"
 
 
 def write_pages(results: Path, folder: Path = RESULTS, page: Path = DOCS) -> int:
-    """Write both; return the exit status.
+    """Write both, or neither; return the exit status.
 
     Args:
-        results: The lines of a run.
+        results: The lines of runs, of which the newest of each stage counts.
         folder: For the document.
         page: Has the two marks, between which the tables are put.
     """
-    rows = read(results.read_text().splitlines())
-    if refusal := refused(rows):
-        raise SystemExit(f"{results}: {refusal}")
+    runs = runs_of(results)
     text = page.read_text()
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise SystemExit(f"{page}: expected {BEGIN} and {END} once each, the tables go between them")
-    document = document_of(rows)
-    path = folder / f"{slug(document['card']['name'])}.json"
-    path.write_text(json.dumps(document, indent=2) + "\n")
+    try:
+        document = document_of(runs)
+        path = folder / f"gpu-{slug(document['card']['name'])}.json"
+        # No text of a result is to be a mark.
+        tables = page_of(document, path.name).replace("<!--", "&lt;!--")
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise SystemExit(f"{results}: expected results of this version of gpu.py, got {error!r} of them") from error
     before, after = text.split(BEGIN)[0], text.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n{page_of(document, path.name)}\n{END}{after}")
+    path.write_text(json.dumps(document, indent=2) + "\n")
+    page.write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}")
     print(f"written to {path} and {page}")
     return 0
 
 
-def refused(rows: list[Row]) -> str | None:
+def runs_of(results: Path) -> list[list[Row]]:
+    """Return the rows of each run in a results file.
+
+    Raises:
+        SystemExit: If pages must not be made of them, with the reason.
+    """
+    try:
+        lines = results.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SystemExit(f"{results}: expected a results.jsonl of gpu.py: {error}") from error
+    runs, damaged = list[list[Row]](), ""
+    for number, line in enumerate(lines, 1):
+        rows = read([line])
+        if line and not rows:
+            damaged = f"{number}: expected a row of gpu.py, got {line[:60]!r}"
+        for row in rows:
+            if row.what == "the run":
+                # Only the end of a run may be cut off.
+                runs.append([])
+                damaged = ""
+            if damaged or not runs:
+                raise SystemExit(f"{results}:{damaged or f'{number}: expected a row called the run, got {row.what!r}'}")
+            runs[-1].append(row)
+    if not runs:
+        raise SystemExit(f"{results}: expected rows of gpu.py, got none")
+    if refusal := refused(runs):
+        raise SystemExit(f"{results}: {refusal}")
+    return runs
+
+
+def refused(runs: list[list[Row]]) -> str | None:
     """Return why results must not become pages; None if they may."""
-    modes = [row.data.get("mode") for row in rows if row.what == "the run"]
-    if len(modes) != 1:
-        return f"expected the lines of one run, which begin with one called 'the run', got {len(modes)} such lines"
+    rows = [row for run in runs for row in run]
+    modes = {str(run[0].data.get("mode")) for run in runs}
     stand_ins = sum(row.state == STAND_IN for row in rows)
-    if modes != ["run"] or stand_ins:
+    if modes - {"run"} or stand_ins:
         return (
-            f"these are not a GPU's figures (mode {modes[0]!r}, {stand_ins} rows of stand-ins): "
+            f"these are not a GPU's figures (modes {', '.join(sorted(modes))}; {stand_ins} rows of stand-ins): "
             "pages are made from a run of `make gpu` alone"
         )
-    names = {row.what for row in rows if row.state not in BAD}
+    if len(hosts := {str(run[0].data.get("host")) for run in runs}) > 1:
+        return f"these are results of several machines ({', '.join(sorted(hosts))}): give those of one"
+    names = {row.what for row in rows if row.state == OK}
     if missing := [name for name in ("versions", "card") if name not in names]:
         return f"no row {' and '.join(missing)}, without which nobody knows what was measured: run stage a too"
     return None
 
 
-def document_of(rows: list[Row]) -> dict[str, Any]:
+def document_of(runs: list[list[Row]]) -> dict[str, Any]:
     """Return all that programs may want to know, and the states and words of the rest."""
-    known = {row.what: row.data for row in rows}
+    # Of each stage what the newest run says that came to it.
+    newest = {row.stage: number for number, run in enumerate(runs) for row in run if row.stage and is_told(row)}
+    known = {row.what: row.data for number in sorted(set(newest.values())) for row in runs[number] if row.state == OK}
+    begun = [runs[number][0].data for number in sorted(set(newest.values()))]
     return {
         "card": known["card"],
         **known["versions"],
-        "date": known["the run"]["date"][:10],
-        "command": known["the run"]["command"],
+        "date": begun[-1]["date"][:10],
+        "command": "; ".join(dict.fromkeys(one["command"] for one in begun)),
         "stages": {
             letter: [
                 {"what": row.what, "state": row.state, "figure": row.figure, "seconds": row.seconds, "data": row.data}
-                for row in rows
+                for row in runs[newest[letter]]
                 if row.stage == letter and row.state != NOTE
             ]
-            for letter in sorted({row.stage for row in rows} - {""})
+            for letter in sorted(newest)
         },
     }
+
+
+def is_told(row: Row) -> bool:
+    """Return whether a row says that its stage was come to."""
+    return row.state not in (NOTE, LEFT_OUT)
 
 
 def page_of(document: dict[str, Any], name: str) -> str:
@@ -167,8 +208,13 @@ def checks(stages: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, str]]
     for letter, rows in stages.items():
         for row in rows:
             if row["data"].get("whole"):
-                counts = Counter(one["state"] for one in rows if not one["data"].get("whole"))
-                tally = ", ".join(f"{number} {state}" for state, number in counts.items())
-                yield f"{letter}: {row['what']}", f"{row['state']}: {row['figure'] or tally}"
+                yield f"{letter}: {cell(row['what'])}", cell(f"{row['state']}: {row['figure']}")
             elif row["state"] in BAD or (row["state"] == SKIPPED and letter != "f"):
-                yield row["what"].replace("|", "\\|"), f"{row['state']}: {row['figure']}".replace("|", "\\|")
+                yield cell(row["what"]), cell(f"{row['state']}: {row['figure']}")
+        if not any(row["data"].get("whole") for row in rows):
+            yield letter, f"{FAILED}: the run was cut off within this stage"
+
+
+def cell(text: str) -> str:
+    """Return a text as a table's cell, without what ends one."""
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -28,18 +28,21 @@ _is_worker = False
 
 def command(mode: str) -> list[str]:
     """Return how to run the tests."""
-    os.environ[MODE] = mode
     own = [sys.executable, "-m", "pytest", "tests/gpu", "-p", "gpu_pytest", "-p", "no:cacheprovider", "-v"]
     own += ["--tb=short"]
     if mode == "rehearse":
         own += ["-k", REHEARSED]
     if mode == "precompile":
-        # Without assertions about what kernels did not compute, each test comes to its end: in workers too.
-        os.environ["PYTHONOPTIMIZE"] = "1"
         own += ["-k", NOT_TRITONS, "--assert=plain", "-W", "ignore"]
     if importlib.util.find_spec("xdist"):
         own += ["-n", str(PROCESSES if mode == "run" else 2)]
     return own
+
+
+def variables(mode: str) -> dict[str, str]:
+    """Return the environment in which to run them."""
+    # Without assertions about what kernels did not compute, each test comes to its end: in workers too.
+    return {MODE: mode} | ({"PYTHONOPTIMIZE": "1"} if mode == "precompile" else {})
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -73,6 +76,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     return report
 
 
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """Write a row for a file whose tests cannot be had, in the process that collects reports."""
+    if report.failed and not _is_worker:
+        row = Row("f", report.nodeid.removeprefix("tests/gpu/") or "collection", FAILED, message_of(report))
+        write(row, Path(os.environ[RESULTS]))
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Write a test's row, in the process that collects reports."""
     if _is_worker:
@@ -98,11 +108,13 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     write(row, Path(os.environ[RESULTS]))
 
 
-def message_of(report: pytest.TestReport) -> str:
-    """Return in one line why a test failed or was left out."""
+def message_of(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """Return in one line why a test failed or was left out, or a file could not be read."""
     told: Any = report.longrepr
     if isinstance(told, tuple):
         return str(told[2])
     crash = getattr(told, "reprcrash", None)
     text = crash.message if crash is not None else str(told)
-    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    # Of a file that cannot be imported the error comes after where that was.
+    return next((line[1:].strip() for line in lines if line.startswith("E ")), lines[0] if lines else "")

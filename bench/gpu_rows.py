@@ -15,6 +15,8 @@ OK, FAILED, SKIPPED, STAND_IN, LEFT_OUT, NOTE = "ok", "failed", "skipped", "stan
 BAD = FAILED, LEFT_OUT
 # Names the results file to the processes of a run.
 RESULTS = "OPERANT_GPU_BENCH_RESULTS"
+# The number of the run's own process.
+RUN = "OPERANT_GPU_BENCH_RUN"
 
 
 @dataclass
@@ -46,10 +48,10 @@ class Row:
     def line(self) -> str:
         """Return the row as the table has it, in one line."""
         figure = self.figure.splitlines()[0] if self.figure else ""
-        return f"{self.stage:<5} {self.what[:46]:<46} {self.state:<8} {figure[:50]:<50} {self.seconds:7.1f}"
+        return f"{self.stage:<5} {self.what[:66]:<66} {self.state:<8} {self.seconds:7.1f}  {figure[:100]}".rstrip()
 
 
-HEADINGS = f"{'stage':<5} {'what':<46} {'result':<8} {'figure':<50} {'seconds':>7}"
+HEADINGS = f"{'stage':<5} {'what':<66} {'result':<8} {'seconds':>7}  figure"
 
 
 def write(row: Row, path: Path) -> None:
@@ -60,10 +62,10 @@ def write(row: Row, path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def read(lines: Iterable[str]) -> list[Row]:
-    """Return the rows of a results file; a last line that was cut off is left out."""
+def read(lines: Iterable[str | bytes]) -> list[Row]:
+    """Return the rows among lines of a results file; what is none, such as a line that was cut off, is left out."""
     rows = []
     for line in lines:
-        with contextlib.suppress(json.JSONDecodeError):
+        with contextlib.suppress(ValueError, TypeError):
             rows.append(Row(**json.loads(line)))
     return rows

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from gpu_reporter import NotHere
 
+# For each of two tools, of the stage's 60.
+SECONDS = 28.0
 PROGRAM = "import gpu_sanitized; gpu_sanitized.program()"
 # What it says where it cannot work.
 REFUSALS = "Device not supported", "not supported", "error 999", "Unable to", "Failed to", "No attachable process"
@@ -50,9 +54,23 @@ def check(tool: str) -> str:
     command = [found, "--tool", tool, "--error-exitcode", "9", sys.executable, "-c", PROGRAM]
     # A block of memory for each tensor: what is beside it belongs to nobody.
     variables = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    print(done.stdout, flush=True)
-    return verdict(done.stdout, done.returncode)
+    text = ""
+    with subprocess.Popen(
+        command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        assert process.stdout is not None
+        limit = threading.Timer(SECONDS, process.kill)
+        limit.start()
+        for line in process.stdout:
+            # At once: the log has it whatever becomes of this process.
+            print(line, end="", flush=True)
+            text += line
+        limit.cancel()
+    if process.returncode < 0:
+        raise RuntimeError(
+            f"ended by {signal.Signals(-process.returncode).name} at most {SECONDS:.0f} s after its start"
+        )
+    return verdict(text, process.returncode)
 
 
 def verdict(text: str, status: int) -> str:

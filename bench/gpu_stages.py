@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import platform
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gpu_reporter import Reporter
-from gpu_rows import FAILED, OK, SKIPPED, STAND_IN, Row
+from gpu_rows import FAILED, OK, RUN, SKIPPED, STAND_IN, Row
 from gpu_speeds import SIZES, Sizes, beside_jax, environments, limits, training
 
 ROOT = Path(__file__).parents[1]
@@ -50,12 +54,15 @@ def launch_costs(report: Reporter, sizes: Sizes) -> None:
     import torch
     from timing import Contender, race
 
+    from operant_gpu.models.graphs import captured
+
     number = sizes.launches
     with report.item("launch of an empty kernel") as entry:
         from gpu_empty import empty_kernel
 
-        def launch() -> None:
-            empty_kernel[(1,)]()
+        def launch(kernels: int = 1) -> None:
+            for _ in range(kernels):
+                empty_kernel[(1,)]()
 
         launch()
         torch.cuda.synchronize()
@@ -69,10 +76,7 @@ def launch_costs(report: Reporter, sizes: Sizes) -> None:
     times = {}
     for kernels in (1, number):
         with report.item(f"replay of a graph of {kernels} empty kernels", stand_in=True) as entry:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                for _ in range(kernels):
-                    launch()
+            graph, _ = captured(functools.partial(launch, kernels))
             (row,) = race([replaying(graph)], sizes.repeats, sizes.seconds)
             times[kernels] = row["seconds_per_call"]
             entry.data = {"kernels": kernels, "seconds": times[kernels]}
@@ -120,7 +124,7 @@ def sanitizer(report: Reporter, sizes: Sizes) -> None:
 
 def gpu_tests(report: Reporter, sizes: Sizes) -> None:
     """Run tests/gpu; the plugin `gpu_pytest` writes a row for each test."""
-    from gpu_pytest import command
+    from gpu_pytest import command, variables
 
     if report.mode == "precompile":
         from gpu_rehearsal import compile_in_cuda
@@ -128,7 +132,8 @@ def gpu_tests(report: Reporter, sizes: Sizes) -> None:
         with report.item("environments in CUDA C++") as entry:
             entry.data = {"names": compile_in_cuda()}
     # The tests' rows are written by other processes.
-    status = subprocess.run(command(report.mode), cwd=ROOT, check=False).returncode
+    environment = {**os.environ, **variables(report.mode)}
+    status = subprocess.run(command(report.mode), cwd=ROOT, env=environment, check=False).returncode
     # 1: some failed, of which there are rows; 5: none was there.
     if status not in (0, 1):
         report.add(Row(report.stage, "pytest", FAILED, f"exit status {status}: see the log"))
@@ -145,8 +150,16 @@ STAGES: dict[str, Callable[[Reporter, Sizes], None]] = {
 }
 
 
+def end_with(parent: int) -> None:
+    """End this process and all that it started once the run is gone, which may have been killed."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.killpg(0, signal.SIGKILL)
+
+
 def main(letter: str, mode: str) -> None:
     """Run one stage."""
+    threading.Thread(target=end_with, args=(int(os.environ[RUN]),), daemon=True).start()
     if mode != "run" and letter != "f":
         from gpu_rehearsal import install
 

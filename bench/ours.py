@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ import operant_gpu
 from operant_gpu import CudaEnvironment, VecEnv
 from operant_gpu.backends.programs import trace
 from operant_gpu.models import MLPPolicy, PPOConfig
+from operant_gpu.models.graphs import captured
 from operant_gpu.spaces import action_layout
 
 # Batches of actions that single steps cycle through.
@@ -108,10 +110,7 @@ def graph_replay(env: str, num_envs: int, actions: list[np.ndarray[Any, Any]], b
     vec = started(env, num_envs, "cuda", backend)
     step = stepper(vec, actions)
     step(0)
-    graphs = [torch.cuda.CUDAGraph() for _ in actions]
-    for number, graph in enumerate(graphs):
-        with torch.cuda.graph(graph):
-            step(number)
+    graphs = [captured(functools.partial(step, number))[0] for number in range(len(actions))]
 
     def replay(number: int, _memory: Any = step) -> None:
         # The graphs write to memory that must live as long as they.

@@ -12,6 +12,7 @@ import torch
 from contract_envs import CUDA_MAKERS, EVERY_MAKER
 
 from operant_gpu import BackendError, VecEnv
+from operant_gpu.models.graphs import captured
 
 T = TypeVar("T")
 
@@ -87,8 +88,6 @@ def capture(env: VecEnv, run: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]
     # Kernels are compiled and loaded before the capture.
     run()
     env.load_state_dict(start)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = run()
+    graph, result = captured(run)
     env.load_state_dict(start)
     return graph, result

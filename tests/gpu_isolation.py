@@ -77,11 +77,16 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run a test that is marked "apart" in a process of its own."""
     if "apart" not in pyfuncitem.keywords or APART in os.environ or not _runs_on_gpu(pyfuncitem):
         return None
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", pyfuncitem.nodeid]
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", pyfuncitem.nodeid]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")} | {APART: "1"}
     done = subprocess.run(
         command, cwd=pyfuncitem.config.rootpath, env=environment, capture_output=True, text=True, timeout=300
     )
+    lines = done.stdout.splitlines()
     if done.returncode:
-        pytest.fail(f"in a process of its own:\n{done.stdout}\n{done.stderr}", pytrace=False)
+        # The first line is what tables show.
+        reason = next((line.removeprefix("E ").strip() for line in lines if line.startswith("E ")), "no reason told")
+        pytest.fail(f"{reason} (in a process of its own)\n{done.stdout}\n{done.stderr}", pytrace=False)
+    if skipped := next((line for line in lines if line.startswith("SKIPPED")), None):
+        pytest.skip(skipped)
     return True

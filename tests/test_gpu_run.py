@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 BENCH = Path(__file__).parents[1] / "bench"
-RUN = {"mode": "run", "date": "2031-02-03T04:05:06+00:00", "command": "python bench/gpu.py"}
+RUN = {"mode": "run", "host": "example", "date": "2031-02-03T04:05:06+00:00", "command": "python bench/gpu.py"}
 CARD = {"name": "Example 9000", "multiprocessors": 132, "bytes": 2**36, "driver": "1.2.3", "capability": "9.0"}
 VERSIONS = {"machine": "Example 9000", "cores": 16, "versions": {"torch": "2.11.0", "triton": "3.6.0"}}
 
@@ -131,9 +131,90 @@ def test_a_line_that_was_cut_off_is_left_out(bench: Any) -> None:
     assert [row.what for row in rows.read([whole, whole[:20]])] == ["copy"]
 
 
-def test_an_unknown_stage_is_refused(bench: Any) -> None:
-    with pytest.raises(SystemExit, match=r"expected letters such as c,d, got 'x': there are a \(the machine"):
-        bench("gpu").main(["--stages", "x"])
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--stages", "x"], "expected letters such as c,d, got 'x': there are a (the machine"),
+        (["--cache", "no-such-folder"], "expected a folder that --precompile made, got 'no-such-folder'"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    bench: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    kept = tmp_path / "results.jsonl"
+    kept.write_text("kept\n")
+    with pytest.raises(SystemExit) as refusal:
+        bench("gpu").main(["--out", str(tmp_path), *arguments])
+    assert refusal.value.code == 2
+    assert told in capsys.readouterr().err
+    assert kept.read_text() == "kept\n"
+
+
+def test_a_folder_that_cannot_be_written_is_refused(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"expected folders that can be written: .*file"):
+        bench("gpu").main(["--out", str(tmp_path / "file"), "--stages", "a"])
+
+
+def test_runs_add_to_their_files_wherever_they_are_begun(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = bench("gpu")
+    monkeypatch.chdir(tmp_path)
+    assert gpu.Run(Path("here"), 60.0)((stage(gpu, "f", reporting("f")),)) == 0
+    with (tmp_path / "here" / "results.jsonl").open("a") as file:
+        file.write('{"stage": "cut')
+    assert gpu.Run(Path("here"), 60.0)((stage(gpu, "g", reporting("g")),)) == 0
+    rows = bench("gpu_rows").read((tmp_path / "here" / "results.jsonl").read_text().splitlines())
+    assert [row.what for row in rows] == [
+        "the run", "a result of f", "planted f", "kernels", "the run", "a result of g", "planted g", "kernels",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_run_that_is_ended_says_so(tmp_path: Path, number: signal.Signals) -> None:
+    program = (
+        f"import sys; sys.path.insert(0, {str(BENCH)!r}); import gpu; "
+        "gpu.STAGES = tuple(gpu.Stage(letter, letter, 60.0, (sys.executable, '-c', "
+        f"{reporting('h') + '; import time; time.sleep(60)'!r})) for letter in 'hi'); "
+        f"sys.exit(gpu.main(['--out', {str(tmp_path)!r}, '--stages', 'h,i']))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    limit, results = time.monotonic() + 30, tmp_path / "results.jsonl"
+    while time.monotonic() < limit and not (results.exists() and "a result of h" in results.read_text()):
+        time.sleep(0.05)
+    process.send_signal(number)
+    printed, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (128 + number, "")
+    assert ends_of(tmp_path) == dict.fromkeys("hi", ("left out", f"the run was ended by {number.name}"))
+    assert f"stages: 2 left out\nresults: {results}" in printed
+
+
+def test_a_stage_ends_with_its_run() -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(BENCH)!r}); import threading, time, gpu_stages; "
+        "threading.Thread(target=gpu_stages.end_with, args=(int(sys.argv[1]),), daemon=True).start(); time.sleep(60)"
+    )
+    run = (
+        "import os, subprocess, sys; null = subprocess.DEVNULL; "
+        f"command = [sys.executable, '-c', {code!r}, str(os.getpid())]; "
+        "print(subprocess.Popen(command, stdout=null, stderr=null, start_new_session=True).pid)"
+    )
+    number = int(subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, timeout=30).stdout)
+    limit = time.monotonic() + 30
+    while time.monotonic() < limit and running(number):
+        time.sleep(0.1)
+    assert not running(number)
+
+
+def running(number: int) -> bool:
+    status = Path(f"/proc/{number}/stat")
+    return status.exists() and status.read_text().rsplit(") ", 1)[1][0] != "Z"
 
 
 def test_a_cache_that_was_moved_is_made_usable(bench: Any, tmp_path: Path) -> None:
@@ -141,7 +222,11 @@ def test_a_cache_that_was_moved_is_made_usable(bench: Any, tmp_path: Path) -> No
     kernel.mkdir(parents=True)
     group = kernel / "__grp__step_kernel.json"
     group.write_text(json.dumps({"child_paths": {"step_kernel.cubin": "/elsewhere/triton/KEY/step_kernel.cubin"}}))
+    for number, text in enumerate(("{", "[]", "", '{"child_paths": 3}')):
+        (kernel / f"__grp__damaged{number}.json").write_text(text)
     bench("gpu_cache").settle(tmp_path)
+    # What is damaged is compiled anew.
+    assert list(kernel.glob("__grp__*")) == [group]
     assert json.loads(group.read_text()) == {"child_paths": {"step_kernel.cubin": str(kernel / "step_kernel.cubin")}}
 
 
@@ -177,20 +262,26 @@ def test_unready(broken): pass
 """
 
 
-def test_each_test_is_a_row_with_its_message(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["one process", "workers"])
+def test_each_test_is_a_row_with_its_message(tmp_path: Path, workers: list[str]) -> None:
     (tmp_path / "test_planted.py").write_text(PLANTED)
+    (tmp_path / "test_unreadable.py").write_text("import no_such_package")
     paths = os.pathsep.join([str(BENCH), *filter(None, [os.environ.get("PYTHONPATH")])])
     variables = {"OPERANT_GPU_BENCH_RESULTS": str(tmp_path / "results.jsonl"), "OPERANT_GPU_BENCH_MODE": "run"}
     command = [sys.executable, "-m", "pytest", "-p", "gpu_pytest", "-p", "no:cacheprovider", "-c", os.devnull]
+    command += ["--continue-on-collection-errors", *workers]
     environment = {**os.environ, "PYTHONPATH": paths, **variables}
     subprocess.run([*command, str(tmp_path)], env=environment, cwd=tmp_path, capture_output=True, timeout=60)
-    rows = rows_of(tmp_path)
-    assert [(row["what"].split("::")[1], row["state"], row["figure"], row["quiet"]) for row in rows] == [
-        ("test_right", "ok", "", True),
-        ("test_wrong", "failed", "AssertionError: planted", False),
-        ("test_left_out", "skipped", "Skipped: nothing here", True),
-        ("test_unready", "failed", "ValueError: planted too", False),
-    ]
+    found = {row["what"].split("::")[-1]: (row["state"], row["figure"], row["quiet"]) for row in rows_of(tmp_path)}
+    state, figure, quiet = found.pop("test_unreadable.py")
+    assert (state, quiet) == ("failed", False)
+    assert "no_such_package" in figure
+    assert found == {
+        "test_right": ("ok", "", True),
+        "test_wrong": ("failed", "AssertionError: planted", False),
+        "test_left_out": ("skipped", "Skipped: nothing here", True),
+        "test_unready": ("failed", "ValueError: planted too", False),
+    }
 
 
 def line(stage: str, what: str, state: str = "ok", **more: Any) -> str:
@@ -238,7 +329,7 @@ def pages(tmp_path: Path) -> Any:
 def test_results_become_pages(bench: Any, pages: Any) -> None:
     pages.results.write_text("\n".join(made_up_results()) + "\n")
     assert bench("gpu_page").write_pages(pages.results, pages.folder, pages.page) == 0
-    document = json.loads((pages.folder / "example-9000.json").read_text())
+    document = json.loads((pages.folder / "gpu-example-9000.json").read_text())
     assert document["card"] == CARD
     assert document["date"] == "2031-02-03"
     assert [row["what"] for row in document["stages"]["c"]] == ["CartPole"]
@@ -257,17 +348,27 @@ def test_results_become_pages(bench: Any, pages: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"mode": "rehearse"}, "these are not a GPU's figures (mode 'rehearse', 0 rows of stand-ins)"),
+        ({"mode": "rehearse"}, "these are not a GPU's figures (modes rehearse; 0 rows of stand-ins)"),
         ({"mode": "precompile"}, "these are not a GPU's figures"),
-        ({"stand-in": True}, "these are not a GPU's figures (mode 'run', 1 rows of stand-ins)"),
+        ({"stand-in": True}, "these are not a GPU's figures (modes run; 1 rows of stand-ins)"),
         ({"without": "card"}, "no row card, without which nobody knows what was measured"),
-        ({"without": "the run"}, "expected the lines of one run"),
+        ({"without": "the run"}, "results.jsonl:1: expected a row called the run, got 'versions'"),
+        ({"instead": ""}, "expected rows of gpu.py, got none"),
+        ({"instead": "damaged"}, "results.jsonl:3: expected a row of gpu.py, got 'damaged'"),
+        ({"instead": '{"a": 1}'}, "results.jsonl:3: expected a row of gpu.py"),
+        ({"instead": line("a", "versions", data={"versions": 3})}, "expected results of this version of gpu.py, got"),
+        (
+            {"instead": line("", "the run", "note", data=RUN | {"host": "other"})},
+            "results of several machines (example, o",
+        ),
     ],
 )
 def test_what_is_no_measurement_of_a_gpu_is_refused(bench: Any, pages: Any, change: Any, told: str) -> None:
     lines = [text for text in made_up_results() if change.get("without") != json.loads(text)["what"]]
     if "mode" in change:
         lines[0] = line("", "the run", "note", data=RUN | change)
+    if "instead" in change:
+        lines = [*lines[:2], change["instead"], *lines[2:]] if change["instead"] else []
     if "stand-in" in change:
         lines.append(line("c", "a graph", "stand-in"))
     pages.results.write_text("\n".join(lines))
@@ -277,6 +378,34 @@ def test_what_is_no_measurement_of_a_gpu_is_refused(bench: Any, pages: Any, chan
     assert told in str(refusal.value)
     assert pages.page.read_text() == before
     assert not list(pages.folder.glob("*.json"))
+
+
+def test_pages_take_the_newest_of_each_stage_and_say_what_was_cut_off(bench: Any, pages: Any) -> None:
+    again = [
+        line("", "the run", "note", data=RUN | {"command": "again", "date": "2031-02-04T00:00:00+00:00"}),
+        line("c", "CartPole", data=speed("step, <!-- gpu:end -->")),
+        line("d", "speed of training", "left out", data={"whole": True}),
+        '{"stage": "c", "what',
+    ]
+    pages.results.write_text("\n".join([*made_up_results(), '{"cut', *again]))
+    assert bench("gpu_page").write_pages(pages.results, pages.folder, pages.page) == 0
+    text = pages.page.read_text()
+    assert "2031-02-04, `python bench/gpu.py; again`" in text
+    # The first run's stage d, since the second did not come to it; the second's stage c, which did not end.
+    assert "| fused, 16,384 x 32 | 65,536 | 125.0 | 120.0-130.0 | 4.20 |" in text
+    assert text.count("CartPole-v1, 4,096: step, ") == 1
+    assert "| c | failed: the run was cut off within this stage |" in text
+    assert text.count("<!-- gpu:end -->") == 1
+    assert bench("gpu_page").write_pages(pages.results, pages.folder, pages.page) == 0
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\x00"])
+def test_what_is_no_results_file_is_refused(bench: Any, tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "results.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SystemExit, match=r"expected a results\.jsonl of gpu\.py"):
+        bench("gpu_page").write_pages(path)
 
 
 def test_the_page_of_this_repository_has_room_for_them(bench: Any) -> None:

@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Generator
+
+T = TypeVar("T")
+
+
+def captured(function: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
+    """Capture what a function does; return the graph, and what the function returned.
+
+    Args:
+        function: Was called before, so that kernels are compiled and loaded. What it draws is the same at each replay.
+    """
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph):
+            result = function()
+    finally:
+        # A capture that fails leaves another.
+        torch.cuda.set_stream(stream)
+    return graph, result
 
 
 class Stage:

@@ -10,6 +10,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from operant_gpu.errors import BackendError, one_line
+from operant_gpu.models import graphs
 from operant_gpu.spaces import action_layout
 from operant_gpu.vector import VecEnv
 from operant_gpu.verification.comparing import Differs, Inapplicable, Unavailable, assert_equal, assert_near
@@ -119,13 +120,7 @@ def compare_replays(make: Maker) -> str:
     start, action = captured.state_dict(), actions[0].clone()
     # Compiled and loaded before the capture.
     captured.step(action)
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
-    try:
-        with torch.cuda.graph(graph):
-            result = captured.step(action)
-    finally:
-        # A capture that fails does not.
-        torch.cuda.set_stream(stream)
+    graph, result = graphs.captured(lambda: captured.step(action))
     captured.load_state_dict(start)
     for step, taken in enumerate(actions):
         action.copy_(taken)
