@@ -81,18 +81,21 @@ def refused(runs: list[list[Row]]) -> str | None:
             f"these are not a GPU's figures (modes {', '.join(sorted(modes))}; {stand_ins} rows of stand-ins): "
             "pages are made from a run of `make gpu` alone"
         )
-    if len(hosts := {str(run[0].data.get("host")) for run in runs}) > 1:
-        return f"these are results of several machines ({', '.join(sorted(hosts))}): give those of one"
-    names = {row.what for row in rows if row.state == OK}
-    if missing := [name for name in ("versions", "card") if name not in names]:
-        return f"no row {' and '.join(missing)}, without which nobody knows what was measured: run stage a too"
+    for name in ("versions", "card"):
+        told = {run[0].data.get("host") for run in runs for row in run if row.what == name and row.state == OK}
+        if unknown := {run[0].data.get("host") for run in runs} - told:
+            hosts = ", ".join(sorted(map(str, unknown)))
+            return f"no row {name} of {hosts}, without which nobody knows what was measured: run stage a too"
+    if len(cards := {str(row.data.get("name")) for row in rows if row.what == "card" and row.state == OK}) > 1:
+        return f"these are results of several cards ({', '.join(sorted(cards))}): give those of one"
     return None
 
 
 def document_of(runs: list[list[Row]]) -> dict[str, Any]:
     """Return all that programs may want to know, and the states and words of the rest."""
-    # Of each stage what the newest run says that came to it.
-    newest = {row.stage: number for number, run in enumerate(runs) for row in run if row.stage and is_told(row)}
+    # Of each stage what the newest run says that came to it, or that none did.
+    newest = {row.stage: number for number, run in enumerate(runs) for row in run if row.state == LEFT_OUT}
+    newest |= {row.stage: number for number, run in enumerate(runs) for row in run if row.stage and is_told(row)}
     known = {row.what: row.data for number in sorted(set(newest.values())) for row in runs[number] if row.state == OK}
     begun = [runs[number][0].data for number in sorted(set(newest.values()))]
     return {

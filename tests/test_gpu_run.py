@@ -351,7 +351,7 @@ def test_results_become_pages(bench: Any, pages: Any) -> None:
         ({"mode": "rehearse"}, "these are not a GPU's figures (modes rehearse; 0 rows of stand-ins)"),
         ({"mode": "precompile"}, "these are not a GPU's figures"),
         ({"stand-in": True}, "these are not a GPU's figures (modes run; 1 rows of stand-ins)"),
-        ({"without": "card"}, "no row card, without which nobody knows what was measured"),
+        ({"without": "card"}, "no row card of example, without which nobody knows what was measured"),
         ({"without": "the run"}, "results.jsonl:1: expected a row called the run, got 'versions'"),
         ({"instead": ""}, "expected rows of gpu.py, got none"),
         ({"instead": "damaged"}, "results.jsonl:3: expected a row of gpu.py, got 'damaged'"),
@@ -385,6 +385,7 @@ def test_pages_take_the_newest_of_each_stage_and_say_what_was_cut_off(bench: Any
         line("", "the run", "note", data=RUN | {"command": "again", "date": "2031-02-04T00:00:00+00:00"}),
         line("c", "CartPole", data=speed("step, <!-- gpu:end -->")),
         line("d", "speed of training", "left out", data={"whole": True}),
+        line("g", "compute-sanitizer", "left out", data={"whole": True}, figure="no time was left for it"),
         '{"stage": "c", "what',
     ]
     pages.results.write_text("\n".join([*made_up_results(), '{"cut', *again]))
@@ -395,6 +396,7 @@ def test_pages_take_the_newest_of_each_stage_and_say_what_was_cut_off(bench: Any
     assert "| fused, 16,384 x 32 | 65,536 | 125.0 | 120.0-130.0 | 4.20 |" in text
     assert text.count("CartPole-v1, 4,096: step, ") == 1
     assert "| c | failed: the run was cut off within this stage |" in text
+    assert "| g: compute-sanitizer | left out: no time was left for it |" in text
     assert text.count("<!-- gpu:end -->") == 1
     assert bench("gpu_page").write_pages(pages.results, pages.folder, pages.page) == 0
 
