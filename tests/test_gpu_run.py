@@ -357,10 +357,8 @@ def test_results_become_pages(bench: Any, pages: Any) -> None:
         ({"instead": "damaged"}, "results.jsonl:3: expected a row of gpu.py, got 'damaged'"),
         ({"instead": '{"a": 1}'}, "results.jsonl:3: expected a row of gpu.py"),
         ({"instead": line("a", "versions", data={"versions": 3})}, "expected results of this version of gpu.py, got"),
-        (
-            {"instead": line("", "the run", "note", data=RUN | {"host": "other"})},
-            "results of several machines (example, o",
-        ),
+        ({"instead": line("", "the run", "note", data=RUN | {"host": "other"})}, "no row versions of other"),
+        ({"instead": line("a", "card", data=CARD | {"name": "Another"})}, "several cards (Another, Example 9000)"),
     ],
 )
 def test_what_is_no_measurement_of_a_gpu_is_refused(bench: Any, pages: Any, change: Any, told: str) -> None:
