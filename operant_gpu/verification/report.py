@@ -83,7 +83,7 @@ def verify(env: VecEnv | Definition | str | None = None, *, device: str | torch.
     """Compare what an environment does here with what it should do.
 
     On a GPU: steps beside the CPU in each auto-reset mode (draws and integers are equal, floats within 256 times the
-    spacing of float32 at the largest number), rollouts beside single steps, a network in a rollout beside PyTorch, a
+    spacing of float32 at a component's largest), rollouts beside single steps, a network in a rollout beside PyTorch, a
     gradient step of the fused engine beside autograd, a training beside itself, a CUDA graph beside launches. On a CPU,
     the backend that is the default there, as far as that goes.
 
