@@ -94,10 +94,10 @@ def refused(runs: list[list[Row]]) -> str | None:
 def document_of(runs: list[list[Row]]) -> dict[str, Any]:
     """Return all that programs may want to know, and the states and words of the rest."""
     # Of each stage what the newest run says that came to it, or that none did.
-    newest = {row.stage: number for number, run in enumerate(runs) for row in run if row.state == LEFT_OUT}
-    newest |= {row.stage: number for number, run in enumerate(runs) for row in run if row.stage and is_told(row)}
-    known = {row.what: row.data for number in sorted(set(newest.values())) for row in runs[number] if row.state == OK}
-    begun = [runs[number][0].data for number in sorted(set(newest.values()))]
+    newest = {row.stage: at for at, run in enumerate(runs) for row in run if row.state == LEFT_OUT}
+    newest |= {row.stage: at for at, run in enumerate(runs) for row in run if row.state not in (NOTE, LEFT_OUT)}
+    known = {row.what: row.data for run in runs for row in run if row.state == OK}
+    begun = [runs[at][0].data for at in sorted(set(newest.values()))]
     return {
         "card": known["card"],
         **known["versions"],
@@ -112,11 +112,6 @@ def document_of(runs: list[list[Row]]) -> dict[str, Any]:
             for letter in sorted(newest)
         },
     }
-
-
-def is_told(row: Row) -> bool:
-    """Return whether a row says that its stage was come to."""
-    return row.state not in (NOTE, LEFT_OUT)
 
 
 def page_of(document: dict[str, Any], name: str) -> str:

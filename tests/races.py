@@ -9,13 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
-import tempfile
 from collections import Counter
 from typing import NamedTuple
-
-os.environ.setdefault("TRITON_CACHE_DIR", os.path.join(tempfile.gettempdir(), "ptx-executor"))
 
 import numpy as np
 import torch

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-
-os.environ.setdefault("TRITON_CACHE_DIR", os.path.join(tempfile.gettempdir(), "ptx-executor"))
 
 import torch
 import triton

@@ -3,64 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import triton
+from executed import executed
 
 from operant_gpu import BackendError
 from operant_gpu.registry import find
 
-HERE = Path(__file__).parent
-# With the executor for a GPU, a compiler that refuses every kernel.
-REFUSED = """
-import json
-
-import triton
-from ptx_executor.cuda_on_host import pretend
-from ptx_executor.operant import install
-from triton.runtime.errors import OutOfResources
-
-import operant_gpu
-from operant_gpu.backends.triton_update import estimate_advantages
-
-install()
-pretend()
-
-
-def refuse(*arguments, **named):
-    raise OutOfResources(200_000, 101_376, "shared memory")
-
-
-triton.JITFunction.run = refuse
-said = []
-tensors = [operant_gpu.vector.torch.zeros(4, 64) for _ in range(3)]
-flags = [tensor > 0 for tensor in tensors[:2]]
-for attempt in (
-    lambda: operant_gpu.make("CartPole-v1", 64, device="cuda").reset(seed=0),
-    lambda: estimate_advantages(*tensors, *flags, 0.9, 0.9),
-):
-    try:
-        attempt()
-    except operant_gpu.BackendError as error:
-        said.append([str(error), type(error.__cause__).__name__])
-print(json.dumps(said))
-"""
-
 
 def test_a_kernel_that_triton_refuses_is_named_with_card_versions_and_way_round() -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), str(HERE)])
-    done = subprocess.run([sys.executable, "-c", REFUSED], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout.splitlines()[-1])
+    said = executed("refused.py")
     assert [cause for _, cause in said] == ["OutOfResources"] * 2
     expected = {"reset_kernel": "use device='cpu'", "advantages_kernel": "set engine='graph' or engine='eager'"}
     for (text, _), (kernel, way_round) in zip(said, expected.items(), strict=True):

@@ -181,7 +181,7 @@ def test_a_gradient_that_is_no_number_is_found(monkeypatch: pytest.MonkeyPatch) 
     )
     (check,) = [check for check in examine("CartPole-v1", "cpu") if "autograd, ieee" in check.name]
     assert check.state == "failed"
-    assert re.match(r"gradient of \S+: off by nan, expected less than 0.0001", check.text)
+    assert re.match(r"gradient of \S+: off by nan, expected less than 1e-05", check.text)
 
 
 @pytest.mark.parametrize("env", ["NoSuch-v0", 3])

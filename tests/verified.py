@@ -6,13 +6,9 @@ Those checks are made whose names match, with few environments and steps.
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
-import tempfile
 from typing import Any
-
-os.environ.setdefault("TRITON_CACHE_DIR", os.path.join(tempfile.gettempdir(), "ptx-executor"))
 
 from ptx_executor.cuda_on_host import pretend
 from ptx_executor.operant import install

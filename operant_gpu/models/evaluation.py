@@ -107,7 +107,7 @@ def evaluate(learner: PPO, episodes: int = 100, *, deterministic: bool = True, s
     check_seed(seed)
     if not is_integer(episodes) or episodes < 1:
         raise InvalidConfig("episodes", f"expected an integer of at least 1, got {episodes!r}")
-    with undisturbed(learner):
+    with undisturbed(learner.env.device):
         return _play(learner, int(episodes), deterministic, seed)
 
 
@@ -136,9 +136,8 @@ def copy_of(policy: Policy) -> Policy:
     return copy.deepcopy(policy).eval().requires_grad_(False)
 
 
-def undisturbed(learner: PPO) -> AbstractContextManager[None]:
+def undisturbed(device: torch.device) -> AbstractContextManager[None]:
     """Keep the states of PyTorch's own generators, from which networks of the caller's own may draw."""
-    device = learner.env.device
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 

@@ -95,7 +95,7 @@ def export(learner: PPO, path: str | os.PathLike[str]) -> Exported:
     if suffix not in _FORMATS:
         raise InvalidConfig("out", f"expected a file that ends in {' or '.join(_FORMATS)}, got {str(target)!r}")
     actor = _actor(learner)
-    with undisturbed(learner):
+    with undisturbed(learner.env.device):
         cases = _cases(actor, learner)
     write, read = (_to_onnx, _read_onnx) if suffix == ".onnx" else (_to_program, _read_program)
     try:

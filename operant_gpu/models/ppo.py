@@ -128,8 +128,12 @@ class PPO:
         """Why iterations run so, in a sentence."""
         fused = f"fused kernels train this network on {self.env.device}"
         reason = fused if self._obstacle is None else f"not fused: {self._obstacle}"
-        failure = next((f"; no graph: {stage.failure}" for stage in self._stages if stage.failure is not None), "")
-        return reason + failure
+        return reason if self._failure is None else f"{reason}; no graph: {self._failure}"
+
+    @property
+    def _failure(self) -> str | None:
+        """Why an iteration cannot be captured; None while nothing has failed."""
+        return next((stage.failure for stage in self._stages if stage.failure is not None), None)
 
     def learn(
         self, total_timesteps: int | None = None, callback: Callback | None = None, *, progress: bool = False
@@ -429,15 +433,14 @@ class PPO:
 
     def _go_on_without_graphs(self) -> None:
         """After a capture that failed, replay no graph: those captured before share generators with it."""
-        failures = [stage.failure for stage in self._stages if stage.failure is not None]
-        if not failures or self._warned:
+        if self._failure is None or self._warned:
             return
         for stage in self._stages:
             stage.run_eagerly()
         self._warned = True
         if self.config.engine == "graph":
-            raise BackendError(f"engine='graph', but an iteration cannot be captured: {failures[0]}; use 'auto'")
-        message = f"no CUDA graph, training goes on eagerly: {failures[0]}"
+            raise BackendError(f"engine='graph', but an iteration cannot be captured: {self._failure}; use 'auto'")
+        message = f"no CUDA graph, training goes on eagerly: {self._failure}"
         warnings.warn(message, RuntimeWarning, stacklevel=3)
 
     def _metrics(self, is_due: bool = True) -> Metrics:

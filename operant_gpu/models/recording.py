@@ -91,7 +91,7 @@ def record(
     write, made = (_gif if is_gif else _mp4), Recording([], 0)
     frames = _play(learner, made, episodes, deterministic, seed, max_steps)
     try:
-        with undisturbed(learner):
+        with undisturbed(learner.env.device):
             make_whole(target, lambda path: write(frames, fps, path))
     except OSError as error:
         raise InvalidConfig("out", f"cannot write {str(target)!r}: {error}") from error

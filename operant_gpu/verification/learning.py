@@ -24,9 +24,8 @@ from operant_gpu.verification import stepping
 from operant_gpu.verification.comparing import Differs, Inapplicable, Unavailable, assert_below, assert_equal
 from operant_gpu.verification.stepping import ON_GPU, SEED, Maker, chance, started, stored_names
 
-# Of 1 and the number's size, of the gradient's norm: by the precision of products. Tensor cores cut off the last bits
-# of sums too.
-_NETWORK, _GRADIENT = {"float32": 1e-4, "tf32": 2e-2}, {"ieee": 1e-4, "tf32": 2e-3}
+# Of 1 and the number's size, of the gradient's norm: by the precision of products.
+_NETWORK, _GRADIENT = {"float32": 1e-4, "tf32": 2e-2}, {"ieee": 1e-5, "tf32": 2e-3}
 # Images are flattened: there are kernels for small networks of layers alone.
 _CONFIG = PPOConfig(
     n_steps=16,
@@ -113,8 +112,8 @@ def compare_trainings(make: Maker) -> str:
         except InvalidConfig as error:
             raise Inapplicable(f"PPO does not train it: {one_line(error)}") from error
         learner.learn(_ITERATIONS * _CONFIG.n_steps * env.num_envs)
-        if failure := next((stage.failure for stage in learner._stages if stage.failure), None):
-            raise Differs(f"an iteration cannot be captured in a graph: {failure}")
+        if learner._failure is not None:
+            raise Differs(f"an iteration cannot be captured in a graph: {learner._failure}")
         runs.append(learner.policy.state_dict())
     for name, tensor in runs[0].items():
         assert_equal(name, tensor, runs[1][name])

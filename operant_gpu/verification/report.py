@@ -19,6 +19,7 @@ from operant_gpu.cuda_environment import CudaEnvironment
 from operant_gpu.environment import Definition
 from operant_gpu.errors import BackendError, InvalidConfig, one_line
 from operant_gpu.machine import machine_name, versions
+from operant_gpu.models.evaluation import undisturbed
 from operant_gpu.registry import find
 from operant_gpu.vector import VecEnv
 from operant_gpu.verification.comparing import Differs, Inapplicable, Unavailable
@@ -133,7 +134,7 @@ def _checks(definition: Definition, params: dict[str, Any], device: torch.device
     make: Maker = functools.partial(VecEnv, definition, params=params, device=device)
     plain = "cpp" if isinstance(definition, CudaEnvironment) else "numpy"
     try:
-        with _undisturbed(device):
+        with _as_usual(device):
             backend = make(1).backend
     except Exception as error:
         # What is missing cannot be verified; what is there and does not work is wrong.
@@ -162,7 +163,7 @@ def _checks(definition: Definition, params: dict[str, Any], device: torch.device
 def _made(name: str, check: Callable[[], str], device: torch.device) -> Check:
     began = time.perf_counter()
     try:
-        with _undisturbed(device):
+        with _as_usual(device):
             state, text = OK, check()
     except Inapplicable:
         raise
@@ -177,9 +178,9 @@ def _told(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _undisturbed(device: torch.device) -> Iterator[None]:
+def _as_usual(device: torch.device) -> Iterator[None]:
     """Check the same whatever is set in PyTorch, and leave that and its random numbers as they are."""
-    is_gpu, dtype = device.type == "cuda", torch.get_default_dtype()
+    dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
         with (
@@ -188,7 +189,7 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
             torch.enable_grad(),
             torch.autocast("cpu", enabled=False),
             torch.autocast("cuda", enabled=False),
-            torch.random.fork_rng([device] if is_gpu else []),
+            undisturbed(device),
         ):
             yield
     finally:

@@ -6,6 +6,8 @@ on ones and multiples of 16, its signature, and the order of parameters in the P
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -112,9 +114,10 @@ def activate(executor: Executor | None = None, capability: int = 80, runs_ptxas:
     """Make the executor Triton's device; return its driver.
 
     What `ptxas` makes of the PTX is not run here, and of large blocks it takes minutes: it is left out unless asked
-    for.
-    Have a cache of your own (TRITON_CACHE_DIR): there are no binaries in it.
+    for. There are no binaries in the cache then, so it is one apart, unless TRITON_CACHE_DIR names another.
     """
+    if "TRITON_CACHE_DIR" not in os.environ:
+        knobs.cache.dir = os.path.join(tempfile.gettempdir(), "ptx-executor")
     found = PtxDriver(executor or Executor(), capability)
     if not runs_ptxas:
         CUDABackend.make_cubin = lambda self, text, metadata, options, capability: b"no binary"
