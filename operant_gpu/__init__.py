@@ -20,6 +20,7 @@ from operant_gpu.lang import Array
 from operant_gpu.registry import list_envs, make, register
 from operant_gpu.vector import VecEnv
 from operant_gpu.verification import verify
+from operant_gpu.version import __version__
 
 __all__ = [
     "ActionError",
@@ -36,11 +37,10 @@ __all__ = [
     "TrainingError",
     "UnsupportedConstruct",
     "VecEnv",
+    "__version__",
     "envs",
     "list_envs",
     "make",
     "register",
     "verify",
 ]
-
-__version__ = "0.1.0"

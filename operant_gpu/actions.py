@@ -10,8 +10,8 @@ import torch
 from gymnasium import Space
 from torch import Tensor, nn
 
-from operant_gpu.columns import Columns
 from operant_gpu.errors import ActionError, InvalidConfig
+from operant_gpu.memory.columns import Columns
 from operant_gpu.mlp import ACTIVATIONS, MAX_LAYERS, MAX_WIDTH, MLP
 from operant_gpu.spaces import ActionLayout
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from operant_gpu.version import __version__
+
 _PACKAGES = ("torch", "triton", "numpy", "numba", "gymnasium", "cupy-cuda13x")
 _GIB = 2**30
 # Seconds between two looks at how busy the machine is: the driver itself updates its figures about as often.
@@ -66,9 +68,6 @@ def cpu_name() -> str:
 
 def versions(packages: tuple[str, ...] = _PACKAGES) -> dict[str, str]:
     """Return the versions of Python, of this library and of those packages that are installed."""
-    # It may run from its folder, without being installed.
-    from operant_gpu import __version__
-
     found = {name: version for name in packages if (version := version_of(name)) is not None}
     return {"operant_gpu": __version__, "python": platform.python_version(), **found}
 

@@ -14,16 +14,17 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from operant_gpu import memory, settings
+from operant_gpu import settings
 from operant_gpu.actions import ActionReader, raise_refused
 from operant_gpu.backends import select
 from operant_gpu.backends.base import NO_LIMIT, Batch
-from operant_gpu.columns import Outputs
 from operant_gpu.environment import Definition
 from operant_gpu.errors import InvalidConfig, ResetNeeded
+from operant_gpu.memory import allocation
+from operant_gpu.memory.columns import Outputs
+from operant_gpu.memory.trajectory import Storage
 from operant_gpu.mlp import MLP
 from operant_gpu.spaces import action_layout, observation_layout
-from operant_gpu.trajectory import Storage
 
 Info = dict[str, Any]
 
@@ -104,15 +105,15 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         layout, obs = action_layout(self.single_action_space), observation_layout(self.single_observation_space)
         mask_size = layout.num_actions if environment.has_action_mask else 0
         self._shape = obs.shape
-        bytes_each = memory.bytes_per_env(environment, obs, mask_size)
-        self.num_envs = memory.check_num_envs(num_envs, bytes_each, self.device)
-        self.state = memory.allocate_state(environment, self.num_envs, self.device)
+        bytes_each = allocation.bytes_per_env(environment, obs, mask_size)
+        self.num_envs = allocation.check_num_envs(num_envs, bytes_each, self.device)
+        self.state = allocation.allocate_state(environment, self.num_envs, self.device)
         self._first_env_id = settings.first_env_id(first_env_id, self.num_envs)
-        self._columns = memory.allocate_columns(self.num_envs, self.device, self._first_env_id)
+        self._columns = allocation.allocate_columns(self.num_envs, self.device, self._first_env_id)
         self._env_ids = self._columns.env_id.clone()
         self.stores_rows = self.backend == "cpp"
         separate = self.autoreset_mode is AutoresetMode.SAME_STEP
-        self._outputs = memory.allocate_outputs(
+        self._outputs = allocation.allocate_outputs(
             self.num_envs,
             obs,
             self.device,
@@ -128,7 +129,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             environment, self.params, self.state, self._columns, obs, layout, self._limit, self.autoreset_mode
         )
         self._backend = select.create(self.backend, batch)
-        self.output, self._export = output, memory.exporter(output, self.device)
+        self.output, self._export = output, allocation.exporter(output, self.device)
         self.action_mask = None if self._outputs.action_mask is None else self._export(self._outputs.action_mask)
         self._copy, self._debug, self._started = copy, debug, False
         self._all = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
@@ -212,7 +213,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         """
         self._check_started()
         tensor = self._reader.read(actions)
-        outputs = self._outputs if out is None else memory.redirected(self._outputs, out, self._shape)
+        outputs = self._outputs if out is None else allocation.redirected(self._outputs, out, self._shape)
         self._backend.step(tensor, outputs)
         if self._debug:
             self.check()
@@ -388,8 +389,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
 
     def _exported(self, outputs: Outputs) -> tuple[Any, ...]:
         columns = self._columns
-        obs = memory.unflattened(outputs.obs, self._shape)
-        final_obs = obs if outputs.final_obs is outputs.obs else memory.unflattened(outputs.final_obs, self._shape)
+        obs = allocation.unflattened(outputs.obs, self._shape)
+        final_obs = obs if outputs.final_obs is outputs.obs else allocation.unflattened(outputs.final_obs, self._shape)
         flags = (outputs.reward, outputs.terminated, outputs.truncated)
         episode = (columns.ended, columns.episode_return, columns.elapsed)
         tensors = (obs, final_obs, *flags, *episode, outputs.action_mask)

@@ -48,7 +48,6 @@ from operant_gpu.backends.triton_update import (
     gradient_constants,
 )
 from operant_gpu.backends.triton_update import OPTIONS as FUSED
-from operant_gpu.columns import Columns, Outputs
 from operant_gpu.environment import Environment
 from operant_gpu.hyperparameters import Hyperparameters
 from operant_gpu.kernels import adam, update
@@ -57,11 +56,12 @@ from operant_gpu.kernels.draw import draw_kernel
 from operant_gpu.kernels.rollout import rollout_kernel
 from operant_gpu.kernels.shuffle import shuffle_kernel
 from operant_gpu.kernels.step import reset_kernel, step_kernel
-from operant_gpu.memory import allocate_columns, allocate_outputs, allocate_state
+from operant_gpu.memory.allocation import allocate_columns, allocate_outputs, allocate_state
+from operant_gpu.memory.columns import Columns, Outputs
+from operant_gpu.memory.trajectory import NETWORK_OUTPUTS, Trajectory
 from operant_gpu.mlp import MLP, MLPLayout
 from operant_gpu.registry import find, list_envs
 from operant_gpu.spaces import action_layout, observation_layout
-from operant_gpu.trajectory import NETWORK_OUTPUTS, Trajectory
 
 POINTERS = {torch.float32: "*fp32", torch.float64: "*fp64", torch.bool: "*i1"}
 POINTERS |= {torch.int8: "*i8", torch.int16: "*i16", torch.int32: "*i32", torch.int64: "*i64"}

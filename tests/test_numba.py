@@ -16,9 +16,9 @@ import pytest
 import torch
 from contract_envs import MAKERS, WITH_ARRAYS, assert_same_tensors, everything, make_cpu
 
-from operant_gpu.backends.philox import philox as numpy_philox
 from operant_gpu.kernels import cpu_math
 from operant_gpu.kernels.cpu_memory import BLOCK
+from operant_gpu.philox import philox as numpy_philox
 
 ROOT = Path(__file__).parent.parent
 

@@ -13,8 +13,8 @@ from draws import ANYTHING, UNIFORMS, AllDraws, Draws, PhiloxWords, columns, res
 from gymnasium import spaces
 
 from operant_gpu import Environment, UnsupportedConstruct
-from operant_gpu.backends.philox import philox
 from operant_gpu.lang import jit
+from operant_gpu.philox import philox
 from operant_gpu.random import integers, normal, uniform
 
 # Counter, key and words of Random123's kat_vectors for philox4x32, 10 rounds.

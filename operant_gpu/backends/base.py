@@ -9,10 +9,10 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from operant_gpu.columns import Columns, Outputs
+from operant_gpu.memory.columns import Columns, Outputs
+from operant_gpu.memory.trajectory import Trajectory
 from operant_gpu.mlp import MLP
 from operant_gpu.spaces import ActionLayout, ObservationLayout
-from operant_gpu.trajectory import Trajectory
 
 # What `elapsed`, an int32, can count to: without a time limit, episodes are truncated there.
 NO_LIMIT = 2**31 - 1

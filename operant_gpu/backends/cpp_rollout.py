@@ -13,13 +13,14 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from operant_gpu.backends.base import Backend, Batch
-from operant_gpu.backends.compiled import CALL, GIVEN, NetworkActs, Record, given, present, stored
+from operant_gpu.backends.compiled import NetworkActs
 from operant_gpu.backends.cpp_learner import KINDS, POINTER, WORD, Network, address, library, network_of
 from operant_gpu.backends.threads import in_parts
-from operant_gpu.columns import Outputs
 from operant_gpu.errors import BackendError
+from operant_gpu.memory.columns import Outputs
+from operant_gpu.memory.records import CALL, GIVEN, Record, given, present, stored
+from operant_gpu.memory.trajectory import NETWORK_OUTPUTS, Trajectory
 from operant_gpu.mlp import MLP
-from operant_gpu.trajectory import NETWORK_OUTPUTS, Trajectory
 
 # Parts of the environments for threads: their rewards are a cache line.
 _MULTIPLE = 16

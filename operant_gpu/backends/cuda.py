@@ -13,7 +13,6 @@ import torch
 from cupy_backends.cuda.libs import nvrtc
 
 from operant_gpu.backends.base import Batch
-from operant_gpu.backends.compiled import Record
 from operant_gpu.backends.cuda_base import CudaSourceBackend
 from operant_gpu.backends.cuda_source import KERNELS, explained, program
 from operant_gpu.backends.disk_cache import folder
@@ -21,6 +20,7 @@ from operant_gpu.backends.failures import failure
 from operant_gpu.cuda_environment import CudaEnvironment
 from operant_gpu.errors import BackendError
 from operant_gpu.files import write_whole
+from operant_gpu.memory.records import Record
 
 # Fused multiply-add would round as no other backend does. 940 is a function that ends without returning its value.
 OPTIONS = ("--std=c++17", "--fmad=false", "--diag-error=940")

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from operant_gpu.backends.base import Batch
-from operant_gpu.backends.compiled import CALL, MODES
 from operant_gpu.backends.cuda_file import check_functions, digests, read, signatures
-from operant_gpu.columns import COLUMN_DTYPES, Columns
 from operant_gpu.cuda_environment import CudaEnvironment
 from operant_gpu.environment import ColumnType
 from operant_gpu.errors import InvalidConfig
-from operant_gpu.memory import array_stride
+from operant_gpu.memory.allocation import array_stride
+from operant_gpu.memory.columns import COLUMN_DTYPES, Columns
+from operant_gpu.memory.records import CALL, MODES
 from operant_gpu.spaces import ActionLayout, ObservationLayout, action_layout, observation_layout
 
 # Bytes of one environment's state, which lies on the stack of a thread.

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from operant_gpu.backends.base import Batch
-from operant_gpu.backends.compiled import CompiledBackend, Record
+from operant_gpu.backends.compiled import CompiledBackend
 from operant_gpu.backends.cpp_rollout import NetworkRollout
 from operant_gpu.backends.numba_layout import BatchLayout
 from operant_gpu.backends.stepwise import StepwiseRollout
 from operant_gpu.backends.threads import in_parts
 from operant_gpu.kernels import cpu
 from operant_gpu.kernels.cpu_memory import BLOCK
+from operant_gpu.memory.records import Record
 
 _ROLLOUT, _RESET = cpu.rollout.ctypes, cpu.reset.ctypes
 _STEPS_PER_THREAD = 16_384
@@ -26,7 +27,7 @@ class NumbaBackend(CompiledBackend):
     def __init__(self, batch: Batch) -> None:
         super().__init__(batch)
         self._layout = BatchLayout(batch)
-        self._record = Record(cpu.LAYOUT.names or (), self._layout.fields)
+        self._record = Record(cpu.LAYOUT, self._layout.fields)
         self._workspaces: list[tuple[Tensor, int]] = []
         layout, stepwise = self._record.address, StepwiseRollout(self, batch)
         self.acting = NetworkRollout(self, batch, stepwise, cpu.rollout.address, layout, self._workspace)

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from operant_gpu.backends.base import Batch
-from operant_gpu.backends.compiled import MODES
 from operant_gpu.backends.numba_cache import compiled
 from operant_gpu.backends.numba_source import Slots, source_of
 from operant_gpu.backends.programs import trace, trace_random_policy
 from operant_gpu.backends.tracing import Program
 from operant_gpu.kernels import cpu, cpu_memory
 from operant_gpu.lang import constexpr_value
+from operant_gpu.memory.records import MODES
 from operant_gpu.random import POLICY_STREAM, RESET_STREAM, STEP_STREAM
 
 COLUMN_KINDS = {

@@ -14,12 +14,12 @@ from operant_gpu.backends.numpy_arrays import padded
 from operant_gpu.backends.numpy_ops import NumpyRng
 from operant_gpu.backends.programs import trace
 from operant_gpu.backends.stepwise import StepwiseRollout
-from operant_gpu.columns import Columns, Outputs
 from operant_gpu.lang import constexpr_value
+from operant_gpu.memory.columns import Columns, Outputs
+from operant_gpu.memory.trajectory import Trajectory
 from operant_gpu.mlp import MLP
 from operant_gpu.random import RESET_STREAM, STEP_STREAM
 from operant_gpu.spaces import ActionLayout
-from operant_gpu.trajectory import Trajectory
 
 Array = np.ndarray[Any, Any]
 _UNSIGNED: dict[int, Any] = {4: np.dtype(np.uint32), 8: np.dtype(np.uint64)}

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from operant_gpu.backends.philox import Words
-from operant_gpu.backends.philox import philox as _philox
 from operant_gpu.errors import UnsupportedConstruct
+from operant_gpu.philox import Words
+from operant_gpu.philox import philox as _philox
 from operant_gpu.random import Rng
 
 # The names of triton.language that environment functions may call.

@@ -15,11 +15,11 @@ from operant_gpu import sampling
 from operant_gpu.backends.base import Backend, Batch, numpy_view
 from operant_gpu.backends.numpy_ops import NumpyRng
 from operant_gpu.backends.programs import lower_to_numpy
-from operant_gpu.columns import Outputs
 from operant_gpu.lang import constexpr_value
+from operant_gpu.memory.columns import Outputs
+from operant_gpu.memory.trajectory import Trajectory
 from operant_gpu.mlp import MLP
 from operant_gpu.random import POLICY_STREAM
-from operant_gpu.trajectory import Trajectory
 
 _POLICY_STREAM = constexpr_value(POLICY_STREAM)
 

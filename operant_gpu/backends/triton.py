@@ -20,15 +20,15 @@ from operant_gpu.backends.base import Batch
 from operant_gpu.backends.failures import failure
 from operant_gpu.backends.programs import widest
 from operant_gpu.backends.stepwise import StepwiseRollout
-from operant_gpu.columns import Outputs
 from operant_gpu.errors import BackendError
 from operant_gpu.kernels import blocks
 from operant_gpu.kernels import draw as drawing
 from operant_gpu.kernels import rollout as rollouts
 from operant_gpu.kernels import step as kernels
+from operant_gpu.memory.columns import Outputs
+from operant_gpu.memory.trajectory import Trajectory
 from operant_gpu.mlp import MAX_WIDTH, MLP
 from operant_gpu.random import Rng
-from operant_gpu.trajectory import Trajectory
 
 _MODES = {
     AutoresetMode.SAME_STEP: blocks.SAME_STEP.value,

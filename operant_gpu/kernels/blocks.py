@@ -62,7 +62,7 @@ def _cells(row, mask, row_stride, cell_stride, SIZE: tl.constexpr):
 
 @triton.jit
 def _array_stride(num_envs):
-    # As `memory.array_stride` has it.
+    # As `memory.allocation.array_stride` has it.
     return (tl.cdiv(num_envs, 64) | 1) * 64
 
 

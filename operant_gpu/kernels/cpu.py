@@ -7,7 +7,7 @@ have no branches, so that they become vector instructions; what concerns few row
 The reference that they are tested against is the NumPy backend.
 
 Their cache on disk notices changes of this file alone: after one of `cpu_math.py`, `cpu_memory.py` or the records of
-`backends/compiled.py`, touch it.
+`memory/records.py`, touch it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import numba
 import numpy as np
 from numba import carray, cfunc, float32, int32, int64, types, uint32
 
-from operant_gpu.backends.compiled import CALL, FLOAT32, INT64, record_dtype
 from operant_gpu.kernels.cpu_math import call, lowest_bit, pointer_to, set_bits
 from operant_gpu.kernels.cpu_memory import (
     BLOCK,
@@ -39,6 +38,7 @@ from operant_gpu.kernels.cpu_memory import (
     store,
     store_components,
 )
+from operant_gpu.memory.records import CALL, FLOAT32, INT64, record_dtype
 
 # The first columns of a block's 4-byte stretch, and the first of its 8-byte one.
 ENV_ID, EPISODE, ELAPSED, RETURN, ENDED, REWARD, TERMINATED, TRUNCATED, ACTIVE, FREE = map(np.int64, range(10))
@@ -51,14 +51,10 @@ _REWARD, _TERMINATED, _TRUNCATED, _ACTIVE = REWARD * PITCH, TERMINATED * PITCH, 
 SAME_STEP, NEXT_STEP, DISABLED = range(3)
 
 
-def _words(*names: str) -> np.dtype[Any]:
-    return np.dtype([(name, np.int64) for name in names])
-
-
 # Where a column of the state is, how it lies there, and its place in the block.
-COLUMN = _words("address", "kind", "slot")
+COLUMN = ("address", "kind", "slot")
 # What is the same for every call: addresses of columns and of programs (0 for none), and places in the block.
-LAYOUT = _words(
+LAYOUT = (
     *("mode", "limit", "narrow", "wide", "state", "num_columns"),
     *("seed", "env_id", "episode", "elapsed", "episode_return", "ended"),
     *("log_count", "log_return", "log_length", "bad_actions", "late_steps"),
@@ -66,7 +62,7 @@ LAYOUT = _words(
     *("action_slots", "action_size", "low", "high", "state_slot", "state_end"),
     *("obs_slots", "obs_size", "obs_kind", "obs_bytes", "mask_slots", "mask_size"),
 )
-_columns, _layout, _call = (pointer_to(numba.from_dtype(record)) for record in (COLUMN, LAYOUT, record_dtype(CALL)))
+_columns, _layout, _call = (pointer_to(numba.from_dtype(record_dtype(names))) for names in (COLUMN, LAYOUT, CALL))
 
 
 @kernel

@@ -14,7 +14,7 @@ import numpy as np
 import triton
 import triton.language as tl
 
-from operant_gpu.backends.philox import philox
+from operant_gpu.philox import philox
 
 ROUNDS = tl.constexpr(12)
 # Stream number 3 of `operant_gpu.random`.

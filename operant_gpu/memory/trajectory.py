@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from operant_gpu.errors import InvalidConfig
-from operant_gpu.memory import memory_of
+from operant_gpu.memory.allocation import memory_of
 from operant_gpu.spaces import ActionLayout, ObservationLayout
 
 # What only a network can give.

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from operant_gpu.columns import COLUMN_DTYPES, Columns, Outputs
 from operant_gpu.environment import ColumnType, Definition, is_integer
 from operant_gpu.errors import BackendError, InvalidConfig
+from operant_gpu.memory.columns import COLUMN_DTYPES, Columns, Outputs
 from operant_gpu.spaces import ObservationLayout
 
 _MAX_ENVS = 2**31 - 1
