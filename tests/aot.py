@@ -50,12 +50,13 @@ from operant_gpu.backends.triton_update import (
 from operant_gpu.backends.triton_update import OPTIONS as FUSED
 from operant_gpu.environment import Environment
 from operant_gpu.hyperparameters import Hyperparameters
-from operant_gpu.kernels import adam, update
-from operant_gpu.kernels.advantages import advantages_kernel, episodes_kernel
-from operant_gpu.kernels.draw import draw_kernel
-from operant_gpu.kernels.rollout import rollout_kernel
-from operant_gpu.kernels.shuffle import shuffle_kernel
-from operant_gpu.kernels.step import reset_kernel, step_kernel
+from operant_gpu.kernels.triton import adam
+from operant_gpu.kernels.triton.advantages import advantages_kernel, episodes_kernel
+from operant_gpu.kernels.triton.draw import draw_kernel
+from operant_gpu.kernels.triton.gradient import gradient_kernel, moments_kernel
+from operant_gpu.kernels.triton.rollout import rollout_kernel
+from operant_gpu.kernels.triton.shuffle import shuffle_kernel
+from operant_gpu.kernels.triton.step import reset_kernel, step_kernel
 from operant_gpu.memory.allocation import allocate_columns, allocate_outputs, allocate_state
 from operant_gpu.memory.columns import Columns, Outputs
 from operant_gpu.memory.trajectory import NETWORK_OUTPUTS, Trajectory
@@ -278,10 +279,10 @@ def gradient_of(batch: Batch, shape: Shape, *hidden_sizes: int, precision: str =
     moments = None if layout.shared_trunk else numbers
     samples = (numbers, drawn, mask, numbers, numbers, numbers, whole, moments)
     values = (numbers, numbers, whole, mlp.parameters, mlp.shift, mlp.scale, *samples, 1, 2, 3)
-    arguments = dict(zip(update.gradient_kernel.arg_names, values, strict=False))
+    arguments = dict(zip(gradient_kernel.arg_names, values, strict=False))
     constants = gradient_constants(mlp, actions, settings) | {"BLOCK": shape.block}
     variant = f"{'x'.join(map(str, hidden_sizes))} {layout.activation} {precision} {shape.block}"
-    return Launch(update.gradient_kernel, batch.environment.id, variant, arguments, constants, shape.warps, FUSED)
+    return Launch(gradient_kernel, batch.environment.id, variant, arguments, constants, shape.warps, FUSED)
 
 
 def small_updates() -> Iterator[Launch]:
@@ -289,7 +290,7 @@ def small_updates() -> Iterator[Launch]:
     numbers, whole, flags = torch.zeros(1), torch.zeros(1, dtype=torch.int32), torch.zeros(1, dtype=torch.bool)
     kernels = (
         (shuffle_kernel, (whole, whole, 2, 3, 4, 5), {"BLOCK": 1024}),
-        (update.moments_kernel, (numbers, numbers, whole, 2, 3), {"PARTS": PARTS, "BLOCK": 1024}),
+        (moments_kernel, (numbers, numbers, whole, 2, 3), {"PARTS": PARTS, "BLOCK": 1024}),
         (
             adam.reduce_kernel,
             (*[numbers] * 5, whole, whole, 2, 3, 5),

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from ptx_executor.operant import install
 
-from operant_gpu.kernels.update import _rounded
+from operant_gpu.kernels.triton.gradient import _rounded
 
 # A third, one whose last bits carry over, the largest, an infinity; a GPU's NaN, NumPy's, and those with a sign.
 BITS = (0x3EAAAAAB, 0x3FFFFFFF, 0x7F7FFFFF, -0x00800000, 0x7FFFFFFF, 0x7FC00000, -0x00400000, 0, 1)

@@ -103,7 +103,7 @@ def test_importing_loads_no_optional_package_and_touches_no_gpu() -> None:
         """
 import json, sys
 import operant_gpu, torch
-names = [name for name in ("cupy", "numba", "pygame", "operant_gpu.kernels.step") if name in sys.modules]
+names = [name for name in ("cupy", "numba", "pygame", "operant_gpu.kernels.triton.step") if name in sys.modules]
 print(json.dumps([names, torch.cuda.is_initialized()]))
 """
     )

@@ -16,8 +16,8 @@ import pytest
 import torch
 from contract_envs import MAKERS, WITH_ARRAYS, assert_same_tensors, everything, make_cpu
 
-from operant_gpu.kernels import cpu_math
-from operant_gpu.kernels.cpu_memory import BLOCK
+from operant_gpu.kernels.numba import mathematics
+from operant_gpu.kernels.numba.memory import BLOCK
 from operant_gpu.philox import philox as numpy_philox
 
 ROOT = Path(__file__).parent.parent
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 @numba.njit(error_model="numpy")
 def both(angles: Any, sines: Any, cosines: Any) -> None:
     for i in range(len(angles)):
-        sines[i], cosines[i] = cpu_math.sin32(angles[i]), cpu_math.cos32(angles[i])
+        sines[i], cosines[i] = mathematics.sin32(angles[i]), mathematics.cos32(angles[i])
 
 
 def sines_and_cosines(angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -57,7 +57,7 @@ def test_sine_and_cosine_beyond_all_angles() -> None:
 def words(seed: Any, counters: Any, out: Any) -> None:
     for i in range(len(out)):
         c0, c1, c2, c3 = counters[i]
-        out[i, 0], out[i, 1], out[i, 2], out[i, 3] = cpu_math.philox(seed[i], c0, c1, c2, c3)
+        out[i, 0], out[i, 1], out[i, 2], out[i, 3] = mathematics.philox(seed[i], c0, c1, c2, c3)
 
 
 def test_words_are_those_of_numpy() -> None:

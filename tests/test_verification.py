@@ -236,7 +236,7 @@ def test_compiled_kernels_are_verified() -> None:
             "final_value: off by ",
         ),
         (
-            "update.py",
+            "gradient.py",
             'return tl.dot(a, b, input_precision="tf32")',
             'return 0.99 * tl.dot(a, b, input_precision="tf32")',
             "gradient kernel beside autograd, tf32",
@@ -249,7 +249,7 @@ def test_a_wrong_compiled_kernel_is_found_and_named(
     file: str, right: str, wrong: str, named: str, told: str, tmp_path: Path
 ) -> None:
     shutil.copytree(HERE.parent / "operant_gpu", tmp_path / "operant_gpu")
-    path = tmp_path / "operant_gpu" / "kernels" / file
+    path = tmp_path / "operant_gpu" / "kernels" / "triton" / file
     assert right in path.read_text()
     path.write_text(path.read_text().replace(right, wrong))
     (check,) = executed("verified.py", named, package=tmp_path)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from operant_gpu import VecEnv
 from operant_gpu.hyperparameters import AdamState, Hyperparameters, Samples, StepTable
-from operant_gpu.kernels.shuffle import permutation
+from operant_gpu.kernels.triton.shuffle import permutation
 from operant_gpu.models import PPO, MLPPolicy, PPOConfig
 from operant_gpu.models import rollout as rollouts
 from operant_gpu.models.rollout import Batch

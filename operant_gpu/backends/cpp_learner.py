@@ -16,9 +16,9 @@ from operant_gpu.mlp import MAX_LAYERS, MLP
 from operant_gpu.spaces import ActionLayout
 
 _KERNELS = Path(__file__).resolve().parent.parent / "kernels"
-_MAIN = _KERNELS / "learner" / "learner.cpp"
+_MAIN = _KERNELS / "cpp" / "learner.cpp"
 # What it includes: its own headers, and the random streams of environments.
-_SOURCES = (*sorted(_MAIN.parent.iterdir()), _KERNELS / "environment.cuh")
+_SOURCES = (*sorted(_MAIN.parent.iterdir()), _KERNELS / "cuda" / "environment.cuh")
 # Numbers that are not finite must stay so, or faults would not be seen: -ffast-math is out of the question.
 FLAGS: tuple[str, ...] = ("-std=c++20", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 FLAGS += ("-fPIC", "-shared", "-fvisibility=hidden", "-pthread")
@@ -29,7 +29,7 @@ KINDS = {torch.float32: 0, torch.uint8: 1, torch.int8: 2, torch.int32: 3, torch.
 
 
 class Network(ctypes.Structure):
-    """`operant::Network` of `kernels/learner/calls.hpp`."""
+    """`operant::Network` of `kernels/cpp/calls.hpp`."""
 
     _fields_ = (
         *((name, WORD) for name in ("inputs", "depth")),

@@ -38,7 +38,7 @@ class _Numbers(ctypes.Structure):
 
 
 class _Rollout(ctypes.Structure):
-    """`operant::Rollout` of `kernels/learner/calls.hpp`."""
+    """`operant::Rollout` of `kernels/cpp/calls.hpp`."""
 
     _fields_ = (
         ("network", Network),

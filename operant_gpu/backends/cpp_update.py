@@ -17,7 +17,7 @@ _SAMPLES_PER_THREAD = 128
 
 
 class _Climb(ctypes.Structure):
-    """`operant::Climb` of `kernels/learner/calls.hpp`."""
+    """`operant::Climb` of `kernels/cpp/calls.hpp`."""
 
     _fields_ = (
         ("network", Network),

@@ -1,7 +1,7 @@
 """The program of a CudaEnvironment: one C++ source for both compilers, around the author's file.
 
 Before the author's functions come the structures that the definition describes, after them the loops of
-`kernels/vecenv.cuh`. `#line` directives let compilers name the author's own lines.
+`kernels/cuda/vecenv.cuh`. `#line` directives let compilers name the author's own lines.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from operant_gpu.spaces import ActionLayout, ObservationLayout, action_layout, o
 MAX_STATE = 1 << 16
 KERNELS = ("operant_steps", "operant_reset", "operant_draw")
 _MOST_LINES = 100
-_FOLDER = Path(__file__).parents[1] / "kernels"
+_FOLDER = Path(__file__).parents[1] / "kernels" / "cuda"
 _TYPES = {
     "bool": "bool", "int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "int64": "int64_t", "uint8": "uint8_t",
     "float32": "float", "float64": "double",
@@ -246,7 +246,7 @@ __device__ __forceinline__ void set_component(Action& action, int i, {kind} valu
 def _included(name: str) -> str:
     """Return a file of the library."""
     text = (_FOLDER / name).read_text(encoding="utf-8").replace("#pragma once\n", "\n")
-    return f"{_line(1, f'operant_gpu/kernels/{name}')}\n{text}"
+    return f"{_line(1, f'operant_gpu/kernels/cuda/{name}')}\n{text}"
 
 
 def _line(number: int, name: str) -> str:

@@ -13,11 +13,11 @@ from operant_gpu.backends.cpp_rollout import NetworkRollout
 from operant_gpu.backends.numba_layout import BatchLayout
 from operant_gpu.backends.stepwise import StepwiseRollout
 from operant_gpu.backends.threads import in_parts
-from operant_gpu.kernels import cpu
-from operant_gpu.kernels.cpu_memory import BLOCK
+from operant_gpu.kernels.numba.batch import LAYOUT, reset, rollout
+from operant_gpu.kernels.numba.memory import BLOCK
 from operant_gpu.memory.records import Record
 
-_ROLLOUT, _RESET = cpu.rollout.ctypes, cpu.reset.ctypes
+_ROLLOUT, _RESET = rollout.ctypes, reset.ctypes
 _STEPS_PER_THREAD = 16_384
 
 
@@ -27,10 +27,10 @@ class NumbaBackend(CompiledBackend):
     def __init__(self, batch: Batch) -> None:
         super().__init__(batch)
         self._layout = BatchLayout(batch)
-        self._record = Record(cpu.LAYOUT, self._layout.fields)
+        self._record = Record(LAYOUT, self._layout.fields)
         self._workspaces: list[tuple[Tensor, int]] = []
         layout, stepwise = self._record.address, StepwiseRollout(self, batch)
-        self.acting = NetworkRollout(self, batch, stepwise, cpu.rollout.address, layout, self._workspace)
+        self.acting = NetworkRollout(self, batch, stepwise, rollout.address, layout, self._workspace)
 
     def run_steps(self, call: Record, num_steps: int) -> None:
         """Take steps; actions that are not given are random."""

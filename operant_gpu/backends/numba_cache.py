@@ -13,7 +13,7 @@ import numba
 
 from operant_gpu.backends.disk_cache import folder
 from operant_gpu.files import write_whole
-from operant_gpu.kernels import cpu_math
+from operant_gpu.kernels.numba import mathematics
 
 
 @functools.cache
@@ -35,7 +35,7 @@ def compiled(source: str) -> Any:
 @functools.cache
 def _inlined() -> bytes:
     """Return what programs take into themselves besides their own source."""
-    return Path(cpu_math.__file__).read_bytes() + str(numba.__version__).encode()
+    return Path(mathematics.__file__).read_bytes() + str(numba.__version__).encode()
 
 
 def _digest(source: str) -> str:

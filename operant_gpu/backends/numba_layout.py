@@ -14,20 +14,21 @@ from operant_gpu.backends.numba_cache import compiled
 from operant_gpu.backends.numba_source import Slots, source_of
 from operant_gpu.backends.programs import trace, trace_random_policy
 from operant_gpu.backends.tracing import Program
-from operant_gpu.kernels import cpu, cpu_memory
+from operant_gpu.kernels.numba.batch import workspace_bytes
+from operant_gpu.kernels.numba.memory import EIGHT_BYTES, FOUR_BYTES, SIGNED_BYTE, TWO_BYTES, UNSIGNED_BYTE
 from operant_gpu.lang import constexpr_value
 from operant_gpu.memory.records import MODES
 from operant_gpu.random import POLICY_STREAM, RESET_STREAM, STEP_STREAM
 
 COLUMN_KINDS = {
-    torch.float32: cpu_memory.FOUR_BYTES,
-    torch.int32: cpu_memory.FOUR_BYTES,
-    torch.float64: cpu_memory.EIGHT_BYTES,
-    torch.int64: cpu_memory.EIGHT_BYTES,
-    torch.bool: cpu_memory.UNSIGNED_BYTE,
-    torch.uint8: cpu_memory.UNSIGNED_BYTE,
-    torch.int8: cpu_memory.SIGNED_BYTE,
-    torch.int16: cpu_memory.TWO_BYTES,
+    torch.float32: FOUR_BYTES,
+    torch.int32: FOUR_BYTES,
+    torch.float64: EIGHT_BYTES,
+    torch.int64: EIGHT_BYTES,
+    torch.bool: UNSIGNED_BYTE,
+    torch.uint8: UNSIGNED_BYTE,
+    torch.int8: SIGNED_BYTE,
+    torch.int16: TWO_BYTES,
 }
 
 
@@ -35,7 +36,7 @@ class BatchLayout:
     """What kernels read of a batch, and all that it refers to, which must live as long.
 
     Attributes:
-        fields: The record `cpu.LAYOUT`, by name.
+        fields: The record `LAYOUT` of the kernels, by name.
         workspace_bytes: The memory that a kernel works in.
     """
 
@@ -55,7 +56,7 @@ class BatchLayout:
         kinds = (COLUMN_KINDS[column.dtype] for column in batch.state)
         addresses = (column.data_ptr() for column in batch.state)
         places = (self._slots.slot(name) for name in state)
-        self.workspace_bytes = cpu.workspace_bytes(self._slots.narrow, self._slots.wide)
+        self.workspace_bytes = workspace_bytes(self._slots.narrow, self._slots.wide)
         self.fields = {
             "mode": MODES[batch.autoreset_mode],
             "limit": batch.max_episode_steps,

@@ -15,8 +15,8 @@ import numpy as np
 
 from operant_gpu.backends.tracing import Call, Program, Traced, reinterpreted, select
 from operant_gpu.errors import UnsupportedConstruct
-from operant_gpu.kernels.cpu import ELAPSED, ENV_ID, EPISODE, FREE, REWARD, SEED, TERMINATED
-from operant_gpu.kernels.cpu_memory import PITCH
+from operant_gpu.kernels.numba.batch import ELAPSED, ENV_ID, EPISODE, FREE, REWARD, SEED, TERMINATED
+from operant_gpu.kernels.numba.memory import PITCH
 
 
 class Slots:
@@ -98,7 +98,7 @@ from math import cos as cos64, inf, nan, sin as sin64
 
 from numba import carray, cfunc, float32, float64, int8, int16, int32, int64, types, uint8, uint32, uint64
 
-from operant_gpu.kernels.cpu_math import (
+from operant_gpu.kernels.numba.mathematics import (
     ceil, cos32, exp, exp2, float_remainder, floor, floor_divide, log, log2, maximum, minimum, philox, pointer_to,
     reinterpret, remainder, shift_left, shift_right, sin32, sqrt,
 )

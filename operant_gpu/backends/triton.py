@@ -21,10 +21,10 @@ from operant_gpu.backends.failures import failure
 from operant_gpu.backends.programs import widest
 from operant_gpu.backends.stepwise import StepwiseRollout
 from operant_gpu.errors import BackendError
-from operant_gpu.kernels import blocks
-from operant_gpu.kernels import draw as drawing
-from operant_gpu.kernels import rollout as rollouts
-from operant_gpu.kernels import step as kernels
+from operant_gpu.kernels.triton import blocks
+from operant_gpu.kernels.triton import draw as drawing
+from operant_gpu.kernels.triton import rollout as rollouts
+from operant_gpu.kernels.triton import step as kernels
 from operant_gpu.memory.columns import Outputs
 from operant_gpu.memory.trajectory import Trajectory
 from operant_gpu.mlp import MAX_WIDTH, MLP

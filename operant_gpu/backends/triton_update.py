@@ -14,10 +14,10 @@ from torch import Tensor
 from operant_gpu.backends.failures import failure
 from operant_gpu.backends.triton import INTERPRETED, REFUSALS, check_compiler, padded, policy_constants
 from operant_gpu.hyperparameters import KL_MARGIN, AdamState, Hyperparameters, Samples, StepTable
-from operant_gpu.kernels import update
-from operant_gpu.kernels.adam import NUM_MEASURED, adam_kernel, reduce_kernel
-from operant_gpu.kernels.advantages import advantages_kernel, episodes_kernel
-from operant_gpu.kernels.shuffle import shuffle_kernel, widths
+from operant_gpu.kernels.triton.adam import NUM_MEASURED, adam_kernel, reduce_kernel
+from operant_gpu.kernels.triton.advantages import advantages_kernel, episodes_kernel
+from operant_gpu.kernels.triton.gradient import NUM_SUMS, gradient_kernel, moments_kernel
+from operant_gpu.kernels.triton.shuffle import shuffle_kernel, widths
 from operant_gpu.mlp import MLP, MLPLayout
 from operant_gpu.spaces import ActionLayout
 
@@ -90,7 +90,7 @@ class Update:
         self._order = numbers(settings.n_epochs, samples, dtype=torch.int32)
         self._moments = numbers(steps, PARTS, 3)
         self._partials = numbers(self._programs, layout.size)
-        self._sums = numbers(self._programs, self._roles, update.NUM_SUMS.value)
+        self._sums = numbers(self._programs, self._roles, NUM_SUMS.value)
         self._gradient, self._squares = numbers(layout.size), numbers(steps, len(chunks))
         self._measured = numbers(steps, NUM_MEASURED.value)
         self._status, self._counts = numbers(steps + 1, dtype=torch.int32), numbers(steps + 1)
@@ -130,7 +130,7 @@ class Update:
         for step in range(len(self._measured)):
             place = step, self._samples, self._settings.parts
             grid = self._programs, self._roles
-            self._launch(update.gradient_kernel, grid, (*gradient, *place), constants, self._warps)
+            self._launch(gradient_kernel, grid, (*gradient, *place), constants, self._warps)
             self._finish(step, optimizer, adam.lr, flags)
         adam.updates.copy_(self._counts[-1])
         norms = torch.zeros(len(self._measured), len(trainable), device=self._squares.device)
@@ -146,7 +146,7 @@ class Update:
         if not settings.normalize_advantages:
             return None
         arguments = (self._moments, advantages, self._order, samples, settings.parts)
-        self._launch(update.moments_kernel, (PARTS, len(self._measured)), arguments, {"PARTS": PARTS, "BLOCK": 1024})
+        self._launch(moments_kernel, (PARTS, len(self._measured)), arguments, {"PARTS": PARTS, "BLOCK": 1024})
         return self._moments
 
     def _finish(self, step: int, optimizer: tuple[Tensor, Tensor, Tensor], lr: Tensor, trainable: Tensor) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from operant_gpu.kernels.blocks import INTERPRETED
+from operant_gpu.kernels.triton.blocks import INTERPRETED
 
 # Columns of what a program sums up over its samples.
 POLICY_LOSS, VALUE_LOSS, ENTROPY, APPROX_KL, CLIP_FRAC = map(tl.constexpr, range(5))

@@ -1,12 +1,12 @@
 """The kernels of the numba backend: many steps, and resets, of any environment, whose programs arrive as addresses.
 
-Environments are taken in blocks, whose columns the compiled programs of the environment work on (see `cpu_memory.py`
+Environments are taken in blocks, whose columns the compiled programs of the environment work on (see `memory.py`
 and `backends/numba_source.py`). A block stays in the first-level cache for all steps of a rollout. Loops over its rows
 have no branches, so that they become vector instructions; what concerns few rows, such as resets, gathers them first.
 
 The reference that they are tested against is the NumPy backend.
 
-Their cache on disk notices changes of this file alone: after one of `cpu_math.py`, `cpu_memory.py` or the records of
+Their cache on disk notices changes of this file alone: after one of `mathematics.py`, `memory.py` or the records of
 `memory/records.py`, touch it.
 """
 
@@ -18,8 +18,8 @@ import numba
 import numpy as np
 from numba import carray, cfunc, float32, int32, int64, types, uint32
 
-from operant_gpu.kernels.cpu_math import call, lowest_bit, pointer_to, set_bits
-from operant_gpu.kernels.cpu_memory import (
+from operant_gpu.kernels.numba.mathematics import call, lowest_bit, pointer_to, set_bits
+from operant_gpu.kernels.numba.memory import (
     BLOCK,
     EIGHT_BYTES,
     FOUR_BYTES,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from operant_gpu.kernels.blocks import INTERPRETED
+from operant_gpu.kernels.triton.blocks import INTERPRETED
 
 # How many inputs an exact product takes at a time: all of them at once would not fit in the registers.
 SLICE = tl.constexpr(16)

@@ -1,10 +1,10 @@
-// The orders of samples: `operant_gpu.kernels.shuffle`, bit for bit.
+// The orders of samples: `operant_gpu.kernels.triton.shuffle`, bit for bit.
 
 #pragma once
 
 #include <cstdint>
 
-#include "../environment.cuh"
+#include "../cuda/environment.cuh"
 
 namespace operant {
 

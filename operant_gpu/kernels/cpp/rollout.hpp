@@ -7,7 +7,7 @@
 #include <cmath>
 #include <limits>
 
-#include "../environment.cuh"
+#include "../cuda/environment.cuh"
 #include "network.hpp"
 
 namespace operant {

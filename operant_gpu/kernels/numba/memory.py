@@ -18,7 +18,7 @@ import numba
 import numpy as np
 from numba import carray, float32, int8, int16, int32, int64
 
-from operant_gpu.kernels.cpu_math import inline, pointer_to
+from operant_gpu.kernels.numba.mathematics import inline, pointer_to
 
 # Rows of a block: all columns of one fit into the first-level cache.
 BLOCK = 512

@@ -16,7 +16,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from operant_gpu.kernels.blocks import (
+from operant_gpu.kernels.triton.blocks import (
     DISABLED,
     NEXT_STEP,
     SAME_STEP,

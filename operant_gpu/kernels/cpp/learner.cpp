@@ -27,7 +27,7 @@ EXPORTED bool roll_out(const operant::Rollout* rollout, void* workspace, int64_t
     }
 }
 
-// As `operant_gpu.kernels.advantages` has it.
+// As `operant_gpu.kernels.triton.advantages` has it.
 EXPORTED void estimate_advantages(float* advantages, const float* rewards, const float* values,
                                   const float* final_values, const uint8_t* terminated, const uint8_t* truncated,
                                   int64_t steps, int64_t envs, float gamma, float lambda) {

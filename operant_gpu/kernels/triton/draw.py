@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from operant_gpu.kernels.blocks import DISABLED, load_clock, store_components
+from operant_gpu.kernels.triton.blocks import DISABLED, load_clock, store_components
 from operant_gpu.random import POLICY_STREAM
 from operant_gpu.sampling import categorical, gaussian, random_floats, random_integers
 

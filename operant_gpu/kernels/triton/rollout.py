@@ -17,8 +17,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from operant_gpu.kernels import mlp
-from operant_gpu.kernels.blocks import (
+from operant_gpu.kernels.triton import mlp
+from operant_gpu.kernels.triton.blocks import (
     DISABLED,
     NEXT_STEP,
     SAME_STEP,
@@ -36,7 +36,7 @@ from operant_gpu.kernels.blocks import (
     store_state,
     transition,
 )
-from operant_gpu.kernels.draw import draw
+from operant_gpu.kernels.triton.draw import draw
 from operant_gpu.random import POLICY_STREAM
 
 RANDOM = tl.constexpr(0)
