@@ -43,7 +43,7 @@ class _Rollout(ctypes.Structure):
     _fields_ = (
         ("network", Network),
         ("num_steps", WORD),
-        *((name, POINTER) for name in ("kernel", "layout", "call")),
+        *((name, POINTER) for name in ("kernel", "batch", "call")),
         *((name, WORD) for name in ("call_size", "num_moved")),
         *((name, POINTER) for name in ("moved", "moves")),
         ("obs", _Rows),
@@ -67,7 +67,7 @@ class NetworkRollout:
         batch: What is stepped.
         fallback: Is used where no compiler makes the kernels.
         kernel: Address of the kernel that takes a step.
-        layout: Address of what is the same for all its calls.
+        record: Address of what is the same for all its calls.
         workspace: Returns the address of the memory that a thread's kernel works in; 0 for kernels that need none.
     """
 
@@ -77,7 +77,7 @@ class NetworkRollout:
         batch: Batch,
         fallback: NetworkActs,
         kernel: int,
-        layout: int,
+        record: int,
         workspace: Callable[[int], int],
     ) -> None:
         self._backend, self._fallback, self._workspace = backend, fallback, workspace
@@ -89,7 +89,7 @@ class NetworkRollout:
         restarts = batch.autoreset_mode is not AutoresetMode.DISABLED
         self._fixed = {
             "kernel": kernel,
-            "layout": layout,
+            "batch": record,
             "restarted": address(batch.columns.ended) if restarts else None,
             "taken": address(self._taken),
             "box_low": address(self._bounds[0]),

@@ -10,10 +10,10 @@ from torch import Tensor
 from operant_gpu.backends.base import Batch
 from operant_gpu.backends.compiled import CompiledBackend
 from operant_gpu.backends.cpp_rollout import NetworkRollout
-from operant_gpu.backends.numba_layout import BatchLayout
+from operant_gpu.backends.numba_layout import BatchRecord
 from operant_gpu.backends.stepwise import StepwiseRollout
 from operant_gpu.backends.threads import in_parts
-from operant_gpu.kernels.numba.batch import LAYOUT, reset, rollout
+from operant_gpu.kernels.numba.batch import reset, rollout
 from operant_gpu.kernels.numba.memory import BLOCK
 from operant_gpu.memory.records import Record
 
@@ -26,16 +26,15 @@ class NumbaBackend(CompiledBackend):
 
     def __init__(self, batch: Batch) -> None:
         super().__init__(batch)
-        self._layout = BatchLayout(batch)
-        self._record = Record(LAYOUT, self._layout.fields)
+        self._record = BatchRecord(batch)
         self._workspaces: list[tuple[Tensor, int]] = []
-        layout, stepwise = self._record.address, StepwiseRollout(self, batch)
-        self.acting = NetworkRollout(self, batch, stepwise, rollout.address, layout, self._workspace)
+        record, stepwise = self._record.address, StepwiseRollout(self, batch)
+        self.acting = NetworkRollout(self, batch, stepwise, rollout.address, record, self._workspace)
 
     def run_steps(self, call: Record, num_steps: int) -> None:
         """Take steps; actions that are not given are random."""
         if call.words[0] == 0:
-            self._record.set("random", self._layout.random_policy)
+            self._record.set("random", self._record.random_policy)
         self._run(_ROLLOUT, call, num_steps, num_steps)
 
     def run_reset(self, call: Record, mask: Tensor) -> None:
@@ -43,10 +42,10 @@ class NumbaBackend(CompiledBackend):
         self._run(_RESET, call, mask.data_ptr(), 1)
 
     def _run(self, kernel: Callable[..., None], call: Record, argument: int, num_steps: int) -> None:
-        layout, address, workspace = self._record.address, call.address, self._workspace
+        record, address, workspace = self._record.address, call.address, self._workspace
 
         def part(thread: int, first: int, last: int) -> None:
-            kernel(layout, address, workspace(thread), first, last, argument)
+            kernel(record, address, workspace(thread), first, last, argument)
 
         in_parts(part, self.batch.num_envs, num_steps, _STEPS_PER_THREAD, BLOCK)
 
@@ -54,6 +53,6 @@ class NumbaBackend(CompiledBackend):
         """Return the address of the memory that a thread works in."""
         while len(self._workspaces) <= thread:
             # PyTorch's memory begins with a cache line, NumPy's may not: every other vector would lie in two.
-            memory = torch.empty(self._layout.workspace_bytes, dtype=torch.int8, device="cpu")
+            memory = torch.empty(self._record.workspace_bytes, dtype=torch.int8, device="cpu")
             self._workspaces.append((memory, memory.data_ptr()))
         return self._workspaces[thread][1]

@@ -14,10 +14,10 @@ from operant_gpu.backends.numba_cache import compiled
 from operant_gpu.backends.numba_source import Slots, source_of
 from operant_gpu.backends.programs import trace, trace_random_policy
 from operant_gpu.backends.tracing import Program
-from operant_gpu.kernels.numba.batch import workspace_bytes
+from operant_gpu.kernels.numba.block import BATCH, workspace_bytes
 from operant_gpu.kernels.numba.memory import EIGHT_BYTES, FOUR_BYTES, SIGNED_BYTE, TWO_BYTES, UNSIGNED_BYTE
 from operant_gpu.lang import constexpr_value
-from operant_gpu.memory.records import MODES
+from operant_gpu.memory.records import MODES, Record
 from operant_gpu.random import POLICY_STREAM, RESET_STREAM, STEP_STREAM
 
 COLUMN_KINDS = {
@@ -32,11 +32,10 @@ COLUMN_KINDS = {
 }
 
 
-class BatchLayout:
+class BatchRecord(Record):
     """What kernels read of a batch, and all that it refers to, which must live as long.
 
     Attributes:
-        fields: The record `LAYOUT` of the kernels, by name.
         workspace_bytes: The memory that a kernel works in.
     """
 
@@ -57,7 +56,7 @@ class BatchLayout:
         addresses = (column.data_ptr() for column in batch.state)
         places = (self._slots.slot(name) for name in state)
         self.workspace_bytes = workspace_bytes(self._slots.narrow, self._slots.wide)
-        self.fields = {
+        fields = {
             "mode": MODES[batch.autoreset_mode],
             "limit": batch.max_episode_steps,
             "narrow": self._slots.narrow,
@@ -83,6 +82,7 @@ class BatchLayout:
             "mask_slots": self._numbers(mask),
             "mask_size": len(mask),
         }
+        super().__init__(BATCH, fields)
 
     @functools.cached_property
     def random_policy(self) -> int:

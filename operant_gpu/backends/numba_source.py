@@ -15,7 +15,7 @@ import numpy as np
 
 from operant_gpu.backends.tracing import Call, Program, Traced, reinterpreted, select
 from operant_gpu.errors import UnsupportedConstruct
-from operant_gpu.kernels.numba.batch import ELAPSED, ENV_ID, EPISODE, FREE, REWARD, SEED, TERMINATED
+from operant_gpu.kernels.numba.block import ELAPSED, ENV_ID, EPISODE, FREE, REWARD, SEED, TERMINATED
 from operant_gpu.kernels.numba.memory import PITCH
 
 

@@ -63,7 +63,7 @@ struct Rollout {
     // The kernel that takes a step, its arguments, the words of the call that say where a step writes, and which of
     // them move on by how many bytes a step.
     const void* kernel;
-    const void* layout;
+    const void* batch;
     const int64_t* call;
     int64_t call_size, num_moved;
     const int64_t *moved, *moves;

@@ -51,9 +51,9 @@ private:
 
     void advance(int64_t first, int64_t last) {
         if (workspace)
-            reinterpret_cast<NumbaKernel>(call.kernel)(call.layout, words.data(), workspace, first, last, 1);
+            reinterpret_cast<NumbaKernel>(call.kernel)(call.batch, words.data(), workspace, first, last, 1);
         else
-            reinterpret_cast<CppKernel>(call.kernel)(call.layout, words.data(), first, last, 1);
+            reinterpret_cast<CppKernel>(call.kernel)(call.batch, words.data(), first, last, 1);
     }
 
     template <class Number> static Number* at_step(const Numbers& numbers, int64_t step) {

@@ -139,20 +139,20 @@ def store_components(
 
 
 @kernel
-def copy_row(narrow: Any, wide: Any, row: Any, to_narrow: Any, to_wide: Any, to_row: Any, layout: Any) -> None:
+def copy_row(narrow: Any, wide: Any, row: Any, to_narrow: Any, to_wide: Any, to_row: Any, batch: Any) -> None:
     """Copy the state in one row of a block to a row of another."""
-    for slot in range(layout.state_slot, layout.state_end):
+    for slot in range(batch.state_slot, batch.state_end):
         ints(to_narrow, slot)[to_row] = ints(narrow, slot)[row]
-    for slot in range(1, layout.wide):
+    for slot in range(1, batch.wide):
         longs(to_wide, slot)[to_row] = longs(wide, slot)[row]
 
 
 @kernel
-def copy_state(narrow: Any, wide: Any, to_narrow: Any, to_wide: Any, layout: Any, n: Any) -> None:
+def copy_state(narrow: Any, wide: Any, to_narrow: Any, to_wide: Any, batch: Any, n: Any) -> None:
     """Copy the state of a block to another."""
-    for slot in range(layout.state_slot, layout.state_end):
+    for slot in range(batch.state_slot, batch.state_end):
         for k in range(n):
             ints(to_narrow, slot)[k] = ints(narrow, slot)[k]
-    for slot in range(1, layout.wide):
+    for slot in range(1, batch.wide):
         for k in range(n):
             longs(to_wide, slot)[k] = longs(wide, slot)[k]
