@@ -23,7 +23,7 @@ class Hyperparameters(NamedTuple):
     target_kl: float | None
     normalize_advantages: bool
     n_epochs: int
-    parts: int  # minibatches of an epoch
+    minibatches: int  # of an epoch
 
 
 class Samples(NamedTuple):

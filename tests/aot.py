@@ -40,7 +40,7 @@ from operant_gpu.backends.triton import (
 )
 from operant_gpu.backends.triton_update import (
     CHUNK,
-    PARTS,
+    PIECES,
     ROWS,
     SHAPES,
     Shape,
@@ -53,7 +53,8 @@ from operant_gpu.hyperparameters import Hyperparameters
 from operant_gpu.kernels.triton import adam
 from operant_gpu.kernels.triton.advantages import advantages_kernel, episodes_kernel
 from operant_gpu.kernels.triton.draw import draw_kernel
-from operant_gpu.kernels.triton.gradient import gradient_kernel, moments_kernel
+from operant_gpu.kernels.triton.gradient import gradient_kernel
+from operant_gpu.kernels.triton.objective import moments_kernel
 from operant_gpu.kernels.triton.rollout import rollout_kernel
 from operant_gpu.kernels.triton.shuffle import shuffle_kernel
 from operant_gpu.kernels.triton.step import reset_kernel, step_kernel
@@ -290,7 +291,7 @@ def small_updates() -> Iterator[Launch]:
     numbers, whole, flags = torch.zeros(1), torch.zeros(1, dtype=torch.int32), torch.zeros(1, dtype=torch.bool)
     kernels = (
         (shuffle_kernel, (whole, whole, 2, 3, 4, 5), {"BLOCK": 1024}),
-        (moments_kernel, (numbers, numbers, whole, 2, 3), {"PARTS": PARTS, "BLOCK": 1024}),
+        (moments_kernel, (numbers, numbers, whole, 2, 3), {"PIECES": PIECES, "BLOCK": 1024}),
         (
             adam.reduce_kernel,
             (*[numbers] * 5, whole, whole, 2, 3, 5),

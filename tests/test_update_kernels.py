@@ -46,7 +46,7 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @every_case
 def test_ieee_gradients_are_those_of_autograd(kernels: Any, options: dict[str, Any]) -> None:
-    given = case(**{"actions": DISCRETE, **options, "parts": 1, "n_epochs": 1})
+    given = case(**{"actions": DISCRETE, **options, "minibatches": 1, "n_epochs": 1})
     fused = Fused(given, kernels)
     assert_gradients_near(given, fused.gradient_of_first_step(), by_autograd(given), 1e-5)
 

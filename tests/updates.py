@@ -42,7 +42,7 @@ def case(
     actions: spaces.Space[Any],
     inputs: int = 4,
     size: tuple[int, int] = (3, 41),
-    parts: int = 2,
+    minibatches: int = 2,
     masked: bool = False,
     precision: str = "ieee",
     bytes_: bool = False,
@@ -80,7 +80,7 @@ def case(
         masks[0, 0] = False
     settings = Hyperparameters(
         *(config.clip_eps, config.vf_clip_eps, config.vf_coef, config.ent_coef, config.max_grad_norm),
-        *(config.target_kl, config.normalize_advantages, config.n_epochs, parts),
+        *(config.target_kl, config.normalize_advantages, config.n_epochs, minibatches),
     )
     reference = in_float64(policy)
     columns = (obs, counted, torch.zeros(size), normals(), 3.0 * normals() + 1.0, masks)
@@ -106,7 +106,7 @@ class Fused:
         mlp = given.policy.mlp
         if misfit := module.find_misfit(mlp):
             pytest.skip(f"on this device: {misfit}")
-        self.kernels = module.Update(mlp, action_layout(given.actions), given.settings, samples)
+        self.kernels = module.GradientSteps(mlp, action_layout(given.actions), given.settings, samples)
         for value in vars(self.kernels).values():
             if isinstance(value, Tensor) and value.is_floating_point():
                 value.fill_(NAN)
@@ -152,7 +152,7 @@ def by_autograd(given: Case) -> Reference:
     rows, norms, first = [], [], []
     for epoch in range(settings.n_epochs):
         order = torch.from_numpy(permutation(len(given.batch.obs), SEED, ITERATION, epoch)).long()
-        for chosen in order.tensor_split(settings.parts):
+        for chosen in order.tensor_split(settings.minibatches):
             loss, measured = objective(policy, config, given.batch.map(lambda t, rows=chosen: t[rows]))
             optimizer.zero_grad()
             loss.backward()
@@ -174,11 +174,11 @@ CASES: dict[str, dict[str, Any]] = {
         "actions": spaces.Discrete(2, start=5),
         "inputs": 7,
         "size": (11, 31),
-        "parts": 3,
+        "minibatches": 3,
         "hidden_sizes": (33, 5, 17),
         "activation": "relu",
     },
-    "one_minibatch": {"inputs": 1, "size": (1, 37), "parts": 1, "hidden_sizes": (1,)},
+    "one_minibatch": {"inputs": 1, "size": (1, 37), "minibatches": 1, "hidden_sizes": (1,)},
     "no_layers": {"hidden_sizes": ()},
     "values_clipped": {"vf_clip_eps": 0.2},
     "shared": {"actions": BOX, "hidden_sizes": (20, 20), "shared_trunk": True, "normalize_observations": True},

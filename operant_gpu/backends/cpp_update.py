@@ -21,7 +21,7 @@ class _Climb(ctypes.Structure):
 
     _fields_ = (
         ("network", Network),
-        *((name, WORD) for name in ("samples", "epochs", "parts", "tensors", "threads", "seed", "iteration")),
+        *((name, WORD) for name in ("samples", "epochs", "minibatches", "tensors", "threads", "seed", "iteration")),
         *((name, WORD) for name in ("normalizes_advantages", "clips_values", "has_target_kl")),
         *((name, REAL) for name in ("clip_eps", "vf_clip_eps", "vf_coef", "ent_coef", "max_grad_norm", "max_kl", "lr")),
         ("obs", POINTER),
@@ -32,7 +32,7 @@ class _Climb(ctypes.Structure):
     )
 
 
-class Update:
+class GradientSteps:
     """Takes the gradient steps of iterations of one size.
 
     Args:
@@ -47,13 +47,13 @@ class Update:
 
     def __init__(self, mlp: MLP, actions: ActionLayout, settings: Hyperparameters, samples: int) -> None:
         self._climb, self._actions, tensors = library().climb, actions, len(mlp.layout.shapes)
-        self._measured = torch.zeros(settings.n_epochs * settings.parts, 6, dtype=torch.float32, device="cpu")
+        self._measured = torch.zeros(settings.n_epochs * settings.minibatches, 6, dtype=torch.float32, device="cpu")
         self._norms = torch.zeros(len(self._measured), tensors, dtype=torch.float32, device="cpu")
         self._status = torch.zeros(len(self._measured) + 1, dtype=torch.int32, device="cpu")
         self._fields = _Climb(
             samples=samples,
             epochs=settings.n_epochs,
-            parts=settings.parts,
+            minibatches=settings.minibatches,
             tensors=tensors,
             normalizes_advantages=settings.normalize_advantages,
             clips_values=settings.vf_clip_eps is not None,
@@ -68,7 +68,7 @@ class Update:
             norms=self._norms.data_ptr(),
             status=self._status.data_ptr(),
         )
-        self._most_threads = max(1, samples // settings.parts // _SAMPLES_PER_THREAD)
+        self._most_threads = max(1, samples // settings.minibatches // _SAMPLES_PER_THREAD)
 
     def run(
         self,
@@ -81,7 +81,7 @@ class Update:
         trainable: Tensor,
         status: Tensor,
     ) -> StepTable:
-        """Take all gradient steps of an iteration, in place; arguments as for `triton_update.Update.run`."""
+        """Take all gradient steps of an iteration, in place; arguments as for `triton_update.GradientSteps.run`."""
         given = samples._asdict() | {"parameters": mlp.parameters, "trainable": trainable}
         given |= {"means": adam.means, "squares": adam.squares, "count": adam.updates}
         for name, tensor in given.items():

@@ -192,7 +192,7 @@ def policy_arguments(policy: Tensor | MLP | None) -> tuple[Any, ...]:
 
 
 def stored_arguments(trajectory: Trajectory) -> tuple[Trajectory, ...]:
-    """Return a rollout kernel's arguments from `trajectory` to `columns_`: pointers, and strides for each axis."""
+    """Return a rollout kernel's arguments from `trajectory` to `by_column`: pointers, and strides for each axis."""
 
     def strides(axis: int) -> Trajectory:
         return Trajectory._make(None if tensor is None else (*tensor.stride(), 0)[axis] for tensor in trajectory)

@@ -16,17 +16,18 @@ from operant_gpu.backends.triton import INTERPRETED, REFUSALS, check_compiler, p
 from operant_gpu.hyperparameters import KL_MARGIN, AdamState, Hyperparameters, Samples, StepTable
 from operant_gpu.kernels.triton.adam import NUM_MEASURED, adam_kernel, reduce_kernel
 from operant_gpu.kernels.triton.advantages import advantages_kernel, episodes_kernel
-from operant_gpu.kernels.triton.gradient import NUM_SUMS, gradient_kernel, moments_kernel
+from operant_gpu.kernels.triton.gradient import gradient_kernel
+from operant_gpu.kernels.triton.objective import NUM_SUMS, moments_kernel
 from operant_gpu.kernels.triton.shuffle import shuffle_kernel, widths
 from operant_gpu.mlp import MLP, MLPLayout
 from operant_gpu.spaces import ActionLayout
 
 # Inputs and units of a layer: of wider ones not all gradients fit on the chip.
-MAX_WIDTH = 64
+MAX_TRAINABLE_WIDTH = 64
 # Parameters that one program of the optimizer takes, and the rows of partial gradients that it sums at a time.
 CHUNK, ROWS = 256, 16
-# Into so many parts are minibatches cut for the moments of their advantages.
-PARTS = 32
+# Into so many pieces are minibatches cut for the moments of their advantages.
+PIECES = 32
 
 
 # Unlike environments, which are to compute the same everywhere. With one stage: see the rollouts.
@@ -59,7 +60,7 @@ def update_shape(layout: MLPLayout, precision: str, shared: int) -> Shape | None
     return next((shape for shape in shapes if shape.shared <= shared), None)
 
 
-class Update:
+class GradientSteps:
     """Takes the gradient steps of iterations of one size, without waiting for the device.
 
     Args:
@@ -77,18 +78,18 @@ class Update:
         assert shape is not None, "find_misfit told"
         self._block, self._warps = shape.block, shape.warps
         self._roles = 1 if layout.shared_trunk or not layout.hidden_sizes else 2
-        largest = -(-samples // settings.parts)
+        largest = -(-samples // settings.minibatches)
         self._programs = min(-(-largest // self._block), _programs_at_once(device, self._roles))
         chunks = chunk_table(layout)
         self._chunks = torch.tensor(chunks, dtype=torch.int32, device=device)
         self._tensor_of_chunk = self._chunks[:, 2].long()
-        steps = settings.n_epochs * settings.parts
+        steps = settings.n_epochs * settings.minibatches
 
         def numbers(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
 
         self._order = numbers(settings.n_epochs, samples, dtype=torch.int32)
-        self._moments = numbers(steps, PARTS, 3)
+        self._moments = numbers(steps, PIECES, 3)
         self._partials = numbers(self._programs, layout.size)
         self._sums = numbers(self._programs, self._roles, NUM_SUMS.value)
         self._gradient, self._squares = numbers(layout.size), numbers(steps, len(chunks))
@@ -128,7 +129,7 @@ class Update:
         optimizer = (mlp.parameters, adam.means, adam.squares)
         flags = trainable.to(torch.int32)
         for step in range(len(self._measured)):
-            place = step, self._samples, self._settings.parts
+            place = step, self._samples, self._settings.minibatches
             grid = self._programs, self._roles
             self._launch(gradient_kernel, grid, (*gradient, *place), constants, self._warps)
             self._finish(step, optimizer, adam.lr, flags)
@@ -145,8 +146,8 @@ class Update:
         self._launch(shuffle_kernel, (triton.cdiv(samples, block), settings.n_epochs), numbers, {"BLOCK": block})
         if not settings.normalize_advantages:
             return None
-        arguments = (self._moments, advantages, self._order, samples, settings.parts)
-        self._launch(moments_kernel, (PARTS, len(self._measured)), arguments, {"PARTS": PARTS, "BLOCK": 1024})
+        arguments = (self._moments, advantages, self._order, samples, settings.minibatches)
+        self._launch(moments_kernel, (PIECES, len(self._measured)), arguments, {"PIECES": PIECES, "BLOCK": 1024})
         return self._moments
 
     def _finish(self, step: int, optimizer: tuple[Tensor, Tensor, Tensor], lr: Tensor, trainable: Tensor) -> None:
@@ -242,7 +243,7 @@ def gradient_constants(mlp: MLP, actions: ActionLayout, settings: Hyperparameter
         "VF_CLIP_EPS": settings.vf_clip_eps,
         "VF_COEF": settings.vf_coef,
         "ENT_COEF": settings.ent_coef,
-        "PARTS": PARTS,
+        "PIECES": PIECES,
     }
 
 
@@ -264,8 +265,9 @@ def find_misfit(mlp: MLP) -> str | None:
     """
     layout, device = mlp.layout, mlp.parameters.device
     widest, head = max((layout.inputs, *layout.hidden_sizes)), layout.outputs + 1
-    if widest > MAX_WIDTH or head > MAX_WIDTH:
-        return f"its kernels hold up to {MAX_WIDTH} inputs, units and outputs, the network has {max(widest, head)}"
+    if widest > MAX_TRAINABLE_WIDTH or head > MAX_TRAINABLE_WIDTH:
+        limit = f"up to {MAX_TRAINABLE_WIDTH} inputs, units and outputs"
+        return f"its kernels hold {limit}, the network has {max(widest, head)}"
     if device.type == "cuda":
         check_compiler(torch.cuda.get_device_capability(device), triton.__version__)
     if update_shape(layout, mlp.precision, _shared_memory(device)) is None:

@@ -40,7 +40,7 @@ class FusedUpdate(Update):
         self._settings = hyperparameters(config, samples)
         self._kernels = kernels_for(env)
         actions = action_layout(env.single_action_space)
-        self._steps = self._kernels.Update(self.policy.mlp, actions, self._settings, samples)
+        self._steps = self._kernels.GradientSteps(self.policy.mlp, actions, self._settings, samples)
         self._iteration = torch.zeros((), dtype=torch.int32, device=env.device)
         parameters = list(self.policy.parameters())
         self._trainable = torch.ones(len(parameters), dtype=torch.bool, device=env.device)
@@ -117,7 +117,7 @@ def hyperparameters(config: PPOConfig, samples: int) -> Hyperparameters:
         target_kl=config.target_kl,
         normalize_advantages=config.normalize_advantages,
         n_epochs=config.n_epochs,
-        parts=max(1, samples // config.batch_size),
+        minibatches=max(1, samples // config.batch_size),
     )
 
 

@@ -174,7 +174,9 @@ def _fused_gradient(
     means, squares = torch.zeros(mlp.layout.size, device=device), torch.zeros(mlp.layout.size, device=device)
     updates, lr = torch.zeros(2, device=device)
     zero = torch.zeros((), dtype=torch.int32, device=device)
-    update: Any = kernels_for(env).Update(mlp, action_layout(env.single_action_space), settings, advantages.numel())
+    update: Any = kernels_for(env).GradientSteps(
+        mlp, action_layout(env.single_action_space), settings, advantages.numel()
+    )
     trainable = torch.ones(len(mlp.layout.shapes), dtype=torch.bool, device=device)
     adam = AdamState(means, squares, updates, lr)
     update.run(mlp, samples, adam, seed=SEED, iteration=zero, trainable=trainable, status=zero)

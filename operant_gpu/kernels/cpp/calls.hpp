@@ -25,7 +25,7 @@ enum Kind : int64_t { FLOAT32, UINT8, INT8, INT32, INT64 };
 struct Climb {
     Network network;
     // Sizes: samples of an iteration, epochs, minibatches of an epoch, parameter tensors, threads.
-    int64_t samples, epochs, parts, tensors, threads, seed, iteration;
+    int64_t samples, epochs, minibatches, tensors, threads, seed, iteration;
     int64_t normalizes_advantages, clips_values, has_target_kl;
     double clip_eps, vf_clip_eps, vf_coef, ent_coef, max_grad_norm, max_kl, lr;
     // Samples, one after the other.

@@ -34,7 +34,7 @@ class Learner {
 public:
     explicit Learner(const Climb& climb)
         : climb(climb), plan(climb.network), weights(plan.size), gradient(size_t(parameters())), order(size_t(climb.samples)) {
-        const int64_t tiles = (climb.samples / climb.parts + TILE) / TILE;
+        const int64_t tiles = (climb.samples / climb.minibatches + TILE) / TILE;
         const int64_t number = std::clamp<int64_t>(tiles / TILES_PER_SLOT, 1, MAX_SLOTS);
         for (int64_t i = 0; i < number; ++i) slots.emplace_back(climb, plan);
     }
@@ -42,7 +42,7 @@ public:
     void run() {
         const int64_t others = std::min(climb.threads, int64_t(slots.size())) - 1;
         Team team(others, int32_t(slots.size()), [this](int32_t slot) { fill(slot); });
-        for (int64_t step = 0; step < climb.epochs * climb.parts; ++step) {
+        for (int64_t step = 0; step < climb.epochs * climb.minibatches; ++step) {
             if (climb.status[step] & STOPPED) {
                 climb.status[step + 1] = climb.status[step];
                 continue;
@@ -67,10 +67,11 @@ private:
 
     // Find a step's samples, as torch.tensor_split has them, and how their advantages are normalized.
     void begin(int64_t step) {
-        const int64_t part = step % climb.parts, share = climb.samples / climb.parts, more = climb.samples % climb.parts;
-        if (part == 0) shuffle(climb.seed, climb.iteration, step / climb.parts, climb.samples, order.data());
-        start = part * share + std::min(part, more);
-        count = share + (part < more);
+        const int64_t share = climb.samples / climb.minibatches, more = climb.samples % climb.minibatches;
+        const int64_t number = step % climb.minibatches;
+        if (number == 0) shuffle(climb.seed, climb.iteration, step / climb.minibatches, climb.samples, order.data());
+        start = number * share + std::min(number, more);
+        count = share + (number < more);
         batch = {1.0f / float(count), 0.0f, 1.0f};
         if (climb.normalizes_advantages) {
             double sum = 0.0, spread = 0.0;

@@ -17,7 +17,8 @@ import math
 import triton
 import triton.language as tl
 
-from operant_gpu.kernels.triton.gradient import APPROX_KL, CLIP_FRAC, FAULTY, NUM_SUMS, STOPPED, VALUE_LOSS
+from operant_gpu.kernels.triton.gradient import FAULTY, STOPPED
+from operant_gpu.kernels.triton.objective import APPROX_KL, CLIP_FRAC, NUM_SUMS, VALUE_LOSS
 
 # Where the norm of a step's gradient stands, after what the gradient kernel sums up.
 GRAD_NORM = tl.constexpr(5)

@@ -6,7 +6,7 @@ the caller wants stored. Arguments beside those of the step kernel:
     policy_step, policy_row, policy_column: Strides of given actions.
     shift_ptr, scale_ptr: A network's scaling of observations, or None.
     trajectory: `Trajectory` of pointers; nothing is computed for those that are None.
-    steps, rows, columns_: `Trajectory` of their strides in elements.
+    by_step, by_row, by_column: `Trajectory` of their strides in elements.
     present_obs_ptr, present_mask_ptr: Observation and action mask of the state after the last step.
     POLICY: RANDOM, GIVEN or NETWORK. Constants of a network are described in `mlp.py`.
 The reference is `backends/stepwise.py`: single steps, one after the other.
@@ -45,26 +45,26 @@ NETWORK = tl.constexpr(2)
 
 
 @triton.jit
-def _put(ptr, step_stride, t, row, block, mask):
+def _put(ptr, by_step, t, row, block, mask):
     """Store one block of a (num_steps, num_envs) output, if it is wanted."""
     if ptr is not None:
-        tl.store(ptr + t * tl.cast(step_stride, tl.int64) + row, block, mask=mask)
+        tl.store(ptr + t * tl.cast(by_step, tl.int64) + row, block, mask=mask)
 
 
 @triton.jit
-def _put_components(ptr, step_stride, row_stride, column_stride, t, row, components, mask):
+def _put_components(ptr, by_step, by_row, by_column, t, row, components, mask):
     """Store the components of a (num_steps, num_envs, size) output, if it is wanted."""
     if ptr is not None:
-        at = ptr + t * tl.cast(step_stride, tl.int64)
-        store_components(at, components, row, mask, row_stride, column_stride)
+        at = ptr + t * tl.cast(by_step, tl.int64)
+        store_components(at, components, row, mask, by_row, by_column)
 
 
 @triton.jit
-def _put_observation(ptr, step_stride, row_stride, column_stride, t, row, components, mask, SIZE: tl.constexpr):
+def _put_observation(ptr, by_step, by_row, by_column, t, row, components, mask, SIZE: tl.constexpr):
     """Store an observation of a (num_steps, num_envs, size) output, if it is wanted."""
     if ptr is not None:
-        at = ptr + t * tl.cast(step_stride, tl.int64)
-        store_observation(at, components, row, mask, row_stride, column_stride, SIZE)
+        at = ptr + t * tl.cast(by_step, tl.int64)
+        store_observation(at, components, row, mask, by_row, by_column, SIZE)
 
 
 @triton.jit
@@ -87,9 +87,9 @@ def rollout_kernel(
     shift_ptr,
     scale_ptr,
     trajectory,
-    steps,
-    rows,
-    columns_,
+    by_step,
+    by_row,
+    by_column,
     present_obs_ptr,
     present_row,
     present_column,
@@ -150,9 +150,9 @@ def rollout_kernel(
             elapsed = tl.where(waiting, 0, elapsed)
             episode_return = tl.where(waiting, 0.0, episode_return)
         components, legal = OBSERVE(state, PARAMS), _legal(state, PARAMS, ACTION_MASK)
-        _put_observation(trajectory.obs, steps.obs, rows.obs, columns_.obs, t, row, components, mask, OBS_SIZE)
+        _put_observation(trajectory.obs, by_step.obs, by_row.obs, by_column.obs, t, row, components, mask, OBS_SIZE)
         _put_components(
-            trajectory.action_mask, steps.action_mask, rows.action_mask, columns_.action_mask, t, row, legal, mask
+            trajectory.action_mask, by_step.action_mask, by_row.action_mask, by_column.action_mask, t, row, legal, mask
         )
         rng = RNG(seed, env_id, episode, elapsed, POLICY_STREAM)
         if POLICY == GIVEN:
@@ -171,13 +171,13 @@ def rollout_kernel(
                     if not SHARED:
                         hidden = mlp.features(x, policy_ptr, CRITIC, OFFSETS, SIZES, PADS, ACTIVATION, PRECISION)
                     value = mlp.value(hidden, policy_ptr, LAST + 2, OFFSETS, SIZES, PADS, PRECISION)
-                    _put(trajectory.value, steps.value, t, row, value, mask)
+                    _put(trajectory.value, by_step.value, t, row, value, mask)
             drawn, taken, log_prob, fine = draw(
                 rng, legal, outputs, stds, POLICY == NETWORK, LOW, HIGH, BOX_LOW, BOX_HIGH, FIRST
             )
             valid = mask & fine
-            _put(trajectory.log_prob, steps.log_prob, t, row, log_prob, mask)
-        _put_components(trajectory.action, steps.action, rows.action, columns_.action, t, row, drawn, mask)
+            _put(trajectory.log_prob, by_step.log_prob, t, row, log_prob, mask)
+        _put_components(trajectory.action, by_step.action, by_row.action, by_column.action, t, row, drawn, mask)
 
         active = valid
         bad = mask & ~valid
@@ -196,9 +196,9 @@ def rollout_kernel(
         ended = done
         if MODE == DISABLED:
             ended = done | waiting
-        _put(trajectory.reward, steps.reward, t, row, reward, mask)
-        _put(trajectory.terminated, steps.terminated, t, row, terminated, mask)
-        _put(trajectory.truncated, steps.truncated, t, row, truncated, mask)
+        _put(trajectory.reward, by_step.reward, t, row, reward, mask)
+        _put(trajectory.terminated, by_step.terminated, t, row, terminated, mask)
+        _put(trajectory.truncated, by_step.truncated, t, row, truncated, mask)
 
         if MODE == NEXT_STEP:
             episode += waiting.to(tl.int32)
@@ -207,7 +207,15 @@ def rollout_kernel(
                 state = STATE(*choose(waiting, fresh, state, ARRAYS))
         final = OBSERVE(state, PARAMS)
         _put_observation(
-            trajectory.final_obs, steps.final_obs, rows.final_obs, columns_.final_obs, t, row, final, mask, OBS_SIZE
+            trajectory.final_obs,
+            by_step.final_obs,
+            by_row.final_obs,
+            by_column.final_obs,
+            t,
+            row,
+            final,
+            mask,
+            OBS_SIZE,
         )
         if trajectory.final_value is not None:
             # Where the episode was cut short, and where it goes on after the rollout.
@@ -220,7 +228,7 @@ def rollout_kernel(
                 hidden = mlp.features(x, policy_ptr, CRITIC, OFFSETS, SIZES, PADS, ACTIVATION, PRECISION)
                 following = mlp.value(hidden, policy_ptr, LAST + 2, OFFSETS, SIZES, PADS, PRECISION)
                 final_value = tl.where(wanted, following, final_value)
-            _put(trajectory.final_value, steps.final_value, t, row, final_value, mask)
+            _put(trajectory.final_value, by_step.final_value, t, row, final_value, mask)
         if MODE == SAME_STEP:
             episode += done.to(tl.int32)
             if tl.max(done.to(tl.int32), 0) > 0:
