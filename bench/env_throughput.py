@@ -28,7 +28,7 @@ from peers import peers
 from timing import Contender, race
 
 import operant_gpu
-from operant_gpu.backends.programs import widest
+from operant_gpu.backends.lowering.programs import widest
 from operant_gpu.environment import Definition, Environment
 from operant_gpu.registry import find
 

@@ -26,7 +26,7 @@ from timing import Contender, race
 
 import operant_gpu
 from operant_gpu import CudaEnvironment, Environment, VecEnv
-from operant_gpu.backends.programs import widest
+from operant_gpu.backends.lowering.programs import widest
 from operant_gpu.envs import CartPole, Game2048, Snake
 
 ON_GPU = torch.cuda.is_available()

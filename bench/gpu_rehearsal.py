@@ -46,7 +46,7 @@ def install(mode: str, executes: bool = False) -> None:
         knobs.runtime.kernel_load_start_hook.remove(driver._note_text)
         driver.load_binary = lambda *_: (None, None, 0, 0, 1024)
         driver.launcher_cls = _compiled_launcher
-        update: Any = importlib.import_module("operant_gpu.backends.triton_update")
+        update: Any = importlib.import_module("operant_gpu.backends.triton.update")
         update._shared_memory = lambda device: SHARED
         update._programs_at_once = lambda device, roles: 2 * MULTIPROCESSORS // roles
         _begin_with_zeros()
@@ -91,7 +91,7 @@ def _resolve_cuda(compiles: bool) -> None:
         means_gpu = str(device).startswith("cuda") or device == "auto"
         if isinstance(environment, CudaEnvironment) and means_gpu and backend in ("auto", "cuda"):
             if compiles:
-                cuda = importlib.import_module("operant_gpu.backends.cuda")
+                cuda = importlib.import_module("operant_gpu.backends.cuda.backend")
                 cuda.cubin(environment, params, f"sm_{CAPABILITY}")
             return resolve(environment, params, "cpu", "cpp")
         return resolve(environment, params, device, backend)
@@ -202,7 +202,8 @@ class _Compiled(Exception):
 def compile_in_cuda() -> list[str]:
     """Compile the environments of the tests that are in CUDA C++; return their names."""
     from operant_gpu import CudaEnvironment
-    from operant_gpu.backends import cuda, select
+    from operant_gpu.backends import select
+    from operant_gpu.backends.cuda import backend as cuda
 
     names, before = [], select.resolve
 

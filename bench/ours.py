@@ -13,7 +13,7 @@ from timing import Contender
 
 import operant_gpu
 from operant_gpu import CudaEnvironment, VecEnv
-from operant_gpu.backends.programs import trace
+from operant_gpu.backends.lowering.programs import trace
 from operant_gpu.models import MLPPolicy, PPOConfig
 from operant_gpu.models.graphs import captured
 from operant_gpu.spaces import action_layout

@@ -1,7 +1,7 @@
 """The language of environment functions: Triton's `jit` and `tl`, or stand-ins where Triton is missing.
 
 The stand-ins execute nothing. They carry the same names, so that the files that define environments
-import anywhere; the CPU backends then read the functions' source (see `backends/lowering.py`).
+import anywhere; the CPU backends then read the functions' source (see `backends/lowering/rewriting.py`).
 """
 
 from __future__ import annotations

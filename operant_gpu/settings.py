@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from operant_gpu.backends.base import NO_LIMIT
-from operant_gpu.backends.contract import check_contract
+from operant_gpu.backends.lowering.trial import check_contract
 from operant_gpu.environment import Definition, Environment, is_integer
 from operant_gpu.errors import InvalidConfig, UnsupportedConstruct
 

@@ -25,8 +25,8 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from operant_gpu.backends.base import NO_LIMIT, Batch
-from operant_gpu.backends.programs import widest
-from operant_gpu.backends.triton import (
+from operant_gpu.backends.lowering.programs import widest
+from operant_gpu.backends.triton.backend import (
     OPTIONS,
     draw_constants,
     launch_shape,
@@ -38,7 +38,7 @@ from operant_gpu.backends.triton import (
     step_constants,
     stored_arguments,
 )
-from operant_gpu.backends.triton_update import (
+from operant_gpu.backends.triton.update import (
     CHUNK,
     PIECES,
     ROWS,
@@ -47,7 +47,7 @@ from operant_gpu.backends.triton_update import (
     adam_constants,
     gradient_constants,
 )
-from operant_gpu.backends.triton_update import OPTIONS as FUSED
+from operant_gpu.backends.triton.update import OPTIONS as FUSED
 from operant_gpu.environment import Environment
 from operant_gpu.hyperparameters import Hyperparameters
 from operant_gpu.kernels.triton import adam

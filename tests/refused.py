@@ -13,7 +13,7 @@ from ptx_executor.operant import install
 from triton.runtime.errors import OutOfResources
 
 import operant_gpu
-from operant_gpu.backends.triton_update import estimate_advantages
+from operant_gpu.backends.triton.update import estimate_advantages
 
 
 def refuse(*arguments: Any, **named: Any) -> None:

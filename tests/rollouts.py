@@ -11,7 +11,7 @@ from contract_envs import CASES, MODES, assert_same_tensors, everything, make_cp
 from gymnasium import spaces
 
 from operant_gpu import AutoresetMode, Environment, VecEnv
-from operant_gpu.backends.numpy_ops import NumpyRng
+from operant_gpu.backends.lowering.operations import NumpyRng
 from operant_gpu.lang import jit, tl
 from operant_gpu.mlp import MLP, MLPLayout
 from operant_gpu.random import uniform

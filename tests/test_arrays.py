@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 from operant_gpu import InvalidConfig, UnsupportedConstruct, arrays
 from operant_gpu.arrays import cells, count, get
-from operant_gpu.backends.programs import lower_to_numpy
+from operant_gpu.backends.lowering.programs import lower_to_numpy
 from operant_gpu.lang import Array, jit, tl
 from operant_gpu.random import integers
 

@@ -29,7 +29,7 @@ def test_a_kernel_that_triton_refuses_is_named_with_card_versions_and_way_round(
 
 def test_cuda_that_the_driver_does_not_load_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     cupy = pytest.importorskip("cupy", reason="the backend needs CuPy")
-    from operant_gpu.backends import cuda
+    from operant_gpu.backends.cuda import backend as cuda
 
     class Module:
         def load(self, file: bytes) -> None:

@@ -32,8 +32,8 @@ def _several_programs(backend: str, monkeypatch: pytest.MonkeyPatch, num_envs: i
     """Have the interpreter cut batches in two to six; it takes all environments in one program otherwise."""
     if backend == "triton":
         shape = max(32, 2 ** num_envs.bit_length() // 8), 1
-        monkeypatch.setattr("operant_gpu.backends.triton.launch_shape", lambda num_envs, width=1: shape)
-        monkeypatch.setattr("operant_gpu.backends.triton.rollout_shape", lambda num_envs, network, width: shape)
+        monkeypatch.setattr("operant_gpu.backends.triton.backend.launch_shape", lambda num_envs, width=1: shape)
+        monkeypatch.setattr("operant_gpu.backends.triton.backend.rollout_shape", lambda num_envs, network, width: shape)
 
 
 def poisoned(expected: Outputs) -> Outputs:

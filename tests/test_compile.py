@@ -16,8 +16,8 @@ from operant_gpu.errors import BackendError
 
 pytest.importorskip("triton", reason="compilation needs Triton")
 
-from operant_gpu.backends.triton import check_compiler
-from operant_gpu.backends.triton_update import SHAPES
+from operant_gpu.backends.triton.backend import check_compiler
+from operant_gpu.backends.triton.update import SHAPES
 
 # Of two layers of 64 units in the first shape.
 MAX_SHARED_OF_UPDATES = SHAPES["tf32", False][0].shared

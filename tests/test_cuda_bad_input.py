@@ -17,7 +17,7 @@ from gymnasium import spaces
 
 import operant_gpu
 from operant_gpu import Array, BackendError, CudaEnvironment, InvalidConfig
-from operant_gpu.backends import cpp_compiler
+from operant_gpu.backends.cpp import compiler as cpp_compiler
 from operant_gpu.lang import tl
 
 LEDGE = (FOLDER / "ledge.cu").read_text()
@@ -200,7 +200,7 @@ def test_a_changed_source_is_compiled_anew_also_where_it_is_included(
 
 def test_nvrtc_finds_what_is_included(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("cupy")
-    from operant_gpu.backends.cuda import cubin
+    from operant_gpu.backends.cuda.backend import cubin
 
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "inner.cuh").write_text('#include "rules.cuh"\n')
@@ -295,7 +295,7 @@ except operant_gpu.BackendError as error:
 
 def test_without_nvrtc_the_cuda_backend_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("cupy")
-    from operant_gpu.backends import cuda
+    from operant_gpu.backends.cuda import backend as cuda
 
     class Missing:
         """Stands in for CuPy's NVRTC where the library is missing."""
@@ -311,7 +311,7 @@ def test_without_nvrtc_the_cuda_backend_says_what_to_install(monkeypatch: pytest
 
 def test_a_device_that_nvrtc_does_not_know_is_named() -> None:
     pytest.importorskip("cupy")
-    from operant_gpu.backends.cuda import cubin
+    from operant_gpu.backends.cuda.backend import cubin
 
     with pytest.raises(BackendError, match=r"NVRTC \d+\.\d+ does not know sm_35: install a newer one"):
         cubin(SHIPPED, SHIPPED.make_params({}), "sm_35")
@@ -326,7 +326,7 @@ def test_a_device_that_nvrtc_does_not_know_is_named() -> None:
 )
 def test_errors_of_nvrtc_are_shown_as_those_of_the_cpus(changed: Any, old: str, new: str, message: str) -> None:
     pytest.importorskip("cupy")
-    from operant_gpu.backends.cuda import cubin
+    from operant_gpu.backends.cuda.backend import cubin
 
     environment = changed(old, new)
     with pytest.raises(InvalidConfig, match=rf"changed.cu\({line_of(old)}\): error.*{message}") as raised:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from contract_envs import CUDA_MAKERS
 
-from operant_gpu.backends.cuda_source import KERNELS, program
+from operant_gpu.backends.cuda.source import KERNELS, program
 
 pytest.importorskip("cupy", reason="compilation needs CuPy")
 triton = pytest.importorskip("triton", reason="nvdisasm is in Triton's wheel")
@@ -31,7 +31,7 @@ def environment_of(name: str) -> Any:
 @every_environment
 @pytest.mark.parametrize("arch", [75, 90, 120])
 def test_nvrtc_makes_a_file_that_nvidia_reads(name: str, arch: int) -> None:
-    from operant_gpu.backends.cuda import cubin
+    from operant_gpu.backends.cuda.backend import cubin
 
     environment = environment_of(name)
     path = cubin(environment, environment.make_params({}), f"sm_{arch}")
@@ -48,7 +48,7 @@ def test_nvrtc_makes_a_file_that_nvidia_reads(name: str, arch: int) -> None:
 
 
 def test_what_was_compiled_is_found_from_another_folder(tmp_path: Path) -> None:
-    from operant_gpu.backends.cuda import cubin
+    from operant_gpu.backends.cuda.backend import cubin
 
     environment = environment_of("CudaCartPole-v1")
     moved = dataclasses.replace(environment, source=Path(shutil.copy(environment.source, tmp_path)))
@@ -61,7 +61,7 @@ def test_what_was_compiled_is_found_from_another_folder(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
 @every_environment
 def test_nvcc_makes_kernels_within_their_resources(name: str, tmp_path: Path, record_property: Any) -> None:
-    from operant_gpu.backends.cuda import OPTIONS
+    from operant_gpu.backends.cuda.backend import OPTIONS
 
     environment = environment_of(name)
     source = tmp_path / "program.cu"

@@ -42,19 +42,19 @@ from contract_envs import MODES
 from mlp_policies import policy_for
 from rollouts import all_names, make
 from updates import BOX, CASES, DISCRETE, Fused, case
-from operant_gpu.backends import cpp_learner, cpp_update
-cpp_learner.FLAGS += {SANITIZERS}
-cpp_update._SAMPLES_PER_THREAD = 1
+from operant_gpu.backends.cpp import learner, update
+learner.FLAGS += {SANITIZERS}
+update._SAMPLES_PER_THREAD = 1
 torch.set_num_threads(3)
 for size in ((1, 37), (13, 101)):
     for options in CASES.values():
         given = case(**{{"actions": DISCRETE, "n_epochs": 2, **options, "size": size}})
-        assert Fused(given, cpp_update).run().status.eq(0).all()
+        assert Fused(given, update).run().status.eq(0).all()
 rewards = torch.ones(13, 41)
 flags = [torch.rand(13, 41) < 0.1 for _ in range(2)]
-cpp_update.estimate_advantages(rewards, rewards, rewards, *flags, 0.9, 0.9)
+update.estimate_advantages(rewards, rewards, rewards, *flags, 0.9, 0.9)
 counts = torch.zeros(13, 41), torch.zeros(13, 41, dtype=torch.int32)
-cpp_update.follow_episodes(*counts, rewards, *flags, (counts[0][0], counts[1][0]))
+update.follow_episodes(*counts, rewards, *flags, (counts[0][0], counts[1][0]))
 for name in ("CartPole-v1", "Drift-v0", "MaskedDials-v0"):
     for mode in MODES:
         for num_envs in (1, 41, 601):

@@ -11,7 +11,7 @@ import torch
 
 import operant_gpu
 from operant_gpu import VecEnv
-from operant_gpu.backends.numpy_ops import NumpyRng
+from operant_gpu.backends.lowering.operations import NumpyRng
 
 minatar = pytest.importorskip("minatar", reason="needs the MinAtar package")
 

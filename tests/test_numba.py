@@ -99,13 +99,13 @@ def run_python(code: str, cache: Path) -> Any:
 STEP = """
 import json, sys
 import operant_gpu
-from operant_gpu.backends import numba_cache
+from operant_gpu.backends.numba import cache
 env = operant_gpu.make("CartPole-v1", 5, device="cpu", backend="numba")
 env.reset(seed=1)
 env.rollout(3)
 programs = [module.program for name, module in sys.modules.items() if name.startswith("operant_gpu_program")]
 found = {"hits": sum(program.cache_hits for program in programs), "programs": len(programs)}
-found["folder"] = str(numba_cache.folder("numba"))
+found["folder"] = str(cache.folder("numba"))
 found["obs"] = env.observe().tolist()
 """
 

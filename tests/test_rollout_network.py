@@ -31,8 +31,8 @@ from rollouts import (
 )
 
 from operant_gpu import ActionError, AutoresetMode, VecEnv
-from operant_gpu.backends.numpy_ops import NumpyRng
-from operant_gpu.backends.programs import lower_to_numpy
+from operant_gpu.backends.lowering.operations import NumpyRng
+from operant_gpu.backends.lowering.programs import lower_to_numpy
 from operant_gpu.mlp import MLP
 from operant_gpu.random import normal
 from operant_gpu.spaces import ActionLayout, action_layout

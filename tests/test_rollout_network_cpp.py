@@ -12,7 +12,7 @@ from rollouts import Outputs, Policy, all_names, make, make_network
 from test_rollout_network import assert_network_rollout
 
 from operant_gpu import BackendError
-from operant_gpu.backends import cpp_rollout
+from operant_gpu.backends.cpp import rollout as cpp_rollout
 
 if INTERPRETED:
     pytest.skip("of the C++ alone", allow_module_level=True)

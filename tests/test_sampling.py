@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from operant_gpu import sampling
-from operant_gpu.backends.numpy_ops import NumpyRng
-from operant_gpu.backends.programs import lower_to_numpy
+from operant_gpu.backends.lowering.operations import NumpyRng
+from operant_gpu.backends.lowering.programs import lower_to_numpy
 
 SAMPLES = 40_000
 # Deviations in standard errors: five is passed by chance once in two million.

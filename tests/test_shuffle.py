@@ -11,7 +11,7 @@ from conftest import INTERPRETED
 
 pytest.importorskip("triton", reason="the kernel's file needs Triton")
 
-from operant_gpu.backends import triton_update
+from operant_gpu.backends.triton import update as triton_update
 from operant_gpu.kernels.triton.shuffle import permutation, shuffle_kernel, widths
 
 SIZES = [1, 2, 3, 5, 41, 341, 4231]

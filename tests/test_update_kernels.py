@@ -23,7 +23,7 @@ from updates import (
     gradient_errors,
 )
 
-from operant_gpu.backends import cpp_update
+from operant_gpu.backends.cpp import update as cpp_update
 from operant_gpu.hyperparameters import FAULTY, STOPPED
 from operant_gpu.models.rollout import generalized_advantages
 
@@ -36,7 +36,7 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         pytest.skip("Triton runs in the interpreter, and there alone")
     if request.param == "cpp":
         return cpp_update
-    from operant_gpu.backends import triton_update
+    from operant_gpu.backends.triton import update as triton_update
 
     # Give every program several tiles, the last of which is not full.
     monkeypatch.setattr(triton_update, "update_shape", lambda *_: triton_update.Shape(16, 4, 0))
@@ -62,7 +62,7 @@ def test_an_iteration_is_that_of_the_eager_loop(kernels: Any, options: dict[str,
 def test_tf32_gradients_are_near(kernels: Any, actions: spaces.Space[Any]) -> None:
     if kernels is cpp_update:
         pytest.skip("on a CPU, products are float32's")
-    given = case(actions, hidden_sizes=(64, 64), precision="tf32", parts=1, n_epochs=1)
+    given = case(actions, hidden_sizes=(64, 64), precision="tf32", minibatches=1, n_epochs=1)
     fused = Fused(given, kernels)
     error = max(gradient_errors(given, fused.gradient_of_first_step(), by_autograd(given)).values())
     # Were products not rounded to tf32, which the interpreter imitates, it would be below 1e-6.
@@ -185,7 +185,7 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch: pytest.MonkeyPat
     try:
         for threads in (1, 2, 4, 7):
             torch.set_num_threads(threads)
-            given = case(BOX, size=(13, 101), parts=2, n_epochs=3, hidden_sizes=(20,))
+            given = case(BOX, size=(13, 101), minibatches=2, n_epochs=3, hidden_sizes=(20,))
             table = Fused(given, cpp_update).run()
             runs.append((given.policy.flat.clone(), table.measured.clone()))
     finally:

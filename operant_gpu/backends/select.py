@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from operant_gpu.backends.base import Backend, Batch
-from operant_gpu.backends.programs import widest
+from operant_gpu.backends.lowering.programs import widest
 from operant_gpu.cuda_environment import CudaEnvironment
 from operant_gpu.environment import Definition, Environment
 from operant_gpu.errors import BackendError, InvalidConfig
@@ -52,18 +52,9 @@ def resolve(environment: Definition, params: Any, device: str | torch.device, ba
 
 def create(name: str, batch: Batch) -> Backend:
     """Return the backend of this name for a batch."""
-    module, cls = _CLASSES[name]
-    backend: Backend = getattr(importlib.import_module(f"operant_gpu.backends.{module}"), cls)(batch)
+    module = importlib.import_module(f"operant_gpu.backends.{name}.backend")
+    backend: Backend = getattr(module, f"{name.capitalize()}Backend")(batch)
     return backend
-
-
-_CLASSES = {
-    "triton": ("triton", "TritonBackend"),
-    "numba": ("numba", "NumbaBackend"),
-    "numpy": ("numpy", "NumpyBackend"),
-    "cuda": ("cuda", "CudaBackend"),
-    "cpp": ("cpp", "CppBackend"),
-}
 
 
 def _known(environment: Definition, params: Any) -> tuple[tuple[str, ...], str]:
@@ -122,7 +113,7 @@ def _check_interpreter(backend: str, other: str) -> None:
     """Raise where a GPU's backend has no way to run on a CPU."""
     advice = f"use backend={other!r}"
     if backend == "triton":
-        from operant_gpu.backends.triton import INTERPRETED
+        from operant_gpu.backends.triton.backend import INTERPRETED
 
         if INTERPRETED:
             return

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from operant_gpu import sampling
 from operant_gpu.backends.base import Backend, Batch, numpy_view
-from operant_gpu.backends.numpy_ops import NumpyRng
-from operant_gpu.backends.programs import lower_to_numpy
+from operant_gpu.backends.lowering.operations import NumpyRng
+from operant_gpu.backends.lowering.programs import lower_to_numpy
 from operant_gpu.lang import constexpr_value
 from operant_gpu.memory.columns import Outputs
 from operant_gpu.memory.trajectory import Trajectory

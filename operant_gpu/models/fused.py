@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from operant_gpu.backends import cpp_update
+from operant_gpu.backends.cpp import update as cpp_update
 from operant_gpu.errors import BackendError
 from operant_gpu.hyperparameters import FAULTY, AdamState, Hyperparameters, Samples
 from operant_gpu.models.config import PPOConfig
@@ -142,6 +142,6 @@ def kernels_for(env: VecEnv) -> Any:
     if env.device.type == "cpu" and env.backend != "triton":
         return cpp_update
     # Here, since Triton may be missing.
-    from operant_gpu.backends import triton_update
+    from operant_gpu.backends.triton import update as triton_update
 
     return triton_update

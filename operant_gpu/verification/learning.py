@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from operant_gpu.backends.programs import widest
+from operant_gpu.backends.lowering.programs import widest
 from operant_gpu.environment import Environment
 from operant_gpu.errors import BackendError, InvalidConfig, one_line
 from operant_gpu.hyperparameters import AdamState, Samples

@@ -26,7 +26,7 @@ from updates import (
 )
 
 import operant_gpu
-from operant_gpu.backends import triton_update
+from operant_gpu.backends.triton import update as triton_update
 from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.vector import VecEnv
 

@@ -17,7 +17,7 @@ from updates import assert_learns_as_eager
 
 import operant_gpu
 from operant_gpu import TrainingError
-from operant_gpu.backends import cpp_learner
+from operant_gpu.backends.cpp import learner as cpp_learner
 from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.vector import VecEnv
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from operant_gpu.backends import select, triton_update
-from operant_gpu.backends import triton as backend
+from operant_gpu.backends import select
+from operant_gpu.backends.triton import backend
+from operant_gpu.backends.triton import update as triton_update
 from ptx_executor.kernels import Executor
 from ptx_executor.triton_driver import PtxDriver, activate
 

@@ -1,5 +1,5 @@
-// What calls of the learner read and write: the structures of `operant_gpu.backends.cpp_learner`, `cpp_update` and
-// `cpp_rollout`, field by field. Strides are in elements, those from step to step in bytes.
+// What calls of the learner read and write: the structures of `learner.py`, `update.py` and `rollout.py` in
+// `operant_gpu/backends/cpp`, field by field. Strides are in elements, those from step to step in bytes.
 
 #pragma once
 

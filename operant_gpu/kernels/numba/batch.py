@@ -1,7 +1,7 @@
 """The kernels of the numba backend: many steps, and resets, of any environment, whose programs arrive as addresses.
 
 Environments are taken in blocks, whose columns the compiled programs of the environment work on (see `block.py`
-and `backends/numba_source.py`). A block stays in the first-level cache for all steps of a rollout. Loops over its rows
+and `backends/numba/source.py`). A block stays in the first-level cache for all steps of a rollout. Loops over its rows
 have no branches, so that they become vector instructions; what concerns few rows, such as resets, gathers them first.
 
 The reference that they are tested against is the NumPy backend.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from operant_gpu.backends.base import Batch
-from operant_gpu.backends.cuda_file import check_functions, digests, read, signatures
+from operant_gpu.backends.cuda.file import check_functions, digests, read, signatures
 from operant_gpu.cuda_environment import CudaEnvironment
 from operant_gpu.environment import ColumnType
 from operant_gpu.errors import InvalidConfig
@@ -27,7 +27,7 @@ from operant_gpu.spaces import ActionLayout, ObservationLayout, action_layout, o
 MAX_STATE = 1 << 16
 KERNELS = ("operant_steps", "operant_reset", "operant_draw")
 _MOST_LINES = 100
-_FOLDER = Path(__file__).parents[1] / "kernels" / "cuda"
+_FOLDER = Path(__file__).parents[2] / "kernels" / "cuda"
 _TYPES = {
     "bool": "bool", "int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "int64": "int64_t", "uint8": "uint8_t",
     "float32": "float", "float64": "double",

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from operant_gpu.backends.base import Batch
 from operant_gpu.backends.compiled import CompiledBackend
-from operant_gpu.backends.cpp_rollout import NetworkRollout
-from operant_gpu.backends.numba_layout import BatchRecord
+from operant_gpu.backends.cpp.rollout import NetworkRollout
+from operant_gpu.backends.numba.record import BatchRecord
 from operant_gpu.backends.stepwise import StepwiseRollout
 from operant_gpu.backends.threads import in_parts
 from operant_gpu.kernels.numba.batch import reset, rollout

@@ -18,7 +18,7 @@ from triton.errors import TritonError
 
 from operant_gpu.backends.base import Batch
 from operant_gpu.backends.failures import failure
-from operant_gpu.backends.programs import widest
+from operant_gpu.backends.lowering.programs import widest
 from operant_gpu.backends.stepwise import StepwiseRollout
 from operant_gpu.errors import BackendError
 from operant_gpu.kernels.triton import blocks

@@ -7,7 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from operant_gpu.backends.cpp_learner import KINDS, POINTER, REAL, WORD, Network, address, library, network_of
+from operant_gpu.backends.cpp.learner import KINDS, POINTER, REAL, WORD, Network, address, library, network_of
 from operant_gpu.hyperparameters import KL_MARGIN, AdamState, Hyperparameters, Samples, StepTable
 from operant_gpu.mlp import MLP
 from operant_gpu.spaces import ActionLayout
@@ -81,7 +81,7 @@ class GradientSteps:
         trainable: Tensor,
         status: Tensor,
     ) -> StepTable:
-        """Take all gradient steps of an iteration, in place; arguments as for `triton_update.GradientSteps.run`."""
+        """Take all gradient steps of an iteration, in place; arguments as those of Triton have them."""
         given = samples._asdict() | {"parameters": mlp.parameters, "trainable": trainable}
         given |= {"means": adam.means, "squares": adam.squares, "count": adam.updates}
         for name, tensor in given.items():

@@ -13,8 +13,8 @@ import torch
 from cupy_backends.cuda.libs import nvrtc
 
 from operant_gpu.backends.base import Batch
-from operant_gpu.backends.cuda_base import CudaSourceBackend
-from operant_gpu.backends.cuda_source import KERNELS, explained, program
+from operant_gpu.backends.cuda.base import CudaSourceBackend
+from operant_gpu.backends.cuda.source import KERNELS, explained, program
 from operant_gpu.backends.disk_cache import folder
 from operant_gpu.backends.failures import failure
 from operant_gpu.cuda_environment import CudaEnvironment

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from operant_gpu.backends.cpp_compiler import compiler, failure, load_or_make, native_flags, run_compiler
+from operant_gpu.backends.cpp.compiler import compiler, failure, load_or_make, native_flags, run_compiler
 from operant_gpu.errors import BackendError
 from operant_gpu.mlp import MAX_LAYERS, MLP
 from operant_gpu.spaces import ActionLayout
 
-_KERNELS = Path(__file__).resolve().parent.parent / "kernels"
+_KERNELS = Path(__file__).resolve().parents[2] / "kernels"
 _MAIN = _KERNELS / "cpp" / "learner.cpp"
 # What it includes: its own headers, and the random streams of environments.
 _SOURCES = (*sorted(_MAIN.parent.iterdir()), _KERNELS / "cuda" / "environment.cuh")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from operant_gpu.backends.base import Batch
-from operant_gpu.backends.cpp_compiler import compiler, failure, load_or_make, native_flags, run_compiler
-from operant_gpu.backends.cpp_rollout import NetworkRollout
-from operant_gpu.backends.cuda_base import CudaSourceBackend
-from operant_gpu.backends.cuda_source import KERNELS, explained, program
+from operant_gpu.backends.cpp.compiler import compiler, failure, load_or_make, native_flags, run_compiler
+from operant_gpu.backends.cpp.rollout import NetworkRollout
+from operant_gpu.backends.cuda.base import CudaSourceBackend
+from operant_gpu.backends.cuda.source import KERNELS, explained, program
 from operant_gpu.backends.threads import in_parts
 from operant_gpu.errors import BackendError
 from operant_gpu.memory.records import Record

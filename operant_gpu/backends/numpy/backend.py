@@ -10,9 +10,9 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from operant_gpu.backends.base import Batch, numpy_view
-from operant_gpu.backends.numpy_arrays import padded
-from operant_gpu.backends.numpy_ops import NumpyRng
-from operant_gpu.backends.programs import trace
+from operant_gpu.backends.lowering.arrays import padded
+from operant_gpu.backends.lowering.operations import NumpyRng
+from operant_gpu.backends.lowering.programs import trace
 from operant_gpu.backends.stepwise import StepwiseRollout
 from operant_gpu.lang import constexpr_value
 from operant_gpu.memory.columns import Columns, Outputs

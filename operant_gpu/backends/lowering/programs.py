@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from operant_gpu import arrays, sampling
-from operant_gpu.backends import numpy_arrays, numpy_ops
-from operant_gpu.backends.lowering import lower
-from operant_gpu.backends.numpy_ops import NumpyRng
-from operant_gpu.backends.tracing import Program, Tape
+from operant_gpu.backends.lowering import arrays as lowered_arrays
+from operant_gpu.backends.lowering import operations
+from operant_gpu.backends.lowering.operations import NumpyRng
+from operant_gpu.backends.lowering.rewriting import lower
+from operant_gpu.backends.lowering.tracing import Program, Tape
 from operant_gpu.environment import Environment
 from operant_gpu.random import philox_word, philox_words
 from operant_gpu.spaces import ActionLayout, action_layout
@@ -19,16 +20,16 @@ from operant_gpu.spaces import ActionLayout, action_layout
 # What NumPy does in its own way: it computes a block of words once, however many of them are drawn.
 _INTRINSICS: dict[Any, Callable[..., Any]] = {
     philox_words: NumpyRng.words,
-    philox_word: numpy_ops.word,
-    arrays.cells: numpy_arrays.cells,
-    arrays.cells_of: numpy_arrays.cells_of,
-    arrays.widened: numpy_arrays.widened,
+    philox_word: operations.word,
+    arrays.cells: lowered_arrays.cells,
+    arrays.cells_of: lowered_arrays.cells_of,
+    arrays.widened: lowered_arrays.widened,
 }
 
 
 def lower_to_numpy(function: Any) -> Any:
     """Return the NumPy form of a jit function."""
-    return lower(function, numpy_ops, _INTRINSICS)
+    return lower(function, operations, _INTRINSICS)
 
 
 class Programs(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from operant_gpu.backends.numpy_ops import NumpyRng
+from operant_gpu.backends.lowering.operations import NumpyRng
 from operant_gpu.errors import UnsupportedConstruct
 
 # No power of two: no Array has as many cells.

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from operant_gpu.backends.base import Batch
-from operant_gpu.backends.numba_cache import compiled
-from operant_gpu.backends.numba_source import Slots, source_of
-from operant_gpu.backends.programs import trace, trace_random_policy
-from operant_gpu.backends.tracing import Program
+from operant_gpu.backends.lowering.programs import trace, trace_random_policy
+from operant_gpu.backends.lowering.tracing import Program
+from operant_gpu.backends.numba.cache import compiled
+from operant_gpu.backends.numba.source import Slots, source_of
 from operant_gpu.kernels.numba.block import BATCH, workspace_bytes
 from operant_gpu.kernels.numba.memory import EIGHT_BYTES, FOUR_BYTES, SIGNED_BYTE, TWO_BYTES, UNSIGNED_BYTE
 from operant_gpu.lang import constexpr_value

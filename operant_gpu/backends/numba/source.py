@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from operant_gpu.backends.tracing import Call, Program, Traced, reinterpreted, select
+from operant_gpu.backends.lowering.tracing import Call, Program, Traced, reinterpreted, select
 from operant_gpu.errors import UnsupportedConstruct
 from operant_gpu.kernels.numba.block import ELAPSED, ENV_ID, EPISODE, FREE, REWARD, SEED, TERMINATED
 from operant_gpu.kernels.numba.memory import PITCH
@@ -92,7 +92,7 @@ def source_of(program: Program, slots: Slots, results: Sequence[str], stream: in
 
 
 _WORD = re.compile(r"rng\.words\((\d+)\)\[(\d)\]")
-_TEMPLATE = '''"""Made by operant_gpu.backends.numba_source."""
+_TEMPLATE = '''"""Made by operant_gpu.backends.numba.source."""
 
 from math import cos as cos64, inf, nan, sin as sin64
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from operant_gpu.backends.base import Backend, Batch
 from operant_gpu.backends.compiled import NetworkActs
-from operant_gpu.backends.cpp_learner import KINDS, POINTER, WORD, Network, address, library, network_of
+from operant_gpu.backends.cpp.learner import KINDS, POINTER, WORD, Network, address, library, network_of
 from operant_gpu.backends.threads import in_parts
 from operant_gpu.errors import BackendError
 from operant_gpu.memory.columns import Outputs

@@ -12,7 +12,7 @@ import triton
 from torch import Tensor
 
 from operant_gpu.backends.failures import failure
-from operant_gpu.backends.triton import INTERPRETED, REFUSALS, check_compiler, padded, policy_constants
+from operant_gpu.backends.triton.backend import INTERPRETED, REFUSALS, check_compiler, padded, policy_constants
 from operant_gpu.hyperparameters import KL_MARGIN, AdamState, Hyperparameters, Samples, StepTable
 from operant_gpu.kernels.triton.adam import NUM_MEASURED, adam_kernel, reduce_kernel
 from operant_gpu.kernels.triton.advantages import advantages_kernel, episodes_kernel

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from operant_gpu.backends.base import Batch
 from operant_gpu.backends.compiled import CompiledBackend, NetworkActs
-from operant_gpu.backends.cuda_source import DRAW, batch_record
+from operant_gpu.backends.cuda.source import DRAW, batch_record
 from operant_gpu.backends.stepwise import StepwiseRollout
 from operant_gpu.memory.columns import Outputs
 from operant_gpu.memory.records import Record

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from operant_gpu.backends.numpy_ops import NumpyRng
-from operant_gpu.backends.programs import lower_to_numpy
+from operant_gpu.backends.lowering.operations import NumpyRng
+from operant_gpu.backends.lowering.programs import lower_to_numpy
 from operant_gpu.environment import Environment
 from operant_gpu.errors import InvalidConfig, UnsupportedConstruct
 from operant_gpu.lang import next_power_of_2

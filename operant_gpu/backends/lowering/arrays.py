@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from operant_gpu.backends.numpy_ops import cast, rank
+from operant_gpu.backends.lowering.operations import cast, rank
 from operant_gpu.errors import UnsupportedConstruct
 from operant_gpu.lang import next_power_of_2
 
