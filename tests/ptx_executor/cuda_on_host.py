@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton import runtime
 
-from operant_gpu import vector
+from operant_gpu.backends import select
 from ptx_executor.triton_driver import PtxDriver
 
 # By this object, environments that were made for "cuda" are told from those that were made for a CPU.
@@ -115,11 +115,11 @@ def pretend(patch: pytest.MonkeyPatch | None = None) -> None:
     }
     for name, answer in answers.items():
         patch.setattr(torch.cuda, name, answer)
-    resolve = vector.select.resolve
+    resolve = select.resolve
 
     def resolved(environment: Any, params: Any, device: Any, backend: str) -> Any:
         if _is_cuda(device) or (device == "auto" and backend in ("auto", "triton")):
             return _HOST, resolve(environment, params, "cpu", "triton")[1]
         return resolve(environment, params, device, backend)
 
-    patch.setattr(vector.select, "resolve", resolved)
+    patch.setattr(select, "resolve", resolved)

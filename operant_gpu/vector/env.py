@@ -14,8 +14,6 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from operant_gpu import settings
-from operant_gpu.actions import ActionReader, raise_refused
 from operant_gpu.backends import select
 from operant_gpu.backends.base import NO_LIMIT, Batch
 from operant_gpu.environment import Definition
@@ -25,6 +23,8 @@ from operant_gpu.memory.columns import Outputs
 from operant_gpu.memory.trajectory import Storage
 from operant_gpu.mlp import MLP
 from operant_gpu.spaces import action_layout, observation_layout
+from operant_gpu.vector import checks
+from operant_gpu.vector.actions import ActionReader, raise_refused
 
 Info = dict[str, Any]
 
@@ -97,18 +97,18 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self.environment = environment
         self.params = environment.make_params(params or {})
         self.single_observation_space, self.single_action_space = environment.spaces(self.params)
-        self.autoreset_mode = settings.autoreset_mode(autoreset_mode)
+        self.autoreset_mode = checks.autoreset_mode(autoreset_mode)
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 30, "autoreset_mode": self.autoreset_mode}
-        self.render_mode = settings.render_mode(render_mode, environment)
+        self.render_mode = checks.render_mode(render_mode, environment)
         self.device, self.backend = select.resolve(environment, self.params, device, backend)
-        settings.try_contract(environment, self.params, self.backend)
+        checks.try_contract(environment, self.params, self.backend)
         layout, obs = action_layout(self.single_action_space), observation_layout(self.single_observation_space)
         mask_size = layout.num_actions if environment.has_action_mask else 0
         self._shape = obs.shape
         bytes_each = allocation.bytes_per_env(environment, obs, mask_size)
         self.num_envs = allocation.check_num_envs(num_envs, bytes_each, self.device)
         self.state = allocation.allocate_state(environment, self.num_envs, self.device)
-        self._first_env_id = settings.first_env_id(first_env_id, self.num_envs)
+        self._first_env_id = checks.first_env_id(first_env_id, self.num_envs)
         self._columns = allocation.allocate_columns(self.num_envs, self.device, self._first_env_id)
         self._env_ids = self._columns.env_id.clone()
         self.stores_rows = self.backend == "cpp"
@@ -123,7 +123,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         )
         self._reader = ActionReader(layout, self.num_envs, self.device)
         self._storage = Storage(self.num_envs, self.device, obs, layout, mask_size, not self.stores_rows)
-        self._limit = settings.step_limit(max_episode_steps, environment)
+        self._limit = checks.step_limit(max_episode_steps, environment)
         self.max_episode_steps = None if self._limit == NO_LIMIT else self._limit
         batch = Batch(
             environment, self.params, self.state, self._columns, obs, layout, self._limit, self.autoreset_mode
@@ -167,7 +167,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             InvalidConfig: If the seed or an option is not as described.
         """
         self._check_open()
-        mask = settings.reset_mask(options, self.num_envs, self.device)
+        mask = checks.reset_mask(options, self.num_envs, self.device)
         if mask is not None and not self._started:
             raise InvalidConfig("options", "the first reset takes every environment: call reset() before reset_mask")
         mask = self._all if mask is None else mask
@@ -269,7 +269,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             ResetNeeded: Before the first reset.
         """
         self._check_started()
-        num_steps = settings.num_steps(num_steps)
+        num_steps = checks.num_steps(num_steps)
         taken = self._reader.read_policy(policy, num_steps, self._outputs.obs.shape[1])
         tensors = self._storage.tensors(out, num_steps, isinstance(taken, MLP))
         self._backend.rollout(num_steps, taken, self._storage.trajectory(tensors), self._outputs)
@@ -349,7 +349,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
                     kind = f"{column.dtype} {tuple(column.shape)}"
                     raise InvalidConfig("state_dict", f"{part}[{name!r}] is missing or not {kind}")
                 pairs.append((column, given))
-        self._first_env_id = settings.first_env_id(state_dict.get("first_env_id", 0), self.num_envs)
+        self._first_env_id = checks.first_env_id(state_dict.get("first_env_id", 0), self.num_envs)
         last = self._first_env_id + self.num_envs
         self._env_ids.copy_(torch.arange(self._first_env_id, last, device=self.device))
         for column, saved_column in pairs:
@@ -422,9 +422,9 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         """Restart the streams where the mask holds."""
         columns = self._columns
         if isinstance(seed, int | np.integer):
-            seeds, env_ids = torch.full_like(columns.seed, settings.seed_number(seed)), self._env_ids
+            seeds, env_ids = torch.full_like(columns.seed, checks.seed_number(seed)), self._env_ids
         else:
-            given = settings.seed_numbers(seed, self.num_envs)
+            given = checks.seed_numbers(seed, self.num_envs)
             seeds = torch.tensor([one or 0 for one in given], device=self.device)
             mask = mask & torch.tensor([one is not None for one in given], device=self.device)
             env_ids = torch.zeros_like(columns.env_id)
