@@ -56,7 +56,7 @@ def install(mode: str, executes: bool = False) -> None:
 
 def _learn_without_graphs() -> None:
     """Let the graph engine run as the eager one: it launches the same kernels."""
-    ppo: Any = importlib.import_module("operant_gpu.models.ppo")
+    ppo: Any = importlib.import_module("operant_gpu.models.ppo.learner")
     checked = ppo.checked_config
 
     def changed(env: Any, config: Any, intrinsic: Any) -> Any:

@@ -15,7 +15,7 @@ import operant_gpu
 from operant_gpu import CudaEnvironment, VecEnv
 from operant_gpu.backends.lowering.programs import trace
 from operant_gpu.models import MLPPolicy, PPOConfig
-from operant_gpu.models.graphs import captured
+from operant_gpu.models.ppo.graphs import captured
 from operant_gpu.spaces import action_layout
 
 # Batches of actions that single steps cycle through.

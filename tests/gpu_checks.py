@@ -12,7 +12,7 @@ import torch
 from contract_envs import CUDA_MAKERS, EVERY_MAKER
 
 from operant_gpu import BackendError, VecEnv
-from operant_gpu.models.graphs import captured
+from operant_gpu.models.ppo.graphs import captured
 
 T = TypeVar("T")
 

@@ -25,7 +25,7 @@ from updates import (
 
 from operant_gpu.backends.cpp import update as cpp_update
 from operant_gpu.hyperparameters import FAULTY, STOPPED
-from operant_gpu.models.rollout import generalized_advantages
+from operant_gpu.models.ppo.rollout import generalized_advantages
 
 every_case = pytest.mark.parametrize("options", CASES.values(), ids=CASES.keys())
 

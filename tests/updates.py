@@ -16,9 +16,9 @@ from operant_gpu import VecEnv
 from operant_gpu.hyperparameters import AdamState, Hyperparameters, Samples, StepTable
 from operant_gpu.kernels.triton.shuffle import permutation
 from operant_gpu.models import PPO, MLPPolicy, PPOConfig
-from operant_gpu.models import rollout as rollouts
-from operant_gpu.models.rollout import Batch
-from operant_gpu.models.update import objective
+from operant_gpu.models.ppo import rollout as rollouts
+from operant_gpu.models.ppo.rollout import Minibatch
+from operant_gpu.models.ppo.update import objective
 from operant_gpu.spaces import action_layout
 from operant_gpu.verification.learning import in_float64
 
@@ -34,7 +34,7 @@ class Case(NamedTuple):
     settings: Hyperparameters
     actions: spaces.Space[Any]
     columns: tuple[Tensor | None, ...]  # obs, actions, log_probs, values, advantages, masks: (n_steps, num_envs, ...)
-    batch: Batch  # in float64
+    batch: Minibatch  # in float64
     reference: MLPPolicy  # likewise
 
 
@@ -92,7 +92,9 @@ def case(
         log_probs[0, 0] = -1.5
     columns = (obs, drawn, log_probs, *columns[3:])
     values, advantages = flat[3], flat[4]
-    batch = Batch(flat[0], flat[1], log_probs.flatten(), values, advantages, advantages + values, flat[5], None, None)
+    batch = Minibatch(
+        flat[0], flat[1], log_probs.flatten(), values, advantages, advantages + values, flat[5], None, None
+    )
     batch = batch.map(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
     columns = tuple(None if column is None else column.to(device) for column in columns)
     return Case(policy.to(device), config, settings, actions, columns, batch, reference)

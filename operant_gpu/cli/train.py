@@ -25,8 +25,9 @@ from operant_gpu.cli.common import (
     use_one_thread,
 )
 from operant_gpu.errors import CheckpointError, InvalidConfig, OperantError, TrainingError
-from operant_gpu.models import PPO, PPOConfig, checkpoint, record
-from operant_gpu.models.checkpoint import FOLDER, has_newer
+from operant_gpu.models import PPO, PPOConfig, record
+from operant_gpu.models.ppo import checkpoint
+from operant_gpu.models.ppo.checkpoint import FOLDER, has_newer
 from operant_gpu.models.presets import PRESETS
 from operant_gpu.monitor.reader import read_description
 from operant_gpu.monitor.run import Run, free_folder

@@ -1,14 +1,19 @@
-"""Learning algorithms in PyTorch, on the environments' device."""
+"""Learning algorithms in PyTorch, on the environments' device, and what is done with what they have learned.
+
+In come environments and settings; out come policies that act, evaluations, recordings and exported files. `config.py`
+and `presets.py` lie below both rooms: `policies` act, `ppo` teaches them. Nothing here knows how a run is shown.
+"""
 
 from operant_gpu.models.config import PPOConfig
-from operant_gpu.models.controller import Controller
 from operant_gpu.models.evaluation import Evaluation, evaluate
 from operant_gpu.models.exporting import export
-from operant_gpu.models.mlp_policy import MLPPolicy
-from operant_gpu.models.policy import Policy
-from operant_gpu.models.ppo import PPO
+from operant_gpu.models.policies import networks
+from operant_gpu.models.policies.controller import Controller
+from operant_gpu.models.policies.mlp_policy import MLPPolicy
+from operant_gpu.models.policies.policy import Policy
+from operant_gpu.models.ppo.learner import PPO
+from operant_gpu.models.ppo.rnd import RND, IntrinsicReward
 from operant_gpu.models.recording import record
-from operant_gpu.models.rnd import RND, IntrinsicReward
 
 __all__ = [
     "PPO",
@@ -21,5 +26,6 @@ __all__ = [
     "Policy",
     "evaluate",
     "export",
+    "networks",
     "record",
 ]

@@ -14,9 +14,9 @@ from torch import Generator
 
 from operant_gpu.environment import is_integer
 from operant_gpu.errors import InvalidConfig
-from operant_gpu.models.controller import Controller
-from operant_gpu.models.policy import Policy
-from operant_gpu.models.ppo import PPO
+from operant_gpu.models.policies.controller import Controller
+from operant_gpu.models.policies.policy import Policy
+from operant_gpu.models.ppo.learner import PPO
 
 Returns = np.ndarray[Any, np.dtype[np.float64]]
 

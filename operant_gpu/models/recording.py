@@ -25,7 +25,7 @@ from operant_gpu.models.evaluation import (
     sibling_controller,
     undisturbed,
 )
-from operant_gpu.models.ppo import PPO
+from operant_gpu.models.ppo.learner import PPO
 from operant_gpu.vector import VecEnv
 
 _FORMATS = (".gif", ".mp4")

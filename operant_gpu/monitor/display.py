@@ -20,8 +20,8 @@ from operant_gpu.monitor.run import Run
 from operant_gpu.monitor.view import View
 
 if TYPE_CHECKING:
-    from operant_gpu.models.ppo import PPO
-    from operant_gpu.models.telemetry import Metrics
+    from operant_gpu.models.ppo.learner import PPO
+    from operant_gpu.models.ppo.telemetry import Metrics
 
 # Drawing takes at most 1 / 200 of the time, and is done at most twice a second.
 _LEAST_PAUSE, _PAUSES_PER_DRAWING = 0.5, 200.0

@@ -24,10 +24,10 @@ from filelock import FileLock, Timeout
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.files import as_path, remove_partials, try_to_write, write_whole
 from operant_gpu.machine import Usage, describe, process_since
-from operant_gpu.models.checkpoint import FOLDER, has_checkpoints
 from operant_gpu.models.evaluation import check_learner
-from operant_gpu.models.ppo import PPO
-from operant_gpu.models.telemetry import Metrics
+from operant_gpu.models.ppo.checkpoint import FOLDER, has_checkpoints
+from operant_gpu.models.ppo.learner import PPO
+from operant_gpu.models.ppo.telemetry import Metrics
 from operant_gpu.monitor.curve import draw_curve
 from operant_gpu.monitor.reader import FILE, FORMAT, RunReader, read_description
 from operant_gpu.monitor.view import View

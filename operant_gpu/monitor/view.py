@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from operant_gpu.errors import TrainingError
 
 if TYPE_CHECKING:
-    from operant_gpu.models.ppo import PPO
+    from operant_gpu.models.ppo.learner import PPO
 
 Record = Mapping[str, float]
 

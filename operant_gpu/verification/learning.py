@@ -15,9 +15,9 @@ from operant_gpu.environment import Environment
 from operant_gpu.errors import BackendError, InvalidConfig, one_line
 from operant_gpu.hyperparameters import AdamState, Samples
 from operant_gpu.models import PPO, MLPPolicy, PPOConfig
-from operant_gpu.models.fused import hyperparameters, kernels_for
-from operant_gpu.models.rollout import Batch
-from operant_gpu.models.update import objective
+from operant_gpu.models.ppo.fused import hyperparameters, kernels_for
+from operant_gpu.models.ppo.rollout import Minibatch
+from operant_gpu.models.ppo.update import objective
 from operant_gpu.spaces import action_layout
 from operant_gpu.vector import VecEnv
 from operant_gpu.verification import stepping
@@ -91,7 +91,7 @@ def compare_gradient(make: Maker, precision: str) -> str:
 
     exact, (obs, actions, masks) = in_float64(policy), _rows(env, stored)
     old, values, gains = (one.flatten().cpu().double() for one in (log_probs, stored["value"], advantages))
-    loss, _ = objective(exact, _CONFIG, Batch(obs, actions, old, values, gains, gains + values, masks, None, None))
+    loss, _ = objective(exact, _CONFIG, Minibatch(obs, actions, old, values, gains, gains + values, masks, None, None))
     parameters = list(exact.parameters())
     expected = torch.autograd.grad(loss, parameters)
     found = torch.split(gradient.cpu().double(), [one.numel() for one in expected])

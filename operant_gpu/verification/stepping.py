@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from operant_gpu.errors import BackendError, one_line
-from operant_gpu.models import graphs
+from operant_gpu.models.ppo import graphs
 from operant_gpu.spaces import action_layout
 from operant_gpu.vector import VecEnv
 from operant_gpu.verification.comparing import Differs, Inapplicable, Unavailable, assert_equal, assert_near

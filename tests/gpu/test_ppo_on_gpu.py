@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import operant_gpu
 from operant_gpu import BackendError, TrainingError
 from operant_gpu.models import PPO, RND, IntrinsicReward, PPOConfig
-from operant_gpu.models.rollout import Rollout
+from operant_gpu.models.ppo.rollout import Rollout
 from operant_gpu.vector import VecEnv
 
 pytestmark = pytest.mark.gpu

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from torch import Generator, Tensor
 
 from operant_gpu import InvalidConfig
-from operant_gpu.models.distributions import Distribution, distribution_for
+from operant_gpu.models.policies.distributions import Distribution, distribution_for
 
 DRAWS = 100_000
 LEADS = [(), (6,), (4, 3), (2, 3, 2)]

@@ -10,9 +10,9 @@ from torch import Generator
 
 import operant_gpu
 from operant_gpu.models import PPOConfig
-from operant_gpu.models.faults import Fault, FaultLog
-from operant_gpu.models.policies import make_policy
-from operant_gpu.models.rollout import Rollout, collect
+from operant_gpu.models.policies.making import make_policy
+from operant_gpu.models.ppo.faults import Fault, FaultLog
+from operant_gpu.models.ppo.rollout import Rollout, collect
 
 STEPS, NUM_ENVS = 6, 4
 PARAMETERS = ["network.actor.weight", "network.actor.bias"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from operant_gpu.models import losses
+from operant_gpu.models.ppo import losses
 
 NUMBERS = st.floats(-100, 100, width=32)
 RATIOS = st.floats(0.0625, 8, width=32)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from operant_gpu import VecEnv
 from operant_gpu.models import MLPPolicy
-from operant_gpu.models.rollout import Rollout, generalized_advantages, next_values
+from operant_gpu.models.ppo.rollout import Rollout, generalized_advantages, next_values
 from operant_gpu.spaces import action_layout
 
 CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import operant_gpu
 from operant_gpu import InvalidConfig
 from operant_gpu.models import PPO, MLPPolicy, Policy, PPOConfig
-from operant_gpu.models.policies import make_policy
-from operant_gpu.models.policy import policy_parts
+from operant_gpu.models.policies.making import make_policy
+from operant_gpu.models.policies.policy import policy_parts
 from operant_gpu.models.presets import PRESETS
 
 MISFITS: dict[str, tuple[dict[str, Any], str]] = {
@@ -113,7 +113,7 @@ def learner_with(policy: type, monkeypatch: pytest.MonkeyPatch, name: str, **cha
     def plain(observations: Any, actions: Any, config: PPOConfig, network: Any = None) -> Policy:
         return Policy(*policy_parts(observations, actions, config))
 
-    monkeypatch.setattr("operant_gpu.models.ppo.make_policy", make_policy if policy is MLPPolicy else plain)
+    monkeypatch.setattr("operant_gpu.models.ppo.learner.make_policy", make_policy if policy is MLPPolicy else plain)
     env = operant_gpu.make(name, 8, device="cpu", backend="numpy")
     learner = PPO(env, PPOConfig.for_env(name, n_steps=16, batch_size=64, engine="eager", **changes))
     assert type(learner.policy) is policy

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 
-from operant_gpu.models.normalization import ObservationNormalizer, RewardNormalizer, RunningMoments
+from operant_gpu.models.policies.normalization import ObservationNormalizer, RewardNormalizer, RunningMoments
 
 # As the library: what keeps a variance of zero from a division by zero.
 EPS = 1e-8

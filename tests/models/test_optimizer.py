@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from operant_gpu.models.optimizer import Adam
+from operant_gpu.models.ppo.optimizer import Adam
 
 YES, NO = torch.tensor(True), torch.tensor(False)
 

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import operant_gpu
 from operant_gpu import BackendError, CheckpointError, InvalidConfig, TrainingError
 from operant_gpu.models import PPO, RND, IntrinsicReward, PPOConfig
-from operant_gpu.models.checkpoint import _signed
+from operant_gpu.models.ppo.checkpoint import _signed
 
 TIMES = {"seconds", "sps", "env_sps", "learner_sps"}
 NAMES = {"timesteps", "iterations", "lr", "episodes", "episodic_return", "episodic_length", "policy_loss", "value_loss"}

@@ -12,8 +12,8 @@ from torch import Generator, Tensor
 
 import operant_gpu
 from operant_gpu.models import RND, PPOConfig
-from operant_gpu.models.policies import make_policy
-from operant_gpu.models.rollout import Rollout
+from operant_gpu.models.policies.making import make_policy
+from operant_gpu.models.ppo.rollout import Rollout
 
 STEPS, NUM_ENVS = 16, 8
 

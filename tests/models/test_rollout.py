@@ -11,9 +11,9 @@ from learning_envs import Forbidden, Locate
 
 import operant_gpu
 from operant_gpu.models import PPOConfig
-from operant_gpu.models.policies import make_policy
-from operant_gpu.models.policy import Policy
-from operant_gpu.models.rollout import (
+from operant_gpu.models.policies.making import make_policy
+from operant_gpu.models.policies.policy import Policy
+from operant_gpu.models.ppo.rollout import (
     Rollout,
     collect,
     generalized_advantages,

@@ -12,7 +12,7 @@ from learning_envs import Forbidden
 
 import operant_gpu
 from operant_gpu.models import PPO, PPOConfig
-from operant_gpu.models.rollout import Batch, Rollout
+from operant_gpu.models.ppo.rollout import Minibatch, Rollout
 from operant_gpu.vector import VecEnv
 
 
@@ -29,11 +29,11 @@ def begun(env: VecEnv, config: PPOConfig) -> tuple[PPO, Rollout]:
     return learner, learner._rollout
 
 
-def some_batch(generator: torch.Generator) -> Batch:
+def some_batch(generator: torch.Generator) -> Minibatch:
     obs, advantages, returns, values = (torch.randn(6, *s, generator=generator) for s in ((4,), (), (), ()))
     log_probs = torch.log(torch.tensor([0.9, 0.2, 0.5, 0.4, 0.7, 0.1]))
     actions = torch.tensor([0, 1, 1, 0, 1, 0])
-    return Batch(obs, actions, log_probs, values, advantages, returns, None, None, None)
+    return Minibatch(obs, actions, log_probs, values, advantages, returns, None, None, None)
 
 
 @pytest.mark.parametrize("normalize", [True, False])

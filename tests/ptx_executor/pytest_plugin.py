@@ -87,7 +87,7 @@ def _widen() -> None:
 
 def _set_precision(precision: str) -> None:
     from operant_gpu.mlp import MLP
-    from operant_gpu.models.mlp_policy import MLPPolicy
+    from operant_gpu.models.policies.mlp_policy import MLPPolicy
 
     plain = MLPPolicy.__init__
     MLPPolicy.__init__ = lambda *places, **named: plain(*places, **{"precision": precision, **named})

@@ -2,7 +2,7 @@
 //
 // A minibatch is cut into slots, whatever the number of threads: a slot's tiles are taken in order, and slots are summed in
 // order, so that equal seeds give equal bits. Slots are what threads share; the caller's does the rest, which is little.
-// The reference is `operant_gpu.models.update`.
+// The reference is `operant_gpu.models.ppo.update`.
 
 #pragma once
 

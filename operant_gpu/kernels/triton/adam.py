@@ -7,7 +7,7 @@ next one, never over what other programs still read. Arguments:
     trainable_ptr: Whether a tensor is to be moved; a frozen one has no gradient.
     status_ptr, count_ptr: (steps + 1,): status, and number of steps taken, before each step.
     MAX_KL: An approx_kl beyond it stops the iteration; None if nothing does.
-The reference is `operant_gpu.models.optimizer.Adam`.
+The reference is `operant_gpu.models.ppo.optimizer.Adam`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Generalized advantage estimates, and what the episodes of a rollout came to, in one pass each over time.
 
 One program takes a block of environments; nothing but its running values is kept between steps. The reference is
-`operant_gpu.models.rollout.generalized_advantages`.
+`operant_gpu.models.ppo.rollout.generalized_advantages`.
 """
 
 from __future__ import annotations

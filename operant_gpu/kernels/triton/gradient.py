@@ -9,7 +9,7 @@ Forward is always as exact as float32: with tf32 some samples fall on the other 
 gradients by up to a tenth. PRECISION is that of the way back.
 
 Blocks of the head have the outputs in the first columns, then the value. Compile-time constants are those of `mlp.py`,
-and of the objective. The reference is autograd through `operant_gpu.models.update.objective`.
+and of the objective. The reference is autograd through `operant_gpu.models.ppo.update.objective`.
 """
 
 from __future__ import annotations

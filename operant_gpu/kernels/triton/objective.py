@@ -1,7 +1,7 @@
 """PPO's objective for samples in Triton: the losses of a tile, their gradients by the head, and what is measured.
 
 A tile's head has the distribution's outputs in its first columns, then the value. Samples are rows: actions
-(n, components), the rest (n,). The reference is autograd through `operant_gpu.models.update.objective`.
+(n, components), the rest (n,). The reference is autograd through `operant_gpu.models.ppo.update.objective`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from operant_gpu.errors import InvalidConfig
-from operant_gpu.models.policy import Policy
+from operant_gpu.models.policies.policy import Policy
 
 
 class Controller:

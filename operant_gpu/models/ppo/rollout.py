@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from operant_gpu.models.policy import Policy
+from operant_gpu.models.policies.policy import Policy
 from operant_gpu.spaces import observation_layout
 from operant_gpu.vector import VecEnv
 
@@ -191,7 +191,7 @@ def generalized_advantages(
     return advantages
 
 
-class Batch(NamedTuple):
+class Minibatch(NamedTuple):
     """Steps to learn from.
 
     For a network without memory the first axis is the step. For a recurrent one the first two are time and sequence,
@@ -208,15 +208,15 @@ class Batch(NamedTuple):
     starts: Tensor | None
     state: Tensor | None
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+    def map(self, function: Callable[[Tensor], Tensor]) -> Minibatch:
         """Return the batch with a function applied to each tensor it has."""
-        return Batch._make(None if tensor is None else function(tensor) for tensor in self)
+        return Minibatch._make(None if tensor is None else function(tensor) for tensor in self)
 
 
-def make_batch(rollout: Rollout, advantages: Tensor) -> Batch:
+def make_batch(rollout: Rollout, advantages: Tensor) -> Minibatch:
     """Return a rollout's steps with their advantages, and the returns that the critic learns."""
     steps = rollout.n_steps
-    batch = Batch(
+    batch = Minibatch(
         obs=rollout.obs[:-1],
         actions=rollout.actions,
         log_probs=rollout.log_probs,
@@ -230,7 +230,7 @@ def make_batch(rollout: Rollout, advantages: Tensor) -> Batch:
     return batch if batch.state is not None else batch.map(lambda tensor: tensor.flatten(0, 1))
 
 
-def minibatches(batch: Batch, batch_size: int, generator: Generator) -> Iterator[Batch]:
+def minibatches(batch: Minibatch, batch_size: int, generator: Generator) -> Iterator[Minibatch]:
     """Shuffle a batch's steps, or a recurrent one's sequences, and yield parts of at least `batch_size` steps."""
     axis, length = (0, 1) if batch.state is None else (1, len(batch.obs))
     count = batch.obs.shape[axis]
@@ -238,7 +238,7 @@ def minibatches(batch: Batch, batch_size: int, generator: Generator) -> Iterator
     order = permutation(count, generator)
     shuffled = batch.map(lambda tensor: tensor.index_select(axis, order))
     columns = ([None] * parts if tensor is None else tensor.tensor_split(parts, axis) for tensor in shuffled)
-    yield from map(Batch._make, zip(*columns, strict=True))
+    yield from map(Minibatch._make, zip(*columns, strict=True))
 
 
 def permutation(size: int, generator: Generator) -> Tensor:

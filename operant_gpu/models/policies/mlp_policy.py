@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.mlp import ACTIVATIONS, MAX_LAYERS, MAX_WIDTH, MLP, PRECISIONS, MLPLayout
 from operant_gpu.models.config import PPOConfig
-from operant_gpu.models.distributions import DiagonalGaussian
-from operant_gpu.models.policy import Policy, policy_parts
+from operant_gpu.models.policies.distributions import DiagonalGaussian
+from operant_gpu.models.policies.policy import Policy, policy_parts
 
 
 class MLPPolicy(Policy):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from operant_gpu.hyperparameters import STOPPED, StepTable
-from operant_gpu.models.faults import Fault, FaultLog
-from operant_gpu.models.rollout import Rollout
+from operant_gpu.models.ppo.faults import Fault, FaultLog
+from operant_gpu.models.ppo.rollout import Rollout
 
 Metrics = dict[str, float]
 

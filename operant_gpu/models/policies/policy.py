@@ -10,9 +10,9 @@ from gymnasium import Space
 from torch import Generator, Tensor, nn
 
 from operant_gpu.models.config import PPOConfig
-from operant_gpu.models.distributions import Distribution, distribution_for
-from operant_gpu.models.networks import ActorCritic, RecurrentActorCritic, build_network
-from operant_gpu.models.normalization import ObservationNormalizer
+from operant_gpu.models.policies.distributions import Distribution, distribution_for
+from operant_gpu.models.policies.networks import ActorCritic, RecurrentActorCritic, build_network
+from operant_gpu.models.policies.normalization import ObservationNormalizer
 
 
 class Decision(NamedTuple):
@@ -24,7 +24,7 @@ class Decision(NamedTuple):
     state: Tensor | None  # (batch, state_size) of a recurrent network, after these observations
 
 
-class Evaluation(NamedTuple):
+class Judgement(NamedTuple):
     """A policy's view of given actions: tensors of the batch's shape."""
 
     log_prob: Tensor
@@ -103,7 +103,7 @@ class Policy(nn.Module):
 
     def evaluate(
         self, obs: Tensor, actions: Tensor, state: Tensor | None, starts: Tensor | None, mask: Tensor | None
-    ) -> Evaluation:
+    ) -> Judgement:
         """Return log-probabilities and entropies of given actions, and values.
 
         Observations are (batch, *shape), or (time, batch, *shape) for a recurrent network with the state (batch,
@@ -111,7 +111,7 @@ class Policy(nn.Module):
         """
         outputs, values, _ = self(obs, state, starts)
         log_prob = self.distribution.log_prob(outputs, actions, mask)
-        return Evaluation(log_prob, self.distribution.entropy(outputs, mask), values)
+        return Judgement(log_prob, self.distribution.entropy(outputs, mask), values)
 
     def one_step(
         self, obs: Tensor, state: Tensor | None, starts: Tensor | None

@@ -10,23 +10,23 @@ from torch import Generator, Tensor
 
 from operant_gpu.errors import BackendError, InvalidConfig
 from operant_gpu.hyperparameters import KL_MARGIN
-from operant_gpu.models import losses
 from operant_gpu.models.config import PPOConfig
-from operant_gpu.models.normalization import RewardNormalizer
-from operant_gpu.models.optimizer import Adam, Schedule
-from operant_gpu.models.policy import Policy
-from operant_gpu.models.rnd import IntrinsicReward
-from operant_gpu.models.rollout import (
-    Batch,
+from operant_gpu.models.policies.normalization import RewardNormalizer
+from operant_gpu.models.policies.policy import Policy
+from operant_gpu.models.ppo import losses
+from operant_gpu.models.ppo.optimizer import Adam, Schedule
+from operant_gpu.models.ppo.rnd import IntrinsicReward
+from operant_gpu.models.ppo.rollout import (
+    Minibatch,
     Rollout,
     generalized_advantages,
     make_batch,
     minibatches,
     next_values,
 )
-from operant_gpu.models.telemetry import Telemetry
+from operant_gpu.models.ppo.telemetry import Telemetry
 
-Objective = Callable[[Batch], tuple[Tensor, Tensor]]
+Objective = Callable[[Minibatch], tuple[Tensor, Tensor]]
 
 
 class Update:
@@ -100,7 +100,7 @@ class Update:
         # What the bonus was made from learns by itself.
         return bonus.detach()
 
-    def objective(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def objective(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
         """Return the loss of a minibatch, and what is measured of it."""
         return objective(self.policy, self.config, batch)
 
@@ -114,7 +114,7 @@ class Update:
                 if self._is_over():
                     return
 
-    def _improve(self, batch: Batch, number: int) -> None:
+    def _improve(self, batch: Minibatch, number: int) -> None:
         """Take one gradient step on a minibatch, unless the iteration has stopped or something is not finite."""
         loss, measured = self._objective(batch)
         self.optimizer.zero_grad()
@@ -135,7 +135,7 @@ class Update:
         return self.config.target_kl is not None and self._stopped.device.type == "cpu" and bool(self._stopped)
 
 
-def objective(policy: Policy, config: PPOConfig, batch: Batch) -> tuple[Tensor, Tensor]:
+def objective(policy: Policy, config: PPOConfig, batch: Minibatch) -> tuple[Tensor, Tensor]:
     """Return the loss of a minibatch, and policy_loss, value_loss, entropy, approx_kl and clip_frac."""
     state = None if batch.state is None else batch.state[0]
     new = policy.evaluate(batch.obs, batch.actions, state, batch.starts, batch.masks)
@@ -163,7 +163,7 @@ def _compiled(function: Objective) -> Objective:
 
     compiled = torch.compile(function)
 
-    def call(batch: Batch) -> tuple[Tensor, Tensor]:
+    def call(batch: Minibatch) -> tuple[Tensor, Tensor]:
         try:
             return compiled(batch)
         except TorchDynamoException as error:

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from operant_gpu.models.networks import FLOATS, orthogonal
-from operant_gpu.models.normalization import ObservationNormalizer, RewardNormalizer
-from operant_gpu.models.optimizer import Adam
-from operant_gpu.models.rollout import Rollout, permutation
+from operant_gpu.models.policies.networks import FLOATS, orthogonal
+from operant_gpu.models.policies.normalization import ObservationNormalizer, RewardNormalizer
+from operant_gpu.models.ppo.optimizer import Adam
+from operant_gpu.models.ppo.rollout import Rollout, permutation
 
 _HIDDEN, _FEATURES = 64, 32
 # As in the paper: observations are clipped to five deviations, and the predictor learns from a quarter of them.

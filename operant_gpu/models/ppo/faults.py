@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from operant_gpu.models.rollout import Rollout
+from operant_gpu.models.ppo.rollout import Rollout
 
 # What is looked at once an iteration, in the order of the data's way.
 _COLLECTED = ("observations", "rewards", "log-probabilities of actions", "values")

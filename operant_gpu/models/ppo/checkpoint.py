@@ -26,8 +26,8 @@ from operant_gpu.models.config import PPOConfig
 from operant_gpu.registry import list_envs, make
 
 if TYPE_CHECKING:
-    from operant_gpu.models.ppo import PPO
-    from operant_gpu.models.rnd import IntrinsicReward
+    from operant_gpu.models.ppo.learner import PPO
+    from operant_gpu.models.ppo.rnd import IntrinsicReward
     from operant_gpu.vector import VecEnv
 
 _FORMAT = 3

@@ -6,10 +6,10 @@ from gymnasium.vector import AutoresetMode
 
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.models.config import PPOConfig
-from operant_gpu.models.fused import find_obstacle
-from operant_gpu.models.policy import Policy
+from operant_gpu.models.policies.policy import Policy
+from operant_gpu.models.ppo.fused import find_obstacle
+from operant_gpu.models.ppo.rnd import RND, IntrinsicReward
 from operant_gpu.models.presets import PRESETS
-from operant_gpu.models.rnd import RND, IntrinsicReward
 from operant_gpu.vector import VecEnv
 
 

@@ -19,21 +19,21 @@ from torch import Generator, Tensor, nn
 from operant_gpu.environment import is_integer
 from operant_gpu.errors import ActionError, BackendError, CheckpointError, InvalidConfig, TrainingError, one_line
 from operant_gpu.files import as_path
-from operant_gpu.models import checkpoint
 from operant_gpu.models.config import PPOConfig
-from operant_gpu.models.controller import Controller
-from operant_gpu.models.faults import Fault
-from operant_gpu.models.fused import FusedUpdate
-from operant_gpu.models.graphs import Stage
-from operant_gpu.models.normalization import RewardNormalizer
-from operant_gpu.models.optimizer import Adam, Schedule
-from operant_gpu.models.policies import make_policy
-from operant_gpu.models.rnd import IntrinsicReward
-from operant_gpu.models.rollout import Rollout, collect
-from operant_gpu.models.setup import checked_config, curiosity, obstacle_to_fusing
-from operant_gpu.models.stopwatch import Stopwatch
-from operant_gpu.models.telemetry import Metrics, Telemetry
-from operant_gpu.models.update import Update
+from operant_gpu.models.policies.controller import Controller
+from operant_gpu.models.policies.making import make_policy
+from operant_gpu.models.policies.normalization import RewardNormalizer
+from operant_gpu.models.ppo import checkpoint
+from operant_gpu.models.ppo.faults import Fault
+from operant_gpu.models.ppo.fused import FusedUpdate
+from operant_gpu.models.ppo.graphs import Stage
+from operant_gpu.models.ppo.optimizer import Adam, Schedule
+from operant_gpu.models.ppo.rnd import IntrinsicReward
+from operant_gpu.models.ppo.rollout import Rollout, collect
+from operant_gpu.models.ppo.setup import checked_config, curiosity, obstacle_to_fusing
+from operant_gpu.models.ppo.stopwatch import Stopwatch
+from operant_gpu.models.ppo.telemetry import Metrics, Telemetry
+from operant_gpu.models.ppo.update import Update
 from operant_gpu.vector import VecEnv
 
 Callback = Callable[[Metrics], bool | None]
