@@ -181,8 +181,8 @@ def wait() -> None:
 
 def split(learner: PPO, iterations: int = 20) -> dict[str, float]:
     """Return the seconds of each part of an iteration without graphs; on a GPU, with a wait after each part."""
-    update, faults = learner._update, learner._telemetry.faults
-    for stage in learner._stages:
+    update, faults = learner._loop.update, learner._telemetry.faults
+    for stage in learner._loop.stages:
         stage.run_eagerly()
     fused: list[tuple[str, Any, str]] = [
         ("rollout", update, "collect"),

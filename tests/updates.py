@@ -234,16 +234,16 @@ def assert_learns_as_eager(make: Callable[[], VecEnv], config: PPOConfig, patch:
     eager.policy.load_state_dict(learner.policy.state_dict())
     eager.optimizer.load_state_dict(learner.optimizer.state_dict())
     learner._begin()
-    learner._update.collect(learner._rollout)
-    rollout, rewards = learner._rollout, learner._rollout.rewards
-    advantages = learner._update.estimate(rollout, rewards)
-    expected = eager._update.estimate(rollout, rewards)
+    learner._loop.update.collect(learner._loop.rollout)
+    rollout, rewards = learner._loop.rollout, learner._loop.rollout.rewards
+    advantages = learner._loop.update.estimate(rollout, rewards)
+    expected = eager._loop.update.estimate(rollout, rewards)
     assert_same_tensors({"advantages": advantages}, {"advantages": expected}, ulps=1_000, atol=1e-4)
     orders = [permutation(samples, config.seed, iteration=1, epoch=epoch) for epoch in range(config.n_epochs)]
     unused = iter([torch.from_numpy(order).long().to(env.device) for order in orders])
     patch.setattr(rollouts, "permutation", lambda size, generator: next(unused))
     for one in (learner, eager):
-        one._update.climb(rollout, advantages)
+        one._loop.update.climb(rollout, advantages)
     assert_same_tensors({"parameters": learner.policy.flat}, {"parameters": eager.policy.flat}, atol=1e-4)
     measured = [{"measured": one._telemetry._steps} for one in (learner, eager)]
     assert_same_tensors(*measured, ulps=1_000, atol=1e-4)

@@ -112,8 +112,8 @@ def compare_trainings(make: Maker) -> str:
         except InvalidConfig as error:
             raise Inapplicable(f"PPO does not train it: {one_line(error)}") from error
         learner.learn(_ITERATIONS * _CONFIG.n_steps * env.num_envs)
-        if learner._failure is not None:
-            raise Differs(f"an iteration cannot be captured in a graph: {learner._failure}")
+        if learner._loop.failure is not None:
+            raise Differs(f"an iteration cannot be captured in a graph: {learner._loop.failure}")
         runs.append(learner.policy.state_dict())
     for name, tensor in runs[0].items():
         assert_equal(name, tensor, runs[1][name])

@@ -185,7 +185,7 @@ def test_nothing_is_read_on_the_host_within_an_iteration(environment: str, varia
         learner._iterate()
     assert reads.found == []
     with reads:
-        learner._metrics()
+        learner._loop.read(learner.iterations)
     # What was measured, whether the policy is finite, the learning rate, and the environments' faults.
     assert len(reads.found) <= 4
 
@@ -254,12 +254,12 @@ class Constant(IntrinsicReward):
 def test_an_intrinsic_reward_of_the_callers_own_is_added() -> None:
     learner = PPO(cartpole(), small(), intrinsic=Constant())
     learner._begin()
-    learner._stages[0]()
-    rollout = learner._rollout
-    with_bonus = learner._update.advantages(rollout)
+    learner._loop.stages[0]()
+    rollout = learner._loop.rollout
+    with_bonus = learner._loop.update.advantages(rollout)
     rollout.rewards += 2.0
-    learner._update._intrinsic = None
-    torch.testing.assert_close(with_bonus, learner._update.advantages(rollout))
+    learner._loop.update._intrinsic = None
+    torch.testing.assert_close(with_bonus, learner._loop.update.advantages(rollout))
 
 
 def test_checkpoints_are_written_and_the_oldest_removed(tmp_path) -> None:
@@ -532,4 +532,4 @@ def test_learning_goes_on_from_the_state_that_the_environments_are_in() -> None:
     env.reset(seed=99)
     expected = env.observe().clone()
     learner.learn(128)
-    assert torch.equal(learner._rollout.obs[0], expected)
+    assert torch.equal(learner._loop.rollout.obs[0], expected)

@@ -25,8 +25,8 @@ def begun(env: VecEnv, config: PPOConfig) -> tuple[PPO, Rollout]:
     """Return a learner that has collected its first rollout, but not learned from it."""
     learner = PPO(env, config)
     learner._begin()
-    learner._stages[0]()
-    return learner, learner._rollout
+    learner._loop.stages[0]()
+    return learner, learner._loop.rollout
 
 
 def some_batch(generator: torch.Generator) -> Minibatch:
@@ -42,7 +42,7 @@ def test_the_objective_is_that_of_the_paper_in_float64(normalize: bool, vf_clip_
     config = small(ent_coef=0.03, vf_coef=0.7, vf_clip_eps=vf_clip_eps, normalize_advantages=normalize)
     learner = PPO(operant_gpu.make("CartPole-v1", 4, device="cpu"), config)
     batch = some_batch(torch.Generator().manual_seed(0))
-    loss, measured = learner._update.objective(batch)
+    loss, measured = learner._loop.update.objective(batch)
 
     logits, values, _ = (x if x is None else x.detach().double().numpy() for x in learner.policy(batch.obs, None, None))
     _, actions, log_probs, old_values, a, returns = (x.double().numpy() for x in batch[:6])
@@ -70,8 +70,8 @@ def test_an_update_is_plain_gradient_descent_in_float64(changes: dict[str, objec
     learner, rollout = begun(operant_gpu.make("CartPole-v1", 8, device="cpu", max_episode_steps=6), config)
     naive = copy.deepcopy(learner.policy).double()
     generator = copy.deepcopy(learner._generator)
-    advantages = learner._update.advantages(rollout).double()
-    learner._stages[1]()
+    advantages = learner._loop.update.advantages(rollout).double()
+    learner._loop.stages[1]()
 
     optimizer = torch.optim.Adam(naive.parameters(), lr=config.lr, eps=1e-5)
     returns, axis = advantages + rollout.values, 1 if config.gru_size else 0
@@ -115,16 +115,22 @@ def test_target_kl_stops_an_iteration_before_the_step_that_goes_too_far() -> Non
     for target in (None, 1e-4):
         learner, _ = begun(operant_gpu.make("CartPole-v1", 16, device="cpu"), small(lr=1e-2, target_kl=target))
         measured = []
-        original = learner._update.objective
+        original = learner._loop.update.objective
 
         def recorded(batch, original=original, measured=measured, learner=learner):
             loss, numbers = original(batch)
             measured.append((numbers[3].item(), [p.detach().clone() for p in learner.policy.parameters()]))
             return loss, numbers
 
-        learner._update._objective = recorded
-        learner._stages[1]()
-        histories.append((measured, [p.detach().clone() for p in learner.policy.parameters()], learner._metrics()))
+        learner._loop.update._objective = recorded
+        learner._loop.stages[1]()
+        histories.append(
+            (
+                measured,
+                [p.detach().clone() for p in learner.policy.parameters()],
+                learner._loop.read(learner.iterations),
+            )
+        )
     (every, _, _), (until, final, metrics) = histories
     stop = next(i for i, (kl, _) in enumerate(every) if kl > 1.5e-4)
     assert 0 < stop < len(every) - 1
@@ -136,10 +142,10 @@ def test_target_kl_stops_an_iteration_before_the_step_that_goes_too_far() -> Non
 def test_rewards_are_scaled_before_advantages_when_asked_for() -> None:
     learner, rollout = begun(operant_gpu.make("Pendulum-v1", 8, device="cpu"), small(normalize_rewards=True))
     plain = learner.reward_normalizer
-    learner._update._reward_normalizer = None
-    unscaled = learner._update.advantages(rollout)
-    learner._update._reward_normalizer = plain
-    scaled = learner._update.advantages(rollout)
+    learner._loop.update._reward_normalizer = None
+    unscaled = learner._loop.update.advantages(rollout)
+    learner._loop.update._reward_normalizer = plain
+    scaled = learner._loop.update.advantages(rollout)
     assert scaled.std() < unscaled.std()
     assert plain.moments.count == rollout.rewards.numel()
 
@@ -148,7 +154,7 @@ def test_observation_statistics_move_after_the_update_alone() -> None:
     learner, rollout = begun(operant_gpu.make("Pendulum-v1", 8, device="cpu"), small(normalize_observations=True))
     normalizer = learner.policy.normalizer
     assert normalizer.moments.count == 0
-    learner._stages[1]()
+    learner._loop.stages[1]()
     obs = rollout.obs[:-1].flatten(0, 1).double()
     torch.testing.assert_close(normalizer.moments.mean, obs.mean(0), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(normalizer.moments.var, obs.var(0, correction=0), rtol=1e-5, atol=1e-6)
@@ -164,17 +170,17 @@ def test_the_first_ratio_of_an_iteration_is_one() -> None:
     """The update sees a policy as it acted: normalised by the same statistics, under the same masks."""
     config = small(normalize_observations=True, n_epochs=1)
     learner = PPO(Forbidden(32, device="cpu"), config).learn(512)
-    learner._stages[0]()
+    learner._loop.stages[0]()
     ratios = []
-    original = learner._update.objective
+    original = learner._loop.update.objective
 
     def recorded(batch):
         new = learner.policy.evaluate(batch.obs, batch.actions, None, None, batch.masks)
         ratios.append((new.log_prob - batch.log_probs).exp())
         return original(batch)
 
-    learner._update._objective = recorded
-    learner._stages[1]()
+    learner._loop.update._objective = recorded
+    learner._loop.stages[1]()
     torch.testing.assert_close(ratios[0], torch.ones_like(ratios[0]))
     assert (ratios[-1] - 1).abs().max() > 1e-4
 
@@ -183,11 +189,11 @@ def test_a_fault_leaves_the_policy_as_it_was() -> None:
     learner, rollout = begun(
         operant_gpu.make("CartPole-v1", 16, device="cpu"), small(normalize_observations=True, normalize_rewards=True)
     )
-    learner._stages[1]()
+    learner._loop.stages[1]()
     before = copy.deepcopy(learner.policy.state_dict())
-    learner._stages[0]()
+    learner._loop.stages[0]()
     rollout.rewards[3, 5] = math.nan
-    learner._stages[1]()
+    learner._loop.stages[1]()
     after = learner.policy.state_dict()
     parameters = dict(learner.policy.named_parameters())
     assert all(torch.equal(before[name], after[name]) for name in parameters)

@@ -24,18 +24,14 @@ from operant_gpu.vector import VecEnv
 
 
 class FusedUpdate(Update):
-    """As `Update`, with the kernels of the fused engine.
+    """As `Update`, with the kernels of the fused engine; arguments are the same."""
 
-    Args:
-        env: The environments.
-        arguments: Those of `Update`.
-    """
-
+    is_fused = True
     policy: MLPPolicy
 
-    def __init__(self, *, env: VecEnv, **arguments: Any) -> None:
+    def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._env, config = env, self.config
+        env, config = self._env, self.config
         samples = config.n_steps * env.num_envs
         self._settings = hyperparameters(config, samples)
         self._kernels = kernels_for(env)

@@ -1,4 +1,4 @@
-"""Proximal policy optimization: collect steps, learn from them, report."""
+"""Proximal policy optimization, as a user holds it: train, stop, resume, act, save and load."""
 
 from __future__ import annotations
 
@@ -17,21 +17,18 @@ import torch
 from torch import Generator, Tensor, nn
 
 from operant_gpu.environment import is_integer
-from operant_gpu.errors import ActionError, BackendError, CheckpointError, InvalidConfig, TrainingError, one_line
+from operant_gpu.errors import CheckpointError, InvalidConfig, TrainingError, one_line
 from operant_gpu.files import as_path
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.policies.controller import Controller
 from operant_gpu.models.policies.making import make_policy
 from operant_gpu.models.policies.normalization import RewardNormalizer
 from operant_gpu.models.ppo import checkpoint
-from operant_gpu.models.ppo.faults import Fault
 from operant_gpu.models.ppo.fused import FusedUpdate
-from operant_gpu.models.ppo.graphs import Stage
+from operant_gpu.models.ppo.loop import Loop
 from operant_gpu.models.ppo.optimizer import Adam, Schedule
 from operant_gpu.models.ppo.rnd import IntrinsicReward
-from operant_gpu.models.ppo.rollout import Rollout, collect
 from operant_gpu.models.ppo.setup import checked_config, curiosity, obstacle_to_fusing
-from operant_gpu.models.ppo.stopwatch import Stopwatch
 from operant_gpu.models.ppo.telemetry import Metrics, Telemetry
 from operant_gpu.models.ppo.update import Update
 from operant_gpu.vector import VecEnv
@@ -92,23 +89,21 @@ class PPO:
         self._generator = Generator(device).manual_seed(config.seed)
         self._telemetry = Telemetry(list(parameters), env.num_envs, device)
         arguments: dict[str, Any] = {
+            "env": env,
             "policy": self.policy,
             "optimizer": self.optimizer,
             "schedule": self._schedule,
             "config": config,
             "generator": self._generator,
             "telemetry": self._telemetry,
-            "max_episode_steps": env.max_episode_steps,
             "reward_normalizer": self.reward_normalizer,
             "intrinsic": self.intrinsic,
         }
         self._obstacle = obstacle_to_fusing(env, self.policy, config)
-        self._update = FusedUpdate(env=env, **arguments) if self._obstacle is None else Update(**arguments)
-        self._rollout: Rollout | None = None
-        self._stages: list[Stage] = []
-        self._stopwatch = Stopwatch(device)
+        update = FusedUpdate(**arguments) if self._obstacle is None else Update(**arguments)
+        self._loop = Loop(env, self.policy, config, update, self._generator, self._telemetry)
         self._checkpoints: Path | None = None
-        self._warned = self._stopping = self._goes_on = self._is_training = False
+        self._stopping = self._goes_on = self._is_training = False
         # Of a saved training: what the policy remembers, and the states of PyTorch's own generators.
         self._memory: Mapping[str, Tensor] | None = None
         self._own_generators: Mapping[str, Tensor] = {}
@@ -121,19 +116,14 @@ class PPO:
         """How iterations run: "fused", "graph" where rollout and update both replay CUDA graphs, else "eager"."""
         if self._obstacle is None:
             return "fused"
-        return "graph" if self._stages and all(stage.captured for stage in self._stages) else "eager"
+        return "graph" if self._loop.is_captured else "eager"
 
     @property
     def engine_reason(self) -> str:
         """Why iterations run so, in a sentence."""
         fused = f"fused kernels train this network on {self.env.device}"
         reason = fused if self._obstacle is None else f"not fused: {self._obstacle}"
-        return reason if self._failure is None else f"{reason}; no graph: {self._failure}"
-
-    @property
-    def _failure(self) -> str | None:
-        """Why an iteration cannot be captured; None while nothing has failed."""
-        return next((stage.failure for stage in self._stages if stage.failure is not None), None)
+        return reason if self._loop.failure is None else f"{reason}; no graph: {self._loop.failure}"
 
     def learn(
         self, total_timesteps: int | None = None, callback: Callback | None = None, *, progress: bool = False
@@ -200,10 +190,7 @@ class PPO:
             self.target = self.start + _checked_total(total_timesteps)
         if self.timesteps >= self.target:
             return self
-        memory = self._present_memory()
-        self._begin()
-        if self._rollout is not None and memory:
-            self._rollout.remember(memory)
+        self._begin(self._present_memory())
         for name, state in self._own_generators.items():
             torch.set_rng_state(state) if name == "cpu" else torch.cuda.set_rng_state(state, self.env.device)
         self._own_generators = {}
@@ -339,50 +326,22 @@ class PPO:
 
     def _present_memory(self) -> Mapping[str, Tensor]:
         """Return what the policy remembers of the episodes under way."""
-        if self._memory is not None:
-            return self._memory
-        return {} if self._rollout is None else self._rollout.memory()
+        return self._loop.memory() if self._memory is None else self._memory
 
     def _begun(self, folder: Path, param: str) -> Path:
         """Return a folder, made ready for checkpoints."""
         checkpoint.begin(param, folder, self)
         return folder
 
-    def _begin(self) -> None:
-        """Go on from where the environments are: the caller may have stepped or reset them since the last call."""
-        if self._rollout is None:
+    def _begin(self, memory: Mapping[str, Tensor] | None = None) -> None:
+        """Make ready for iterations, in which the policy goes on from a memory or with none."""
+        if self._loop.rollout is None:
             if self._checkpoints is None and self.config.checkpoint_dir is not None:
                 self._checkpoints = self._begun(Path(self.config.checkpoint_dir), "checkpoint_dir")
             if not self._goes_on:
                 self.env.reset(seed=self.config.seed)
-            self._rollout = Rollout(self.env, self.policy, self.config.n_steps, self._obstacle is None)
-            self._stages = self._make_stages(self._rollout)
         self._memory = None
-        self._rollout.begin(self.env)
-        if isinstance(self._update, FusedUpdate):
-            self._update.begin(self.iterations)
-
-    def _make_stages(self, rollout: Rollout) -> list[Stage]:
-        update, watch = self._update, self._stopwatch
-
-        def gather() -> None:
-            watch.start()
-            if isinstance(update, FusedUpdate):
-                update.collect(rollout)
-            else:
-                collect(self.env, self.policy, rollout, self._generator)
-            watch.lap()
-
-        def improve() -> None:
-            update(rollout)
-            watch.stop()
-
-        def both() -> None:
-            gather()
-            improve()
-
-        functions = [both] if self._obstacle is None else [gather, improve]
-        return [Stage(function, self._generator, capture=self.config.engine != "eager") for function in functions]
+        self._loop.begin(self.iterations, memory)
 
     def _train(self, callback: Callback | None, progress: bool) -> PPO:
         """Iterate up to the target, unless something asks to stop."""
@@ -396,7 +355,7 @@ class PPO:
                 going_on = self.timesteps < self.target and not self._stopping
                 is_due = self.iterations % self.config.log_interval == 0
                 if is_due or not going_on:
-                    metrics = self._metrics(is_due) | self._speeds()
+                    metrics = self._read(is_due)
                     show(metrics)
                     if callback is not None and _is_false(callback(metrics)):
                         going_on = False
@@ -423,58 +382,22 @@ class PPO:
 
     def _iterate(self) -> None:
         """Collect steps and learn from them. Waits for nothing."""
-        # Gradients are wanted wherever the caller is.
-        with torch.enable_grad():
-            for stage in self._stages:
-                stage()
-        self._go_on_without_graphs()
+        self._loop.iterate()
         self.timesteps += self.config.n_steps * self.env.num_envs
         self.iterations += 1
 
-    def _go_on_without_graphs(self) -> None:
-        """After a capture that failed, replay no graph: those captured before share generators with it."""
-        if self._failure is None or self._warned:
-            return
-        for stage in self._stages:
-            stage.run_eagerly()
-        self._warned = True
-        if self.config.engine == "graph":
-            raise BackendError(f"engine='graph', but an iteration cannot be captured: {self._failure}; use 'auto'")
-        message = f"no CUDA graph, training goes on eagerly: {self._failure}"
-        warnings.warn(message, RuntimeWarning, stacklevel=3)
-
-    def _metrics(self, is_due: bool = True) -> Metrics:
-        """Read what was measured since the last time, and raise what has gone wrong. Waits for the device.
-
-        One that is not due leaves nothing behind: a training that goes on from there is as if it had not been.
-        """
-        before = None if is_due else self._telemetry.state_dict()
-        measured, faults = self._telemetry.read()
-        if before is not None and not faults:
-            self._telemetry.load_state_dict(before, self.iterations)
-        if faults:
-            self._telemetry.faults.clear()
-            # The environments count the actions that came of it; they are of no use to the next call.
-            with contextlib.suppress(ActionError):
-                self.env.check()
-            raise TrainingError(_account(faults))
-        if not torch.stack([parameter.isfinite().all() for parameter in self.policy.parameters()]).all():
-            message = f"the policy is not finite after iteration {self.iterations}: lower lr, from a checkpoint"
-            raise TrainingError(message)
-        self.env.check()
-        return {"timesteps": self.timesteps, "iterations": self.iterations, "lr": float(self._schedule.lr), **measured}
-
-    def _speeds(self) -> Metrics:
-        """Return steps per second since the last reading; the device must have finished."""
+    def _read(self, is_due: bool) -> Metrics:
+        """Return what was measured since the last reading; waits for the device."""
+        measured = self._loop.read(self.iterations, is_due)
         timesteps, seconds = self._read_at
         self._read_at = self.timesteps, self.seconds
-        steps = self.config.n_steps * self.env.num_envs
-        collecting, learning = self._stopwatch.read()
         return {
+            "timesteps": self.timesteps,
+            "iterations": self.iterations,
+            **measured,
             "seconds": self.seconds,
             "sps": (self.timesteps - timesteps) / (self.seconds - seconds),
-            "env_sps": steps / collecting,
-            "learner_sps": steps / learning,
+            **self._loop.read_speeds(),
         }
 
     def _save_checkpoint(self, patient: bool = False) -> None:
@@ -488,12 +411,6 @@ class PPO:
             if not patient:
                 raise
             warnings.warn(f"{error}. Training goes on, and tries again later", RuntimeWarning, stacklevel=4)
-
-
-def _account(faults: list[Fault]) -> str:
-    later = f"; then {', '.join(map(str, faults[1:3]))}" if len(faults) > 1 else ""
-    advice = "try a lower lr" if faults[0].gradient_step else "look at what the environment gives"
-    return f"a number is not finite: first {faults[0]}{later}. The policy is as it was before; {advice}"
 
 
 def _checked_total(total_timesteps: Any) -> int:

@@ -1,9 +1,10 @@
-"""What PPO does with a rollout: estimate advantages, then climb the clipped objective."""
+"""What PPO does in an iteration: collect a rollout, estimate advantages, then climb the clipped objective."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -19,50 +20,61 @@ from operant_gpu.models.ppo.rnd import IntrinsicReward
 from operant_gpu.models.ppo.rollout import (
     Minibatch,
     Rollout,
+    collect,
     generalized_advantages,
     make_batch,
     minibatches,
     next_values,
 )
 from operant_gpu.models.ppo.telemetry import Telemetry
+from operant_gpu.vector import VecEnv
 
 Objective = Callable[[Minibatch], tuple[Tensor, Tensor]]
 
 
 class Update:
-    """One iteration's learning, in PyTorch. Nothing in it waits for the device, but for an early stop on a CPU.
+    """One iteration's steps and learning, in PyTorch. Waits for the device nowhere, but for an early stop on a CPU.
 
     Args:
+        env: The environments.
         policy: What is improved.
         optimizer: Of the policy's parameters.
         schedule: Of its learning rate.
         config: Hyperparameters.
         generator: Source of the shuffles.
         telemetry: Takes what is measured.
-        max_episode_steps: The environments' time limit.
         reward_normalizer: Scales the environment's rewards; None leaves them as they are.
         intrinsic: A reward of the learner's own, or None.
     """
 
+    # Whether the library's own kernels do both in one go, from observations that lie one after the other.
+    is_fused: ClassVar[bool] = False
+
     def __init__(
         self,
         *,
+        env: VecEnv,
         policy: Policy,
         optimizer: Adam,
         schedule: Schedule,
         config: PPOConfig,
         generator: Generator,
         telemetry: Telemetry,
-        max_episode_steps: int | None,
         reward_normalizer: RewardNormalizer | None,
         intrinsic: IntrinsicReward | None,
     ) -> None:
         self.policy, self.optimizer, self.config = policy, optimizer, config
-        self._schedule = schedule
-        self._generator, self._telemetry, self._limit = generator, telemetry, max_episode_steps
+        self._env, self._schedule, self._generator, self._telemetry = env, schedule, generator, telemetry
         self._reward_normalizer, self._intrinsic = reward_normalizer, intrinsic
         self._objective = _compiled(self.objective) if config.compile else self.objective
         self._stopped = torch.zeros((), dtype=torch.bool, device=generator.device)
+
+    def begin(self, iterations: int) -> None:
+        """Go on after so many iterations."""
+
+    def collect(self, rollout: Rollout) -> None:
+        """Step the environments `n_steps` times, into the rollout."""
+        collect(self._env, self.policy, rollout, self._generator)
 
     def __call__(self, rollout: Rollout) -> None:
         """Learn from a rollout."""
@@ -88,7 +100,7 @@ class Update:
 
     def estimate(self, rollout: Rollout, rewards: Tensor) -> Tensor:
         """Return the advantages (n_steps, num_envs) of a rollout's actions, for these rewards."""
-        following = next_values(rollout, self.policy, self._limit)
+        following = next_values(rollout, self.policy, self._env.max_episode_steps)
         flags, config = (rollout.terminated, rollout.ended), self.config
         return generalized_advantages(rewards, rollout.values, following, *flags, config.gamma, config.gae_lambda)
 

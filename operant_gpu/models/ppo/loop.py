@@ -1,0 +1,158 @@
+"""The loop of a training: iterations that collect and learn, and what is read of them."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Mapping
+
+import torch
+from torch import Generator, Tensor
+
+from operant_gpu.errors import ActionError, BackendError, TrainingError
+from operant_gpu.models.config import PPOConfig
+from operant_gpu.models.policies.policy import Policy
+from operant_gpu.models.ppo.faults import Fault
+from operant_gpu.models.ppo.graphs import Stage
+from operant_gpu.models.ppo.rollout import Rollout
+from operant_gpu.models.ppo.stopwatch import Stopwatch
+from operant_gpu.models.ppo.telemetry import Metrics, Telemetry
+from operant_gpu.models.ppo.update import Update
+from operant_gpu.vector import VecEnv
+
+
+class Loop:
+    """Repeats iterations, as CUDA graphs where they can be captured, and reads what they measured.
+
+    Args:
+        env: Environments that are stepped.
+        policy: What acts in them.
+        config: Settings.
+        update: The engine: what steps and learns.
+        generator: What both draw from.
+        telemetry: Where both leave what they measure.
+
+    Attributes:
+        update: The engine.
+        rollout: Storage of an iteration; None before the first.
+        stages: What an iteration runs, one after the other; none before the first.
+    """
+
+    def __init__(
+        self,
+        env: VecEnv,
+        policy: Policy,
+        config: PPOConfig,
+        update: Update,
+        generator: Generator,
+        telemetry: Telemetry,
+    ) -> None:
+        self._env, self._policy, self._config, self.update = env, policy, config, update
+        self._generator, self._telemetry, self._stopwatch = generator, telemetry, Stopwatch(env.device)
+        self.rollout: Rollout | None = None
+        self.stages: list[Stage] = []
+        self._has_warned = False
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether all of an iteration replays CUDA graphs."""
+        return bool(self.stages) and all(stage.captured for stage in self.stages)
+
+    @property
+    def failure(self) -> str | None:
+        """Why an iteration cannot be captured; None while nothing has failed."""
+        return next((stage.failure for stage in self.stages if stage.failure is not None), None)
+
+    def memory(self) -> Mapping[str, Tensor]:
+        """Return what the policy remembers of the episodes under way."""
+        return {} if self.rollout is None else self.rollout.memory()
+
+    def begin(self, iterations: int, memory: Mapping[str, Tensor] | None = None) -> None:
+        """Go on from where the environments are: the caller may have stepped or reset them since the last call.
+
+        Args:
+            iterations: How many there were.
+            memory: What the policy is to remember, as `memory` returned it; nothing if None.
+        """
+        if self.rollout is None:
+            self.rollout = Rollout(self._env, self._policy, self._config.n_steps, self.update.is_fused)
+            self.stages = self._make_stages(self.rollout)
+        self.rollout.begin(self._env)
+        if memory:
+            self.rollout.remember(memory)
+        self.update.begin(iterations)
+
+    def _make_stages(self, rollout: Rollout) -> list[Stage]:
+        update, watch = self.update, self._stopwatch
+
+        def gather() -> None:
+            watch.start()
+            update.collect(rollout)
+            watch.lap()
+
+        def improve() -> None:
+            update(rollout)
+            watch.stop()
+
+        def both() -> None:
+            gather()
+            improve()
+
+        functions = [both] if update.is_fused else [gather, improve]
+        return [Stage(function, self._generator, capture=self._config.engine != "eager") for function in functions]
+
+    def iterate(self) -> None:
+        """Collect steps and learn from them. Waits for nothing."""
+        # Gradients are wanted wherever the caller is.
+        with torch.enable_grad():
+            for stage in self.stages:
+                stage()
+        self._go_on_without_graphs()
+
+    def _go_on_without_graphs(self) -> None:
+        """After a capture that failed, replay no graph: those captured before share generators with it."""
+        if self.failure is None or self._has_warned:
+            return
+        for stage in self.stages:
+            stage.run_eagerly()
+        self._has_warned = True
+        if self._config.engine == "graph":
+            raise BackendError(f"engine='graph', but an iteration cannot be captured: {self.failure}; use 'auto'")
+        message = f"no CUDA graph, training goes on eagerly: {self.failure}"
+        warnings.warn(message, RuntimeWarning, stacklevel=6)
+
+    def read(self, iterations: int, is_due: bool = True) -> Metrics:
+        """Read what was measured since the last time, and raise what has gone wrong. Waits for the device.
+
+        Args:
+            iterations: How many there were.
+            is_due: Whether the reading is one that every training has. One that is not leaves nothing behind: a
+                training that goes on from there is as if it had not been.
+        """
+        before = None if is_due else self._telemetry.state_dict()
+        measured, faults = self._telemetry.read()
+        if before is not None and not faults:
+            self._telemetry.load_state_dict(before, iterations)
+        if faults:
+            self._telemetry.faults.clear()
+            # The environments count the actions that came of it; they are of no use to the next call.
+            with contextlib.suppress(ActionError):
+                self._env.check()
+            raise TrainingError(_account(faults))
+        if not torch.stack([parameter.isfinite().all() for parameter in self._policy.parameters()]).all():
+            message = f"the policy is not finite after iteration {iterations}: lower lr, from a checkpoint"
+            raise TrainingError(message)
+        self._env.check()
+        return {"lr": float(self.update.optimizer.lr), **measured}
+
+    def read_speeds(self) -> Metrics:
+        """Return the environment steps per second that each part takes by itself; the device must have finished."""
+        steps = self._config.n_steps * self._env.num_envs
+        collecting, learning = self._stopwatch.read()
+        return {"env_sps": steps / collecting, "learner_sps": steps / learning}
+
+
+def _account(faults: list[Fault]) -> str:
+    later = f"; then {', '.join(map(str, faults[1:3]))}" if len(faults) > 1 else ""
+    advice = "try a lower lr" if faults[0].gradient_step else "look at what the environment gives"
+    return f"a number is not finite: first {faults[0]}{later}. The policy is as it was before; {advice}"
