@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import operant_gpu
-from operant_gpu import doctor, machine
-from operant_gpu.cli import main
+from operant_gpu import machine
+from operant_gpu.cli import doctor, main
 from operant_gpu.errors import BackendError
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 import operant_gpu
 from operant_gpu import AutoresetMode, InvalidConfig
 from operant_gpu.cli import main
-from operant_gpu.play import Game, Keyboard, pixels
+from operant_gpu.cli.game import Game, Keyboard, pixels
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="terminals there have no termios")
 # Those of the library: other tests register environments of their own later.

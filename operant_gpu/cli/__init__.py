@@ -1,4 +1,8 @@
-"""The command line: `operant-gpu train CartPole-v1`, `monitor`, `eval`, `record`, `export`, `play`, and what helps."""
+"""The command line: `operant-gpu train CartPole-v1`, `monitor`, `eval`, `record`, `export`, `play`, and what helps.
+
+In come words, a dataclass for each command (`train.py`, `watch.py`, `policies.py`, `play.py`, `machine.py`); out come
+what is printed and an exit status. It may know everything, and nothing knows it.
+"""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from gymnasium import spaces
 from rich.console import Console
 from rich.markup import escape
 
-from operant_gpu.benchmark import measure
+from operant_gpu.cli.benchmark import measure
 from operant_gpu.cli.common import FAILED, INCOMPLETE, environment_id, plain_table, say, use_one_thread
-from operant_gpu.doctor import examine
+from operant_gpu.cli.doctor import examine
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.monitor.dashboard import short
 from operant_gpu.registry import find, list_envs

@@ -10,8 +10,8 @@ from gymnasium.vector import AutoresetMode
 from rich.console import Console
 
 from operant_gpu.cli.common import environment_id, say
+from operant_gpu.cli.game import play
 from operant_gpu.errors import InvalidConfig
-from operant_gpu.play import play
 from operant_gpu.registry import make
 
 

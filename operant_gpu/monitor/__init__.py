@@ -1,4 +1,8 @@
-"""Runs: directories that outlive any end of a training, and ways to watch them."""
+"""Runs: directories that outlive any end of a training, and ways to watch them.
+
+In come metrics, from a learner or from files; out come files and what a terminal shows. It steps no environment and
+learns nothing; no failure of it reaches the training.
+"""
 
 from operant_gpu.monitor.curve import draw_curve
 from operant_gpu.monitor.reader import RunReader

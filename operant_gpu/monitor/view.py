@@ -12,7 +12,7 @@ from operant_gpu.errors import TrainingError
 if TYPE_CHECKING:
     from operant_gpu.models.ppo.learner import PPO
 
-Record = Mapping[str, float]
+Reading = Mapping[str, float]
 
 STATES = ("running", "solved", "finished", "stopped", "failed", "killed")
 # Points of a curve that are kept, at most; a sparkline or a picture shows no more.
@@ -69,7 +69,7 @@ class View:
     details: str = ""
     state: str = "running"
     message: str = ""
-    latest: Record = field(default_factory=dict)
+    latest: Reading = field(default_factory=dict)
     returns: Curve = field(default_factory=Curve)
 
     @classmethod
@@ -85,7 +85,7 @@ class View:
         self.start, self.target, self.state, self.message = learner.start, learner.target, "running", ""
         self.details = f"{env.num_envs:,} environments, {env.backend} on {env.device}, {learner.engine} engine"
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Reading) -> None:
         """Take in the metrics of one reading."""
         self.returns.add(record["timesteps"], record["episodic_return"])
         self.latest = record

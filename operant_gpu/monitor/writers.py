@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from operant_gpu.errors import BackendError
-from operant_gpu.monitor.view import Record
+from operant_gpu.monitor.view import Reading
 
 _GROUPS = {
     "rollout": ("episodic_return", "episodic_length", "episodes"),
@@ -39,7 +39,7 @@ class Writer(Protocol):
             timesteps: Those already learned from, for a run that goes on: later records are made anew.
         """
 
-    def write(self, record: Record) -> None:
+    def write(self, record: Reading) -> None:
         """Keep the metrics of one reading; `timesteps` says of when."""
 
     def close(self) -> None:
@@ -88,7 +88,7 @@ class JSONLines:
             os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
         self._file = _Appender(path)
 
-    def write(self, record: Record) -> None:
+    def write(self, record: Reading) -> None:
         """Append a line."""
         line = {name: value if math.isfinite(value) else None for name, value in record.items()}
         self._file.append(json.dumps(line).encode() + b"\n")
@@ -120,7 +120,7 @@ class TensorBoard:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             self._file.put(self._framed(wall_time=now, step=timesteps + 1, session_log=start))
 
-    def write(self, record: Record) -> None:
+    def write(self, record: Reading) -> None:
         """Append all numbers as one event."""
         values = [
             self._summary.Value(tag=f"{_GROUP_OF[name]}/{name}", simple_value=value)
@@ -179,7 +179,7 @@ class WeightsAndBiases:
             advice = "`wandb login`, or WANDB_MODE=offline to upload later"
             raise BackendError(f"Weights & Biases does not begin a run: {error}; {advice}") from error
 
-    def write(self, record: Record) -> None:
+    def write(self, record: Reading) -> None:
         """Log all numbers, by timesteps."""
         named = {f"{_GROUP_OF[name]}/{name}": value for name, value in record.items() if name in _GROUP_OF}
         self._run.log({"timesteps": int(record["timesteps"]), **named})
@@ -200,7 +200,7 @@ class Patient:
         self._writer, self._is_failing = writer, False
         self.begin = writer.begin
 
-    def write(self, record: Record) -> None:
+    def write(self, record: Reading) -> None:
         """Write, and warn of the first failure in a row."""
         self._try(lambda: self._writer.write(record))
 

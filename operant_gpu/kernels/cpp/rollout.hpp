@@ -21,9 +21,10 @@ constexpr float LOWEST = std::numeric_limits<float>::lowest();
 using NumbaKernel = void (*)(const void*, const int64_t*, void*, int64_t, int64_t, int64_t);
 using CppKernel = void (*)(const void*, const int64_t*, int64_t, int64_t, int64_t);
 
-class Actor {
+// Plays environments with a network, in memory of its own.
+class Player {
 public:
-    Actor(const Rollout& call, void* workspace)
+    Player(const Rollout& call, void* workspace)
         : call(call), network(call.network), workspace(workspace), plan(network), weights(plan.size),
           tile(network, plan), words(call.call, call.call + call.call_size) {
         unpack(plan, network.parameters, weights.data());
@@ -170,8 +171,8 @@ private:
 };
 
 inline void roll_out(const Rollout& call, void* workspace, int64_t first, int64_t last) {
-    Actor actor(call, workspace);
-    for (; first < last; first += CHUNK) actor.play(first, std::min(first + CHUNK, last));
+    Player player(call, workspace);
+    for (; first < last; first += CHUNK) player.play(first, std::min(first + CHUNK, last));
 }
 
 }  // namespace operant
