@@ -21,10 +21,11 @@ test: $(VENV)/tested $(OLDEST_TRITON)  ## Run the whole suite, then the kernels 
 	$(BIN)/python -m pytest --numprocesses 2
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest --numprocesses 2 -k triton
 
-lint: $(VENV)/tested  ## Check style and types
+lint: $(VENV)/tested  ## Check style, types and which room imports which
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 docs: $(VENV)/tested  ## Build the documentation as a site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --site-dir build/site
