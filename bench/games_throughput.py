@@ -30,7 +30,7 @@ from operant_gpu.backends.lowering.programs import widest
 from operant_gpu.envs import CartPole, Game2048, Snake
 
 ON_GPU = torch.cuda.is_available()
-SOURCES = Path(__file__).parents[1] / "tests" / "cuda"
+SOURCES = Path(__file__).parents[1] / "tests" / "support" / "cuda"
 # Physics of a few numbers, and boards; and those of them that are also written in CUDA C++.
 WRITTEN_IN_TRITON = (CartPole, Snake, Game2048)
 TWINS = {CartPole.id: "cartpole.cu", Snake.id: "snake.cu"}

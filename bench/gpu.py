@@ -149,7 +149,7 @@ class Run:
             self._show()
 
     def _environment(self) -> dict[str, str]:
-        folders = [ROOT, ROOT / "tests", ROOT / "bench"]
+        folders = [ROOT, ROOT / "tests" / "support", ROOT / "bench"]
         path = os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
         variables = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
         variables |= {RESULTS: str(self.results), RUN: str(os.getpid())}

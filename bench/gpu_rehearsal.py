@@ -1,7 +1,8 @@
 """What stands for a GPU where there is none: to rehearse a run of `gpu.py`, or to compile what it will launch.
 
-Both take the executor of compiled kernels (tests/ptx_executor) as Triton's device. A rehearsal runs the kernels there.
-To compile beforehand, kernels are compiled for the GPU and not launched, so results are what the memory was: zeros.
+Both take the executor of compiled kernels (tests/support/ptx_executor) as Triton's device. A rehearsal runs kernels
+there. To compile beforehand, kernels are compiled for the GPU and not launched, so results are what the memory was:
+zeros.
 """
 
 from __future__ import annotations

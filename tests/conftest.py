@@ -1,7 +1,7 @@
-"""What the tests share: the backends present in this process, and skipping without a GPU.
+"""Which backends tests run on, and what is skipped without a GPU. `support`, which is on the path, has what they share.
 
-Triton reads TRITON_INTERPRET when kernels are decorated, so the interpreter has a process of its own: `make test` runs
-the suite, and then `TRITON_INTERPRET=1 pytest -k triton`, where the fixture `backend` is "triton" as well as "numpy".
+`make test` runs the suite, and then `TRITON_INTERPRET=1 pytest -m interpreted`, where the fixture `backend` is "triton"
+as well as "numpy".
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import gpu_isolation
 import torch
-
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-BACKENDS = ["numpy", "triton"] if INTERPRETED else ["numpy", "numba"]
+from here import BACKENDS
 
 
 @pytest.fixture(params=BACKENDS)
@@ -39,10 +37,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                     terminalreporter.write_line(text)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
-        return
-    skip = pytest.mark.skip(reason="needs a CUDA device")
     for item in items:
-        if "gpu" in item.keywords:
-            item.add_marker(skip)
+        # Not `-k triton`, which takes every test in a folder of that name.
+        if "triton" in item.nodeid.rpartition("/")[2]:
+            item.add_marker("interpreted")
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

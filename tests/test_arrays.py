@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from conftest import BACKENDS
 from contract_envs import Lamps, LampsState
 from gymnasium import spaces
+from here import BACKENDS
 
 from operant_gpu import InvalidConfig, UnsupportedConstruct, arrays
 from operant_gpu.arrays import cells, count, get

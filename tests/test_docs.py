@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from here import ROOT
 
 from operant_gpu.cli import _COMMANDS, main
 from operant_gpu.models import PPOConfig
@@ -22,7 +23,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ROOT = Path(__file__).parent.parent
 PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")))
 CATCH = ROOT / "examples" / "catch.cu"
 # What is shown, and not to be run: outputs, and the guide's file in C++, which a test below compares.

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from contract_envs import Dials, Drift
 from digests import SHIPPED, digests
+from here import PYTHONPATH, ROOT, TESTS
 
 import operant_gpu
 
-HERE = Path(__file__).parent
 # None in sys.modules makes an import fail as that of a missing package does.
 EXTRAS = ("triton", "cupy", "numba", "llvmlite", "pygame", "pynvml")
 WITHOUT_EXTRAS = """
@@ -28,7 +28,7 @@ for name in ("triton", "triton.language", "cupy", "numba", "pygame", "pynvml"):
 def run_python(code: str) -> Any:
     """Run code in a process of its own; return what it prints last, read as JSON."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), str(HERE)])
+    environment["PYTHONPATH"] = PYTHONPATH
     finished = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     return json.loads(finished.stdout.splitlines()[-1])
@@ -133,7 +133,7 @@ print(json.dumps(messages))
 
 
 def test_the_tests_for_a_gpu_run_where_packages_are_missing_and_other_files_cannot_be_imported(tmp_path: Path) -> None:
-    broken, settings = tmp_path / "test_broken.py", str(HERE.parent / "pyproject.toml")
+    broken, settings = tmp_path / "test_broken.py", str(ROOT / "pyproject.toml")
     broken.write_text("import no_such_package")
     missing = ("numba", "cupy", "pynvml", "hypothesis", "minatar", "onnxruntime", "array_api_compat", "pygame")
     code = f"""
@@ -145,10 +145,10 @@ import pytest, torch
 torch.cuda.is_available = lambda: False
 said = io.StringIO()
 with contextlib.redirect_stdout(said):
-    pytest.main([{str(broken)!r}, {str(HERE / "gpu")!r}, "-v", "-p", "no:cacheprovider", "-c", {settings!r}])
+    pytest.main([{str(broken)!r}, {str(TESTS / "gpu")!r}, "-v", "-p", "no:cacheprovider", "-c", {settings!r}])
 print(json.dumps(said.getvalue().splitlines()))
 """
     said = run_python(code)
     assert " skipped, 1 error " in said[-1], said[-9:]
     files = {line.partition("::")[0] for line in said if "SKIPPED" in line and "::" in line}
-    assert {Path(file).name for file in files} == {path.name for path in (HERE / "gpu").glob("test_*.py")}
+    assert {Path(file).name for file in files} == {path.name for path in (TESTS / "gpu").glob("test_*.py")}

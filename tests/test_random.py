@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import INTERPRETED
 from draws import ANYTHING, UNIFORMS, AllDraws, Draws, PhiloxWords, columns, reset_draws, started, step
 from gymnasium import spaces
+from here import INTERPRETED
 
 from operant_gpu import Environment, UnsupportedConstruct
 from operant_gpu.lang import jit

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from here import ROOT
 from records import RECORD
 
 import operant_gpu
@@ -73,9 +74,8 @@ def test_the_description_says_what_ran_where_and_with_what(tmp_path: Path) -> No
     assert session["host"] == socket.gethostname()
     assert session["versions"]["torch"] == torch.__version__
     assert session["machine"]
-    root = Path(operant_gpu.__file__).parent.parent
-    if (root / ".git").exists():
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+    if (ROOT / ".git").exists():
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
         assert session["git"]["revision"] == head.stdout.strip()
 
 

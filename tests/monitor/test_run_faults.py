@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from here import SUPPORT
 
 import operant_gpu
 from operant_gpu.cli import main
 from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.monitor import Run, RunReader
 
-TESTS = Path(__file__).parent.parent
 CLI = [sys.executable, "-m", "operant_gpu.cli"]
 # An iteration takes some milliseconds: the training would go on for minutes.
 ENDLESS = ["CartPole-v1", "--device", "cpu", "--goal", "inf", "--total-timesteps", "100000000", "--no-video"]
@@ -60,8 +60,8 @@ def started(*arguments: str, **settings: Any) -> Iterator[subprocess.Popen[str]]
 
 
 def test_kill_9_at_random_moments_loses_at_most_one_interval_and_no_bit(tmp_path: Path) -> None:
-    program = [sys.executable, "-m", "monitor.killed", tmp_path, "40"]
-    finished = subprocess.run(program, cwd=TESTS, capture_output=True, text=True, check=False)
+    program = [sys.executable, "-m", "killed", tmp_path, "40"]
+    finished = subprocess.run(program, cwd=SUPPORT, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     report = json.loads(finished.stdout.splitlines()[-1])
     assert len(report["lost"]) >= 30

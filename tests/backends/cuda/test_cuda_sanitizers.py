@@ -1,0 +1,119 @@
+"""What is compiled from C++ under the sanitizers of addresses and of undefined behaviour: environments, the learner."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from contract_envs import CUDA_MAKERS
+from here import PYTHONPATH, SUPPORT
+
+SANITIZERS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+PLAY = f"""
+import dataclasses, sys
+import torch
+from contract_envs import CUDA_MAKERS, MODES
+from mlp_policies import policy_for
+from rollouts import all_names
+from operant_gpu.backends import cpp
+cpp.FLAGS += {SANITIZERS}
+environment = CUDA_MAKERS[sys.argv[1]](1, device="cpu").environment
+environment = dataclasses.replace(environment, source=sys.argv[2] or environment.source)
+for mode in MODES:
+    for num_envs in (1, 41, 341):
+        env = environment(num_envs, device="cpu", autoreset_mode=mode, max_episode_steps=300)
+        env.reset(seed=num_envs)
+        env.rollout(400 if num_envs == 341 else 50)
+        policy = policy_for(env)
+        out = env.rollout(9, policy, out=all_names(env))
+        for action in out["action"]:
+            env.step(action)
+        env.reset(options={{"reset_mask": torch.arange(num_envs) % 3 == 0}})
+        env.step(torch.full_like(out["action"][0], 99))
+print("clean")
+"""
+LEARN = f"""
+import torch
+from contract_envs import MODES
+from mlp_policies import policy_for
+from rollouts import all_names, make
+from updates import BOX, CASES, DISCRETE, Fused, case
+from operant_gpu.backends.cpp import learner, update
+learner.FLAGS += {SANITIZERS}
+update._SAMPLES_PER_THREAD = 1
+torch.set_num_threads(3)
+for size in ((1, 37), (13, 101)):
+    for options in CASES.values():
+        given = case(**{{"actions": DISCRETE, "n_epochs": 2, **options, "size": size}})
+        assert Fused(given, update).run().status.eq(0).all()
+rewards = torch.ones(13, 41)
+flags = [torch.rand(13, 41) < 0.1 for _ in range(2)]
+update.estimate_advantages(rewards, rewards, rewards, *flags, 0.9, 0.9)
+counts = torch.zeros(13, 41), torch.zeros(13, 41, dtype=torch.int32)
+update.follow_episodes(*counts, rewards, *flags, (counts[0][0], counts[1][0]))
+for name in ("CartPole-v1", "Drift-v0", "MaskedDials-v0"):
+    for mode in MODES:
+        for num_envs in (1, 41, 601):
+            env = make(name, "numba", mode, num_envs=num_envs)
+            env.reset(seed=num_envs)
+            env.rollout(9, policy_for(env), out=all_names(env))
+print("clean")
+"""
+
+
+def runtime() -> str | None:
+    """Return the sanitizer's library, which has to be loaded before Python."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        return None
+    command = [compiler, "-print-file-name=libasan.so"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return found if os.path.isabs(found) else None
+
+
+needs_sanitizers = pytest.mark.skipif(runtime() is None, reason="needs g++ with its sanitizers")
+
+
+def play(name: str, cache: Path, source: str = "") -> subprocess.CompletedProcess[str]:
+    """Play in a process of its own, with another source than the environment's if one is given."""
+    return run(cache, PLAY, name, source)
+
+
+def run(cache: Path, *program: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | {
+        "PYTHONPATH": PYTHONPATH,
+        "OPERANT_GPU_CACHE": str(cache),
+        "LD_PRELOAD": str(runtime()),
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "CXX": "g++",
+    }
+    command = [sys.executable, "-c", *program]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@needs_sanitizers
+@pytest.mark.parametrize("name", CUDA_MAKERS)
+def test_random_play_is_clean(name: str, tmp_path: Path) -> None:
+    done = play(name, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout == "clean\n"
+
+
+@needs_sanitizers
+def test_the_sanitizers_see_a_write_beyond_an_observation(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.cu"
+    bad.write_text((SUPPORT / "cuda/ledge.cu").read_text().replace("obs[2] =", "obs[2000000] ="))
+    done = play("CudaLedge-v0", tmp_path, str(bad))
+    assert done.returncode != 0
+    assert "bad.cu:" in done.stderr
+
+
+@needs_sanitizers
+def test_learning_is_clean(tmp_path: Path) -> None:
+    done = run(tmp_path, LEARN)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout == "clean\n"

@@ -1,0 +1,193 @@
+"""The fused gradient steps against autograd in float64: in C++, and in Triton's interpreter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from executed import executed
+from gymnasium import spaces
+from here import INTERPRETED
+from torch import Tensor
+from updates import (
+    BOX,
+    CASES,
+    DISCRETE,
+    NAN,
+    Fused,
+    assert_gradients_near,
+    assert_same_iteration,
+    by_autograd,
+    case,
+    gradient_errors,
+)
+
+from operant_gpu.backends.cpp import update as cpp_update
+from operant_gpu.hyperparameters import FAULTY, STOPPED
+from operant_gpu.models.ppo.rollout import generalized_advantages
+
+every_case = pytest.mark.parametrize("options", CASES.values(), ids=CASES.keys())
+
+
+@pytest.fixture(params=["cpp", "triton"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    if (request.param == "triton") is not INTERPRETED:
+        pytest.skip("Triton runs in the interpreter, and there alone")
+    if request.param == "cpp":
+        return cpp_update
+    from operant_gpu.backends.triton import update as triton_update
+
+    # Give every program several tiles, the last of which is not full.
+    monkeypatch.setattr(triton_update, "update_shape", lambda *_: triton_update.Shape(16, 4, 0))
+    monkeypatch.setattr(triton_update, "_programs_at_once", lambda *_: 2)
+    return triton_update
+
+
+@every_case
+def test_ieee_gradients_are_those_of_autograd(kernels: Any, options: dict[str, Any]) -> None:
+    given = case(**{"actions": DISCRETE, **options, "minibatches": 1, "n_epochs": 1})
+    fused = Fused(given, kernels)
+    assert_gradients_near(given, fused.gradient_of_first_step(), by_autograd(given), 1e-5)
+
+
+@every_case
+def test_an_iteration_is_that_of_the_eager_loop(kernels: Any, options: dict[str, Any]) -> None:
+    given = case(**{"actions": DISCRETE, **options})
+    fused, reference = Fused(given, kernels), by_autograd(given)
+    assert_same_iteration(fused, fused.run(), reference)
+
+
+@pytest.mark.parametrize("actions", [DISCRETE, BOX], ids=["discrete", "box"])
+def test_tf32_gradients_are_near(kernels: Any, actions: spaces.Space[Any]) -> None:
+    if kernels is cpp_update:
+        pytest.skip("on a CPU, products are float32's")
+    given = case(actions, hidden_sizes=(64, 64), precision="tf32", minibatches=1, n_epochs=1)
+    fused = Fused(given, kernels)
+    error = max(gradient_errors(given, fused.gradient_of_first_step(), by_autograd(given)).values())
+    # Were products not rounded to tf32, which the interpreter imitates, it would be below 1e-6.
+    assert 1e-5 < error < 1e-3
+
+
+def test_equal_seeds_give_equal_bits(kernels: Any) -> None:
+    runs = []
+    for _ in range(2):
+        given = case(BOX, hidden_sizes=(20,))
+        Fused(given, kernels).run()
+        runs.append(given.policy.flat.clone())
+    assert torch.equal(*runs)
+
+
+def test_a_policy_that_moved_too_far_stops(kernels: Any) -> None:
+    given = case(DISCRETE, target_kl=1e-3, n_epochs=3)
+    fused = Fused(given, kernels)
+    before = given.policy.flat.clone()
+    table = fused.run()
+    assert table.measured[0, 3] > 1.5e-3
+    assert table.status.tolist() == [0] + [STOPPED] * 6
+    assert fused.count == 0
+    assert torch.equal(given.policy.flat, before)
+
+
+def test_it_stops_where_pytorch_would(kernels: Any) -> None:
+    # At this distance, some steps are taken before.
+    reference = by_autograd(case(DISCRETE, n_epochs=3))
+    bounds = reference.measured[:, 3]
+    target = float((bounds[0] + bounds.max()) / 2 / 1.5)
+    stop = int((bounds > 1.5 * target).int().argmax())
+    assert stop > 0
+    fused = Fused(case(DISCRETE, n_epochs=3, target_kl=target), kernels)
+    assert fused.run().status.tolist() == [0] * (stop + 1) + [STOPPED] * (6 - stop)
+    assert fused.count == stop
+
+
+@pytest.mark.parametrize("column", [0, 2, 3, 4], ids=["obs", "log_prob", "value", "advantage"])
+def test_what_is_not_finite_moves_nothing(kernels: Any, column: int) -> None:
+    given = case(DISCRETE, n_epochs=1)
+    given.columns[column][1, 2] = NAN
+    fused = Fused(given, kernels)
+    before = given.policy.flat.clone()
+    table = fused.run()
+    first_bad = int((~table.norms.isfinite()).any(1).int().argmax())
+    assert (table.status[first_bad + 1 :] & FAULTY).all()
+    assert fused.count == first_bad
+    assert given.policy.flat.isfinite().all()
+    assert fused.means.isfinite().all()
+    assert first_bad > 0 or torch.equal(given.policy.flat, before)
+
+
+def test_rounded_in_compiled_code() -> None:
+    bits, found = (torch.tensor(numbers, dtype=torch.int32) for numbers in executed("rounded.py").values())
+    x, rounded = bits.view(torch.float32), found.view(torch.float32)
+    assert torch.equal(found & 0x1FFF, torch.zeros_like(found))
+    assert torch.equal(rounded.isnan(), x.isnan())
+    numbers = x.isfinite() & rounded.isfinite()
+    # Half a spacing of 11 significant bits.
+    assert ((rounded - x).abs()[numbers] <= (2.0**-11 * x.abs())[numbers] + 1e-42).all()
+
+
+def test_after_a_fault_nothing_moves(kernels: Any) -> None:
+    given = case(DISCRETE)
+    fused = Fused(given, kernels)
+    before = given.policy.flat.clone()
+    assert fused.run(status=FAULTY).status.eq(FAULTY).all()
+    assert torch.equal(given.policy.flat, before)
+
+
+def test_frozen_tensors_stay_and_have_no_norm(kernels: Any) -> None:
+    given = case(DISCRETE)
+    fused = Fused(given, kernels)
+    fused.trainable[2] = False
+    before = [view.clone() for view in given.policy.mlp.views()]
+    table = fused.run()
+    assert table.norms[:, 2].eq(0.0).all()
+    changed = [not torch.equal(*pair) for pair in zip(before, given.policy.mlp.views(), strict=True)]
+    assert changed == fused.trainable.tolist()
+
+
+def some_flags(share: float, seed: int) -> Tensor:
+    return torch.rand(13, 41, generator=torch.Generator().manual_seed(seed)) < share
+
+
+def test_advantages_are_those_of_the_reference(kernels: Any) -> None:
+    generator = torch.Generator().manual_seed(1)
+    rewards, values, final = torch.randn(3, 13, 41, generator=generator)
+    terminated, truncated = some_flags(0.1, 2), some_flags(0.1, 3)
+    found = kernels.estimate_advantages(rewards, values, final, terminated, truncated, 0.9, 0.8)
+    ended = terminated | truncated
+    is_last = torch.arange(13)[:, None] == 12
+    following = torch.where(truncated | is_last, final, values.roll(-1, 0))
+    columns = (rewards.double(), values.double(), following.double(), terminated, ended)
+    torch.testing.assert_close(found.double(), generalized_advantages(*columns, 0.9, 0.8), rtol=1e-5, atol=1e-5)
+
+
+def test_episodes_are_followed_from_those_under_way(kernels: Any) -> None:
+    rewards = torch.randn(13, 41, generator=torch.Generator().manual_seed(1))
+    flags = some_flags(0.2, 2), some_flags(0.1, 3)
+    first = torch.arange(41.0), torch.arange(41, dtype=torch.int32)
+    found, expected = ((torch.full((13, 41), NAN), torch.full((13, 41), -1, dtype=torch.int32)) for _ in range(2))
+    kernels.follow_episodes(*found, rewards, *flags, first)
+    total, length = first[0].clone(), first[1].clone()
+    for step in range(13):
+        total, length = total + rewards[step], length + 1
+        expected[0][step], expected[1][step] = total, length
+        ended = flags[0][step] | flags[1][step]
+        total, length = total.masked_fill(ended, 0.0), length.masked_fill(ended, 0)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+
+
+def test_any_number_of_threads_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    if INTERPRETED:
+        pytest.skip("of the C++ alone")
+    monkeypatch.setattr(cpp_update, "_SAMPLES_PER_THREAD", 1)
+    runs, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2, 4, 7):
+            torch.set_num_threads(threads)
+            given = case(BOX, size=(13, 101), minibatches=2, n_epochs=3, hidden_sizes=(20,))
+            table = Fused(given, cpp_update).run()
+            runs.append((given.policy.flat.clone(), table.measured.clone()))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for run in runs[1:] for one, other in zip(runs[0], run, strict=True))

@@ -1,0 +1,391 @@
+"""The command line as a user meets it."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from here import ROOT
+
+import operant_gpu
+from operant_gpu import cli
+from operant_gpu.cli import main
+from operant_gpu.cli.train import recommended
+from operant_gpu.models import PPO, PPOConfig
+from operant_gpu.models.presets import PRESETS
+from operant_gpu.monitor import Run
+from operant_gpu.monitor.reader import read_description
+
+QUICK = ["--num-envs", "16", "--total-timesteps", "512", "--n-steps", "8", "--batch-size", "32"]
+SMALL = PPOConfig(num_envs=16, total_timesteps=512, n_steps=8, batch_size=32, gamma=0.5)
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+def train(*arguments: str) -> int:
+    return main(["train", *arguments, "--device", "cpu", "--no-video"])
+
+
+def test_train_reports_what_it_reached_and_leaves_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("CartPole-v1", *QUICK) == 0
+    printed = capsys.readouterr().out
+    assert "Trained CartPole-v1: mean return" in printed
+    assert "512 steps in" in printed
+    assert "Run: runs/CartPole-v1-1\n  operant-gpu eval runs/CartPole-v1-1\n" in printed
+    run = Path("runs/CartPole-v1-1")
+    assert {path.name for path in run.iterdir()} == {
+        *("checkpoints", "config.toml", "curve.png", "lock", "metrics.jsonl", "run.json", "tensorboard")
+    }
+    assert PPO.load(run).timesteps == 512
+    assert train("CartPole-v1", *QUICK) == 0
+    assert Path("runs/CartPole-v1-2").is_dir()
+
+
+def test_a_run_ends_with_a_video_of_an_episode() -> None:
+    assert main(["train", "GridWalk-v0", "--device", "cpu", "--run", "walk", *QUICK]) == 0
+    assert Path("walk/video.gif").read_bytes().startswith(b"GIF89a")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "CartPol-v1"], "did you mean 'CartPole-v1'"),
+        (["train", "CartPole-v1", "--num-envs", "0"], "num_envs: expected an integer of at least 1, got 0"),
+        (["train", "CartPole-v1", "--gamma", "2"], "gamma: expected a number in [0, 1]"),
+        (["train", "CartPole-v1", "--device", "abacus"], "device: expected 'auto'"),
+        (["train"], "env: expected an environment, such as CartPole-v1, or --resume RUN, got neither"),
+        (["train", "CartPole-v1", "--run", "/dev/null/run"], "run: cannot write in the folder '/dev/null/run'"),
+        (["train", "CartPole-v1", "--config", "folder.toml"], "checkpoint_dir: a run keeps its checkpoints itself"),
+        (["train", "walk.py"], "env: expected FILE.py:NAME, with the name of an Environment in the file"),
+        (["train", "--resume", "missing"], "run: 'missing' is not a run's directory: it is not there"),
+        (["train", "--resume", "."], "run: '.' is not a run's directory: it has no run.json"),
+        (["train", "missing.py:Walk"], "env: cannot import 'missing.py': FileNotFoundError"),
+        (["train", "operant_gpu.envs:Walk"], "'operant_gpu.envs' has no environment 'Walk'; it has Acrobot"),
+        (["eval", "missing.pt"], "path: there is no file 'missing.pt'"),
+        (["eval", "."], "path: there are no checkpoints (step-*.pt) in the folder '.'"),
+        (["record", "missing.pt", "--out", "x.gif"], "there is no file 'missing.pt'"),
+        (["export", "missing.pt", "--out", "x.onnx"], "there is no file 'missing.pt'"),
+        (["monitor"], "monitor: expected directories of runs, or --latest, got neither"),
+        (["monitor", "--latest"], "run: there is no run below 'runs': `operant-gpu train ENV` makes one"),
+        (["monitor", "missing"], "run: 'missing' is not a run's directory: it is not there"),
+        (["monitor", "/dev/null"], "run: '/dev/null' is not a run's directory: it is a file"),
+        (["monitor", "missing", "--curve", "curve.pdf"], "curve: expected a file that ends in .png, got 'curve.pdf'"),
+        (["train", "CartPole-v1", "--goal", "nan"], "goal: expected a number, or inf for no goal, got nan"),
+        (["train", "CartPole-v1", "--total-timesteps", "9" * 20], "expected an integer below 2**63"),
+        (["train", "leaves.py:X"], "env: cannot import 'leaves.py': SystemExit: 0"),
+        (["eval", "missing.pt", "--seed", "9" * 20], "there is no file"),
+        (["bench", "--seconds", "inf"], "seconds: expected a number above 0, at most 3600, got inf"),
+        (["bench", "CartPol-v1"], "did you mean 'CartPole-v1'"),
+        (["bench", "--seconds", "0"], "seconds: expected a number above 0, at most 3600, got 0"),
+        (["play", "CartPol-v1"], "did you mean 'CartPole-v1'"),
+        (["fly"], "Unrecognized options"),
+        (["train", "CartPole-v1", "--config", "missing.toml"], "config: cannot read settings from 'missing.toml'"),
+        (["train", "CartPole-v1", "--gru-size", "8", "--n-steps", "1"], "n_steps: a GRU learns nothing"),
+    ],
+)
+def test_a_mistake_gets_its_reason_and_status_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("leaves.py").write_text("import sys; sys.exit(0)")
+    Path("folder.toml").write_text('checkpoint_dir = "x"')
+    with pytest.raises(SystemExit) as caught:
+        sys.exit(main(arguments))
+    assert caught.value.code == 2
+    # Some messages come in a frame, broken into lines.
+    error = " ".join(re.sub("[─-╿]", " ", capsys.readouterr().err).split())
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_settings_file_replaces_the_tuned_settings_and_options_replace_both() -> None:
+    SMALL.to_toml("small.toml")
+    for name, arguments in (("file", []), ("option", ["--gamma", "0.75", "--hidden-sizes", "8", "8", "8"])):
+        assert train("Pendulum-v1", "--config", "small.toml", "--run", name, *arguments) == 0
+    assert PPO.load("file").config == SMALL
+    changed = PPO.load("option").config
+    assert (changed.gamma, changed.hidden_sizes, changed.num_envs) == (0.75, (8, 8, 8), 16)
+
+
+def test_the_tuned_settings_of_the_environment_are_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = {}
+    for env in ("Pendulum-v1", "CartPole-v1"):
+        with pytest.raises(SystemExit):
+            main(["train", env, "--help"])
+        printed[env] = capsys.readouterr().out
+        assert f"(default: {PPOConfig.for_env(env).gamma:g})" in " ".join(printed[env].split())
+    assert printed["Pendulum-v1"] != printed["CartPole-v1"]
+
+
+def test_a_training_that_fails_keeps_the_last_good_policy(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("CartPole-v1", "--run", "run", "--lr", "1e30", *QUICK) == 1
+    assert "a number is not finite" in capsys.readouterr().err
+    assert read_description(Path("run"))["state"] == "failed"
+    learner = PPO.load("run/before-fault.pt")
+    assert all(parameter.isfinite().all() for parameter in learner.policy.parameters())
+
+
+COMMANDS = ("train", "monitor", "eval", "record", "export", "play", "envs", "bench", "doctor")
+
+
+def test_help_names_the_commands_and_their_options() -> None:
+    command = [sys.executable, "-m", "operant_gpu.cli"]
+    printed = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
+    assert all(re.search(rf"• {name} +\S+", printed) for name in COMMANDS)
+    printed = subprocess.run([*command, "train", "--help"], capture_output=True, text=True, check=True).stdout
+    assert all(option in printed for option in ("--resume", "--run", "--num-envs", "--lr", "--no-video", "--goal"))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_option_is_explained(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([name, "--help"])
+    assert caught.value.code == 0
+    printed = " ".join(re.sub("[─-╿]", " ", capsys.readouterr().out).split())
+    tree = ast.parse(textwrap.dedent(inspect.getsource(cli._COMMANDS[name])))
+    texts = [text for text in map(_text, itertools.pairwise(tree.body[0].body)) if text is not None]
+    assert len(texts) == len(dataclasses.fields(cli._COMMANDS[name])) - (name == "train")
+    # Each in full, but for how tyro sets its last stop.
+    assert [text for text in texts if text.removesuffix(".") not in printed] == []
+
+
+def _text(pair: tuple[ast.stmt, ast.stmt]) -> str | None:
+    """Return what stands below an attribute."""
+    field, below = pair
+    is_text = isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+    return " ".join(below.value.value.split()) if is_text else None
+
+
+def test_resuming_goes_on_with_other_settings_where_they_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("CartPole-v1", "--run", "run", *QUICK) == 0
+    assert main(["train", "--resume", "run"]) == 0
+    assert "run is at its end, 512 of 512 steps: raise --total-timesteps to train on" in capsys.readouterr().out
+    assert train("--resume", "run", "--total-timesteps", "1024", "--lr", "1e-4") == 0
+    learner = PPO.load("run")
+    assert (learner.timesteps, learner.config.lr, learner.config.gamma) == (1024, 1e-4, 0.99)
+    readings = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert [reading["timesteps"] for reading in readings] == [128, 256, 384, 512, 640, 768, 896, 1024]
+    assert [session["timesteps"] for session in read_description(Path("run"))["sessions"]] == [0, 512]
+    for changed, message in (
+        (("--num-envs", "8"), "num_envs: a run goes on with the 16 that it began with"),
+        (("--seed", "8"), "seed: a run goes on with the 0 that it began with"),
+        (("--hidden-sizes", "8"), "was trained with (64, 64), got (8,): leave it as it was"),
+        (("--gru-size", "8"), "holds a ActorCritic, got RecurrentActorCritic: leave gru_size"),
+        (("--normalize-rewards",), "was trained with False, got True"),
+        (("--run", "other"), "run: a run that is resumed stays in its directory: leave --run out"),
+        (("Pendulum-v1",), "env: 'run' is a run of CartPole-v1, got Pendulum-v1: leave ENV out"),
+    ):
+        assert train("--resume", "run", "--total-timesteps", "2048", *changed) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_solved_run_asks_for_another_goal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("CartPole-v1", "--run", "run", "--goal", "10", "--n-steps", "64", "--num-envs", "64") == 0
+    assert "Solved CartPole-v1" in capsys.readouterr().out
+    assert train("--resume", "run") == 0
+    assert "run is solved, its goal was 10: give a higher --goal, or --goal inf" in capsys.readouterr().out
+    assert train("--resume", "run", "--goal", "11") == 0
+    assert train("--resume", "run", "--goal", "inf", "--total-timesteps", "16384") == 0
+    assert PPO.load("run").timesteps == 16384
+
+
+def test_a_second_training_in_the_same_directory_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("CartPole-v1", "--run", "run", *QUICK) == 0
+    assert train("CartPole-v1", "--run", "run", *QUICK) == 2
+    assert "'run' has a training already: `operant-gpu train --resume run`" in capsys.readouterr().err
+
+
+def test_what_was_changed_on_resuming_lasts_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when it is killed before it has written another checkpoint of its own accord."""
+    assert train("CartPole-v1", "--run", "run", *QUICK) == 0
+
+    def killed(*_: object) -> None:
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("operant_gpu.monitor.run.Run.__call__", killed)
+        with pytest.raises(SystemExit):
+            train("--resume", "run", "--total-timesteps", "1024", "--lr", "1e-4")
+    assert train("--resume", "run") == 0
+    learner = PPO.load("run")
+    assert (learner.timesteps, learner.config.lr) == (1024, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["Pendulum-v1"], "Pendulum-v1"),
+        (["Pendulum-v1", "--run", "CartPole-v1"], "Pendulum-v1"),
+        (["--run", "CartPole-v1", "Pendulum-v1"], "Pendulum-v1"),
+        (["--no-video", "Pendulum-v1"], "Pendulum-v1"),
+        (["--run=CartPole-v1", "--hidden-sizes", "8", "8", "Pendulum-v1"], "Pendulum-v1"),
+        (["mine.py:GridWalk", "--run", "Pendulum-v1"], None),
+        (["--run", "Pendulum-v1"], None),
+    ],
+)
+def test_tuned_settings_are_those_of_the_environment_alone(arguments: list[str], expected: str | None) -> None:
+    settings = PPOConfig() if expected is None else PPOConfig.for_env(expected)
+    assert recommended(["train", *arguments]) == settings
+
+
+def test_a_checkpoint_of_another_environment_than_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("CartPole-v1", "--run", "run", *QUICK) == 0
+    for command in (["eval", "run"], ["record", "run", "--out", "x.gif"], ["export", "run", "--out", "x.pt2"]):
+        assert main([*command, "--env", "Pendulum-v1"]) == 2
+        assert "env: 'run' is of CartPole-v1, got Pendulum-v1: leave --env out" in capsys.readouterr().err
+
+
+def test_what_programs_read_is_not_mixed_with_warnings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("CartPole-v1", "--run", "run", *QUICK) == 0
+    Path("run/checkpoints/step-000000000512.pt").write_bytes(b"PK damaged")
+    assert train("--resume", "run") == 0
+    capsys.readouterr()
+    Path("run/checkpoints/step-000000000512.pt").write_bytes(b"PK damaged")
+    assert main(["eval", "run", "--episodes", "4", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["env"] == "CartPole-v1"
+    assert printed.err.startswith("warning: 'run/checkpoints/step-000000000512.pt' is damaged")
+
+
+def test_more_than_the_memory_holds_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--hidden-sizes", "10000000", "10000000"]
+    assert train("CartPole-v1", *sizes) == 1
+    assert capsys.readouterr().err == "operant-gpu: not enough memory: ask for fewer environments, steps or units\n"
+
+
+def test_outputs_that_cannot_be_written_or_encoded_stop_nothing() -> None:
+    command = [sys.executable, "-m", "operant_gpu.cli", "train", "CartPole-v1", "--no-video", "--run", "ü", *QUICK]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    with open("/dev/full", "w") as full:
+        finished = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment, check=False)
+    # What is left in Python's own buffer at the very end may be complained of by Python.
+    assert b"Traceback" not in finished.stderr
+    assert PPO.load("ü").timesteps == 512
+    finished = subprocess.run([*command[:3], "monitor", "ü"], capture_output=True, env=environment, check=False)
+    assert (finished.returncode, finished.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")])
+def test_errors_of_memory_are_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(cli._COMMANDS["envs"], "run", fail)
+    assert main(["envs"]) == 1
+    assert "not enough memory" in capsys.readouterr().err
+
+
+def test_a_run_that_another_process_went_on_with_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("CartPole-v1", "--run", "run", *QUICK) == 0
+    load = PPO.load
+
+    def slowly(*arguments: object, **settings: object) -> PPO:
+        learner = load(*arguments, **settings)
+        # What another process does before this one has the run's lock.
+        other = load("run")
+        with Run(other, "run") as run:
+            other.resume(1024, callback=run)
+        return learner
+
+    monkeypatch.setattr(PPO, "load", slowly)
+    assert train("--resume", "run", "--total-timesteps", "2048") == 2
+    assert "resume: another process has gone on with run: try again" in capsys.readouterr().err
+    assert load("run").timesteps == 1024
+
+
+def test_sigterm_ends_a_command_with_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(cli._COMMANDS["envs"], "run", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        main(["envs"])
+    assert caught.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_drawing_leaves_signals_alone() -> None:
+    program = (
+        "import os, signal, time, operant_gpu; env = operant_gpu.make('CartPole-v1', render_mode='rgb_array');"
+        "env.reset(); env.render(); os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGTERM
+
+
+WALK = ROOT / "examples" / "custom_environment.py"
+
+
+def test_an_environment_of_the_users_own_file(capsys: pytest.CaptureFixture[str]) -> None:
+    own = f"{WALK}:GridWalk"
+    assert train(own, "--run", "run", *QUICK) == 0
+    assert f"operant-gpu eval run --env {own}\n" in capsys.readouterr().out
+    assert main(["eval", "run", "--env", own, "--episodes", "8", "--json"]) == 0
+    assert '"env": "' in capsys.readouterr().out
+    assert main(["train", own, "--resume", "run", "--total-timesteps", "640", "--no-video"]) == 0
+    assert PPO.load("run").timesteps == 640
+
+
+def test_what_can_be_done_with_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("GridWalk-v0", "--run", "run", *QUICK) == 0
+    capsys.readouterr()
+    assert main(["eval", "run", "--episodes", "16"]) == 0
+    printed = capsys.readouterr().out
+    for row in ("deterministic", "stochastic"):
+        assert re.search(rf"{row} +\S+ +\S+ +\S+ +\S+ to \S+ +\S+ *\n", printed), printed
+    assert main(["eval", "run/checkpoints/step-000000000512.pt", "--episodes", "16", "--json"]) == 0
+    numbers = json.loads(capsys.readouterr().out)
+    assert (numbers["env"], numbers["timesteps"], numbers["stochastic"]["episodes"]) == ("GridWalk-v0", 512, 16)
+    for name in ("walk.gif", "walk.mp4"):
+        assert main(["record", "run", "--out", name, "--max-steps", "5"]) == 0
+        assert f"{name}: 5 steps, return " in capsys.readouterr().out
+    assert main(["record", "run", "--out", "walk.avi"]) == 2
+    assert "out: expected a file that ends in .gif or .mp4" in capsys.readouterr().err
+    assert main(["export", "run", "--out", "walk.pt2"]) == 0
+    assert "walk.pt2: obs -> action, distribution, value; checked on 2,304 observ" in capsys.readouterr().out
+    assert main(["export", "run", "--out", "walk.pkl"]) == 2
+    assert main(["monitor", "run", "--curve", "curve.png"]) == 0
+    assert "finished" in capsys.readouterr().out
+    assert Path("curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_pipe_that_is_closed_early_is_no_error() -> None:
+    program = [sys.executable, "-c", "import sys; from operant_gpu.cli import main; sys.exit(main(['envs']))"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"operant-gpu {operant_gpu.__version__}\n"
+
+
+def test_envs_lists_each_environment(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["envs"]) == 0
+    printed = capsys.readouterr().out
+    assert all(re.search(rf"^ {re.escape(id)} +\S", printed, re.MULTILINE) for id in PRESETS)
+
+
+def test_bench_measures_beside_gymnasium(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "CartPole-v1", "--num-envs", "64", "--device", "cpu", "--seconds", "0.001"]) == 0
+    printed = capsys.readouterr().out
+    for row in ("single steps", "rollouts of 64 random steps", "training, 64 environments", "Gymnasium's vector"):
+        assert re.search(rf"{row}.* \d\S*( [kMG])? +\S+.* - ", printed), row

@@ -1,0 +1,155 @@
+"""Every kernel compiles for every environment and GPU generation, on the oldest and the newest Triton."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from here import PYTHONPATH, ROOT, SUPPORT
+
+from operant_gpu.errors import BackendError
+
+pytest.importorskip("triton", reason="compilation needs Triton")
+
+from operant_gpu.backends.triton.backend import check_compiler
+from operant_gpu.backends.triton.update import SHAPES
+
+# Of two layers of 64 units in the first shape.
+MAX_SHARED_OF_UPDATES = SHAPES["tf32", False][0].shared
+
+OLDEST_TRITON = ROOT / ".venv" / "triton-3.6"
+TARGETS = ("80", "90", "100", "120")
+
+# What the oldest Triton compiles for: single steps for every generation, and for one what takes long. On a network's
+# products it fails for sm_100, and rollouts refuse it there.
+TARGETS_OF_OLDEST = {"steps": TARGETS, **dict.fromkeys(("rollouts", "networks", "arrays", "updates"), ("90",))}
+# 2048 takes a quarter of a minute a kernel.
+TARGETS_OF_INSTALLED = {"arrays": ("90", "100")}
+
+# 65,536 registers a multiprocessor: at 96 a thread, 21 warps still hide the latency of memory; of a rollout, which
+# seldom waits for it, 16 are enough.
+MAX_REGISTERS = {"steps": 96, "rollouts": 128}
+# ptxas of CUDA 12.8 parks values of Acrobot around the slow path of a sine, with 150 registers to spare.
+MAX_SPILLS = 80
+# The table that the slow path of sine and cosine indexes, plus those spills.
+MAX_STACK = 72
+# Of a network: what fits beside the products of three layers of 128 units, and of two of 64. Only the latter are fast.
+MAX_SPILLS_OF_LARGE, MAX_STACK_OF_LARGE = 2_048, 768
+MAX_SPILLS_OF_SMALL, MAX_STACK_OF_SMALL = 160, 96
+# Of 16 cells a thread, where a rollout stores observations at any strides: addresses are what does not fit.
+MAX_SPILLS_OF_ARRAYS, MAX_STACK_OF_ARRAYS, MAX_SHARED_OF_ARRAYS = 768, 384, 16_384
+# Of the learner's gradient, which holds those of all weights: two layers of 64 units, and three.
+MAX_SPILLS_OF_UPDATES, MAX_STACK_OF_UPDATES = 3_584, 1_280
+MAX_SPILLS_OF_DEEP_UPDATES, MAX_STACK_OF_DEEP_UPDATES = 12_288, 3_200
+# What every generation gives one program, less what the driver takes.
+MAX_SHARED = 98_304
+# The instructions of each generation's tensor cores.
+MATRIX = {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCHMMA", "sm_120": "HMMA"}
+
+
+every_triton = pytest.mark.parametrize("path", [None, OLDEST_TRITON], ids=["installed", "oldest"])
+
+
+def output_of(program: str, path: Path | None, *arguments: str) -> list[str]:
+    """Return the lines that a program beside this file prints, with the Triton at `path`."""
+    if path is not None and not path.exists():
+        pytest.skip("the oldest supported Triton is installed by `make test`")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join([*([str(path)] if path else []), PYTHONPATH])
+    command = [sys.executable, str(SUPPORT / program), *arguments]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout.splitlines()
+
+
+def usages_of(kind: str, path: Path | None, record_property: Any) -> list[dict[str, Any]]:
+    """Return what each kernel needs, and have the most of each kind printed."""
+    targets = TARGETS_OF_INSTALLED.get(kind, TARGETS) if path is None else TARGETS_OF_OLDEST[kind]
+    usages = json.loads(output_of("aot.py", path, kind, *targets)[-1])
+    assert {usage["target"] for usage in usages} == {f"sm_{target}" for target in targets}
+    lines = [f"{len(usages)} kernels by Triton {usages[0]['triton']}, the most of any environment:"]
+    for group in sorted({(usage["kernel"], usage["variant"], usage["target"]) for usage in usages}):
+        those = [usage for usage in usages if (usage["kernel"], usage["variant"], usage["target"]) == group]
+        most = {name: max(usage[name] for usage in those) for name in ("registers", "shared", "stack", "spills")}
+        matrix = max((usage["matrix_instructions"] for usage in those), key=lambda counts: sum(counts.values()))
+        lines.append(f"  {' '.join(group):<58} {most}  {matrix or ''}")
+    record_property("summary", "\n".join(lines))
+    return usages
+
+
+@every_triton
+def test_the_launcher_takes_every_kernels_arguments(path: Path | None) -> None:
+    assert len(output_of("launch.py", path, "steps", "rollouts", "networks", "arrays", "updates")) >= 3 * 8
+
+
+@every_triton
+@pytest.mark.parametrize("kind", ["steps", "rollouts"])
+def test_every_kernel_compiles_within_its_resources(kind: str, path: Path | None, record_property: Any) -> None:
+    for usage in usages_of(kind, path, record_property):
+        assert usage["registers"] <= MAX_REGISTERS[kind], usage
+        assert usage["spills"] <= MAX_SPILLS, usage
+        assert usage["stack"] <= MAX_STACK, usage
+        assert usage["shared"] == 0, usage
+
+
+@every_triton
+def test_kernels_with_arrays_compile_within_their_resources(path: Path | None, record_property: Any) -> None:
+    for usage in usages_of("arrays", path, record_property):
+        assert usage["spills"] <= MAX_SPILLS_OF_ARRAYS, usage
+        assert usage["stack"] <= MAX_STACK_OF_ARRAYS, usage
+        assert usage["shared"] <= MAX_SHARED_OF_ARRAYS, usage
+
+
+@every_triton
+def test_networks_compile_within_what_a_program_may_have(path: Path | None, record_property: Any) -> None:
+    for usage in usages_of("networks", path, record_property):
+        is_small = usage["variant"].startswith("64x64") and usage["variant"].endswith("tf32")
+        assert usage["shared"] <= MAX_SHARED, usage
+        assert usage["spills"] <= (MAX_SPILLS_OF_SMALL if is_small else MAX_SPILLS_OF_LARGE), usage
+        assert usage["stack"] <= (MAX_STACK_OF_SMALL if is_small else MAX_STACK_OF_LARGE), usage
+        exact = usage["variant"].endswith("ieee")
+        assert set(usage["matrix_instructions"]) == (set() if exact else {MATRIX[usage["target"]]}), usage
+
+
+@every_triton
+def test_the_learners_kernels_compile_within_what_is_said_of_their_shapes(
+    path: Path | None, record_property: Any
+) -> None:
+    shared = {
+        f"{'x'.join(['64'] * (3 if is_deep else 2))} tanh {precision} {shape.block}": shape.shared
+        for (precision, is_deep), shapes in SHAPES.items()
+        for shape in shapes
+    }
+    seen = set()
+    for usage in usages_of("updates", path, record_property):
+        is_gradient = usage["kernel"] == "gradient_kernel"
+        limit = shared.get(usage["variant"], MAX_SHARED_OF_UPDATES) if is_gradient else 1_024
+        assert usage["shared"] <= limit, usage
+        is_deep = usage["variant"].startswith("64x64x64")
+        spills, stack = (
+            (MAX_SPILLS_OF_DEEP_UPDATES, MAX_STACK_OF_DEEP_UPDATES)
+            if is_deep
+            else ((MAX_SPILLS_OF_UPDATES, MAX_STACK_OF_UPDATES) if is_gradient else (0, 0))
+        )
+        assert usage["spills"] <= spills, usage
+        assert usage["stack"] <= stack, usage
+        assert not is_gradient or MATRIX[usage["target"]] in usage["matrix_instructions"], usage
+        seen.add(usage["variant"])
+    assert seen > set(shared)
+
+
+@pytest.mark.parametrize(("capability", "version"), [((10, 0), "3.9.0"), ((9, 0), "3.6.0"), ((12, 0), "3.6.0")])
+def test_compilers_that_are_known_to_work_are_taken(capability: tuple[int, int], version: str) -> None:
+    check_compiler(capability, version)
+
+
+@pytest.mark.parametrize("version", ["3.6.0", "3.7.1", "3.8.0+git1"])
+def test_compilers_that_fail_on_networks_are_refused(version: str) -> None:
+    with pytest.raises(BackendError, match=f"need Triton 3.9 or newer, found {re.escape(version)}: pip install"):
+        check_compiler((10, 3), version)

@@ -1,0 +1,349 @@
+"""Compile every kernel for every environment without a GPU, and print what each needs.
+
+Run as a program, with whatever Triton is on the path: `python tests/support/aot.py steps 80 90`, or `rollouts`, or
+`networks`, or `arrays` for the kernels of environments that have them, or `updates` for those of the fused learner.
+The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from contract_envs import Drift, Lamps, Ledge, MaskedDials
+from gymnasium.vector import AutoresetMode
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
+from triton.compiler import ASTSource
+
+from operant_gpu.backends.base import NO_LIMIT, Batch
+from operant_gpu.backends.lowering.programs import widest
+from operant_gpu.backends.triton.backend import (
+    OPTIONS,
+    draw_constants,
+    launch_shape,
+    policy_arguments,
+    policy_constants,
+    reset_constants,
+    rollout_constants,
+    rollout_shape,
+    step_constants,
+    stored_arguments,
+)
+from operant_gpu.backends.triton.update import (
+    CHUNK,
+    PIECES,
+    ROWS,
+    SHAPES,
+    Shape,
+    adam_constants,
+    gradient_constants,
+)
+from operant_gpu.backends.triton.update import OPTIONS as FUSED
+from operant_gpu.environment import Environment
+from operant_gpu.hyperparameters import Hyperparameters
+from operant_gpu.kernels.triton import adam
+from operant_gpu.kernels.triton.advantages import advantages_kernel, episodes_kernel
+from operant_gpu.kernels.triton.draw import draw_kernel
+from operant_gpu.kernels.triton.gradient import gradient_kernel
+from operant_gpu.kernels.triton.objective import moments_kernel
+from operant_gpu.kernels.triton.rollout import rollout_kernel
+from operant_gpu.kernels.triton.shuffle import shuffle_kernel
+from operant_gpu.kernels.triton.step import reset_kernel, step_kernel
+from operant_gpu.memory.allocation import allocate_columns, allocate_outputs, allocate_state
+from operant_gpu.memory.columns import Columns, Outputs
+from operant_gpu.memory.trajectory import NETWORK_OUTPUTS, Trajectory
+from operant_gpu.mlp import MLP, MLPLayout
+from operant_gpu.registry import find, list_envs
+from operant_gpu.spaces import action_layout, observation_layout
+
+POINTERS = {torch.float32: "*fp32", torch.float64: "*fp64", torch.bool: "*i1"}
+POINTERS |= {torch.int8: "*i8", torch.int16: "*i16", torch.int32: "*i32", torch.int64: "*i64"}
+# Any will do: every entry of the launch tables gives a thread as many environments, so its code is the same.
+BATCH_SIZE = 1_048_576
+CPU = torch.device("cpu")
+SETTINGS = Hyperparameters(0.2, None, 0.5, 0.01, 0.5, 0.1, True, 4, 4)
+
+
+class Launch(NamedTuple):
+    """A kernel as a backend would launch it."""
+
+    kernel: Any
+    environment: str
+    variant: str
+    arguments: dict[str, Any]
+    constants: dict[str, Any]
+    warps: int
+    options: dict[str, Any] = OPTIONS
+
+
+class Usage(NamedTuple):
+    """What one compiled kernel takes of the machine."""
+
+    triton: str
+    target: str
+    kernel: str
+    environment: str
+    variant: str
+    registers: int
+    shared: int
+    stack: int
+    spills: int
+    matrix_instructions: dict[str, int]
+
+
+def signature_of(value: Any) -> Any:
+    """Return the type of a kernel argument as Triton writes it."""
+    if isinstance(value, tuple):
+        return type(value)(*map(signature_of, value))
+    if value is None:
+        return "constexpr"
+    return POINTERS[value.dtype] if isinstance(value, torch.Tensor) else "i32"
+
+
+def compile_launch(launch: Launch, target: int) -> Any:
+    """Compile one kernel for compute capability `target` / 10."""
+    kernel, arguments, constants = launch.kernel, launch.arguments, launch.constants
+    signature = {name: signature_of(value) for name, value in arguments.items()}
+    signature |= dict.fromkeys(constants, "constexpr")
+    constant_at = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    for name, value in arguments.items():
+        parts = value if isinstance(value, tuple) else ()
+        place = kernel.arg_names.index(name)
+        # As at a launch, what is None is a constant, wherever it stands.
+        constant_at |= (
+            {(place,): None} if value is None else {(place, i): None for i, v in enumerate(parts) if v is None}
+        )
+    source = ASTSource(kernel, signature, constant_at)
+    options = {"num_warps": launch.warps, **launch.options}
+    return triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
+
+
+def usage_of(launch: Launch, target: int) -> Usage:
+    compiled = compile_launch(launch, target)
+    ptxas = get_ptxas(target).path
+    architecture = f"sm_{target}{'a' if target >= 90 else ''}"
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(compiled.asm["ptx"])
+        file.flush()
+        fusion = str(launch.options["enable_fp_fusion"]).lower()
+        command = [ptxas, "-v", f"--gpu-name={architecture}", f"--fmad={fusion}", file.name, "-o", "/dev/null"]
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    registers = int(re.search(r"Used (\d+) registers", report)[1])
+    stack, stores, loads = map(int, re.search(r"(\d+) bytes stack frame, (\d+) .*?, (\d+) ", report).groups())
+    names = launch.kernel.fn.__name__, launch.environment, launch.variant
+    shared, matrix = compiled.metadata.shared, matrix_instructions(compiled)
+    return Usage(triton.__version__, f"sm_{target}", *names, registers, shared, stack, stores + loads, matrix)
+
+
+def matrix_instructions(compiled: Any) -> dict[str, int]:
+    """Count the machine code's instructions for the tensor cores, by name."""
+    if "mma" not in compiled.asm["ptx"]:
+        return {}
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        command = [triton.knobs.nvidia.nvdisasm.path, "-c", file.name]
+        listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return dict(Counter(re.findall(r"\b(HMMA|HGMMA|UTCHMMA)\b", listing)))
+
+
+def environments(with_arrays: bool) -> list[Environment]:
+    """Return every registered environment, and those with action masks: with or without arrays in their state."""
+    known = [*(one for one in map(find, list_envs()) if isinstance(one, Environment)), Ledge, MaskedDials, Lamps]
+    return [one for one in known if any(column.shape for column in one.column_types().values()) == with_arrays]
+
+
+def batch_of(environment: Environment, mode: AutoresetMode = AutoresetMode.SAME_STEP) -> Batch:
+    params = environment.make_params({})
+    observation, action = environment.spaces(params)
+    layouts = observation_layout(observation), action_layout(action)
+    state, columns = allocate_state(environment, 1, CPU), allocate_columns(1, CPU, 0)
+    return Batch(environment, params, state, columns, *layouts, environment.max_episode_steps or NO_LIMIT, mode)
+
+
+def outputs_of(batch: Batch) -> Outputs:
+    mask_size = batch.actions.num_actions if batch.environment.has_action_mask else 0
+    return allocate_outputs(1, batch.observations, CPU, separate_final_obs=True, by_component=True, mask_size=mask_size)
+
+
+def steps_of(batch: Batch) -> list[Launch]:
+    """Return the kernels of single steps and resets."""
+    outputs = outputs_of(batch)
+    mask_strides = dict.fromkeys(("mask_row", "mask_column"), None if outputs.action_mask is None else 1)
+    dtype = torch.int64 if batch.actions.is_discrete else torch.float32
+    common: dict[str, Any] = {"state_ptr": batch.state, "columns": Columns(*batch.columns)}
+    step = common | {"action_ptr": torch.zeros(1, dtype=dtype), "action_row": 1, "action_column": 1, "outputs": outputs}
+    step |= dict.fromkeys(("obs_row", "obs_column", "final_row", "final_column", "num_envs"), 1)
+    step |= mask_strides
+    reset = common | {"reset_mask_ptr": torch.zeros(1, dtype=torch.bool), "obs_ptr": outputs.obs}
+    reset |= {"action_mask_ptr": outputs.action_mask, **mask_strides}
+    reset |= dict.fromkeys(("obs_row", "obs_column", "num_envs"), 1)
+    block, warps = launch_shape(BATCH_SIZE, widest(batch.environment, batch.params))
+    mode = batch.autoreset_mode
+    name = batch.environment.id
+    launches = [Launch(step_kernel, name, mode.name, step, step_constants(batch) | {"BLOCK": block}, warps)]
+    if mode is AutoresetMode.SAME_STEP:
+        launches.append(Launch(reset_kernel, name, "", reset, reset_constants(batch) | {"BLOCK": block}, warps))
+    return launches
+
+
+def rollout_of(batch: Batch, policy: torch.Tensor | MLP | None, is_stored: bool, variant: str) -> Launch:
+    """Return the rollout kernel, with everything or nothing stored."""
+    outputs = outputs_of(batch)
+    mask = outputs.action_mask
+    trajectory = stored(batch, outputs, isinstance(policy, MLP)) if is_stored else Trajectory()
+    strides = (None, None) if mask is None else (2, 3)
+    values = (batch.state, Columns(*batch.columns), *policy_arguments(policy), *stored_arguments(trajectory))
+    values = (*values, outputs.obs, 2, 3, mask, *strides, 5, 7)
+    arguments = dict(zip(rollout_kernel.arg_names, values, strict=False))
+    block, warps = rollout_shape(BATCH_SIZE, isinstance(policy, MLP), widest(batch.environment, batch.params))
+    constants = rollout_constants(batch) | policy_constants(policy) | {"BLOCK": block}
+    return Launch(rollout_kernel, batch.environment.id, variant, arguments, constants, warps)
+
+
+def stored(batch: Batch, outputs: Outputs, has_network: bool) -> Trajectory:
+    size, mask = outputs.obs.shape[1], outputs.action_mask
+    kinds: dict[str, tuple[tuple[int, ...], torch.dtype]] = dict.fromkeys(Trajectory._fields, ((), torch.float32))
+    kinds |= dict.fromkeys(("obs", "final_obs"), ((size,), outputs.obs.dtype))
+    kinds |= dict.fromkeys(("terminated", "truncated"), ((), torch.bool))
+    kinds["action"] = (batch.actions.shape, torch.int64 if batch.actions.is_discrete else torch.float32)
+    kinds["action_mask"] = (() if mask is None else mask.shape[1:], torch.bool)
+    absent = {"action_mask"} if mask is None else set()
+    absent |= {"final_obs"} if has_network else set(NETWORK_OUTPUTS)
+    return Trajectory(
+        **{name: torch.zeros(2, 1, *shape, dtype=dtype) for name, (shape, dtype) in kinds.items() if name not in absent}
+    )
+
+
+def rollouts_of(batch: Batch) -> list[Launch]:
+    """Return rollouts without a network."""
+    dtype = torch.int64 if batch.actions.is_discrete else torch.float32
+    given = torch.zeros(2, 1, *batch.actions.shape, dtype=dtype)
+    mode = batch.autoreset_mode.name
+    launches = [rollout_of(batch, None, is_stored=False, variant=f"random, nothing stored, {mode}")]
+    if batch.autoreset_mode is AutoresetMode.SAME_STEP:
+        launches += [
+            rollout_of(batch, None, is_stored=True, variant="random, all stored"),
+            rollout_of(batch, given, is_stored=True, variant="given, all stored"),
+        ]
+    return launches
+
+
+def network_of(batch: Batch, *hidden_sizes: int, precision: str = "tf32", is_simple: bool = False) -> Launch:
+    """Return a rollout with a network: tanh and two trunks, or if simple relu, one trunk and scaled observations."""
+    actions = batch.actions
+    inputs = batch.observations.size
+    outputs = actions.num_actions if actions.is_discrete else actions.size
+    kind = ("relu", True) if is_simple else ("tanh", False)
+    layout = MLPLayout(inputs, hidden_sizes, outputs, *kind, not actions.is_discrete)
+    scaling = (torch.zeros(inputs), torch.ones(inputs), 10.0) if is_simple else ()
+    network = MLP(torch.zeros(layout.size), layout, *scaling, precision=precision)
+    variant = f"{'x'.join(map(str, hidden_sizes))} {kind[0]} {precision}"
+    return rollout_of(batch, network, is_stored=True, variant=variant)
+
+
+def draw_of(batch: Batch) -> Launch:
+    """Return the drawing of actions from a network that PyTorch evaluates."""
+    actions, mask = batch.actions, outputs_of(batch).action_mask
+    outputs = actions.num_actions if actions.is_discrete else actions.size
+    drawn = torch.zeros(1, dtype=torch.int64 if actions.is_discrete else torch.float32)
+    values = (Columns(*batch.columns), torch.zeros(1), 2, 3, None if actions.is_discrete else torch.zeros(1))
+    values = (*values, mask, *((None, None) if mask is None else (2, 3)), drawn, drawn, torch.zeros(1), 5)
+    block, warps = launch_shape(BATCH_SIZE)
+    constants = draw_constants(batch, outputs) | {"BLOCK": block}
+    arguments = dict(zip(draw_kernel.arg_names, values, strict=False))
+    return Launch(draw_kernel, batch.environment.id, "", arguments, constants, warps)
+
+
+def gradient_of(batch: Batch, shape: Shape, *hidden_sizes: int, precision: str = "tf32", **kind: Any) -> Launch:
+    """Return the gradient of a network: tanh and two trunks, unless `kind` says otherwise."""
+    actions, inputs = batch.actions, batch.observations.size
+    outputs = actions.num_actions if actions.is_discrete else actions.size
+    options = {"activation": "tanh", "shared_trunk": False, "is_gaussian": not actions.is_discrete, **kind}
+    layout = MLPLayout(inputs, hidden_sizes, outputs, **options)
+    numbers, whole = torch.zeros(1), torch.zeros(1, dtype=torch.int32)
+    # The variants also differ in whether observations are scaled, values clipped, and advantages normalized.
+    scaling = (torch.zeros(inputs), torch.ones(inputs), 10.0) if layout.shared_trunk else ()
+    mlp = MLP(torch.zeros(layout.size), layout, *scaling, precision=precision)
+    settings = SETTINGS._replace(vf_clip_eps=0.2 if layout.shared_trunk else None)
+    mask = None if outputs_of(batch).action_mask is None else torch.zeros(1, dtype=torch.bool)
+    drawn = torch.zeros(1, dtype=torch.int64 if actions.is_discrete else torch.float32)
+    moments = None if layout.shared_trunk else numbers
+    samples = (numbers, drawn, mask, numbers, numbers, numbers, whole, moments)
+    values = (numbers, numbers, whole, mlp.parameters, mlp.shift, mlp.scale, *samples, 1, 2, 3)
+    arguments = dict(zip(gradient_kernel.arg_names, values, strict=False))
+    constants = gradient_constants(mlp, actions, settings) | {"BLOCK": shape.block}
+    variant = f"{'x'.join(map(str, hidden_sizes))} {layout.activation} {precision} {shape.block}"
+    return Launch(gradient_kernel, batch.environment.id, variant, arguments, constants, shape.warps, FUSED)
+
+
+def small_updates() -> Iterator[Launch]:
+    """Return the learner's kernels beside the gradient's."""
+    numbers, whole, flags = torch.zeros(1), torch.zeros(1, dtype=torch.int32), torch.zeros(1, dtype=torch.bool)
+    kernels = (
+        (shuffle_kernel, (whole, whole, 2, 3, 4, 5), {"BLOCK": 1024}),
+        (moments_kernel, (numbers, numbers, whole, 2, 3), {"PIECES": PIECES, "BLOCK": 1024}),
+        (
+            adam.reduce_kernel,
+            (*[numbers] * 5, whole, whole, 2, 3, 5),
+            {"ROLES": 2, "ROWS": ROWS, "CHUNK": CHUNK},
+        ),
+        (adam.adam_kernel, (*[numbers] * 6, whole, numbers, numbers, whole, whole, 2), adam_constants(SETTINGS, 40)),
+        (advantages_kernel, (*[numbers] * 4, flags, flags, 3, 5), {"GAMMA": 0.9, "LAMBDA": 0.9, "BLOCK": 64}),
+        (episodes_kernel, (numbers, whole, numbers, flags, flags, numbers, whole, 3, 5), {"BLOCK": 64}),
+    )
+    for kernel, values, constants in kernels:
+        yield Launch(kernel, "", "", dict(zip(kernel.arg_names, values, strict=False)), constants, 4, FUSED)
+
+
+def updates() -> Iterator[Launch]:
+    """Return the learner's kernels, the gradient in every shape."""
+    cartpole, pendulum, dials = batch_of(find("CartPole-v1")), batch_of(find("Pendulum-v1")), batch_of(MaskedDials)
+    for (precision, is_deep), shapes in SHAPES.items():
+        for shape in shapes:
+            yield gradient_of(cartpole, shape, *[64] * (3 if is_deep else 2), precision=precision)
+    shape = SHAPES["tf32", False][0]
+    yield gradient_of(pendulum, shape, 64, 64)
+    yield gradient_of(dials, shape, 64, 64, activation="relu", shared_trunk=True)
+    yield gradient_of(pendulum, shape, shared_trunk=True)
+    yield from small_updates()
+
+
+def all_launches(kind: str) -> Iterator[Launch]:
+    if kind == "updates":
+        yield from updates()
+        return
+    if kind == "networks":
+        cartpole, pendulum = (batch_of(find(name)) for name in ("CartPole-v1", "Pendulum-v1"))
+        yield network_of(cartpole, 64, 64)
+        yield network_of(pendulum, 64, 64)
+        yield network_of(batch_of(MaskedDials), 64, 64, is_simple=True)
+        yield network_of(batch_of(Drift), 128, 128, 128, is_simple=True)
+        yield network_of(cartpole, 128, 128, 128)
+        yield network_of(cartpole, 64, 64, precision="ieee")
+        return
+    for environment in environments(with_arrays=kind == "arrays"):
+        if kind == "arrays":
+            batch = batch_of(environment)
+            yield from (*steps_of(batch), *rollouts_of(batch)[:2], draw_of(batch))
+            continue
+        for mode in AutoresetMode:
+            batch = batch_of(environment, mode)
+            yield from (steps_of if kind == "steps" else rollouts_of)(batch)
+
+
+if __name__ == "__main__":
+    kind, *targets = sys.argv[1:]
+    usages = [usage_of(launch, int(target)) for launch in all_launches(kind) for target in targets]
+    for usage in usages:
+        print(*usage, sep="\t")
+    print(json.dumps([usage._asdict() for usage in usages]))
