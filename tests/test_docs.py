@@ -25,8 +25,8 @@ else:
 
 PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")))
 CATCH = ROOT / "examples" / "catch.cu"
-# What is shown, and not to be run: outputs, and the guide's file in C++, which a test below compares.
-SHOWN = {"text", "cpp"}
+# What is shown, and not to be run: outputs, pictures, and the guide's file in C++, which a test below compares.
+SHOWN = {"text", "mermaid", "cpp"}
 
 
 def blocks_of(page: str) -> list[tuple[str, str]]:
@@ -119,6 +119,16 @@ def test_the_settings_page_explains_each_setting_with_its_default() -> None:
 def test_the_command_line_page_has_each_command() -> None:
     named = {row.split()[0] for row in rows_of("docs/command_line.md")}
     assert named >= set(_COMMANDS)
+
+
+def test_the_architecture_page_names_files_that_are_there_and_each_room() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    package = ROOT / "operant_gpu"
+    named = re.findall(r"`((?:\w+/)+(?:\w+\.\w+)?)`", text)
+    assert len(named) > 60
+    assert [name for name in named if not (package / name).exists() and not (ROOT / name).exists()] == ["adapters/"]
+    rooms = {path.parent.name for path in package.glob("*/__init__.py")}
+    assert [room for room in sorted(rooms) if f"| `{room}/` |" not in text] == []
 
 
 def test_each_page_is_in_the_navigation() -> None:

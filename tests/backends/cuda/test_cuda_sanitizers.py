@@ -19,8 +19,8 @@ import torch
 from contract_envs import CUDA_MAKERS, MODES
 from mlp_policies import policy_for
 from rollouts import all_names
-from operant_gpu.backends import cpp
-cpp.FLAGS += {SANITIZERS}
+from operant_gpu.backends.cpp import backend
+backend.FLAGS += {SANITIZERS}
 environment = CUDA_MAKERS[sys.argv[1]](1, device="cpu").environment
 environment = dataclasses.replace(environment, source=sys.argv[2] or environment.source)
 for mode in MODES:

@@ -1,0 +1,75 @@
+"""The plan of the package: what users import stays where it is, and rooms import only those below them."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from here import ROOT
+
+PUBLIC = {
+    "operant_gpu": """ActionError Array AutoresetMode BackendError CheckpointError CudaEnvironment Environment
+        ExportError InvalidConfig OperantError ResetNeeded TrainingError UnsupportedConstruct VecEnv __version__ envs
+        list_envs make register verify""",
+    "operant_gpu.arrays": "cell cells count get nth put",
+    "operant_gpu.envs": """Acrobot Asterix Breakout CartPole Freeway Game2048 GridWalk MountainCar MountainCarContinuous
+        Pendulum Seaquest Snake SpaceInvaders""",
+    "operant_gpu.errors": """ActionError BackendError CheckpointError ExportError InvalidConfig OperantError ResetNeeded
+        TrainingError UnsupportedConstruct""",
+    "operant_gpu.lang": "Array jit tl",
+    "operant_gpu.models": """Controller Evaluation IntrinsicReward MLPPolicy PPO PPOConfig Policy RND evaluate export
+        networks record""",
+    "operant_gpu.models.exporting": "Actor",
+    "operant_gpu.monitor": "JSONLines Run RunReader TensorBoard View WeightsAndBiases Writer draw_curve",
+    "operant_gpu.random": "integers normal uniform",
+    "operant_gpu.vector": "VecEnv",
+    "operant_gpu.verification": "Check Report verify",
+}
+# Each alone breaks a contract of pyproject.toml.
+UPWARD = {
+    "memory/columns.py": "from operant_gpu.backends.base import Batch",
+    "kernels/numba/memory.py": "from operant_gpu.kernels.triton.step import step_kernel",
+    "backends/lowering/tracing.py": "from operant_gpu.backends.numpy.backend import NumpyBackend",
+    "models/policies/networks.py": "from operant_gpu.models.ppo.losses import normalized",
+    "monitor/view.py": "def load():\n    from operant_gpu.cli.common import load",
+}
+
+
+@pytest.mark.parametrize("path", PUBLIC)
+def test_public_paths_import(path: str) -> None:
+    module = importlib.import_module(path)
+    assert [name for name in PUBLIC[path].split() if not hasattr(module, name)] == []
+
+
+def test_documents_and_examples_import_what_is_public() -> None:
+    named = set()
+    for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.py")):
+        text = page.read_text()
+        for path, names in re.findall(r"^ *from (operant_gpu[\w.]*) import ([\w, ]+)", text, re.MULTILINE):
+            named |= {(path, name.strip()) for name in names.split(",")}
+        for whole in re.findall(r"^::: (operant_gpu[\w.]+)$", text, re.MULTILINE):
+            if whole not in PUBLIC:
+                path, _, name = whole.rpartition(".")
+                named.add((path, name))
+    assert len(named) > 40
+    assert {(path, name) for path, name in named if name not in PUBLIC.get(path, "").split()} == set()
+
+
+@pytest.mark.parametrize("file", [None, *UPWARD])
+def test_an_import_from_above_is_found(file: str | None, tmp_path: Path) -> None:
+    pytest.importorskip("importlinter")
+    shutil.copytree(ROOT / "operant_gpu", tmp_path / "operant_gpu", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    if file is not None:
+        with (tmp_path / "operant_gpu" / file).open("a") as source:
+            source.write(f"\n\n{UPWARD[file]}\n")
+    program = "import sys; sys.path.insert(0, '.'); from importlinter.cli import lint_imports_command as run; run()"
+    command = [sys.executable, "-c", program, "--no-cache"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (found.returncode, "BROKEN" in found.stdout) == ((1, True) if file else (0, False)), found.stdout
+    assert file is None or f"operant_gpu.{file.removesuffix('.py').replace('/', '.')} -> " in found.stdout
