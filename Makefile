@@ -18,8 +18,8 @@ train: $(VENV)/installed  ## Train ENV (CartPole-v1) until it is solved
 	$(BIN)/operant-gpu train $(ENV)
 
 test: $(VENV)/tested $(OLDEST_TRITON)  ## Run the whole suite, then the kernels in Triton's interpreter
-	$(BIN)/python -m pytest --numprocesses 2
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest --numprocesses 2 -m interpreted
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m interpreted
 
 lint: $(VENV)/tested  ## Check style, types and which room imports which
 	$(BIN)/ruff check
