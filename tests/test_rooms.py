@@ -35,6 +35,7 @@ UPWARD = {
     "memory/columns.py": "from operant_gpu.backends.base import Batch",
     "kernels/numba/memory.py": "from operant_gpu.kernels.triton.step import step_kernel",
     "backends/lowering/tracing.py": "from operant_gpu.backends.numpy.backend import NumpyBackend",
+    "envs/pendulum.py": "from operant_gpu.backends import select",
     "models/policies/networks.py": "from operant_gpu.models.ppo.losses import normalized",
     "monitor/view.py": "def load():\n    from operant_gpu.cli.common import load",
 }

@@ -21,7 +21,6 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from operant_gpu import __version__
 from operant_gpu.cli.common import FAILED, INTERRUPTED, USER_ERROR, Command, Terminated, complain, say
 from operant_gpu.cli.machine import Bench, Doctor, Envs
 from operant_gpu.cli.play import Play
@@ -29,6 +28,7 @@ from operant_gpu.cli.policies import Eval, Export, Record
 from operant_gpu.cli.train import Settings, Train, recommended
 from operant_gpu.cli.watch import Monitor
 from operant_gpu.errors import OperantError
+from operant_gpu.version import __version__
 
 _WIDTH_OF_FILES = 140
 # How PyTorch says so, on a GPU and on a CPU.

@@ -35,9 +35,5 @@ __all__ = [
     "SpaceInvaders",
 ]
 
-_classic = (Acrobot, CartPole, GridWalk, MountainCar, MountainCarContinuous, Pendulum)
-_minatar = (Asterix, Breakout, Freeway, Seaquest, SpaceInvaders)
-_boards = (Game2048, Snake)
-
-for _environment in (*_classic, *_minatar, *_boards):
-    register(_environment)
+for _name in __all__:
+    register(globals()[_name])
