@@ -161,7 +161,7 @@ def test_a_fused_iteration_that_cannot_be_captured_is_launched() -> None:
         fallen_back.learn(512 * 6)
     launched = PPO(ENVIRONMENTS["CartPole"](), small(engine="fused"), intrinsic=WaitingBonus())
     launched._begin()
-    launched._stages[0].run_eagerly()
+    launched._loop.stages[0].run_eagerly()
     assert_same_run(fallen_back, launched.learn(512 * 6))
 
 

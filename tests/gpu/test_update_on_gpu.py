@@ -86,9 +86,9 @@ def test_replays_of_the_graph_learn_what_launches_learn(env_id: str) -> None:
     steps = 4 * 8 * 64
     replayed.learn(steps)
     launched._begin()
-    launched._stages[0].run_eagerly()
+    launched._loop.stages[0].run_eagerly()
     launched.learn(steps)
-    assert replayed._stages[0].captured
-    assert not launched._stages[0].captured
+    assert replayed._loop.stages[0].captured
+    assert not launched._loop.stages[0].captured
     assert (replayed.engine, launched.engine) == ("fused", "fused")
     assert_same_tensors({"parameters": replayed.policy.flat}, {"parameters": launched.policy.flat})

@@ -45,26 +45,26 @@ NETWORK = tl.constexpr(2)
 
 
 @triton.jit
-def _put(ptr, by_step, t, row, block, mask):
+def _put(ptr, step_stride, t, row, block, mask):
     """Store one block of a (num_steps, num_envs) output, if it is wanted."""
     if ptr is not None:
-        tl.store(ptr + t * tl.cast(by_step, tl.int64) + row, block, mask=mask)
+        tl.store(ptr + t * tl.cast(step_stride, tl.int64) + row, block, mask=mask)
 
 
 @triton.jit
-def _put_components(ptr, by_step, by_row, by_column, t, row, components, mask):
+def _put_components(ptr, step_stride, row_stride, column_stride, t, row, components, mask):
     """Store the components of a (num_steps, num_envs, size) output, if it is wanted."""
     if ptr is not None:
-        at = ptr + t * tl.cast(by_step, tl.int64)
-        store_components(at, components, row, mask, by_row, by_column)
+        at = ptr + t * tl.cast(step_stride, tl.int64)
+        store_components(at, components, row, mask, row_stride, column_stride)
 
 
 @triton.jit
-def _put_observation(ptr, by_step, by_row, by_column, t, row, components, mask, SIZE: tl.constexpr):
+def _put_observation(ptr, step_stride, row_stride, column_stride, t, row, components, mask, SIZE: tl.constexpr):
     """Store an observation of a (num_steps, num_envs, size) output, if it is wanted."""
     if ptr is not None:
-        at = ptr + t * tl.cast(by_step, tl.int64)
-        store_observation(at, components, row, mask, by_row, by_column, SIZE)
+        at = ptr + t * tl.cast(step_stride, tl.int64)
+        store_observation(at, components, row, mask, row_stride, column_stride, SIZE)
 
 
 @triton.jit
@@ -207,16 +207,9 @@ def rollout_kernel(
                 state = STATE(*choose(waiting, fresh, state, ARRAYS))
         final = OBSERVE(state, PARAMS)
         _put_observation(
-            trajectory.final_obs,
-            by_step.final_obs,
-            by_row.final_obs,
-            by_column.final_obs,
-            t,
-            row,
-            final,
-            mask,
-            OBS_SIZE,
-        )
+            trajectory.final_obs, by_step.final_obs, by_row.final_obs, by_column.final_obs,
+            t, row, final, mask, OBS_SIZE,
+        )  # fmt: skip
         if trajectory.final_value is not None:
             # Where the episode was cut short, and where it goes on after the rollout.
             wanted = truncated & ~terminated
