@@ -23,8 +23,9 @@ PUBLIC = {
         TrainingError UnsupportedConstruct""",
     "operant_gpu.lang": "Array jit tl",
     "operant_gpu.models": """Controller Evaluation IntrinsicReward MLPPolicy PPO PPOConfig Policy RND evaluate export
-        networks record""",
+        record""",
     "operant_gpu.models.exporting": "Actor",
+    "operant_gpu.models.networks": "ActorCritic RecurrentActorCritic",
     "operant_gpu.monitor": "JSONLines Run RunReader TensorBoard View WeightsAndBiases Writer draw_curve",
     "operant_gpu.random": "integers normal uniform",
     "operant_gpu.vector": "VecEnv",
@@ -36,7 +37,7 @@ UPWARD = {
     "kernels/numba/memory.py": "from operant_gpu.kernels.triton.step import step_kernel",
     "backends/lowering/tracing.py": "from operant_gpu.backends.numpy.backend import NumpyBackend",
     "envs/pendulum.py": "from operant_gpu.backends import select",
-    "models/policies/networks.py": "from operant_gpu.models.ppo.losses import normalized",
+    "models/policies/policy.py": "from operant_gpu.models.ppo.losses import normalized",
     "monitor/view.py": "def load():\n    from operant_gpu.cli.common import load",
 }
 
@@ -57,7 +58,7 @@ def test_documents_and_examples_import_what_is_public() -> None:
             if whole not in PUBLIC:
                 path, _, name = whole.rpartition(".")
                 named.add((path, name))
-    assert len(named) > 40
+    assert len(named) > 30
     assert {(path, name) for path, name in named if name not in PUBLIC.get(path, "").split()} == set()
 
 

@@ -1,13 +1,13 @@
 """Learning algorithms in PyTorch, on the environments' device, and what is done with what they have learned.
 
-In come environments and settings; out come policies that act, evaluations, recordings and exported files. `config.py`
-and `presets.py` lie below both rooms: `policies` act, `ppo` teaches them. Nothing here knows how a run is shown.
+In come environments and settings; out come policies that act, evaluations, recordings and exported files.
+`policies` act, `ppo` teaches them; `networks.py`, `config.py` and `presets.py` lie below both. Nothing here knows how a
+run is shown, but for `learn(progress=True)`.
 """
 
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.evaluation import Evaluation, evaluate
 from operant_gpu.models.exporting import export
-from operant_gpu.models.policies import networks
 from operant_gpu.models.policies.controller import Controller
 from operant_gpu.models.policies.mlp_policy import MLPPolicy
 from operant_gpu.models.policies.policy import Policy
@@ -26,6 +26,5 @@ __all__ = [
     "Policy",
     "evaluate",
     "export",
-    "networks",
     "record",
 ]

@@ -67,7 +67,7 @@ class NetworkRollout:
         batch: What is stepped.
         fallback: Is used where no compiler makes the kernels.
         kernel: Address of the kernel that takes a step.
-        record: Address of what is the same for all its calls.
+        batch_address: Of the record that is the same for all its calls.
         workspace: Returns the address of the memory that a thread's kernel works in; 0 for kernels that need none.
     """
 
@@ -77,7 +77,7 @@ class NetworkRollout:
         batch: Batch,
         fallback: NetworkActs,
         kernel: int,
-        record: int,
+        batch_address: int,
         workspace: Callable[[int], int],
     ) -> None:
         self._backend, self._fallback, self._workspace = backend, fallback, workspace
@@ -89,7 +89,7 @@ class NetworkRollout:
         restarts = batch.autoreset_mode is not AutoresetMode.DISABLED
         self._fixed = {
             "kernel": kernel,
-            "batch": record,
+            "batch": batch_address,
             "restarted": address(batch.columns.ended) if restarts else None,
             "taken": address(self._taken),
             "box_low": address(self._bounds[0]),

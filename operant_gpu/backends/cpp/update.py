@@ -81,7 +81,7 @@ class GradientSteps:
         trainable: Tensor,
         status: Tensor,
     ) -> StepTable:
-        """Take all gradient steps of an iteration, in place; arguments as those of Triton have them."""
+        """Take all gradient steps of an iteration, in place; arguments as `backends/triton/update.py` has them."""
         given = samples._asdict() | {"parameters": mlp.parameters, "trainable": trainable}
         given |= {"means": adam.means, "squares": adam.squares, "count": adam.updates}
         for name, tensor in given.items():

@@ -28,8 +28,8 @@ class NumbaBackend(CompiledBackend):
         super().__init__(batch)
         self._record = BatchRecord(batch)
         self._workspaces: list[tuple[Tensor, int]] = []
-        record, stepwise = self._record.address, StepwiseRollout(self, batch)
-        self.acting = NetworkRollout(self, batch, stepwise, rollout.address, record, self._workspace)
+        stepwise = StepwiseRollout(self, batch)
+        self.acting = NetworkRollout(self, batch, stepwise, rollout.address, self._record.address, self._workspace)
 
     def run_steps(self, call: Record, num_steps: int) -> None:
         """Take steps; actions that are not given are random."""
@@ -42,10 +42,10 @@ class NumbaBackend(CompiledBackend):
         self._run(_RESET, call, mask.data_ptr(), 1)
 
     def _run(self, kernel: Callable[..., None], call: Record, argument: int, num_steps: int) -> None:
-        record, address, workspace = self._record.address, call.address, self._workspace
+        own, address, workspace = self._record.address, call.address, self._workspace
 
         def part(thread: int, first: int, last: int) -> None:
-            kernel(record, address, workspace(thread), first, last, argument)
+            kernel(own, address, workspace(thread), first, last, argument)
 
         in_parts(part, self.batch.num_envs, num_steps, _STEPS_PER_THREAD, BLOCK)
 

@@ -5,17 +5,18 @@ and `backends/numba/source.py`). A block stays in the first-level cache for all 
 have no branches, so that they become vector instructions; what concerns few rows, such as resets, gathers them first.
 
 The reference that they are tested against is the NumPy backend.
-
-Their cache on disk notices changes of this file alone: after one of `block.py`, `mathematics.py`, `memory.py` or
-`operant_gpu/memory/records.py`, touch it.
 """
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
+from gymnasium.vector import AutoresetMode
 from numba import carray, cfunc, float32, int32, int64, types, uint32
 
+from operant_gpu.kernels.numba import block, mathematics, memory
 from operant_gpu.kernels.numba.block import (
     ACTIVE,
     ELAPSED,
@@ -27,9 +28,9 @@ from operant_gpu.kernels.numba.block import (
     SEED,
     TERMINATED,
     TRUNCATED,
-    batch_record,
+    batch_at,
     blocks_in,
-    call_record,
+    call_at,
     load_actions,
     load_block,
     observe,
@@ -55,13 +56,14 @@ from operant_gpu.kernels.numba.memory import (
     longs,
     longs_at,
 )
+from operant_gpu.memory import records
 from operant_gpu.memory.records import MODES
 
 # Where columns begin, for loops over several: at fixed distances from one start, which the vectorizer can tell apart.
 _ELAPSED, _RETURN, _ENDED = ELAPSED * PITCH, RETURN * PITCH, ENDED * PITCH
 _REWARD, _TERMINATED, _TRUNCATED, _ACTIVE = REWARD * PITCH, TERMINATED * PITCH, TRUNCATED * PITCH, ACTIVE * PITCH
 
-SAME_STEP, NEXT_STEP, DISABLED = MODES.values()
+SAME_STEP, NEXT_STEP, DISABLED = (MODES[AutoresetMode[name]] for name in ("SAME_STEP", "NEXT_STEP", "DISABLED"))
 
 
 @kernel
@@ -223,10 +225,10 @@ def _run_block(batch: Any, call_: Any, base: Any, n: Any, num_steps: Any, space:
     show_present(batch, call_, base, narrow, wide, observed, n)
 
 
-@cfunc(types.void(*[types.intp] * 6), error_model="numpy", cache=True)
-def rollout(batch_address: Any, call_address: Any, workspace: Any, first: Any, last: Any, num_steps: Any) -> None:
+@kernel
+def _rollout(batch_address: Any, call_address: Any, workspace: Any, first: Any, last: Any, num_steps: Any) -> None:
     """Take `num_steps` steps of the environments from `first` up to `last`."""
-    batch, call_ = carray(batch_record(batch_address), 1)[0], carray(call_record(call_address), 1)[0]
+    batch, call_ = carray(batch_at(batch_address), 1)[0], carray(call_at(call_address), 1)[0]
     space = blocks_in(batch, workspace)
     for base in range(first, last, BLOCK):
         n = min(BLOCK, last - base)
@@ -235,10 +237,10 @@ def rollout(batch_address: Any, call_address: Any, workspace: Any, first: Any, l
         store_block(batch, base, space[0], space[3], n)
 
 
-@cfunc(types.void(*[types.intp] * 6), error_model="numpy", cache=True)
-def reset(batch_address: Any, call_address: Any, workspace: Any, first: Any, last: Any, mask: Any) -> None:
+@kernel
+def _reset(batch_address: Any, call_address: Any, workspace: Any, first: Any, last: Any, mask: Any) -> None:
     """Begin new episodes where the bytes of `mask` are not 0, of the environments from `first` up to `last`."""
-    batch, call_ = carray(batch_record(batch_address), 1)[0], carray(call_record(call_address), 1)[0]
+    batch, call_ = carray(batch_at(batch_address), 1)[0], carray(call_at(call_address), 1)[0]
     narrow, fresh, _, wide, fresh_wide, _, rows_address = blocks_in(batch, workspace)
     rows = ints_at(rows_address)
     for base in range(first, last, BLOCK):
@@ -254,3 +256,32 @@ def reset(batch_address: Any, call_address: Any, workspace: Any, first: Any, las
                 ints(narrow, ENDED)[rows[j]] = 0
             store_block(batch, base, narrow, wide, n)
         show_present(batch, call_, base, narrow, wide, False, n)
+
+
+def _entries(sources: int) -> tuple[Any, Any]:
+    """Return the kernels, compiled now or by an earlier process.
+
+    numba's cache on disk notices changes of this file, and of what functions enclose: so they enclose a digest.
+    """
+
+    @cfunc(types.void(*[types.intp] * 6), error_model="numpy", cache=True)
+    def rollout(batch: Any, call_: Any, workspace: Any, first: Any, last: Any, num_steps: Any) -> None:
+        if sources:
+            _rollout(batch, call_, workspace, first, last, num_steps)
+
+    @cfunc(types.void(*[types.intp] * 6), error_model="numpy", cache=True)
+    def reset(batch: Any, call_: Any, workspace: Any, first: Any, last: Any, mask: Any) -> None:
+        if sources:
+            _reset(batch, call_, workspace, first, last, mask)
+
+    return rollout, reset
+
+
+def _digest() -> int:
+    """Return a number of all sources but this one that the kernels are made of; not 0."""
+    files = (module.__file__ for module in (block, mathematics, memory, records))
+    text = b"".join(Path(file).read_bytes() for file in files if file is not None)
+    return int(hashlib.sha256(text).hexdigest()[:12], 16) | 1
+
+
+rollout, reset = _entries(_digest())

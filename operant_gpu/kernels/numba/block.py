@@ -42,7 +42,7 @@ BATCH = (
     *("action_slots", "action_size", "low", "high", "state_slot", "state_end"),
     *("obs_slots", "obs_size", "obs_kind", "obs_bytes", "mask_slots", "mask_size"),
 )
-_columns, batch_record, call_record = (
+_columns, batch_at, call_at = (
     pointer_to(numba.from_dtype(record_dtype(names))) for names in (STATE_COLUMN, BATCH, CALL)
 )
 

@@ -1,5 +1,7 @@
 """PPO's objective for samples in Triton: the losses of a tile, their gradients by the head, and what is measured.
 
+Before it come the cut of an iteration into minibatches and, in a kernel, the moments of each one's advantages.
+
 A tile's head has the distribution's outputs in its first columns, then the value. Samples are rows: actions
 (n, components), the rest (n,). The reference is autograd through `operant_gpu.models.ppo.update.objective`.
 """
@@ -62,9 +64,9 @@ def minibatch(step, samples, minibatches):
 
 @triton.jit
 def objective(head, sample, exists, weight, log_std_ptr, action_ptr, mask_ptr, log_prob_ptr, value_ptr, advantage_ptr,
-               moments_ptr, moments_start, LOW: tl.constexpr, HIGH: tl.constexpr, FIRST: tl.constexpr,
-               OUTPUTS: tl.constexpr, CLIP_EPS: tl.constexpr, VF_CLIP_EPS: tl.constexpr, VF_COEF: tl.constexpr,
-               ENT_COEF: tl.constexpr, PIECES: tl.constexpr, BLOCK: tl.constexpr, PAD: tl.constexpr):  # fmt: skip
+              moments_ptr, moments_start, LOW: tl.constexpr, HIGH: tl.constexpr, FIRST: tl.constexpr,
+              OUTPUTS: tl.constexpr, CLIP_EPS: tl.constexpr, VF_CLIP_EPS: tl.constexpr, VF_COEF: tl.constexpr,
+              ENT_COEF: tl.constexpr, PIECES: tl.constexpr, BLOCK: tl.constexpr, PAD: tl.constexpr):  # fmt: skip
     """Return the loss's gradients by the head and, summed, by log_stds, and what is measured of each sample."""
     column = tl.arange(0, PAD)[None, :]
     old_value = tl.load(value_ptr + sample, mask=exists, other=0.0)

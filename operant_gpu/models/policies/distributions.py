@@ -10,7 +10,7 @@ from gymnasium import Space, spaces
 from torch import Generator, Tensor, nn
 
 from operant_gpu.errors import InvalidConfig
-from operant_gpu.models.policies.networks import FLOATS
+from operant_gpu.models.networks import FLOATS
 
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 

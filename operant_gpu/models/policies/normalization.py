@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from operant_gpu.models.policies.networks import FLOATS
+from operant_gpu.models.networks import FLOATS
 
 # As in Stable-Baselines3's VecNormalize.
 _EPS = 1e-8

@@ -10,8 +10,8 @@ from gymnasium import Space
 from torch import Generator, Tensor, nn
 
 from operant_gpu.models.config import PPOConfig
+from operant_gpu.models.networks import ActorCritic, RecurrentActorCritic, build_network
 from operant_gpu.models.policies.distributions import Distribution, distribution_for
-from operant_gpu.models.policies.networks import ActorCritic, RecurrentActorCritic, build_network
 from operant_gpu.models.policies.normalization import ObservationNormalizer
 
 

@@ -15,8 +15,8 @@ from operant_gpu.backends.cpp import update as cpp_update
 from operant_gpu.errors import BackendError
 from operant_gpu.hyperparameters import FAULTY, AdamState, Hyperparameters, Samples
 from operant_gpu.models.config import PPOConfig
+from operant_gpu.models.networks import ActorCritic, RecurrentActorCritic
 from operant_gpu.models.policies.mlp_policy import MLPPolicy, find_misfit
-from operant_gpu.models.policies.networks import ActorCritic, RecurrentActorCritic
 from operant_gpu.models.ppo.rollout import Rollout
 from operant_gpu.models.ppo.update import Update
 from operant_gpu.spaces import action_layout

@@ -394,6 +394,7 @@ class PPO:
         return {
             "timesteps": self.timesteps,
             "iterations": self.iterations,
+            "lr": float(self._schedule.lr),
             **measured,
             "seconds": self.seconds,
             "sps": (self.timesteps - timesteps) / (self.seconds - seconds),

@@ -28,12 +28,12 @@ class Loop:
         env: Environments that are stepped.
         policy: What acts in them.
         config: Settings.
-        update: The engine: what steps and learns.
-        generator: What both draw from.
-        telemetry: Where both leave what they measure.
+        update: Steps and learns.
+        generator: What it draws from; graphs register it.
+        telemetry: Where it leaves what it measures.
 
     Attributes:
-        update: The engine.
+        update: Steps and learns.
         rollout: Storage of an iteration; None before the first.
         stages: What an iteration runs, one after the other; none before the first.
     """
@@ -119,9 +119,10 @@ class Loop:
         if self._config.engine == "graph":
             raise BackendError(f"engine='graph', but an iteration cannot be captured: {self.failure}; use 'auto'")
         message = f"no CUDA graph, training goes on eagerly: {self.failure}"
+        # Of the call of `learn` or `resume`.
         warnings.warn(message, RuntimeWarning, stacklevel=6)
 
-    def read(self, iterations: int, is_due: bool = True) -> Metrics:
+    def read(self, iterations: int, is_due: bool) -> Metrics:
         """Read what was measured since the last time, and raise what has gone wrong. Waits for the device.
 
         Args:
@@ -143,7 +144,7 @@ class Loop:
             message = f"the policy is not finite after iteration {iterations}: lower lr, from a checkpoint"
             raise TrainingError(message)
         self._env.check()
-        return {"lr": float(self.update.optimizer.lr), **measured}
+        return measured
 
     def read_speeds(self) -> Metrics:
         """Return the environment steps per second that each part takes by itself; the device must have finished."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from operant_gpu.models.policies.networks import FLOATS, orthogonal
+from operant_gpu.models.networks import FLOATS, orthogonal
 from operant_gpu.models.policies.normalization import ObservationNormalizer, RewardNormalizer
 from operant_gpu.models.ppo.optimizer import Adam
 from operant_gpu.models.ppo.rollout import Rollout, permutation

@@ -192,7 +192,7 @@ def generalized_advantages(
 
 
 class Minibatch(NamedTuple):
-    """Steps to learn from.
+    """Steps to learn from: those of an iteration, or a part of them.
 
     For a network without memory the first axis is the step. For a recurrent one the first two are time and sequence,
     and `state` (1, sequences, state_size) is what precedes the sequences.

@@ -41,13 +41,13 @@ class Update:
         optimizer: Of the policy's parameters.
         schedule: Of its learning rate.
         config: Hyperparameters.
-        generator: Source of the shuffles.
+        generator: Source of the policy's draws and of the shuffles.
         telemetry: Takes what is measured.
         reward_normalizer: Scales the environment's rewards; None leaves them as they are.
         intrinsic: A reward of the learner's own, or None.
     """
 
-    # Whether the library's own kernels do both in one go, from observations that lie one after the other.
+    # Whether the library's own kernels step and learn, as one stage, from observations that lie one after the other.
     is_fused: ClassVar[bool] = False
 
     def __init__(
@@ -70,7 +70,7 @@ class Update:
         self._stopped = torch.zeros((), dtype=torch.bool, device=generator.device)
 
     def begin(self, iterations: int) -> None:
-        """Go on after so many iterations."""
+        """Go on after so many iterations, which not every engine has to know."""
 
     def collect(self, rollout: Rollout) -> None:
         """Step the environments `n_steps` times, into the rollout."""

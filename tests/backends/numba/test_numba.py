@@ -17,8 +17,9 @@ import torch
 from contract_envs import MAKERS, WITH_ARRAYS, assert_same_tensors, everything, make_cpu
 from here import PYTHONPATH
 
-from operant_gpu.kernels.numba import mathematics
+from operant_gpu.kernels.numba import batch, mathematics
 from operant_gpu.kernels.numba.memory import BLOCK
+from operant_gpu.memory import records
 from operant_gpu.philox import philox as numpy_philox
 
 
@@ -122,6 +123,18 @@ def test_a_source_that_was_changed_on_disk_is_written_anew(tmp_path: Path) -> No
     for path in (tmp_path / "numba").glob("*.py"):
         path.write_text("program = None")
     assert run_python(STEP + "print(json.dumps(found))", tmp_path)["obs"] == expected
+
+
+def test_kernels_on_disk_belong_to_the_sources_that_they_are_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """numba notices changes of their own file; of the others a digest tells, in what they enclose."""
+    digest, read = batch._digest(), Path.read_bytes
+    for kernel in (batch.rollout, batch.reset):
+        assert digest in [cell.cell_contents for cell in kernel.__wrapped__.__closure__]
+    sources = {path for path in Path(batch.__file__).parent.glob("*.py") if path.stem not in ("__init__", "batch")}
+    for changed in (*sources, Path(records.__file__)):
+        monkeypatch.setattr(Path, "read_bytes", lambda path, changed=changed: read(path) + b"#" * (path == changed))
+        assert batch._digest() != digest, changed
+        monkeypatch.undo()
 
 
 def test_without_a_folder_to_write_to_programs_are_compiled_in_a_temporary_one(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch.nn.utils import parameters_to_vector
 
 from operant_gpu import InvalidConfig
 from operant_gpu.models import MLPPolicy, Policy, PPOConfig
-from operant_gpu.models.policies.networks import build_network
+from operant_gpu.models.networks import build_network
 from operant_gpu.models.policies.policy import policy_parts
 from operant_gpu.models.ppo.optimizer import Adam
 

@@ -128,7 +128,7 @@ def test_target_kl_stops_an_iteration_before_the_step_that_goes_too_far() -> Non
             (
                 measured,
                 [p.detach().clone() for p in learner.policy.parameters()],
-                learner._loop.read(learner.iterations),
+                learner._loop.read(learner.iterations, is_due=True),
             )
         )
     (every, _, _), (until, final, metrics) = histories

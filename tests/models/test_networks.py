@@ -12,8 +12,8 @@ from torch import Generator, Tensor, nn
 
 from operant_gpu import InvalidConfig
 from operant_gpu.models import Policy, PPOConfig
+from operant_gpu.models.networks import build_network, orthogonal
 from operant_gpu.models.policies.making import make_policy
-from operant_gpu.models.policies.networks import build_network, orthogonal
 
 OUTPUTS = 3
 
