@@ -31,7 +31,7 @@ class FusedUpdate(Update):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        env, config = self._env, self.config
+        env, config = self.env, self.config
         samples = config.n_steps * env.num_envs
         self._settings = hyperparameters(config, samples)
         self._kernels = kernels_for(env)
@@ -49,7 +49,7 @@ class FusedUpdate(Update):
 
     def collect(self, rollout: Rollout) -> None:
         """Step the environments `n_steps` times, into the rollout."""
-        first = self._env.episode_so_far
+        first = self.env.episode_so_far
         out = {
             "obs": rollout.obs[:-1],
             "action": rollout.actions,
@@ -64,8 +64,8 @@ class FusedUpdate(Update):
         if rollout.masks is not None:
             out["action_mask"] = rollout.masks[:-1]
         with torch.no_grad():
-            self._env.rollout(rollout.n_steps, self.policy, out)
-            rollout.begin(self._env)
+            self.env.rollout(rollout.n_steps, self.policy, out)
+            rollout.begin(self.env)
             flags = rollout.terminated, rollout.truncated
             targets = rollout.episode_return, rollout.episode_length
             self._kernels.follow_episodes(*targets, rollout.rewards, *flags, first)
@@ -96,9 +96,9 @@ class FusedUpdate(Update):
             seed=self.config.seed,
             iteration=self._iteration,
             trainable=self._trainable,
-            status=torch.where(self._telemetry.faults.any, FAULTY, 0).int(),
+            status=torch.where(self.telemetry.faults.any, FAULTY, 0).int(),
         )
-        self._telemetry.add_steps(table)
+        self.telemetry.add_steps(table)
         self._iteration += 1
 
 

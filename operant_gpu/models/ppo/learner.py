@@ -101,7 +101,7 @@ class PPO:
         }
         self._obstacle = obstacle_to_fusing(env, self.policy, config)
         update = FusedUpdate(**arguments) if self._obstacle is None else Update(**arguments)
-        self._loop = Loop(env, self.policy, config, update, self._generator, self._telemetry)
+        self._loop = Loop(update)
         self._checkpoints: Path | None = None
         self._stopping = self._goes_on = self._is_training = False
         # Of a saved training: what the policy remembers, and the states of PyTorch's own generators.

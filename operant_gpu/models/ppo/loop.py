@@ -7,30 +7,22 @@ import warnings
 from collections.abc import Mapping
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from operant_gpu.errors import ActionError, BackendError, TrainingError
-from operant_gpu.models.config import PPOConfig
-from operant_gpu.models.policies.policy import Policy
 from operant_gpu.models.ppo.faults import Fault
 from operant_gpu.models.ppo.graphs import Stage
 from operant_gpu.models.ppo.rollout import Rollout
 from operant_gpu.models.ppo.stopwatch import Stopwatch
-from operant_gpu.models.ppo.telemetry import Metrics, Telemetry
+from operant_gpu.models.ppo.telemetry import Metrics
 from operant_gpu.models.ppo.update import Update
-from operant_gpu.vector import VecEnv
 
 
 class Loop:
     """Repeats iterations, as CUDA graphs where they can be captured, and reads what they measured.
 
     Args:
-        env: Environments that are stepped.
-        policy: What acts in them.
-        config: Settings.
         update: Steps and learns.
-        generator: What it draws from; graphs register it.
-        telemetry: Where it leaves what it measures.
 
     Attributes:
         update: Steps and learns.
@@ -38,17 +30,8 @@ class Loop:
         stages: What an iteration runs, one after the other; none before the first.
     """
 
-    def __init__(
-        self,
-        env: VecEnv,
-        policy: Policy,
-        config: PPOConfig,
-        update: Update,
-        generator: Generator,
-        telemetry: Telemetry,
-    ) -> None:
-        self._env, self._policy, self._config, self.update = env, policy, config, update
-        self._generator, self._telemetry, self._stopwatch = generator, telemetry, Stopwatch(env.device)
+    def __init__(self, update: Update) -> None:
+        self.update, self._stopwatch = update, Stopwatch(update.env.device)
         self.rollout: Rollout | None = None
         self.stages: list[Stage] = []
         self._has_warned = False
@@ -74,13 +57,14 @@ class Loop:
             iterations: How many there were.
             memory: What the policy is to remember, as `memory` returned it; nothing if None.
         """
+        update = self.update
         if self.rollout is None:
-            self.rollout = Rollout(self._env, self._policy, self._config.n_steps, self.update.is_fused)
+            self.rollout = Rollout(update.env, update.policy, update.config.n_steps, update.is_fused)
             self.stages = self._make_stages(self.rollout)
-        self.rollout.begin(self._env)
+        self.rollout.begin(update.env)
         if memory:
             self.rollout.remember(memory)
-        self.update.begin(iterations)
+        update.begin(iterations)
 
     def _make_stages(self, rollout: Rollout) -> list[Stage]:
         update, watch = self.update, self._stopwatch
@@ -99,7 +83,7 @@ class Loop:
             improve()
 
         functions = [both] if update.is_fused else [gather, improve]
-        return [Stage(function, self._generator, capture=self._config.engine != "eager") for function in functions]
+        return [Stage(function, update.generator, capture=update.config.engine != "eager") for function in functions]
 
     def iterate(self) -> None:
         """Collect steps and learn from them. Waits for nothing."""
@@ -116,7 +100,7 @@ class Loop:
         for stage in self.stages:
             stage.run_eagerly()
         self._has_warned = True
-        if self._config.engine == "graph":
+        if self.update.config.engine == "graph":
             raise BackendError(f"engine='graph', but an iteration cannot be captured: {self.failure}; use 'auto'")
         message = f"no CUDA graph, training goes on eagerly: {self.failure}"
         # Of the call of `learn` or `resume`.
@@ -130,25 +114,25 @@ class Loop:
             is_due: Whether the reading is one that every training has. One that is not leaves nothing behind: a
                 training that goes on from there is as if it had not been.
         """
-        before = None if is_due else self._telemetry.state_dict()
-        measured, faults = self._telemetry.read()
+        before = None if is_due else self.update.telemetry.state_dict()
+        measured, faults = self.update.telemetry.read()
         if before is not None and not faults:
-            self._telemetry.load_state_dict(before, iterations)
+            self.update.telemetry.load_state_dict(before, iterations)
         if faults:
-            self._telemetry.faults.clear()
+            self.update.telemetry.faults.clear()
             # The environments count the actions that came of it; they are of no use to the next call.
             with contextlib.suppress(ActionError):
-                self._env.check()
+                self.update.env.check()
             raise TrainingError(_account(faults))
-        if not torch.stack([parameter.isfinite().all() for parameter in self._policy.parameters()]).all():
+        if not torch.stack([parameter.isfinite().all() for parameter in self.update.policy.parameters()]).all():
             message = f"the policy is not finite after iteration {iterations}: lower lr, from a checkpoint"
             raise TrainingError(message)
-        self._env.check()
+        self.update.env.check()
         return measured
 
     def read_speeds(self) -> Metrics:
         """Return the environment steps per second that each part takes by itself; the device must have finished."""
-        steps = self._config.n_steps * self._env.num_envs
+        steps = self.update.config.n_steps * self.update.env.num_envs
         collecting, learning = self._stopwatch.read()
         return {"env_sps": steps / collecting, "learner_sps": steps / learning}
 

@@ -63,8 +63,8 @@ class Update:
         reward_normalizer: RewardNormalizer | None,
         intrinsic: IntrinsicReward | None,
     ) -> None:
-        self.policy, self.optimizer, self.config = policy, optimizer, config
-        self._env, self._schedule, self._generator, self._telemetry = env, schedule, generator, telemetry
+        self.env, self.policy, self.optimizer, self.config = env, policy, optimizer, config
+        self.generator, self.telemetry, self._schedule = generator, telemetry, schedule
         self._reward_normalizer, self._intrinsic = reward_normalizer, intrinsic
         self._objective = _compiled(self.objective) if config.compile else self.objective
         self._stopped = torch.zeros((), dtype=torch.bool, device=generator.device)
@@ -74,20 +74,20 @@ class Update:
 
     def collect(self, rollout: Rollout) -> None:
         """Step the environments `n_steps` times, into the rollout."""
-        collect(self._env, self.policy, rollout, self._generator)
+        collect(self.env, self.policy, rollout, self.generator)
 
     def __call__(self, rollout: Rollout) -> None:
         """Learn from a rollout."""
         self._schedule.advance()
         self.optimizer.lr.copy_(self._schedule.lr)
-        self._telemetry.faults.inspect_rollout(rollout)
+        self.telemetry.faults.inspect_rollout(rollout)
         advantages = self.advantages(rollout)
         returns = advantages + rollout.values
-        self._telemetry.add_iteration(rollout, losses.explained_variance(rollout.values, returns))
+        self.telemetry.add_iteration(rollout, losses.explained_variance(rollout.values, returns))
         self.climb(rollout, advantages)
         # Not before: the policy is to be judged as it saw the observations when it acted.
         if self.policy.normalizer is not None:
-            self.policy.normalizer.update(rollout.obs[:-1], allowed=~self._telemetry.faults.any)
+            self.policy.normalizer.update(rollout.obs[:-1], allowed=~self.telemetry.faults.any)
 
     def advantages(self, rollout: Rollout) -> Tensor:
         """Return the advantages (n_steps, num_envs) of a rollout's actions, for rewards as the settings have them."""
@@ -100,12 +100,12 @@ class Update:
 
     def estimate(self, rollout: Rollout, rewards: Tensor) -> Tensor:
         """Return the advantages (n_steps, num_envs) of a rollout's actions, for these rewards."""
-        following = next_values(rollout, self.policy, self._env.max_episode_steps)
+        following = next_values(rollout, self.policy, self.env.max_episode_steps)
         flags, config = (rollout.terminated, rollout.ended), self.config
         return generalized_advantages(rewards, rollout.values, following, *flags, config.gamma, config.gae_lambda)
 
     def _bonus(self, rollout: Rollout, intrinsic: IntrinsicReward) -> Tensor:
-        bonus: Tensor = intrinsic(rollout, self._generator)
+        bonus: Tensor = intrinsic(rollout, self.generator)
         if bonus.shape != rollout.rewards.shape:
             expected = f"bonuses of shape {tuple(rollout.rewards.shape)}"
             raise InvalidConfig("intrinsic", f"expected {expected}, got {tuple(bonus.shape)}")
@@ -121,7 +121,7 @@ class Update:
         numbers, batch = itertools.count(1), make_batch(rollout, advantages)
         self._stopped.zero_()
         for _ in range(self.config.n_epochs):
-            for minibatch in minibatches(batch, self.config.batch_size, self._generator):
+            for minibatch in minibatches(batch, self.config.batch_size, self.generator):
                 self._improve(minibatch, next(numbers))
                 if self._is_over():
                     return
@@ -132,14 +132,14 @@ class Update:
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         norms = self.optimizer.gradient_norms()
-        sound = self._telemetry.faults.inspect_step(measured[:3], norms, number)
+        sound = self.telemetry.faults.inspect_step(measured[:3], norms, number)
         counts = None
         if self.config.target_kl is not None:
             counts = ~self._stopped
             self._stopped |= measured[3] > KL_MARGIN * self.config.target_kl
             sound &= ~self._stopped
         norm = norms.norm()
-        self._telemetry.add_step(torch.cat([measured, norm[None]]), counts)
+        self.telemetry.add_step(torch.cat([measured, norm[None]]), counts)
         self.optimizer.step(norm, self.config.max_grad_norm, sound)
 
     def _is_over(self) -> bool:
