@@ -161,22 +161,6 @@ def test_advantages_are_those_of_the_reference(kernels: Any) -> None:
     torch.testing.assert_close(found.double(), generalized_advantages(*columns, 0.9, 0.8), rtol=1e-5, atol=1e-5)
 
 
-def test_episodes_are_followed_from_those_under_way(kernels: Any) -> None:
-    rewards = torch.randn(13, 41, generator=torch.Generator().manual_seed(1))
-    flags = some_flags(0.2, 2), some_flags(0.1, 3)
-    first = torch.arange(41.0), torch.arange(41, dtype=torch.int32)
-    found, expected = ((torch.full((13, 41), NAN), torch.full((13, 41), -1, dtype=torch.int32)) for _ in range(2))
-    kernels.follow_episodes(*found, rewards, *flags, first)
-    total, length = first[0].clone(), first[1].clone()
-    for step in range(13):
-        total, length = total + rewards[step], length + 1
-        expected[0][step], expected[1][step] = total, length
-        ended = flags[0][step] | flags[1][step]
-        total, length = total.masked_fill(ended, 0.0), length.masked_fill(ended, 0)
-    assert torch.equal(found[0], expected[0])
-    assert torch.equal(found[1], expected[1])
-
-
 def test_any_number_of_threads_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     if INTERPRETED:
         pytest.skip("of the C++ alone")

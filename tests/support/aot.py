@@ -51,7 +51,7 @@ from operant_gpu.backends.triton.update import OPTIONS as FUSED
 from operant_gpu.environment import Environment
 from operant_gpu.hyperparameters import Hyperparameters
 from operant_gpu.kernels.triton import adam
-from operant_gpu.kernels.triton.advantages import advantages_kernel, episodes_kernel
+from operant_gpu.kernels.triton.advantages import advantages_kernel
 from operant_gpu.kernels.triton.draw import draw_kernel
 from operant_gpu.kernels.triton.gradient import gradient_kernel
 from operant_gpu.kernels.triton.objective import moments_kernel
@@ -299,7 +299,6 @@ def small_updates() -> Iterator[Launch]:
         ),
         (adam.adam_kernel, (*[numbers] * 6, whole, numbers, numbers, whole, whole, 2), adam_constants(SETTINGS, 40)),
         (advantages_kernel, (*[numbers] * 4, flags, flags, 3, 5), {"GAMMA": 0.9, "LAMBDA": 0.9, "BLOCK": 64}),
-        (episodes_kernel, (numbers, whole, numbers, flags, flags, numbers, whole, 3, 5), {"BLOCK": 64}),
     )
     for kernel, values, constants in kernels:
         yield Launch(kernel, "", "", dict(zip(kernel.arg_names, values, strict=False)), constants, 4, FUSED)

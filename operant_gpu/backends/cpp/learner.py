@@ -89,8 +89,7 @@ def library() -> ctypes.CDLL:
     loaded.roll_out.argtypes = [POINTER, POINTER, WORD, WORD]
     loaded.climb.restype = loaded.roll_out.restype = ctypes.c_bool
     loaded.estimate_advantages.argtypes = [*[POINTER] * 6, WORD, WORD, ctypes.c_float, ctypes.c_float]
-    loaded.follow_episodes.argtypes = [*[POINTER] * 7, WORD, WORD]
-    loaded.estimate_advantages.restype = loaded.follow_episodes.restype = None
+    loaded.estimate_advantages.restype = None
     return loaded
 
 

@@ -122,16 +122,3 @@ def estimate_advantages(
     columns = (advantages, rewards, values, final_values, terminated, truncated)
     library().estimate_advantages(*(column.data_ptr() for column in columns), *rewards.shape, gamma, lam)
     return advantages
-
-
-def follow_episodes(
-    returns: Tensor,
-    lengths: Tensor,
-    rewards: Tensor,
-    terminated: Tensor,
-    truncated: Tensor,
-    first: tuple[Tensor, Tensor],
-) -> None:
-    """Write the return and length of the episodes after each step, on from `first`, those before the first step."""
-    columns = (returns, lengths, rewards, terminated, truncated, *first)
-    library().follow_episodes(*(column.data_ptr() for column in columns), *rewards.shape)

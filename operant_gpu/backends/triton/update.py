@@ -15,7 +15,7 @@ from operant_gpu.backends.failures import failure
 from operant_gpu.backends.triton.backend import INTERPRETED, REFUSALS, check_compiler, padded, policy_constants
 from operant_gpu.hyperparameters import KL_MARGIN, AdamState, Hyperparameters, Samples, StepTable
 from operant_gpu.kernels.triton.adam import NUM_MEASURED, adam_kernel, reduce_kernel
-from operant_gpu.kernels.triton.advantages import advantages_kernel, episodes_kernel
+from operant_gpu.kernels.triton.advantages import advantages_kernel
 from operant_gpu.kernels.triton.gradient import gradient_kernel
 from operant_gpu.kernels.triton.objective import NUM_SUMS, moments_kernel
 from operant_gpu.kernels.triton.shuffle import shuffle_kernel, widths
@@ -194,29 +194,13 @@ def estimate_advantages(
 ) -> Tensor:
     """Return generalized advantage estimates; arguments are (n_steps, num_envs) and contiguous."""
     advantages = torch.empty_like(rewards)
-    arguments = (advantages, rewards, values, final_values, terminated, truncated)
-    _over_time(advantages_kernel, arguments, rewards, {"GAMMA": gamma, "LAMBDA": lam})
-    return advantages
-
-
-def follow_episodes(
-    returns: Tensor,
-    lengths: Tensor,
-    rewards: Tensor,
-    terminated: Tensor,
-    truncated: Tensor,
-    first: tuple[Tensor, Tensor],
-) -> None:
-    """Write the return and length of the episodes after each step, on from `first`, those before the first step."""
-    _over_time(episodes_kernel, (returns, lengths, rewards, terminated, truncated, *first), rewards, {})
-
-
-def _over_time(kernel: Any, arguments: tuple[Any, ...], rewards: Tensor, constants: dict[str, Any]) -> None:
     num_steps, num_envs = rewards.shape
     block = triton.next_power_of_2(num_envs) if INTERPRETED else 64
+    arguments = (advantages, rewards, values, final_values, terminated, truncated, num_envs, num_steps)
+    constants = {"GAMMA": gamma, "LAMBDA": lam, "BLOCK": block}
     device = torch.cuda.device(rewards.device) if rewards.is_cuda else None
-    arguments = (*arguments, num_envs, num_steps)
-    launch(kernel, (triton.cdiv(num_envs, block),), arguments, {**constants, "BLOCK": block}, 2, device)
+    launch(advantages_kernel, (triton.cdiv(num_envs, block),), arguments, constants, 2, device)
+    return advantages
 
 
 def chunk_table(layout: MLPLayout) -> list[tuple[int, int, int]]:

@@ -40,14 +40,3 @@ EXPORTED void estimate_advantages(float* advantages, const float* rewards, const
             advantages[at] = rewards[at] + gamma * following - values[at] + gamma * lambda * later;
         }
 }
-
-EXPORTED void follow_episodes(float* returns, int32_t* lengths, const float* rewards, const uint8_t* terminated,
-                              const uint8_t* truncated, const float* first_return, const int32_t* first_length,
-                              int64_t steps, int64_t envs) {
-    for (int64_t at = 0; at < steps * envs; ++at) {
-        const int64_t before = at - envs;
-        const bool is_first = before < 0, began = !is_first && (terminated[before] | truncated[before]);
-        returns[at] = rewards[at] + (is_first ? first_return[at] : began ? 0.0f : returns[before]);
-        lengths[at] = 1 + (is_first ? first_length[at] : began ? 0 : lengths[before]);
-    }
-}

@@ -1,4 +1,4 @@
-"""Generalized advantage estimates, and what the episodes of a rollout came to, in one pass each over time.
+"""Generalized advantage estimates in one pass over time.
 
 One program takes a block of environments; nothing but its running values is kept between steps. The reference is
 `operant_gpu.models.ppo.rollout.generalized_advantages`.
@@ -45,33 +45,3 @@ def advantages_kernel(
         running = delta + GAMMA * LAMBDA * tl.where(ended, 0.0, running)
         tl.store(advantage_ptr + at, running, mask=mask)
         following = value
-
-
-@triton.jit(do_not_specialize=["num_steps"])
-def episodes_kernel(
-    return_ptr,
-    length_ptr,
-    reward_ptr,
-    terminated_ptr,
-    truncated_ptr,
-    first_return_ptr,
-    first_length_ptr,
-    num_envs,
-    num_steps,
-    BLOCK: tl.constexpr,
-):
-    """Write the return and the length of the episode after each step, on from those before the first."""
-    env = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = env < num_envs
-    total = tl.load(first_return_ptr + env, mask=mask, other=0.0)
-    length = tl.load(first_length_ptr + env, mask=mask, other=0)
-    for step in range(num_steps):
-        at = step * tl.cast(num_envs, tl.int64) + env
-        total += tl.load(reward_ptr + at, mask=mask, other=0.0)
-        length += 1
-        tl.store(return_ptr + at, total, mask=mask)
-        tl.store(length_ptr + at, length, mask=mask)
-        terminated = tl.load(terminated_ptr + at, mask=mask, other=0) != 0
-        ended = terminated | (tl.load(truncated_ptr + at, mask=mask, other=0) != 0)
-        total = tl.where(ended, 0.0, total)
-        length = tl.where(ended, 0, length)

@@ -49,7 +49,6 @@ class FusedUpdate(Update):
 
     def collect(self, rollout: Rollout) -> None:
         """Step the environments `n_steps` times, into the rollout."""
-        first = self.env.episode_so_far
         out = {
             "obs": rollout.obs[:-1],
             "action": rollout.actions,
@@ -66,9 +65,6 @@ class FusedUpdate(Update):
         with torch.no_grad():
             self.env.rollout(rollout.n_steps, self.policy, out)
             rollout.begin(self.env)
-            flags = rollout.terminated, rollout.truncated
-            targets = rollout.episode_return, rollout.episode_length
-            self._kernels.follow_episodes(*targets, rollout.rewards, *flags, first)
 
     def estimate(self, rollout: Rollout, rewards: Tensor) -> Tensor:
         """Return the advantages (n_steps, num_envs) of a rollout's actions, for these rewards."""

@@ -71,7 +71,9 @@ class Loop:
 
         def gather() -> None:
             watch.start()
+            rollout.note(update.env, 0)
             update.collect(rollout)
+            rollout.note(update.env, 1)
             watch.lap()
 
         def improve() -> None:

@@ -34,7 +34,8 @@ class Rollout:
         final_values: (n_steps, num_envs) float32, of what follows a step that a time limit cut, or the last one; for
             fused engines.
         terminated, truncated: (n_steps, num_envs) bool.
-        episode_return, episode_length: (n_steps, num_envs) of the episode so far.
+        under_way: (2, 2) float64, what all episodes under way had come to before the steps and after them: the sums of
+            their returns and of their lengths.
     """
 
     def __init__(self, env: VecEnv, policy: Policy, n_steps: int, by_rows: bool = False) -> None:
@@ -61,7 +62,7 @@ class Rollout:
         self.log_probs, self.values, self.rewards = column(), column(), column()
         self.final_values = column()
         self.terminated, self.truncated = column(dtype=torch.bool), column(dtype=torch.bool)
-        self.episode_return, self.episode_length = column(), column(dtype=torch.int32)
+        self.under_way = torch.zeros(2, 2, dtype=torch.float64, device=device)
         # Made once: taking a row of a tensor costs a microsecond each time.
         self._outputs = [self._step_outputs(step) for step in range(n_steps)]
 
@@ -96,6 +97,12 @@ class Rollout:
         if self.starts is not None:
             self.starts[-1] = True
 
+    def note(self, env: VecEnv, moment: int) -> None:
+        """Note what the episodes under way have come to, before the steps (moment 0) or after them (1)."""
+        for place, column in enumerate(env.episode_so_far):
+            # An episode with a reward that is not finite, which training reports as a fault, begins anew after it.
+            self.under_way[moment, place] = column.nan_to_num(0.0, 0.0, 0.0).sum(dtype=torch.float64)
+
     def memory(self) -> dict[str, Tensor]:
         """Return what a recurrent policy remembers after the last step, and where it is to forget."""
         if self.states is None or self.starts is None:
@@ -129,8 +136,7 @@ def _collect(env: VecEnv, policy: Policy, rollout: Rollout, generator: Generator
         rollout.log_probs[step] = decision.log_probs
         rollout.values[step] = decision.values
         actions = policy.distribution.for_environment(decision.actions)
-        episode = env.step(actions, out=rollout.outputs(step))[-1]["episode"]
-        rollout.episode_return[step], rollout.episode_length[step] = episode["r"], episode["l"]
+        env.step(actions, out=rollout.outputs(step))
         if decision.state is not None and rollout.states is not None and rollout.starts is not None:
             rollout.states[step + 1] = decision.state
             torch.logical_or(rollout.terminated[step], rollout.truncated[step], out=rollout.starts[step + 1])

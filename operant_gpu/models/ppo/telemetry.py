@@ -76,10 +76,10 @@ class Telemetry:
     def add_iteration(self, rollout: Rollout, explained_variance: Tensor) -> None:
         """Take in an iteration's episodes, and how well the values foresaw its returns."""
         self._iterations += torch.stack([self._one, explained_variance.double()])
-        ended = rollout.ended
-        sums = (torch.where(ended, column, 0.0) for column in (rollout.episode_return, rollout.episode_length.float()))
-        columns = torch.stack([ended.float(), *sums])
-        self._episodes += columns.sum((1, 2), dtype=torch.float64)
+        # What was collected belongs to episodes that ended, but for what those under way have gained.
+        collected = torch.stack([rollout.rewards.sum(dtype=torch.float64), self._one * rollout.rewards.numel()])
+        before, after = rollout.under_way
+        self._episodes += torch.cat([rollout.ended.sum(dtype=torch.float64)[None], before + collected - after])
 
     def read(self) -> tuple[Metrics, list[Fault]]:
         """Return the means since the last reading, and the faults so far; waits for the device.

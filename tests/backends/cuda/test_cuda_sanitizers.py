@@ -53,8 +53,6 @@ for size in ((1, 37), (13, 101)):
 rewards = torch.ones(13, 41)
 flags = [torch.rand(13, 41) < 0.1 for _ in range(2)]
 update.estimate_advantages(rewards, rewards, rewards, *flags, 0.9, 0.9)
-counts = torch.zeros(13, 41), torch.zeros(13, 41, dtype=torch.int32)
-update.follow_episodes(*counts, rewards, *flags, (counts[0][0], counts[1][0]))
 for name in ("CartPole-v1", "Drift-v0", "MaskedDials-v0"):
     for mode in MODES:
         for num_envs in (1, 41, 601):

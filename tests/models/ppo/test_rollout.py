@@ -157,8 +157,6 @@ def test_the_environment_writes_into_the_rollout() -> None:
             (rollout.rewards[t], reward),
             (rollout.terminated[t], terminated),
             (rollout.truncated[t], truncated),
-            (rollout.episode_return[t], info["episode"]["r"]),
-            (rollout.episode_length[t], info["episode"]["l"]),
         ):
             torch.testing.assert_close(stored, expected, rtol=0, atol=0)
         again.obs[-1] = obs

@@ -1,0 +1,60 @@
+"""What an iteration's episodes came to, beside a loop over its steps."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import operant_gpu
+from operant_gpu.models import PPOConfig
+from operant_gpu.models.policies.making import make_policy
+from operant_gpu.models.ppo.rollout import Rollout
+from operant_gpu.models.ppo.telemetry import Telemetry
+
+NUM_STEPS, NUM_ENVS = 5, 41
+
+
+def make_rollout() -> Rollout:
+    env = operant_gpu.make("Pendulum-v1", NUM_ENVS, device="cpu")
+    policy = make_policy(env.single_observation_space, env.single_action_space, PPOConfig())
+    return Rollout(env, policy, NUM_STEPS)
+
+
+def under_way(*columns: torch.Tensor) -> Any:
+    return SimpleNamespace(episode_so_far=columns)
+
+
+def test_episodes_that_ended_are_those_of_a_loop_over_all_steps() -> None:
+    rollout, telemetry = make_rollout(), Telemetry([], NUM_ENVS, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(1)
+    total, length = torch.arange(float(NUM_ENVS)), torch.arange(NUM_ENVS, dtype=torch.int32)
+    count, returns, lengths = 0, 0.0, 0
+    for _ in range(3):
+        rollout.note(under_way(total, length), 0)
+        for step in range(NUM_STEPS):
+            reward = torch.randn(NUM_ENVS, generator=generator)
+            terminated, truncated = torch.rand(2, NUM_ENVS, generator=generator) < 0.1
+            rollout.rewards[step], rollout.terminated[step], rollout.truncated[step] = reward, terminated, truncated
+            total, length, ended = total + reward, length + 1, terminated | truncated
+            count += int(ended.sum())
+            returns, lengths = returns + float(total[ended].sum()), lengths + int(length[ended].sum())
+            total, length = total.masked_fill(ended, 0.0), length.masked_fill(ended, 0)
+        rollout.note(under_way(total, length), 1)
+        telemetry.add_iteration(rollout, torch.zeros(()))
+    metrics, faults = telemetry.read()
+    assert not faults
+    assert metrics["episodes"] == count > 0
+    assert metrics["episodic_return"] == pytest.approx(returns / count, rel=1e-5)
+    assert metrics["episodic_length"] == pytest.approx(lengths / count, rel=1e-12)
+
+
+@pytest.mark.parametrize("reward", [math.nan, math.inf, -math.inf])
+def test_an_episode_with_a_fault_spoils_no_later_reading(reward: float) -> None:
+    rollout = make_rollout()
+    lengths = torch.ones(3, dtype=torch.int32)
+    rollout.note(under_way(torch.tensor([1.0, reward, 2.0]), lengths), 1)
+    assert rollout.under_way[1].tolist() == [3.0, 3.0]
