@@ -28,7 +28,7 @@ from peers import peers
 from timing import Contender, race
 
 import operant_gpu
-from operant_gpu.backends.lowering.programs import widest
+from operant_gpu.backends.lowering.trial import try_out
 from operant_gpu.environment import Definition, Environment
 from operant_gpu.registry import find
 
@@ -76,7 +76,7 @@ def main(settings: Settings) -> None:
 
 def is_of_numbers(environment: Definition) -> bool:
     """Tell whether an environment is in Triton and without arrays; bench/games_throughput.py has the others."""
-    return isinstance(environment, Environment) and widest(environment, environment.make_params({})) == 1
+    return isinstance(environment, Environment) and try_out(environment, environment.make_params({})).width == 1
 
 
 def contest(settings: Settings, env: str, num_envs: int) -> list[dict[str, Any]]:

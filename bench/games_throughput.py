@@ -26,7 +26,7 @@ from timing import Contender, race
 
 import operant_gpu
 from operant_gpu import CudaEnvironment, Environment, VecEnv
-from operant_gpu.backends.lowering.programs import widest
+from operant_gpu.backends.lowering.trial import try_out
 from operant_gpu.envs import CartPole, Game2048, Snake
 
 ON_GPU = torch.cuda.is_available()
@@ -148,7 +148,7 @@ def package(env: str) -> Iterator[Contender]:
 def twin_contenders(original: Environment, sizes: dict[str, int]) -> Iterator[Contender]:
     """Yield an environment in Triton, and in CUDA C++ if it is written in that too, on each backend."""
     print(original.id, file=sys.stderr)
-    threads, has_arrays = torch.get_num_threads(), widest(original, original.make_params({})) > 1
+    threads, has_arrays = torch.get_num_threads(), try_out(original, original.make_params({})).width > 1
     for device, backend in places():
         if backend != "numba" or not has_arrays:
             yield from ways(started(original.id, sizes[device], device, backend), f"Triton on {backend}", threads)

@@ -88,14 +88,14 @@ def _resolve_cuda(compiles: bool) -> None:
 
     resolve: Callable[..., Any] = select.resolve
 
-    def resolved(environment: Any, params: Any, device: Any, backend: str) -> Any:
+    def resolved(environment: Any, trial: Any, device: Any, backend: str) -> Any:
         means_gpu = str(device).startswith("cuda") or device == "auto"
         if isinstance(environment, CudaEnvironment) and means_gpu and backend in ("auto", "cuda"):
             if compiles:
                 cuda = importlib.import_module("operant_gpu.backends.cuda.backend")
-                cuda.cubin(environment, params, f"sm_{CAPABILITY}")
-            return resolve(environment, params, "cpu", "cpp")
-        return resolve(environment, params, device, backend)
+                cuda.cubin(environment, environment.make_params({}), f"sm_{CAPABILITY}")
+            return resolve(environment, trial, "cpu", "cpp")
+        return resolve(environment, trial, device, backend)
 
     select.resolve = resolved
 
@@ -208,9 +208,9 @@ def compile_in_cuda() -> list[str]:
 
     names, before = [], select.resolve
 
-    def resolve(environment: Any, params: Any, device: Any, backend: str) -> Any:
+    def resolve(environment: Any, trial: Any, device: Any, backend: str) -> Any:
         if isinstance(environment, CudaEnvironment):
-            cuda.cubin(environment, params, f"sm_{CAPABILITY}")
+            cuda.cubin(environment, environment.make_params({}), f"sm_{CAPABILITY}")
             names.append(environment.id)
         raise _Compiled
 

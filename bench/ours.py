@@ -13,10 +13,9 @@ from timing import Contender
 
 import operant_gpu
 from operant_gpu import CudaEnvironment, VecEnv
-from operant_gpu.backends.lowering.programs import trace
+from operant_gpu.backends.lowering.trial import try_out
 from operant_gpu.models import MLPPolicy, PPOConfig
 from operant_gpu.models.ppo.graphs import captured
-from operant_gpu.spaces import action_layout
 
 # Batches of actions that single steps cycle through.
 ACTION_BATCHES = 16
@@ -158,6 +157,6 @@ def rollout_cost(env: str, vec: VecEnv, policy: Any, steps: int, out: Any) -> di
 def operations_of_step(env: str) -> int:
     """Return how many arithmetic operations the environment's step function is, a sine counted as one."""
     environment: Any = operant_gpu.registry.find(env)
-    params = environment.make_params({})
-    layout = action_layout(environment.spaces(params)[1])
-    return len(trace(environment, params, layout).step.calls)
+    programs = try_out(environment, environment.make_params({})).programs
+    assert programs is not None
+    return len(programs.step.calls)

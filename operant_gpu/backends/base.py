@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
+from operant_gpu.backends.lowering.trial import Trial
 from operant_gpu.memory.columns import Columns, Outputs
 from operant_gpu.memory.trajectory import Trajectory
 from operant_gpu.mlp import MLP
@@ -31,6 +32,7 @@ class Batch:
         actions: How actions lie in memory.
         max_episode_steps: The time limit, `NO_LIMIT` if there is none.
         autoreset_mode: When ended environments are reset.
+        trial: What came of the environment's functions.
     """
 
     environment: Any
@@ -41,6 +43,7 @@ class Batch:
     actions: ActionLayout
     max_episode_steps: int
     autoreset_mode: AutoresetMode
+    trial: Trial
 
     @property
     def num_envs(self) -> int:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib
-from typing import Any
 
 import torch
 
 from operant_gpu.backends.base import Backend, Batch
-from operant_gpu.backends.lowering.programs import widest
+from operant_gpu.backends.lowering.trial import Trial
 from operant_gpu.cuda_environment import CudaEnvironment
-from operant_gpu.environment import Definition, Environment
+from operant_gpu.environment import Definition
 from operant_gpu.errors import BackendError, InvalidConfig
 from operant_gpu.lang import HAS_TRITON
 
@@ -22,14 +21,17 @@ _CUDA = ("cuda", "cpp")
 BACKENDS = (*_TRITON, *_CUDA)
 
 
-def resolve(environment: Definition, params: Any, device: str | torch.device, backend: str) -> tuple[torch.device, str]:
+def resolve(
+    environment: Definition, trial: Trial, device: str | torch.device, backend: str
+) -> tuple[torch.device, str]:
     """Return the device, with its index, and the name of the backend that the arguments of `VecEnv` mean.
 
     Raises:
+        UnsupportedConstruct: If the environment's functions are for another backend alone.
         InvalidConfig: If a name is unknown.
         BackendError: If the device or backend is missing here, or the two do not fit.
     """
-    known, kind = _known(environment, params)
+    known, kind = _known(environment, trial)
     if backend not in ("auto", *known):
         raise InvalidConfig(
             "backend", f"{kind} run on {' or '.join(map(repr, known))}, or 'auto' for one of them, got {backend!r}"
@@ -47,6 +49,8 @@ def resolve(environment: Definition, params: Any, device: str | torch.device, ba
         raise BackendError(f"the {backend} backend needs {missing}")
     if backend == on_gpu and resolved.type == "cpu":
         _check_interpreter(backend, on_cpu[-1])
+    if trial.refusal is not None and backend != on_gpu:
+        raise trial.refusal
     return resolved, backend
 
 
@@ -57,12 +61,12 @@ def create(name: str, batch: Batch) -> Backend:
     return backend
 
 
-def _known(environment: Definition, params: Any) -> tuple[tuple[str, ...], str]:
+def _known(environment: Definition, trial: Trial) -> tuple[tuple[str, ...], str]:
     """Return the backends that can run an environment, and what its kind are called."""
     kind = f"{type(environment).__name__}s"
     if isinstance(environment, CudaEnvironment):
         return _CUDA, kind
-    if isinstance(environment, Environment) and widest(environment, params) > 1:
+    if trial.width > 1:
         # numba's programs have one number of each environment in each variable.
         return tuple(name for name in _TRITON if name != "numba"), f"{kind} with arrays"
     return _TRITON, kind

@@ -11,20 +11,8 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from operant_gpu.backends.base import NO_LIMIT
-from operant_gpu.backends.lowering.trial import check_contract
-from operant_gpu.environment import Definition, Environment, is_integer
-from operant_gpu.errors import InvalidConfig, UnsupportedConstruct
-
-
-def try_contract(environment: Definition, params: Any, backend: str) -> None:
-    """Try the environment's functions, but leave what the lowering does not know to Triton where Triton compiles it."""
-    if not isinstance(environment, Environment):
-        return
-    try:
-        check_contract(environment, params)
-    except UnsupportedConstruct:
-        if backend != "triton":
-            raise
+from operant_gpu.environment import Definition, is_integer
+from operant_gpu.errors import InvalidConfig
 
 
 def autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:

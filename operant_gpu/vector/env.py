@@ -16,6 +16,7 @@ from torch import Tensor
 
 from operant_gpu.backends import select
 from operant_gpu.backends.base import NO_LIMIT, Batch
+from operant_gpu.backends.lowering.trial import try_out
 from operant_gpu.environment import Definition
 from operant_gpu.errors import InvalidConfig, ResetNeeded
 from operant_gpu.memory import allocation
@@ -100,8 +101,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self.autoreset_mode = checks.autoreset_mode(autoreset_mode)
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 30, "autoreset_mode": self.autoreset_mode}
         self.render_mode = checks.render_mode(render_mode, environment)
-        self.device, self.backend = select.resolve(environment, self.params, device, backend)
-        checks.try_contract(environment, self.params, self.backend)
+        trial = try_out(environment, self.params)
+        self.device, self.backend = select.resolve(environment, trial, device, backend)
         layout, obs = action_layout(self.single_action_space), observation_layout(self.single_observation_space)
         mask_size = layout.num_actions if environment.has_action_mask else 0
         self._shape = obs.shape
@@ -125,9 +126,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self._storage = Storage(self.num_envs, self.device, obs, layout, mask_size, not self.stores_rows)
         self._limit = checks.step_limit(max_episode_steps, environment)
         self.max_episode_steps = None if self._limit == NO_LIMIT else self._limit
-        batch = Batch(
-            environment, self.params, self.state, self._columns, obs, layout, self._limit, self.autoreset_mode
-        )
+        given = (environment, self.params, self.state, self._columns, obs, layout)
+        batch = Batch(*given, self._limit, self.autoreset_mode, trial)
         self._backend = select.create(self.backend, batch)
         self.output, self._export = output, allocation.exporter(output, self.device)
         self.action_mask = None if self._outputs.action_mask is None else self._export(self._outputs.action_mask)

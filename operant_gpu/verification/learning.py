@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from operant_gpu.backends.lowering.programs import widest
-from operant_gpu.environment import Environment
+from operant_gpu.backends.lowering.trial import try_out
 from operant_gpu.errors import BackendError, InvalidConfig, one_line
 from operant_gpu.hyperparameters import AdamState, Samples
 from operant_gpu.models import PPO, MLPPolicy, PPOConfig
@@ -47,8 +46,7 @@ def compare_network(make: Maker) -> str:
     policy = _policy(env)
     stored = _acted(env, policy)
     # With arrays or CUDA C++ networks are evaluated by PyTorch, between steps.
-    definition, is_kernel = env.environment, env.backend == "triton"
-    is_kernel = is_kernel and isinstance(definition, Environment) and widest(definition, env.params) == 1
+    is_kernel = env.backend == "triton" and try_out(env.environment, env.params).width == 1
     precision = policy.precision if is_kernel else "float32"
     exact, rows = in_float64(policy), _rows(env, stored)
     with torch.no_grad():

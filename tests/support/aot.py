@@ -25,7 +25,7 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from operant_gpu.backends.base import NO_LIMIT, Batch
-from operant_gpu.backends.lowering.programs import widest
+from operant_gpu.backends.lowering.trial import try_out
 from operant_gpu.backends.triton.backend import (
     OPTIONS,
     draw_constants,
@@ -167,7 +167,8 @@ def batch_of(environment: Environment, mode: AutoresetMode = AutoresetMode.SAME_
     observation, action = environment.spaces(params)
     layouts = observation_layout(observation), action_layout(action)
     state, columns = allocate_state(environment, 1, CPU), allocate_columns(1, CPU, 0)
-    return Batch(environment, params, state, columns, *layouts, environment.max_episode_steps or NO_LIMIT, mode)
+    limit, trial = environment.max_episode_steps or NO_LIMIT, try_out(environment, params)
+    return Batch(environment, params, state, columns, *layouts, limit, mode, trial)
 
 
 def outputs_of(batch: Batch) -> Outputs:
@@ -187,7 +188,7 @@ def steps_of(batch: Batch) -> list[Launch]:
     reset = common | {"reset_mask_ptr": torch.zeros(1, dtype=torch.bool), "obs_ptr": outputs.obs}
     reset |= {"action_mask_ptr": outputs.action_mask, **mask_strides}
     reset |= dict.fromkeys(("obs_row", "obs_column", "num_envs"), 1)
-    block, warps = launch_shape(BATCH_SIZE, widest(batch.environment, batch.params))
+    block, warps = launch_shape(BATCH_SIZE, batch.trial.width)
     mode = batch.autoreset_mode
     name = batch.environment.id
     launches = [Launch(step_kernel, name, mode.name, step, step_constants(batch) | {"BLOCK": block}, warps)]
@@ -205,7 +206,7 @@ def rollout_of(batch: Batch, policy: torch.Tensor | MLP | None, is_stored: bool,
     values = (batch.state, Columns(*batch.columns), *policy_arguments(policy), *stored_arguments(trajectory))
     values = (*values, outputs.obs, 2, 3, mask, *strides, 5, 7)
     arguments = dict(zip(rollout_kernel.arg_names, values, strict=False))
-    block, warps = rollout_shape(BATCH_SIZE, isinstance(policy, MLP), widest(batch.environment, batch.params))
+    block, warps = rollout_shape(BATCH_SIZE, isinstance(policy, MLP), batch.trial.width)
     constants = rollout_constants(batch) | policy_constants(policy) | {"BLOCK": block}
     return Launch(rollout_kernel, batch.environment.id, variant, arguments, constants, warps)
 

@@ -29,18 +29,25 @@ _BUILTINS = {"range": "runtime_range", "min": "minimum", "max": "maximum", "len"
 _PLAIN = (ast.Constant, ast.Tuple, ast.Load, ast.Store, ast.Pass, ast.keyword, ast.Starred)
 
 
-def lower(function: Any, ops: ModuleType, intrinsics: dict[Any, Callable[..., Any]]) -> Callable[..., Any]:
+def lower(
+    function: Any,
+    ops: ModuleType,
+    intrinsics: dict[Any, Callable[..., Any]],
+    done: dict[FunctionType, Callable[..., Any]] | None = None,
+) -> Callable[..., Any]:
     """Return a Python function that does what the jit function `function` does, over `ops`.
 
     Args:
         function: A function decorated with `jit`.
         ops: Module of operations: `add`, `where`, `sin`, ...
         intrinsics: Jit functions that are replaced rather than lowered.
+        done: Collects the functions that are lowered, each once; of one environment, whose globals may change later.
 
     Raises:
         UnsupportedConstruct: Naming file and line, if the function uses what the lowering does not know.
     """
-    return _lower(function.fn, _Target(ops, {jit.fn: python for jit, python in intrinsics.items()}, {}), ())
+    replaced = {jit.fn: python for jit, python in intrinsics.items()}
+    return _lower(function.fn, _Target(ops, replaced, {} if done is None else done), ())
 
 
 class _Target(NamedTuple):

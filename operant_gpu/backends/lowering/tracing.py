@@ -17,7 +17,7 @@ from operant_gpu.backends.lowering.operations import NumpyRng
 from operant_gpu.errors import UnsupportedConstruct
 
 # No power of two: no Array has as many cells.
-_ROWS = 3
+ROWS = 3
 # Below this many rows a call costs more than the mispredicted branches.
 _FEW = 256
 
@@ -49,7 +49,7 @@ class Tape:
         """Return a block that the program finds at `expression`, such as "state.x"; `cells` is (width,) of an Array."""
         name = f"input{len(self._inputs)}"
         self._inputs[name] = expression
-        return Traced.of(np.zeros((_ROWS, *cells), dtype), name, self)
+        return Traced.of(np.zeros((ROWS, *cells), dtype), name, self)
 
     def rng(self) -> NumpyRng:
         """Return a stream that the program finds as "rng"."""

@@ -1,67 +1,123 @@
-"""A trial of an environment's functions on three rows, before anything is allocated."""
+"""A trial of an environment's functions on three rows, before anything is allocated: one run, checked and recorded."""
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from operant_gpu.backends.lowering.operations import NumpyRng
-from operant_gpu.backends.lowering.programs import lower_to_numpy
-from operant_gpu.environment import Environment
+from operant_gpu.backends.lowering.programs import Programs, action_of, lower_to_numpy, state_of
+from operant_gpu.backends.lowering.tracing import ROWS, Program, Tape
+from operant_gpu.environment import Definition, Environment
 from operant_gpu.errors import InvalidConfig, UnsupportedConstruct
 from operant_gpu.lang import next_power_of_2
 from operant_gpu.spaces import action_layout, observation_layout
 
-# No power of two: no Array has as many cells.
-_ROWS = 3
+
+class Trial(NamedTuple):
+    """What came of an environment's functions.
+
+    Attributes:
+        programs: They, for the CPU; None for those in CUDA C++, or where the lowering does not know what they use.
+        width: How many cells the widest block of state and functions has, 1 if there are no arrays.
+        refusal: What the lowering does not know, where Triton may.
+    """
+
+    programs: Programs | None = None
+    width: int = 1
+    refusal: UnsupportedConstruct | None = None
 
 
-def check_contract(environment: Environment, params: Any) -> None:
-    """Run each of the environment's functions once and check what it returns.
+def try_out(environment: Definition, params: Any) -> Trial:
+    """Run each of the environment's functions once, check what it returns, and make programs of what it did.
 
     Raises:
-        UnsupportedConstruct: If a function uses what the lowering does not know.
         InvalidConfig: If a function fails or returns something else than its contract says.
     """
-    observation_space, action_space = environment.spaces(params)
-    clock = np.zeros(_ROWS, np.int32)
-    rng = NumpyRng(np.zeros(_ROWS, np.int64), np.arange(_ROWS, dtype=np.int32), clock, clock, 0)
-    state = _as_columns(environment, "reset", _trial(environment, "reset", rng, params))
-    result = _trial(environment, "step", state, _trial_action(action_space), rng, params)
-    if not isinstance(result, tuple) or len(result) != 3:
-        raise InvalidConfig("step", f"must return (State, reward, terminated), got {_describe(result)}")
-    _as_columns(environment, "step", result[0])
-    for name, value in zip(("reward", "terminated"), result[1:], strict=True):
-        _check_block("step", name, value)
-    _check_condition("step", "terminated", result[2])
-    components = _trial(environment, "observe", state, params)
-    size = observation_layout(observation_space).size
-    share = _share(components, size)
-    _check_tuple("observe", components, "components", size // share, observation_space)
-    cells = () if share == 1 else (int(next_power_of_2(share)),)
-    for position, value in enumerate(components):
-        _check_block("observe", f"component {position}", value, cells)
-    if environment.action_mask is None:
-        return
-    conditions = _trial(environment, "action_mask", state, params)
-    _check_tuple("action_mask", conditions, "conditions", action_layout(action_space).num_actions, action_space)
-    for position, value in enumerate(conditions):
-        _check_block("action_mask", f"condition {position}", value)
-        _check_condition("action_mask", f"condition {position}", value)
-
-
-def _trial(environment: Environment, name: str, *arguments: Any) -> Any:
-    function = lower_to_numpy(getattr(environment, name))
+    if not isinstance(environment, Environment):
+        return Trial()
+    shapes = [(1, *column.cells) for column in environment.column_types().values()]
     try:
-        with np.errstate(all="ignore"):
-            return function(*arguments)
+        programs, refusal = _Trial(environment, params).programs(), None
     except UnsupportedConstruct as error:
-        raise UnsupportedConstruct(f"{_place(error, function)}: {error}") from error
-    except Exception as error:
-        raise InvalidConfig(name, f"{_place(error, function)}: {type(error).__name__}: {error}") from error
+        programs, refusal = None, error
+    for program in programs or ():
+        shapes += [call.shape for call in program.calls]
+        shapes += [result.shape for result in program.results if isinstance(result, np.ndarray)]
+    return Trial(programs, max([1, *(shape[1] for shape in shapes if len(shape) == 2)]), refusal)
+
+
+class _Trial:
+    """Runs the functions of one environment."""
+
+    def __init__(self, environment: Environment, params: Any) -> None:
+        self._environment, self._params = environment, params
+        self._done: dict[Any, Any] = {}
+        self._observations, actions = environment.spaces(params)
+        self._actions, self._layout = actions, action_layout(actions)
+
+    def programs(self) -> Programs:
+        return Programs(self._reset(), self._step(), self._observe(), self._action_mask())
+
+    def _run(self, name: str, *arguments: Any) -> Any:
+        function = lower_to_numpy(getattr(self._environment, name), self._done)
+        try:
+            with np.errstate(all="ignore"):
+                return function(*arguments, self._params)
+        except UnsupportedConstruct as error:
+            raise UnsupportedConstruct(f"{_place(error, function)}: {error}") from error
+        except Exception as error:
+            raise InvalidConfig(name, f"{_place(error, function)}: {type(error).__name__}: {error}") from error
+
+    def _reset(self) -> Program:
+        tape = Tape()
+        state = self._run("reset", tape.rng())
+        self._check_state("reset", state)
+        return tape.program(state)
+
+    def _step(self) -> Program:
+        tape = Tape()
+        result = self._run("step", state_of(self._environment, tape), action_of(self._layout, tape), tape.rng())
+        if not isinstance(result, tuple) or len(result) != 3:
+            raise InvalidConfig("step", f"must return (State, reward, terminated), got {_describe(result)}")
+        state, *outcome = result
+        self._check_state("step", state)
+        for name, value in zip(("reward", "terminated"), outcome, strict=True):
+            _check_block("step", name, value)
+        _check_condition("step", "terminated", outcome[1])
+        return tape.program([*state, *outcome])
+
+    def _observe(self) -> Program:
+        tape = Tape()
+        components = self._run("observe", state_of(self._environment, tape))
+        size = observation_layout(self._observations).size
+        share = _share(components, size)
+        _check_tuple("observe", components, "components", size // share, self._observations)
+        cells = () if share == 1 else (int(next_power_of_2(share)),)
+        for position, value in enumerate(components):
+            _check_block("observe", f"component {position}", value, cells)
+        return tape.program(components)
+
+    def _action_mask(self) -> Program:
+        tape = Tape()
+        if self._environment.action_mask is None:
+            return tape.program(())
+        conditions = self._run("action_mask", state_of(self._environment, tape))
+        _check_tuple("action_mask", conditions, "conditions", self._layout.num_actions, self._actions)
+        for position, value in enumerate(conditions):
+            _check_block("action_mask", f"condition {position}", value)
+            _check_condition("action_mask", f"condition {position}", value)
+        return tape.program(conditions)
+
+    def _check_state(self, function: str, state: Any) -> None:
+        expected = self._environment.state
+        if not isinstance(state, expected):
+            signature = f"{expected.__name__}({', '.join(expected._fields)})"
+            raise InvalidConfig(function, f"must return {signature}, got {_describe(state)}")
+        for value, (field, column) in zip(state, self._environment.column_types().items(), strict=True):
+            _check_block(function, f"field {field!r}", value, column.cells)
 
 
 def _place(error: Exception, function: Callable[..., Any]) -> str:
@@ -73,37 +129,22 @@ def _place(error: Exception, function: Callable[..., Any]) -> str:
     return f"{file}:{frames[-1].lineno}, in {frames[-1].name}: `{frames[-1].line}`"
 
 
-def _trial_action(space: Any) -> Any:
-    layout = action_layout(space)
-    lows = layout.low or (0.0,) * layout.size
-    blocks = tuple(np.full(_ROWS, low, np.int32 if layout.is_discrete else np.float32) for low in lows)
-    return blocks if layout.shape else blocks[0]
-
-
-def _as_columns(environment: Environment, name: str, state: Any) -> Any:
-    if not isinstance(state, environment.state):
-        raise InvalidConfig(name, f"must return {_signature(environment.state)}, got {_describe(state)}")
-    columns = environment.column_types().items()
-    blocks = []
-    for value, (field, column) in zip(state, columns, strict=True):
-        _check_block(name, f"field {field!r}", value, column.cells)
-        blocks.append(np.broadcast_to(np.asarray(value).astype(column.dtype), (_ROWS, *column.cells)))
-    return environment.state(*blocks)
-
-
 def _share(components: Any, size: int) -> int:
     """Return how many numbers of an observation each component has: more than 1 if some are arrays."""
-    arrays = isinstance(components, tuple) and any(np.ndim(value) == 2 for value in components)
+    arrays = isinstance(components, tuple) and any(
+        isinstance(value, np.ndarray) and value.ndim == 2 for value in components
+    )
     return size // len(components) if arrays and size % len(components) == 0 else 1
 
 
 def _check_block(function: str, what: str, value: Any, cells: tuple[int, ...] = ()) -> None:
-    shapes: tuple[tuple[int, ...], ...] = ((), (_ROWS,))
+    shapes: tuple[tuple[int, ...], ...] = ((), (ROWS,))
     expected = "a number, or a block of one number per environment"
     if cells:
-        shapes = ((), (_ROWS, *cells), (1, *cells), (_ROWS, 1))
+        shapes = ((), (ROWS, *cells), (1, *cells), (ROWS, 1))
         expected = f"a number, or an Array's block with {cells[0]} cells, or one number per environment as x[:, None]"
-    if isinstance(value, tuple) or np.shape(value) not in shapes or np.asarray(value).dtype.kind not in "biuf":
+    # No NumPy function takes it: a block would record the call.
+    if isinstance(value, tuple) or (found := np.asarray(value)).shape not in shapes or found.dtype.kind not in "biuf":
         raise InvalidConfig(function, f"{what} must be {expected}, got {_describe(value)}")
 
 
@@ -115,10 +156,6 @@ def _check_condition(function: str, what: str, value: Any) -> None:
 def _check_tuple(function: str, values: Any, what: str, size: int, space: Any) -> None:
     if not isinstance(values, tuple) or len(values) != size:
         raise InvalidConfig(function, f"must return a tuple of {size} {what}, for {space}, got {_describe(values)}")
-
-
-def _signature(state: Any) -> str:
-    return f"{state.__name__}({', '.join(state._fields)})"
 
 
 def _describe(value: Any) -> str:

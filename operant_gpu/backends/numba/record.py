@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from operant_gpu.backends.base import Batch
-from operant_gpu.backends.lowering.programs import trace, trace_random_policy
+from operant_gpu.backends.lowering.programs import trace_random_policy
 from operant_gpu.backends.lowering.tracing import Program
 from operant_gpu.backends.numba.cache import compiled
 from operant_gpu.backends.numba.source import Slots, source_of
@@ -42,7 +42,8 @@ class BatchRecord(Record):
     def __init__(self, batch: Batch) -> None:
         self._batch, self._slots = batch, Slots()
         self._arrays: list[np.ndarray[Any, Any]] = []
-        programs = trace(batch.environment, batch.params, batch.actions)
+        programs = batch.trial.programs
+        assert programs is not None
         columns, actions = batch.environment.column_types(), batch.actions
         action_dtype = np.int32 if actions.is_discrete else np.float32
         self._action = self._group("action", [action_dtype] * actions.size, actions.shape != ())

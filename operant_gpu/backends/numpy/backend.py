@@ -12,7 +12,6 @@ from torch import Tensor
 from operant_gpu.backends.base import Batch, numpy_view
 from operant_gpu.backends.lowering.arrays import padded
 from operant_gpu.backends.lowering.operations import NumpyRng
-from operant_gpu.backends.lowering.programs import trace
 from operant_gpu.backends.stepwise import StepwiseRollout
 from operant_gpu.lang import constexpr_value
 from operant_gpu.memory.columns import Columns, Outputs
@@ -32,7 +31,8 @@ class NumpyBackend:
 
     def __init__(self, batch: Batch) -> None:
         environment = batch.environment
-        programs = trace(environment, batch.params, batch.actions)
+        programs = batch.trial.programs
+        assert programs is not None
         self._reset = programs.reset.compile("reset", "rng")
         self._step = programs.step.compile("step", "state, action, rng")
         self._observe = programs.observe.compile("observe", "state")

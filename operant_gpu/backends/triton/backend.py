@@ -18,7 +18,6 @@ from triton.errors import TritonError
 
 from operant_gpu.backends.base import Batch
 from operant_gpu.backends.failures import failure
-from operant_gpu.backends.lowering.programs import widest
 from operant_gpu.backends.stepwise import StepwiseRollout
 from operant_gpu.errors import BackendError
 from operant_gpu.kernels.triton import blocks
@@ -101,7 +100,7 @@ class TritonBackend:
         self._state, self._columns, self._num_envs = batch.state, batch.columns, batch.num_envs
         self._reset_constants, self._step_constants = reset_constants(batch), step_constants(batch)
         self._rollout_constants = rollout_constants(batch)
-        self._width, self._batch = widest(batch.environment, batch.params), batch
+        self._width, self._batch = batch.trial.width, batch
         # Too much to hold in a program beside the layers of a network: PyTorch evaluates it, step by step.
         self._has_boards = self._width > 1 or batch.observations.size > MAX_WIDTH
         self._stepwise = StepwiseRollout(self, batch, self._draw)
