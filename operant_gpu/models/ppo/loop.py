@@ -116,10 +116,7 @@ class Loop:
             is_due: Whether the reading is one that every training has. One that is not leaves nothing behind: a
                 training that goes on from there is as if it had not been.
         """
-        before = None if is_due else self.update.telemetry.state_dict()
-        measured, faults = self.update.telemetry.read()
-        if before is not None and not faults:
-            self.update.telemetry.load_state_dict(before, iterations)
+        measured, faults = self.update.telemetry.read(clear=is_due)
         if faults:
             self.update.telemetry.faults.clear()
             # The environments count the actions that came of it; they are of no use to the next call.

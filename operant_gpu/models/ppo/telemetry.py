@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,21 +38,18 @@ class Telemetry:
         self._sums = torch.zeros(len(_STEP_METRICS) + 1 + 2 + 3, dtype=torch.float64, device=device)
         self._steps, self._iterations, self._episodes = torch.split(self._sums, [len(_STEP_METRICS) + 1, 2, 3])
         self._one = torch.ones((), dtype=torch.float64, device=device)
-        self._recent: deque[tuple[float, float, float]] = deque()
+        # Of each reading: how many episodes ended, and the sums of their returns and lengths.
+        self._recent: list[list[float]] = []
         self._finished = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the next readings are made from."""
-        return {
-            "sums": self._sums.clone(),
-            "recent": [list(entry) for entry in self._recent],
-            "finished": self._finished,
-        }
+        return {"sums": self._sums.clone(), "recent": [*map(list, self._recent)], "finished": self._finished}
 
     def load_state_dict(self, state: Mapping[str, Any], iterations: int) -> None:
         """Go on from `state_dict`, after so many iterations."""
         self._sums.copy_(state["sums"])
-        self._recent = deque((count, returns, lengths) for count, returns, lengths in state["recent"])
+        self._recent = [[count, returns, lengths] for count, returns, lengths in state["recent"]]
         self._finished = state["finished"]
         self.faults.resume(iterations)
 
@@ -81,28 +78,32 @@ class Telemetry:
         before, after = rollout.under_way
         self._episodes += torch.cat([rollout.ended.sum(dtype=torch.float64)[None], before + collected - after])
 
-    def read(self) -> tuple[Metrics, list[Fault]]:
+    def read(self, clear: bool) -> tuple[Metrics, list[Fault]]:
         """Return the means since the last reading, and the faults so far; waits for the device.
 
         `episodic_return` and `episodic_length` are over the last readings that hold at least 100 episodes, NaN
-        before the first ends.
+        before the first ends. The next means begin here if `clear`, and after a fault.
         """
         columns = torch.cat([self._sums, self.faults.columns]).tolist()
-        self._sums.zero_()
         count, *sums = columns[: len(self._steps)]
         iterations, explained, *episodes = columns[len(self._steps) : len(self._sums)]
-        metrics = {name: total / max(1.0, count) for name, total in zip(_STEP_METRICS, sums, strict=True)}
-        metrics["explained_variance"] = explained / max(1.0, iterations)
         faults = self.faults.decode(columns[len(self._sums) :])
         # What ended in a fault is no episode to remember.
-        return {**self._episode_metrics(*([0.0] * 3 if faults else episodes)), **metrics}, faults
+        ended = [0.0] * 3 if faults else episodes
+        recent, finished = _last_readings([*self._recent, ended]), self._finished + int(ended[0])
+        if clear or faults:
+            self._sums.zero_()
+            self._recent, self._finished = recent, finished
+        metrics = {name: total / max(1.0, count) for name, total in zip(_STEP_METRICS, sums, strict=True)}
+        metrics["explained_variance"] = explained / max(1.0, iterations)
+        count, *totals = (sum(column) for column in zip(*recent, [0.0] * 3, strict=True))
+        mean = [total / count if count else math.nan for total in totals]
+        return {"episodes": finished, "episodic_return": mean[0], "episodic_length": mean[1], **metrics}, faults
 
-    def _episode_metrics(self, count: float, total_return: float, total_length: float) -> Metrics:
-        self._finished += int(count)
-        if count:
-            self._recent.append((count, total_return, total_length))
-        while sum(entry[0] for entry in self._recent) - (self._recent[0][0] if self._recent else 0) >= _RECENT_EPISODES:
-            self._recent.popleft()
-        counts, returns, lengths = (sum(column) for column in zip(*self._recent)) if self._recent else (0, 0.0, 0.0)
-        mean = [total / counts if counts else float("nan") for total in (returns, lengths)]
-        return {"episodes": self._finished, "episodic_return": mean[0], "episodic_length": mean[1]}
+
+def _last_readings(readings: list[list[float]]) -> list[list[float]]:
+    """Return the last readings of episodes that hold enough of them, as few as do."""
+    readings = [reading for reading in readings if reading[0]]
+    while sum(count for count, *_ in readings[1:]) >= _RECENT_EPISODES:
+        del readings[0]
+    return readings
