@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import sys
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +16,7 @@ from rich.text import Text
 
 from operant_gpu.envs.drawing import Frame
 from operant_gpu.errors import InvalidConfig
+from operant_gpu.monitor.display import changed_keys, is_lively
 
 if TYPE_CHECKING:
     from operant_gpu.vector import VecEnv
@@ -35,7 +34,7 @@ _LINES_OF_TEXT = 3
 _NO_KEY = "none"
 
 
-class Keyboard:
+class Keyboard(contextlib.ExitStack):
     """Keys as they are pressed, without waiting for a line; a context manager that leaves the terminal as it was.
 
     Raises:
@@ -43,28 +42,14 @@ class Keyboard:
     """
 
     def __enter__(self) -> Keyboard:
-        message = "playing needs a terminal whose keys can be read: run it in one, without pipes"
         try:
-            import termios
             import tty
-        except ImportError as error:
-            raise InvalidConfig("play", f"{message}, on Linux or macOS ({error})") from error
-        try:
-            self._file = sys.stdin.fileno()
-            self._before = termios.tcgetattr(self._file)
-            tty.setcbreak(self._file)
-        except (AttributeError, OSError, ValueError, termios.error) as error:
+
+            self._file = self.enter_context(changed_keys(tty.setcbreak))
+        except (ImportError, OSError) as error:
+            message = "playing needs a terminal whose keys can be read, on Linux or macOS: run it in one, without pipes"
             raise InvalidConfig("play", f"{message} ({error})") from error
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        import termios
-
-        # The terminal may be gone.
-        with contextlib.suppress(termios.error):
-            termios.tcsetattr(self._file, termios.TCSADRAIN, self._before)
 
     def read(self, seconds: float | None) -> str | None:
         """Return the next key, None if there is none for so long; None waits, the end of the input counts as quit."""
@@ -170,7 +155,7 @@ def play(env: VecEnv, fps: float, seed: int | None, console: Console) -> Game:
     """
     game = Game(env, seed)
     with Keyboard() as keyboard, Live(console=console, screen=True, auto_refresh=False) as live:
-        if not console.is_terminal or console.is_dumb_terminal:
+        if not is_lively(console):
             raise InvalidConfig("play", "playing needs a terminal that shows pictures: run it in one, without pipes")
         while True:
             live.update(game.screen(*console.size), refresh=True)

@@ -94,7 +94,9 @@ class Display:
             self._failure = error
 
     def _dashboard(self) -> None:
-        with _silent_keys():
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):
+                stack.enter_context(changed_keys(_silence))
             while not self._draw_until_resized():
                 # The terminal has broken what was drawn into lines of its new width.
                 self._console.clear()
@@ -124,31 +126,39 @@ class Display:
 
 
 @contextlib.contextmanager
-def _silent_keys() -> Iterator[None]:
-    """Keep a terminal from showing Ctrl-C as ^C, which would move what is drawn."""
+def changed_keys(change: Callable[[int], object]) -> Iterator[int]:
+    """Change how the terminal of the standard input takes keys, yield its descriptor, and leave it as it was.
+
+    Raises:
+        OSError: If the input is no terminal that can be changed.
+    """
     try:
         import termios
-    except ImportError:
-        yield
-        return
-    try:
+
         keyboard = sys.stdin.fileno()
         before = termios.tcgetattr(keyboard)
-        # A program in the background would be stopped for asking.
-        is_in_front = os.tcgetpgrp(keyboard) == os.getpgrp()
-    except (AttributeError, OSError, ValueError, termios.error):
-        is_in_front = False
-    if not is_in_front:
-        yield
-        return
-    silent = [*before[:3], before[3] & ~termios.ECHOCTL, *before[4:]]
-    termios.tcsetattr(keyboard, termios.TCSADRAIN, silent)
+        change(keyboard)
+    except Exception as error:
+        # Not all systems have termios, not all programs an input, and what termios raises is of no family.
+        raise OSError(str(error)) from error
     try:
-        yield
+        yield keyboard
     finally:
         # The terminal may be gone.
         with contextlib.suppress(termios.error):
             termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
+
+
+def _silence(keyboard: int) -> None:
+    """Keep a terminal from showing Ctrl-C as ^C, which would move what is drawn."""
+    import termios
+
+    # A program in the background would be stopped for asking.
+    if os.tcgetpgrp(keyboard) != os.getpgrp():
+        raise OSError("the terminal is another program's")
+    settings = termios.tcgetattr(keyboard)
+    settings[3] &= ~termios.ECHOCTL
+    termios.tcsetattr(keyboard, termios.TCSADRAIN, settings)
 
 
 def is_lively(console: Console) -> bool:
