@@ -27,7 +27,7 @@ from operant_gpu.cli.play import Play
 from operant_gpu.cli.policies import Eval, Export, Record
 from operant_gpu.cli.train import Settings, Train, recommended
 from operant_gpu.cli.watch import Monitor
-from operant_gpu.errors import OperantError
+from operant_gpu.errors import InvalidConfig, OperantError
 from operant_gpu.version import __version__
 
 _WIDTH_OF_FILES = 140
@@ -71,6 +71,9 @@ def _run(arguments: Sequence[str]) -> int:
         train = functools.partial(Train, ppo=Settings(**vars(recommended(arguments))))
         commands: dict[str, Callable[..., Any]] = {**_COMMANDS, "train": train}
         command: Command = tyro.extras.subcommand_cli_from_dict(commands, prog="operant-gpu", args=arguments)
+        if isinstance(command, Train) and command.env not in (None, *arguments[1:2]):
+            message = f"expected ENV before all options, got {command.env} after them"
+            raise InvalidConfig("env", f"{message}: write `operant-gpu train {command.env} [options]`")
         return command.run(_console())
     except OperantError as error:
         complain(error)

@@ -60,7 +60,7 @@ class Train:
     """
 
     env: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="ENV")] = None
-    """Environment, such as CartPole-v1 (its tuned settings are the defaults below), or FILE.py:NAME."""
+    """Environment, such as CartPole-v1 (its tuned settings are the defaults below), or FILE.py:NAME; before options."""
     resume: Path | None = None
     """Directory of a run to go on with; its settings are the defaults below."""
     run_dir: Annotated[Path | None, tyro.conf.arg(name="run")] = None
@@ -224,23 +224,7 @@ def recommended(arguments: Sequence[str]) -> PPOConfig:
     if known.resume is not None:
         settings = _settings_of(known.resume)
     else:
-        env = _named_environment(arguments)
+        # Of one that comes later, `main` complains.
+        env = "".join(arguments[1:2])
         settings = PPOConfig.for_env(env) if env in PRESETS else PPOConfig()
     return settings if known.config is None else PPOConfig.from_toml(known.config, settings)
-
-
-def _named_environment(arguments: Sequence[str]) -> str | None:
-    """Return ENV: the argument that is not an option, nor the value of one."""
-    known = {option.name: option for option in fields(Train)} | {option.name: option for option in fields(PPOConfig)}
-    flags = {name for name, option in known.items() if option.type in ("bool", bool)}
-    several = {name for name, option in known.items() if str(option.type).startswith("tuple")}
-    option = None
-    for argument in arguments[1:]:
-        if argument.startswith("--"):
-            name = argument.removeprefix("--").removeprefix("no-").replace("-", "_")
-            option = None if "=" in name or name in flags else name
-        elif option is None or (option in several and not argument.lstrip("-").isdigit()):
-            return argument
-        elif option not in several:
-            option = None
-    return None
