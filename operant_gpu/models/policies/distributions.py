@@ -6,11 +6,11 @@ import math
 from typing import Any
 
 import torch
-from gymnasium import Space, spaces
+from gymnasium import Space
 from torch import Generator, Tensor, nn
 
-from operant_gpu.errors import InvalidConfig
 from operant_gpu.models.networks import FLOATS
+from operant_gpu.spaces import ActionLayout, action_layout
 
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -52,16 +52,16 @@ class Distribution(nn.Module):
 
 
 class Categorical(Distribution):
-    """Actions of a Discrete space, from logits.
+    """Integer actions: independent components, counted from 0, from the logits of one after the other."""
 
-    Args:
-        choices: How many actions there are.
-        start: Number of the first.
-    """
+    start: Tensor
 
-    def __init__(self, choices: int, start: int = 0) -> None:
+    def __init__(self, layout: ActionLayout) -> None:
         super().__init__()
-        self.outputs, self._start = choices, start
+        self._sizes = [high - low for low, high in zip(layout.low, layout.high, strict=True)]
+        self.outputs, self.action_shape = layout.num_actions, layout.shape
+        self.register_buffer("start", torch.tensor(layout.low, device="cpu").reshape(layout.shape), persistent=False)
+        self._starts_at_zero = not any(layout.low)
 
     def sample(self, outputs: Tensor, mask: Tensor | None, generator: Generator) -> Tensor:
         """Draw actions.
@@ -69,27 +69,44 @@ class Categorical(Distribution):
         The largest of the logits less the logarithm of exponential noise is drawn with the softmax's probabilities
         (Gumbel's trick). Unlike `torch.multinomial` it does not wait for the device.
         """
-        noise = torch.empty_like(outputs).exponential_(generator=generator)
-        scores = outputs - noise.log()
-        # After the noise, so that no noise is large enough to draw an illegal action.
-        return (scores if mask is None else scores.masked_fill(~mask, -math.inf)).argmax(-1)
+        scores = []
+        for logits, legal in self._parts(outputs, mask):
+            noise = torch.empty_like(logits).exponential_(generator=generator)
+            score = logits - noise.log()
+            # After the noise, so that no noise is large enough to draw an illegal action.
+            scores.append(score if legal is None else score.masked_fill(~legal, -math.inf))
+        return self._likeliest(scores)
 
     def mode(self, outputs: Tensor, mask: Tensor | None) -> Tensor:
         """Return the likeliest actions."""
-        return _legal(outputs, mask).argmax(-1)
+        return self._likeliest([_legal(logits, legal) for logits, legal in self._parts(outputs, mask)])
 
     def log_prob(self, outputs: Tensor, actions: Tensor, mask: Tensor | None) -> Tensor:
         """Return log-probabilities among the legal actions."""
-        return _legal(outputs, mask).log_softmax(-1).gather(-1, actions[..., None]).squeeze(-1)
+        parts = zip(self._log_probs(outputs, mask), actions.unbind(-1) if self.action_shape else [actions], strict=True)
+        return _sum([log_probs.gather(-1, action[..., None]).squeeze(-1) for log_probs, action in parts])
 
     def entropy(self, outputs: Tensor, mask: Tensor | None) -> Tensor:
         """Return entropies over the legal actions."""
-        log_probs = _legal(outputs, mask).log_softmax(-1)
-        return -(log_probs.exp() * log_probs).sum(-1)
+        return _sum([-(log_probs.exp() * log_probs).sum(-1) for log_probs in self._log_probs(outputs, mask)])
 
     def for_environment(self, actions: Tensor) -> Tensor:
         """Return actions counted from the space's start."""
-        return actions + self._start if self._start else actions
+        return actions if self._starts_at_zero else actions + self.start
+
+    def _parts(self, outputs: Tensor, mask: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+        """Return each component's logits, and which of its actions are legal."""
+        if len(self._sizes) == 1:
+            return [(outputs, mask)]
+        masks = [None] * len(self._sizes) if mask is None else torch.split(mask, self._sizes, -1)
+        return list(zip(torch.split(outputs, self._sizes, -1), masks, strict=True))
+
+    def _log_probs(self, outputs: Tensor, mask: Tensor | None) -> list[Tensor]:
+        return [_legal(logits, legal).log_softmax(-1) for logits, legal in self._parts(outputs, mask)]
+
+    def _likeliest(self, scores: list[Tensor]) -> Tensor:
+        actions = [part.argmax(-1) for part in scores]
+        return torch.stack(actions, -1) if self.action_shape else actions[0]
 
 
 def _legal(logits: Tensor, mask: Tensor | None) -> Tensor:
@@ -97,44 +114,8 @@ def _legal(logits: Tensor, mask: Tensor | None) -> Tensor:
     return logits if mask is None else logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
 
 
-class MultiCategorical(Distribution):
-    """Actions of a MultiDiscrete space: independent components, from the logits of one after the other."""
-
-    def __init__(self, space: spaces.MultiDiscrete) -> None:
-        super().__init__()
-        self._sizes = [int(size) for size in space.nvec]
-        self._parts = [Categorical(size) for size in self._sizes]
-        self.outputs, self.action_shape = sum(self._sizes), space.shape
-        self.start: Tensor
-        self.register_buffer("start", torch.as_tensor(space.start, device="cpu"), persistent=False)
-
-    def sample(self, outputs: Tensor, mask: Tensor | None, generator: Generator) -> Tensor:
-        """Draw actions."""
-        parts = self._split(outputs, mask)
-        return torch.stack([part.sample(logits, legal, generator) for part, logits, legal in parts], -1)
-
-    def mode(self, outputs: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the likeliest actions."""
-        return torch.stack([part.mode(logits, legal) for part, logits, legal in self._split(outputs, mask)], -1)
-
-    def log_prob(self, outputs: Tensor, actions: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the sums of the components' log-probabilities."""
-        parts = zip(self._split(outputs, mask), actions.unbind(-1), strict=True)
-        return torch.stack([part.log_prob(logits, action, legal) for (part, logits, legal), action in parts]).sum(0)
-
-    def entropy(self, outputs: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the sums of the components' entropies."""
-        parts = self._split(outputs, mask)
-        return torch.stack([part.entropy(logits, legal) for part, logits, legal in parts]).sum(0)
-
-    def for_environment(self, actions: Tensor) -> Tensor:
-        """Return actions counted from the space's starts."""
-        return actions + self.start
-
-    def _split(self, outputs: Tensor, mask: Tensor | None) -> list[tuple[Categorical, Tensor, Tensor | None]]:
-        logits = torch.split(outputs, self._sizes, -1)
-        masks = [None] * len(self._sizes) if mask is None else torch.split(mask, self._sizes, -1)
-        return list(zip(self._parts, logits, masks, strict=True))
+def _sum(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
 
 class DiagonalGaussian(Distribution):
@@ -147,12 +128,12 @@ class DiagonalGaussian(Distribution):
     high: Tensor
     action_dtype = torch.float32
 
-    def __init__(self, space: spaces.Box, log_std_init: float) -> None:
+    def __init__(self, layout: ActionLayout, log_std_init: float) -> None:
         super().__init__()
-        self.outputs, self.action_shape = space.shape[0], space.shape
-        self.log_std = nn.Parameter(torch.full(space.shape, log_std_init, **FLOATS))
-        self.register_buffer("low", torch.as_tensor(space.low, device="cpu"), persistent=False)
-        self.register_buffer("high", torch.as_tensor(space.high, device="cpu"), persistent=False)
+        self.outputs, self.action_shape = layout.size, layout.shape
+        self.log_std = nn.Parameter(torch.full(layout.shape, log_std_init, **FLOATS))
+        self.register_buffer("low", torch.tensor(layout.box_low, **FLOATS), persistent=False)
+        self.register_buffer("high", torch.tensor(layout.box_high, **FLOATS), persistent=False)
 
     def sample(self, outputs: Tensor, mask: Tensor | None, generator: Generator) -> Tensor:
         """Draw actions, unclipped."""
@@ -183,10 +164,5 @@ def distribution_for(space: Space[Any], log_std_init: float = 0.0) -> Distributi
     Raises:
         InvalidConfig: If there is none.
     """
-    if isinstance(space, spaces.Discrete):
-        return Categorical(int(space.n), int(space.start))
-    if isinstance(space, spaces.MultiDiscrete) and len(space.shape) == 1:
-        return MultiCategorical(space)
-    if isinstance(space, spaces.Box) and len(space.shape) == 1:
-        return DiagonalGaussian(space, log_std_init)
-    raise InvalidConfig("env", f"PPO takes Discrete, MultiDiscrete (k,) and Box (k,) actions, got {space}")
+    layout = action_layout(space)
+    return Categorical(layout) if layout.is_discrete else DiagonalGaussian(layout, log_std_init)

@@ -260,5 +260,5 @@ def test_the_deviation_begins_as_set_and_learns() -> None:
     ],
 )
 def test_spaces_without_a_family_are_refused(space: spaces.Space) -> None:
-    with pytest.raises(InvalidConfig, match=r"^env: PPO takes Discrete, MultiDiscrete \(k,\) and Box \(k,\) actions"):
+    with pytest.raises(InvalidConfig, match=r"^action_space: expected Discrete, MultiDiscrete \(n,\) or Box \(k,\) "):
         distribution_for(space)

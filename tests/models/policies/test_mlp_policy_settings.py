@@ -59,7 +59,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: MLPPolicy(spaces.Discrete(3), ACTIONS["gaussian"]),
         r"observation_space: expected a Box or MultiBinary with an axis, got Discrete\(3\): give env.single",
     ),
-    "actions": (lambda: MLPPolicy(box(4), spaces.MultiBinary(3)), "env: PPO takes Discrete.*got MultiBinary"),
+    "actions": (lambda: MLPPolicy(box(4), spaces.MultiBinary(3)), "action_space: expected Discrete.*got MultiBinary"),
     "NaN": (lambda: make(log_std_init=float("nan")), "log_std_init: expected a finite number"),
     "no units": (lambda: make(hidden_sizes=(8, 0)), "hidden_sizes: expected widths above 0"),
 }
