@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 import re
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from gymnasium import Space
 
-from operant_gpu.errors import InvalidConfig
+from operant_gpu.errors import InvalidConfig, is_integer, nearest, whole
 from operant_gpu.lang import Array, is_jit_function, next_power_of_2, numpy_dtype, tl
 from operant_gpu.spaces import action_layout, observation_layout
 
@@ -105,9 +104,8 @@ class Definition:
         taken = sorted(_RESERVED & set(self.params._fields))
         if taken:
             raise InvalidConfig("params", f"{', '.join(taken)} is an argument of VecEnv: choose another name")
-        limit = self.max_episode_steps
-        if limit is not None and (not is_integer(limit) or limit < 1):
-            raise InvalidConfig("max_episode_steps", f"expected an integer of at least 1, or None, got {limit!r}")
+        if self.max_episode_steps is not None:
+            whole("max_episode_steps", self.max_episode_steps, 1, note=", or None")
         if self.keys is not None and not isinstance(self.keys, Mapping):
             raise InvalidConfig("keys", f"expected a dictionary of keys and their actions, got {self.keys!r}")
         for key in self.keys or ():
@@ -260,11 +258,6 @@ def _evaluate(annotation: object, names: dict[str, Any]) -> object:
         return annotation
 
 
-def is_integer(value: object) -> bool:
-    """Tell whether `value` is a whole number of Python or NumPy; True and False are not."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
 def _checked_param(name: str, value: Any, default: Any) -> bool | int | float:
     kind = type(default)
     if kind is bool and isinstance(value, bool | np.bool_):
@@ -282,7 +275,6 @@ def _checked_param(name: str, value: Any, default: Any) -> bool | int | float:
 
 def _unknown(name: str, environment: Definition) -> str:
     known = [*environment.params._fields, *sorted(_RESERVED)]
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = nearest(name, known)
     own = ", ".join(environment.params._fields) or "none"
     return f"unknown setting; {hint}parameters of {environment.id}: {own}; settings: {', '.join(sorted(_RESERVED))}"

@@ -1,4 +1,14 @@
-"""The one family of exceptions that operant_gpu raises."""
+"""The one family of exceptions that operant_gpu raises, and what its messages share."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+_MOST = 2**63 - 1
 
 
 class OperantError(Exception):
@@ -48,3 +58,26 @@ class UnsupportedConstruct(OperantError, TypeError):
 def one_line(error: Exception) -> str:
     """Return an error's text without line breaks, of which PyTorch's have many."""
     return " ".join(str(error).split())
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Return a question whether the likest of the known names was meant, with a space behind it; "" if none is like."""
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f"did you mean {near[0]!r}? " if near else ""
+
+
+def is_integer(value: object) -> bool:
+    """Tell whether `value` is a whole number of Python or NumPy; True and False are not."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def whole(param: str, value: Any, low: int, high: int = _MOST, note: str = "") -> int:
+    """Return a setting that is to be a whole number from `low` to `high`.
+
+    Raises:
+        InvalidConfig: If it is none; `note` follows on the range.
+    """
+    if not is_integer(value) or not low <= value <= high:
+        most = "2**63 - 1" if high == _MOST else high
+        raise InvalidConfig(param, f"expected an integer from {low} to {most}{note}, got {value!r}")
+    return int(value)

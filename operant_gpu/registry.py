@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import gymnasium
 from gymnasium.vector import AutoresetMode
 
 from operant_gpu.environment import Definition
-from operant_gpu.errors import InvalidConfig
+from operant_gpu.errors import InvalidConfig, nearest
 
 if TYPE_CHECKING:
     from operant_gpu.vector import VecEnv
@@ -65,8 +64,7 @@ def find(id: str) -> Definition:
     """Return the environment registered as `id`."""
     environment = _environments.get(id) if isinstance(id, str) else None
     if environment is None:
-        near = difflib.get_close_matches(str(id), _environments, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = nearest(id, _environments)
         raise InvalidConfig("id", f"unknown environment {id!r}; {hint}registered: {', '.join(list_envs())}")
     return environment
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from operant_gpu.environment import ColumnType, Definition, is_integer
-from operant_gpu.errors import BackendError, InvalidConfig
+from operant_gpu.environment import ColumnType, Definition
+from operant_gpu.errors import BackendError, InvalidConfig, whole
 from operant_gpu.memory.columns import COLUMN_DTYPES, Columns, Outputs
 from operant_gpu.spaces import ObservationLayout
 
@@ -22,20 +22,17 @@ _OTHER_BYTES = 12
 
 def check_num_envs(num_envs: Any, bytes_each: int, device: torch.device) -> int:
     """Return `num_envs` if it is a number of environments that fits into the device's memory."""
-    if not is_integer(num_envs):
-        raise InvalidConfig("num_envs", f"expected an integer of at least 1, got {num_envs!r}")
-    if not 1 <= num_envs <= _MAX_ENVS:
-        raise InvalidConfig("num_envs", f"expected 1 to {_MAX_ENVS} (ids are 32-bit integers), got {num_envs}")
+    count = whole("num_envs", num_envs, 1, _MAX_ENVS, " (ids have 32 bits)")
     # Arrays have room for as many at the least.
-    needed, present = max(int(num_envs), array_stride(1)) * bytes_each, memory_of(device)
+    needed, present = max(count, array_stride(1)) * bytes_each, memory_of(device)
     if present is not None and needed > present:
         fits = present // bytes_each if present >= array_stride(1) * bytes_each else 0
         raise InvalidConfig(
             "num_envs",
-            f"{num_envs} environments of {bytes_each} bytes need {needed / 2**30:.1f} GiB, {device} has "
+            f"{count} environments of {bytes_each} bytes need {needed / 2**30:.1f} GiB, {device} has "
             f"{present / 2**30:.1f} GiB for them: at most {fits} fit",
         )
-    return int(num_envs)
+    return count
 
 
 def memory_of(device: torch.device) -> int | None:

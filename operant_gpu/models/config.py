@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 import numpy as np
 import tomli_w
 
-from operant_gpu.errors import InvalidConfig
+from operant_gpu.errors import InvalidConfig, nearest
 from operant_gpu.files import as_path, write_whole
 from operant_gpu.models.presets import PRESETS
 
@@ -166,10 +165,8 @@ class PPOConfig:
             InvalidConfig: If there is no preset for the environment, or a field does not exist or makes no sense.
         """
         if not isinstance(id, str) or id not in PRESETS:
-            near = difflib.get_close_matches(str(id), PRESETS, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            message = f"there is no preset for {id!r}; {hint}presets: {', '.join(PRESETS)}. PPOConfig() has defaults"
-            raise InvalidConfig("id", message)
+            message = f"there is no preset for {id!r}; {nearest(id, PRESETS)}presets: {', '.join(PRESETS)}"
+            raise InvalidConfig("id", f"{message}. PPOConfig() has defaults")
         return cls()._with({**PRESETS[id], **overrides})
 
     @classmethod
@@ -211,8 +208,7 @@ class PPOConfig:
         known = [setting.name for setting in fields(self)]
         for name in values:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
+                hint = nearest(name, known)
                 raise InvalidConfig(name, f"unknown setting of PPO; {hint}settings: {', '.join(known)}")
         return replace(self, **values)
 

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Generator
 
-from operant_gpu.environment import is_integer
-from operant_gpu.errors import InvalidConfig
+from operant_gpu.errors import InvalidConfig, whole
 from operant_gpu.models.policies.controller import Controller
 from operant_gpu.models.policies.policy import Policy
 from operant_gpu.models.ppo.learner import PPO
@@ -104,11 +103,10 @@ def evaluate(learner: PPO, episodes: int = 100, *, deterministic: bool = True, s
         InvalidConfig: If an argument makes no sense, or the memory does not hold so many environments.
     """
     check_learner(learner)
-    check_seed(seed)
-    if not is_integer(episodes) or episodes < 1:
-        raise InvalidConfig("episodes", f"expected an integer of at least 1, got {episodes!r}")
+    whole("seed", seed, 0)
+    episodes = whole("episodes", episodes, 1)
     with undisturbed(learner.env.device):
-        return _play(learner, int(episodes), deterministic, seed)
+        return _play(learner, episodes, deterministic, seed)
 
 
 def _play(learner: PPO, episodes: int, deterministic: bool, seed: int) -> Evaluation:
@@ -145,12 +143,6 @@ def check_learner(learner: Any) -> None:
     """Check that something is a learner."""
     if not isinstance(learner, PPO):
         raise InvalidConfig("learner", f"expected a PPO (PPO.load reads one from a file), got {learner!r}")
-
-
-def check_seed(seed: Any) -> None:
-    """Check a seed."""
-    if not is_integer(seed) or not 0 <= seed < 2**63:
-        raise InvalidConfig("seed", f"expected an integer in [0, 2**63), got {seed!r}")
 
 
 def sibling(learner: PPO, num_envs: int, **settings: Any) -> Any:

@@ -13,14 +13,12 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
-from operant_gpu.environment import is_integer
 from operant_gpu.envs.drawing import Frame
-from operant_gpu.errors import BackendError, InvalidConfig, OperantError
+from operant_gpu.errors import BackendError, InvalidConfig, OperantError, whole
 from operant_gpu.files import as_path, make_whole
 from operant_gpu.models.evaluation import (
     STEP_LIMIT,
     check_learner,
-    check_seed,
     sibling,
     sibling_controller,
     undisturbed,
@@ -75,13 +73,12 @@ def record(
         BackendError: If a library is missing.
     """
     check_learner(learner)
-    check_seed(seed)
+    whole("seed", seed, 0)
     target = as_path("out", path)
     if target.suffix.lower() not in _FORMATS:
         raise InvalidConfig("out", f"expected a file that ends in {' or '.join(_FORMATS)}, got {str(target)!r}")
     for name, value, most in (("episodes", episodes, 10_000), ("max_steps", max_steps, STEP_LIMIT), ("fps", fps, 100)):
-        if not is_integer(value) or not 1 <= value <= most:
-            raise InvalidConfig(name, f"expected an integer from 1 to {most}, got {value!r}")
+        whole(name, value, 1, most)
     if learner.env.environment.draw is None:
         message = f"{learner.env.environment.id} has no pictures: give its definition a `draw` function"
         raise InvalidConfig("env", message)

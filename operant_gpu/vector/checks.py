@@ -11,8 +11,8 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from operant_gpu.backends.base import NO_LIMIT
-from operant_gpu.environment import Definition, is_integer
-from operant_gpu.errors import InvalidConfig
+from operant_gpu.environment import Definition
+from operant_gpu.errors import InvalidConfig, whole
 
 
 def autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
@@ -38,22 +38,22 @@ def step_limit(max_episode_steps: int | None, environment: Definition) -> int:
     limit = environment.max_episode_steps if max_episode_steps is None else max_episode_steps
     if limit is None or limit == -1:
         return NO_LIMIT
-    return _integer("max_episode_steps", limit, 1, NO_LIMIT, ", or -1 for no limit")
+    return whole("max_episode_steps", limit, 1, NO_LIMIT, ", or -1 for no limit")
 
 
 def num_steps(steps: Any) -> int:
     """Return the length of a rollout."""
-    return _integer("num_steps", steps, 1, NO_LIMIT)
+    return whole("num_steps", steps, 1, NO_LIMIT)
 
 
 def first_env_id(first: int, num_envs: int) -> int:
     """Return the id of the first environment; ids are int32."""
-    return _integer("first_env_id", first, 0, 2**31 - num_envs)
+    return whole("first_env_id", first, 0, 2**31 - num_envs)
 
 
 def seed_number(seed: Any) -> int:
     """Return a seed that the streams can take as their key."""
-    return _integer("seed", seed, 0, 2**63 - 1)
+    return whole("seed", seed, 0)
 
 
 def seed_numbers(seeds: Any, num_envs: int) -> list[int | None]:
@@ -83,9 +83,3 @@ def reset_mask(options: Mapping[str, Any] | None, num_envs: int, device: torch.d
             "options", f"reset_mask must be bool of shape ({num_envs},), got {mask.dtype} {tuple(mask.shape)}"
         )
     return mask.contiguous()
-
-
-def _integer(param: str, value: Any, low: int, high: int, note: str = "") -> int:
-    if not is_integer(value) or not low <= value <= high:
-        raise InvalidConfig(param, f"expected an integer from {low} to {high}{note}, got {value!r}")
-    return int(value)

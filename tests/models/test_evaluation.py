@@ -113,7 +113,7 @@ def test_environments_without_an_end_are_cut(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("episodes", [0, -1, 1.5, True, "all"])
 def test_a_number_of_episodes_that_is_none(episodes: Any) -> None:
-    with pytest.raises(InvalidConfig, match="episodes: expected an integer of at least 1"):
+    with pytest.raises(InvalidConfig, match="episodes: expected an integer from 1 to"):
         evaluate(cartpole(), episodes)
 
 
@@ -203,7 +203,7 @@ def test_episodes_follow_one_another_and_their_returns_are_those_of_the_environm
         ("walk.gif", {"max_steps": 0}, "max_steps: expected an integer from 1"),
         ("walk.gif", {"fps": 1000}, "fps: expected an integer from 1 to 100, got 1000"),
         ("walk.gif", {"fps": 60}, r"fps: a GIF has at most 50 steps a second, got 60: write an \.mp4"),
-        ("walk.gif", {"seed": -1}, "seed: expected an integer in"),
+        ("walk.gif", {"seed": -1}, r"seed: expected an integer from 0 to 2\*\*63 - 1"),
         ("file/walk.gif", {}, "out: cannot write"),
     ],
 )
@@ -265,7 +265,7 @@ def test_what_is_no_learner_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InvalidConfig, match=r"learner: expected a PPO .* got 'runs/mine'"):
             use("runs/mine")
     for seed in (-1, "x", None, 2**64):
-        with pytest.raises(InvalidConfig, match="seed: expected an integer in"):
+        with pytest.raises(InvalidConfig, match=r"seed: expected an integer from 0 to 2\*\*63 - 1"):
             evaluate(cartpole(), 4, seed=seed)
     with pytest.raises(InvalidConfig, match="level: expected a number between 0 and 1, got 2"):
         Evaluation(np.ones(4), np.ones(4)).interval(level=2)

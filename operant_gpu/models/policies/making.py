@@ -8,8 +8,7 @@ import torch
 from gymnasium import Space
 from torch import nn
 
-from operant_gpu.environment import is_integer
-from operant_gpu.errors import InvalidConfig
+from operant_gpu.errors import InvalidConfig, is_integer
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.policies.mlp_policy import MLPPolicy, find_misfit
 from operant_gpu.models.policies.policy import Policy, policy_parts

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from operant_gpu.environment import is_integer
-from operant_gpu.errors import CheckpointError, InvalidConfig, TrainingError, one_line
+from operant_gpu.errors import CheckpointError, InvalidConfig, TrainingError, one_line, whole
 from operant_gpu.files import as_path
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.policies.controller import Controller
@@ -154,7 +153,7 @@ class PPO:
             TrainingError: If an observation, reward, loss or gradient is not finite, with where that was first
                 seen. The policy stays as it was before, and can be saved.
         """
-        total = self.config.total_timesteps if total_timesteps is None else _checked_total(total_timesteps)
+        total = self.config.total_timesteps if total_timesteps is None else whole("total_timesteps", total_timesteps, 1)
         self._check_idle(callback)
         # Those are of a training that is not gone on with.
         self._own_generators = {}
@@ -187,7 +186,7 @@ class PPO:
             raise InvalidConfig("resume", "there is no training to go on with: call learn() first, or PPO.load")
         self._check_idle(callback)
         if total_timesteps is not None:
-            self.target = self.start + _checked_total(total_timesteps)
+            self.target = self.start + whole("total_timesteps", total_timesteps, 1)
         if self.timesteps >= self.target:
             return self
         self._begin(self._present_memory())
@@ -412,13 +411,6 @@ class PPO:
             if not patient:
                 raise
             warnings.warn(f"{error}. Training goes on, and tries again later", RuntimeWarning, stacklevel=4)
-
-
-def _checked_total(total_timesteps: Any) -> int:
-    if not is_integer(total_timesteps) or not 1 <= total_timesteps < 2**63:
-        message = f"expected an integer of at least 1 and below 2**63, got {total_timesteps!r}"
-        raise InvalidConfig("total_timesteps", message)
-    return int(total_timesteps)
 
 
 def _display(
