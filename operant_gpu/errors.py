@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 _MOST = 2**63 - 1
+# Modules that not every installation has: the extra and the package they come with, and what for.
+EXTRAS = {
+    "numba": ("cpu", "numba", "compiles environments for the CPU, several times as fast as NumPy"),
+    "triton": ("gpu", "triton", "compiles environments for the GPU"),
+    "cupy": ("gpu", "cupy-cuda13x", "runs environments in CUDA C++ on the GPU, and CuPy arrays"),
+    "pynvml": ("gpu", "nvidia-ml-py", "tells how busy and how hot the GPU is"),
+    "pygame": ("render", "pygame", "draws classic control"),
+    "imageio_ffmpeg": ("render", "imageio-ffmpeg", "writes MP4 videos"),
+    "onnxscript": ("export", "onnxscript", "exports policies to ONNX"),
+    "onnxruntime": ("export", "onnxruntime", "checks exported policies"),
+    "wandb": ("wandb", "wandb", "logs to Weights & Biases"),
+}
 
 
 class OperantError(Exception):
@@ -81,3 +94,17 @@ def whole(param: str, value: Any, low: int, high: int = _MOST, note: str = "") -
         most = "2**63 - 1" if high == _MOST else high
         raise InvalidConfig(param, f"expected an integer from {low} to {most}{note}, got {value!r}")
     return int(value)
+
+
+def installation(module: str) -> str:
+    """Return the command that installs a module of `EXTRAS`."""
+    return f"pip install 'operant-gpu[{EXTRAS[module][0]}]'"
+
+
+def needed(what: str, module: str, instead: str = "") -> Any:
+    """Import a module of `EXTRAS`, or raise `BackendError` with what it is needed for and what to do about it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        root = module.partition(".")[0]
+        raise BackendError(f"{what} needs {EXTRAS[root][1]} ({error}): {installation(root)}{instead}") from error

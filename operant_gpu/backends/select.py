@@ -11,8 +11,7 @@ from operant_gpu.backends.base import Backend, Batch
 from operant_gpu.backends.lowering.trial import Trial
 from operant_gpu.cuda_environment import CudaEnvironment
 from operant_gpu.environment import Definition
-from operant_gpu.errors import BackendError, InvalidConfig
-from operant_gpu.lang import HAS_TRITON
+from operant_gpu.errors import BackendError, InvalidConfig, needed
 
 # What an environment's functions run on, by the language that they are written in: the GPU's first, then the CPU's,
 # the fastest first.
@@ -46,7 +45,7 @@ def resolve(
     if backend != on_gpu and resolved.type != "cpu":
         raise BackendError(f"the {backend} backend needs device='cpu', got {resolved}: use backend={on_gpu!r} there")
     if missing := _missing(backend):
-        raise BackendError(f"the {backend} backend needs {missing}")
+        raise BackendError(missing)
     if backend == on_gpu and resolved.type == "cpu":
         _check_interpreter(backend, on_cpu[-1])
     if trial.refusal is not None and backend != on_gpu:
@@ -99,17 +98,14 @@ def existing(device: str | torch.device) -> torch.device:
 @functools.cache
 def _missing(backend: str) -> str | None:
     """Return what the backend needs and does not find here, with what to do; None if nothing is missing."""
-    if backend == "triton" and not HAS_TRITON:
-        return "Triton: pip install 'operant-gpu[gpu]', or use backend='numpy'"
+    # numba may also be too old for the NumPy beside it.
+    needs = {"triton": ("triton.language", "numpy"), "numba": ("numba", "numpy"), "cuda": ("cupy", "cpp")}
     try:
-        if backend == "numba":
-            # It may also be too old for the NumPy beside it.
-            importlib.import_module("numba")
-        if backend == "cuda":
-            importlib.import_module("cupy")
-    except ImportError as error:
-        name, extra, other = ("numba", "cpu", "numpy") if backend == "numba" else ("CuPy", "gpu", "cpp")
-        return f"{name} ({error}): pip install 'operant-gpu[{extra}]', or use backend={other!r}"
+        if backend in needs:
+            module, other = needs[backend]
+            needed(f"the {backend} backend", module, f", or use backend={other!r}")
+    except BackendError as error:
+        return str(error)
     return None
 
 

@@ -10,23 +10,11 @@ from typing import NamedTuple
 
 import torch
 
-from operant_gpu.errors import OperantError
+from operant_gpu.errors import EXTRAS, OperantError, installation
 from operant_gpu.machine import cpu_name, version_of
 from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.registry import make
 
-_EXTRAS = (
-    ("cpu", "numba", "compiles environments for the CPU, several times as fast as NumPy"),
-    ("gpu", "triton", "compiles environments for the GPU"),
-    ("gpu", "cupy", "runs environments in CUDA C++ on the GPU, and CuPy arrays"),
-    ("gpu", "pynvml", "tells how busy and how hot the GPU is"),
-    ("render", "pygame", "draws classic control"),
-    ("render", "imageio_ffmpeg", "writes MP4 videos"),
-    ("export", "onnxscript", "exports policies to ONNX"),
-    ("export", "onnxruntime", "checks exported policies"),
-    ("wandb", "wandb", "logs to Weights & Biases"),
-)
-_PACKAGES = {"cupy": "cupy-cuda13x", "pynvml": "nvidia-ml-py", "imageio_ffmpeg": "imageio-ffmpeg"}
 # An environment in each language, to try its backends with.
 _TRIALS = (("CartPole-v1", ("triton", "numba", "numpy")), ("MinAtar-Breakout-v1", ("cuda", "cpp")))
 
@@ -54,8 +42,8 @@ def examine() -> Iterator[Finding]:
     driver = _driver()
     yield driver
     yield _torch(driver.state == "ok")
-    for extra, module, purpose in _EXTRAS:
-        yield _package(extra, module, purpose)
+    for module, (_, name, purpose) in EXTRAS.items():
+        yield _package(module, name, purpose)
     for environment, backends in _TRIALS:
         for backend in backends:
             yield _try(f"backend {backend}", functools.partial(_step, environment, backend))
@@ -66,7 +54,7 @@ def _driver() -> Finding:
     try:
         import pynvml
     except ImportError:
-        advice = "pip install 'operant-gpu[gpu]', where there is an NVIDIA GPU"
+        advice = f"{installation('pynvml')}, where there is an NVIDIA GPU"
         return Finding("driver", "missing", "cannot be looked for without nvidia-ml-py", advice)
     try:
         pynvml.nvmlInit()
@@ -90,14 +78,12 @@ def _torch(has_driver: bool) -> Finding:
     return Finding("torch", "broken", f"{version} does not see the GPU that the driver has", advice)
 
 
-def _package(extra: str, module: str, purpose: str) -> Finding:
-    name = _PACKAGES.get(module, module)
-    advice = f"pip install 'operant-gpu[{extra}]'"
+def _package(module: str, name: str, purpose: str) -> Finding:
     try:
         importlib.import_module(module)
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == module:
-            return Finding(name, "missing", purpose, advice)
+            return Finding(name, "missing", purpose, installation(module))
         return Finding(name, "broken", f"{type(error).__name__}: {error}", f"pip install --force-reinstall {name}")
     return Finding(name, "ok", version_of(name) or "")
 

@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from operant_gpu.errors import BackendError
+from operant_gpu.errors import needed
 
 Frame = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -40,10 +40,7 @@ def gymnasium_drawing(gymnasium_id: str) -> Callable[[Any, Any], Frame]:
         for name, value in params._asdict().items():
             setattr(artist, name, value)
         artist.state = np.array(state)
-        try:
-            return np.asarray(artist.render(), np.uint8)
-        except gymnasium.error.DependencyNotInstalled as error:
-            raise BackendError(f"drawing {gymnasium_id} needs pygame: pip install 'operant-gpu[render]'") from error
+        return np.asarray(artist.render(), np.uint8)
 
     return draw
 
@@ -56,6 +53,7 @@ def _artist(gymnasium_id: str) -> Any:
         os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     # pygame would take SIGTERM and Ctrl-C for itself, and do nothing with them.
     os.environ.setdefault("SDL_NO_SIGNAL_HANDLERS", "1")
+    needed(f"drawing {gymnasium_id}", "pygame")
     artist: Any = gymnasium.make(gymnasium_id, render_mode="rgb_array").unwrapped
     # Pendulum draws the torque of the last step as an arrow: here there is none.
     artist.last_u = None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from operant_gpu.environment import ColumnType, Definition
-from operant_gpu.errors import BackendError, InvalidConfig, whole
+from operant_gpu.errors import InvalidConfig, needed, whole
 from operant_gpu.memory.columns import COLUMN_DTYPES, Columns, Outputs
 from operant_gpu.spaces import ObservationLayout
 
@@ -188,8 +188,5 @@ def exporter(output: str, device: torch.device) -> Callable[[Tensor], Any]:
 def _cupy_exporter(device: torch.device) -> Callable[[Tensor], Any]:
     if device.type != "cuda":
         raise InvalidConfig("output", f"'cupy' needs a CUDA device, got {device}: use 'torch' or 'numpy'")
-    try:
-        import cupy
-    except ImportError as error:
-        raise BackendError("output='cupy' needs CuPy: pip install 'operant-gpu[gpu]'") from error
+    cupy = needed("output='cupy'", "cupy")
     return lambda tensor: cupy.from_dlpack(tensor)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from operant_gpu.errors import BackendError, ExportError, InvalidConfig
+from operant_gpu.errors import BackendError, ExportError, InvalidConfig, needed
 from operant_gpu.files import as_path, write_whole
 from operant_gpu.models.evaluation import check_learner, copy_of, sibling, undisturbed
 from operant_gpu.models.networks import FLOATS
@@ -169,14 +169,9 @@ def _dynamic_shapes(actor: Actor) -> dict[str, Any]:
 
 
 def _to_onnx(actor: Actor, case: Tensors) -> bytes:
-    try:
-        import onnxruntime
-        import onnxscript
-    except ImportError as error:
-        message = f"ONNX needs onnxscript and onnxruntime ({error}): pip install 'operant-gpu[export]', or write a .pt2"
-        raise BackendError(message) from error
     # The second reads what is written with the first.
-    del onnxruntime, onnxscript
+    for module in ("onnxscript", "onnxruntime"):
+        needed("ONNX", module, ", or write a .pt2")
     program = torch.onnx.export(
         actor,
         case,

@@ -14,7 +14,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from operant_gpu.envs.drawing import Frame
-from operant_gpu.errors import BackendError, InvalidConfig, OperantError, whole
+from operant_gpu.errors import InvalidConfig, OperantError, needed, whole
 from operant_gpu.files import as_path, make_whole
 from operant_gpu.models.evaluation import (
     STEP_LIMIT,
@@ -146,11 +146,7 @@ def _gif(frames: Iterator[Frame], fps: int, path: Path) -> None:
 
 
 def _mp4(frames: Iterator[Frame], fps: int, path: Path) -> None:
-    try:
-        import imageio_ffmpeg
-    except ImportError as error:
-        message = f"MP4 needs imageio-ffmpeg ({error}): pip install 'operant-gpu[render]', or write a .gif"
-        raise BackendError(message) from error
+    imageio_ffmpeg = needed("MP4", "imageio_ffmpeg", ", or write a .gif")
     first = next(frames)
     rows, columns = (-size % _MULTIPLE for size in first.shape[:2])
     size = first.shape[1] + columns, first.shape[0] + rows

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from operant_gpu.errors import BackendError
+from operant_gpu.errors import BackendError, needed
 from operant_gpu.monitor.view import Reading
 
 _GROUPS = {
@@ -153,12 +153,8 @@ class WeightsAndBiases:
     """
 
     def __init__(self, project: str, **settings: Any) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            message = f"Weights & Biases needs wandb ({error}): pip install 'operant-gpu[wandb]'"
-            raise BackendError(message) from error
-        self._wandb, self._arguments = wandb, {"project": project, **settings}
+        self._wandb = needed("Weights & Biases", "wandb")
+        self._arguments = {"project": project, **settings}
 
     def begin(self, folder: Path, settings: Mapping[str, Any], timesteps: int) -> None:
         """Begin a run, or go on with the one whose id is in the folder.

@@ -143,7 +143,8 @@ def test_a_gpu_whose_packages_are_missing_is_not_verified(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: str(device))
     monkeypatch.setattr(torch.random, "fork_rng", lambda devices: contextlib.nullcontext())
-    monkeypatch.setattr(select, "_missing", lambda backend: "a package" if backend in ("triton", "cuda") else None)
+    missing = {name: f"the {name} backend needs a package" for name in ("triton", "cuda")}
+    monkeypatch.setattr(select, "_missing", missing.get)
     report = operant_gpu.verify()
     assert report.passed
     assert not report.complete

@@ -18,7 +18,7 @@ from operant_gpu.backends.cuda.source import KERNELS, explained, program
 from operant_gpu.backends.disk_cache import folder
 from operant_gpu.backends.failures import failure
 from operant_gpu.cuda_environment import CudaEnvironment
-from operant_gpu.errors import BackendError
+from operant_gpu.errors import BackendError, installation
 from operant_gpu.files import write_whole
 from operant_gpu.memory.records import Record
 
@@ -105,7 +105,7 @@ def _check_nvrtc(arch: str) -> tuple[int, int]:
         version: tuple[int, int] = nvrtc.getVersion()
         known = nvrtc.getSupportedArchs()
     except (ImportError, OSError, RuntimeError) as error:
-        advice = "pip install 'operant-gpu[gpu]', or use backend='cpp' on the CPU"
+        advice = f"{installation('cupy')}, or use backend='cpp' on the CPU"
         raise BackendError(f"the cuda backend needs NVRTC ({str(error).splitlines()[0]}): {advice}") from error
     if int(arch.removeprefix("sm_")) not in known:
         found = ".".join(map(str, version))

@@ -290,7 +290,7 @@ except operant_gpu.BackendError as error:
 """
     environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert "needs CuPy" in done.stdout
+    assert "needs cupy-cuda13x" in done.stdout
     assert "pip install 'operant-gpu[gpu]', or use backend='cpp'" in done.stdout
 
 
