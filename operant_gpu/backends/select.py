@@ -113,7 +113,7 @@ def _check_interpreter(backend: str, other: str) -> None:
     """Raise where a GPU's backend has no way to run on a CPU."""
     advice = f"use backend={other!r}"
     if backend == "triton":
-        from operant_gpu.backends.triton.backend import INTERPRETED
+        from operant_gpu.backends.triton.launching import INTERPRETED
 
         if INTERPRETED:
             return

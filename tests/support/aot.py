@@ -28,16 +28,15 @@ from operant_gpu.backends.base import NO_LIMIT, Batch
 from operant_gpu.backends.lowering.trial import try_out
 from operant_gpu.backends.triton.backend import (
     OPTIONS,
-    draw_constants,
+    draw_arguments,
     launch_shape,
-    policy_arguments,
     policy_constants,
-    reset_constants,
-    rollout_constants,
+    reset_arguments,
+    rollout_arguments,
     rollout_shape,
-    step_constants,
-    stored_arguments,
+    step_arguments,
 )
+from operant_gpu.backends.triton.constants import environment_constants
 from operant_gpu.backends.triton.update import (
     CHUNK,
     PIECES,
@@ -59,7 +58,7 @@ from operant_gpu.kernels.triton.rollout import rollout_kernel
 from operant_gpu.kernels.triton.shuffle import shuffle_kernel
 from operant_gpu.kernels.triton.step import reset_kernel, step_kernel
 from operant_gpu.memory.allocation import allocate_columns, allocate_outputs, allocate_state
-from operant_gpu.memory.columns import Columns, Outputs
+from operant_gpu.memory.columns import Outputs
 from operant_gpu.memory.trajectory import NETWORK_OUTPUTS, Trajectory
 from operant_gpu.mlp import MLP, MLPLayout
 from operant_gpu.registry import find, list_envs
@@ -176,39 +175,33 @@ def outputs_of(batch: Batch) -> Outputs:
     return allocate_outputs(1, batch.observations, CPU, separate_final_obs=True, by_component=True, mask_size=mask_size)
 
 
+def launch_of(kernel: Any, batch: Batch, variant: str, values: tuple[Any, ...], shape: Any, **constants: Any) -> Launch:
+    """Return a kernel of the environment's, with as many threads as on a GPU."""
+    block, warps = shape
+    constants = {"ENV": environment_constants(batch), **constants, "BLOCK": block}
+    arguments = dict(zip(kernel.arg_names, values, strict=False))
+    return Launch(kernel, batch.environment.id, variant, arguments, constants, warps)
+
+
 def steps_of(batch: Batch) -> list[Launch]:
     """Return the kernels of single steps and resets."""
-    outputs = outputs_of(batch)
-    mask_strides = dict.fromkeys(("mask_row", "mask_column"), None if outputs.action_mask is None else 1)
-    dtype = torch.int64 if batch.actions.is_discrete else torch.float32
-    common: dict[str, Any] = {"state_ptr": batch.state, "columns": Columns(*batch.columns)}
-    step = common | {"action_ptr": torch.zeros(1, dtype=dtype), "action_row": 1, "action_column": 1, "outputs": outputs}
-    step |= dict.fromkeys(("obs_row", "obs_column", "final_row", "final_column", "num_envs"), 1)
-    step |= mask_strides
-    reset = common | {"reset_mask_ptr": torch.zeros(1, dtype=torch.bool), "obs_ptr": outputs.obs}
-    reset |= {"action_mask_ptr": outputs.action_mask, **mask_strides}
-    reset |= dict.fromkeys(("obs_row", "obs_column", "num_envs"), 1)
-    block, warps = launch_shape(BATCH_SIZE, batch.trial.width)
-    mode = batch.autoreset_mode
-    name = batch.environment.id
-    launches = [Launch(step_kernel, name, mode.name, step, step_constants(batch) | {"BLOCK": block}, warps)]
+    outputs, mode = outputs_of(batch), batch.autoreset_mode
+    actions = torch.zeros(1, *batch.actions.shape, dtype=torch.int64 if batch.actions.is_discrete else torch.float32)
+    shape = launch_shape(BATCH_SIZE, batch.trial.width)
+    launches = [launch_of(step_kernel, batch, mode.name, step_arguments(batch, actions, outputs), shape)]
     if mode is AutoresetMode.SAME_STEP:
-        launches.append(Launch(reset_kernel, name, "", reset, reset_constants(batch) | {"BLOCK": block}, warps))
+        mask = torch.zeros(1, dtype=torch.bool)
+        launches.append(launch_of(reset_kernel, batch, "", reset_arguments(batch, mask, outputs), shape))
     return launches
 
 
 def rollout_of(batch: Batch, policy: torch.Tensor | MLP | None, is_stored: bool, variant: str) -> Launch:
     """Return the rollout kernel, with everything or nothing stored."""
     outputs = outputs_of(batch)
-    mask = outputs.action_mask
     trajectory = stored(batch, outputs, isinstance(policy, MLP)) if is_stored else Trajectory()
-    strides = (None, None) if mask is None else (2, 3)
-    values = (batch.state, Columns(*batch.columns), *policy_arguments(policy), *stored_arguments(trajectory))
-    values = (*values, outputs.obs, 2, 3, mask, *strides, 5, 7)
-    arguments = dict(zip(rollout_kernel.arg_names, values, strict=False))
-    block, warps = rollout_shape(BATCH_SIZE, isinstance(policy, MLP), batch.trial.width)
-    constants = rollout_constants(batch) | policy_constants(policy) | {"BLOCK": block}
-    return Launch(rollout_kernel, batch.environment.id, variant, arguments, constants, warps)
+    values = (*rollout_arguments(batch, policy, trajectory, outputs), 7)
+    shape = rollout_shape(BATCH_SIZE, isinstance(policy, MLP), batch.trial.width)
+    return launch_of(rollout_kernel, batch, variant, values, shape, **policy_constants(policy))
 
 
 def stored(batch: Batch, outputs: Outputs, has_network: bool) -> Trajectory:
@@ -257,12 +250,9 @@ def draw_of(batch: Batch) -> Launch:
     actions, mask = batch.actions, outputs_of(batch).action_mask
     outputs = actions.num_actions if actions.is_discrete else actions.size
     drawn = torch.zeros(1, dtype=torch.int64 if actions.is_discrete else torch.float32)
-    values = (Columns(*batch.columns), torch.zeros(1), 2, 3, None if actions.is_discrete else torch.zeros(1))
-    values = (*values, mask, *((None, None) if mask is None else (2, 3)), drawn, drawn, torch.zeros(1), 5)
-    block, warps = launch_shape(BATCH_SIZE)
-    constants = draw_constants(batch, outputs) | {"BLOCK": block}
-    arguments = dict(zip(draw_kernel.arg_names, values, strict=False))
-    return Launch(draw_kernel, batch.environment.id, "", arguments, constants, warps)
+    log_std = None if actions.is_discrete else torch.zeros(1)
+    values = draw_arguments(batch, torch.zeros(1, outputs), log_std, mask, (drawn, drawn, torch.zeros(1)))
+    return launch_of(draw_kernel, batch, "", values, launch_shape(BATCH_SIZE), OUTPUTS=outputs)
 
 
 def gradient_of(batch: Batch, shape: Shape, *hidden_sizes: int, precision: str = "tf32", **kind: Any) -> Launch:

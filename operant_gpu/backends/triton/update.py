@@ -6,13 +6,12 @@ import itertools
 import math
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import triton
 from torch import Tensor
 
-from operant_gpu.backends.failures import failure
-from operant_gpu.backends.triton.backend import INTERPRETED, REFUSALS, check_compiler, padded, policy_constants
+from operant_gpu.backends.triton.constants import action_constants, network_constants
+from operant_gpu.backends.triton.launching import INTERPRETED, check_compiler, launch
 from operant_gpu.hyperparameters import KL_MARGIN, AdamState, Hyperparameters, Samples, StepTable
 from operant_gpu.kernels.triton.adam import NUM_MEASURED, adam_kernel, reduce_kernel
 from operant_gpu.kernels.triton.advantages import advantages_kernel
@@ -73,7 +72,7 @@ class GradientSteps:
     def __init__(self, mlp: MLP, actions: ActionLayout, settings: Hyperparameters, samples: int) -> None:
         layout, device = mlp.layout, mlp.parameters.device
         self._layout, self._actions, self._settings, self._samples = layout, actions, settings, samples
-        self._device = torch.cuda.device(device) if device.type == "cuda" else None
+        self._device = device
         shape = update_shape(layout, mlp.precision, _shared_memory(device))
         assert shape is not None, "find_misfit told"
         self._block, self._warps = shape.block, shape.warps
@@ -131,7 +130,7 @@ class GradientSteps:
         for step in range(len(self._measured)):
             place = step, self._samples, self._settings.minibatches
             grid = self._programs, self._roles
-            self._launch(gradient_kernel, grid, (*gradient, *place), constants, self._warps)
+            _launch(gradient_kernel, grid, (*gradient, *place), constants, self._device, self._warps)
             self._finish(step, optimizer, adam.lr, flags)
         adam.updates.copy_(self._counts[-1])
         norms = torch.zeros(len(self._measured), len(trainable), device=self._squares.device)
@@ -143,11 +142,13 @@ class GradientSteps:
         samples, settings = self._samples, self._settings
         block = triton.next_power_of_2(samples) if INTERPRETED else 1024
         numbers = (self._order, iteration, seed, samples, *widths(samples))
-        self._launch(shuffle_kernel, (triton.cdiv(samples, block), settings.n_epochs), numbers, {"BLOCK": block})
+        grid = triton.cdiv(samples, block), settings.n_epochs
+        _launch(shuffle_kernel, grid, numbers, {"BLOCK": block}, self._device)
         if not settings.normalize_advantages:
             return None
         arguments = (self._moments, advantages, self._order, samples, settings.minibatches)
-        self._launch(moments_kernel, (PIECES, len(self._measured)), arguments, {"PIECES": PIECES, "BLOCK": 1024})
+        grid, constants = (PIECES, len(self._measured)), {"PIECES": PIECES, "BLOCK": 1024}
+        _launch(moments_kernel, grid, arguments, constants, self._device)
         return self._moments
 
     def _finish(self, step: int, optimizer: tuple[Tensor, Tensor, Tensor], lr: Tensor, trainable: Tensor) -> None:
@@ -156,31 +157,22 @@ class GradientSteps:
         arguments = (*sums, self._partials, self._sums, self._chunks, trainable, step, self._programs)
         sizes = {"ROLES": self._roles, "ROWS": ROWS, "CHUNK": CHUNK}
         grid = (len(self._chunks),)
-        self._launch(reduce_kernel, grid, (*arguments, self._layout.size), sizes)
+        _launch(reduce_kernel, grid, (*arguments, self._layout.size), sizes, self._device)
         state = (*optimizer, *sums, self._status, self._counts, lr, self._chunks, trainable, step)
-        self._launch(adam_kernel, grid, state, adam_constants(self._settings, len(self._chunks)))
-
-    def _launch(
-        self, kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], constants: dict[str, Any], warps: int = 4
-    ) -> None:
-        launch(kernel, grid, arguments, constants, warps, self._device)
+        constants = adam_constants(self._settings, len(self._chunks))
+        _launch(adam_kernel, grid, state, constants, self._device)
 
 
-def launch(
-    kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], constants: dict[str, Any], warps: int, device: Any
+def _launch(
+    kernel: Any,
+    grid: tuple[int, ...],
+    arguments: tuple[Any, ...],
+    constants: dict[str, Any],
+    device: torch.device,
+    warps: int = 4,
 ) -> None:
-    """Launch a kernel of the learner's; None is the interpreter's device."""
-    if device is None:
-        # NumPy warns of what rows beyond the last one compute from zeros.
-        with np.errstate(all="ignore"):
-            kernel[grid](*arguments, **constants)
-    else:
-        try:
-            with device:
-                kernel[grid](*arguments, **constants, num_warps=warps, **OPTIONS)
-        except REFUSALS as error:
-            place = torch.device("cuda", device.idx)
-            raise failure(kernel.fn.__name__, place, error, "set engine='graph' or engine='eager'") from error
+    options = {"num_warps": warps, **OPTIONS}
+    launch(kernel, grid, arguments, constants, device, options, "set engine='graph' or engine='eager'")
 
 
 def estimate_advantages(
@@ -198,8 +190,7 @@ def estimate_advantages(
     block = triton.next_power_of_2(num_envs) if INTERPRETED else 64
     arguments = (advantages, rewards, values, final_values, terminated, truncated, num_envs, num_steps)
     constants = {"GAMMA": gamma, "LAMBDA": lam, "BLOCK": block}
-    device = torch.cuda.device(rewards.device) if rewards.is_cuda else None
-    launch(advantages_kernel, (triton.cdiv(num_envs, block),), arguments, constants, 2, device)
+    _launch(advantages_kernel, (triton.cdiv(num_envs, block),), arguments, constants, rewards.device, 2)
     return advantages
 
 
@@ -216,13 +207,9 @@ def chunk_table(layout: MLPLayout) -> list[tuple[int, int, int]]:
 
 def gradient_constants(mlp: MLP, actions: ActionLayout, settings: Hyperparameters) -> dict[str, Any]:
     """Return the compile-time arguments of the gradient kernel, BLOCK apart."""
-    network = policy_constants(mlp)
-    names = ("OFFSETS", "SIZES", "PADS", "OUTPUTS", "SHARED", "ACTIVATION", "PRECISION", "CLIP")
-    return {name: network[name] for name in names} | {
-        "LOW": actions.low,
-        "HIGH": actions.high,
-        "FIRST": actions.first_choices,
-        "HEAD_PAD": padded(mlp.layout.outputs + 1),
+    return {
+        "ACTIONS": action_constants(actions),
+        "NET": network_constants(mlp),
         "CLIP_EPS": settings.clip_eps,
         "VF_CLIP_EPS": settings.vf_clip_eps,
         "VF_COEF": settings.vf_coef,

@@ -1,7 +1,8 @@
 """What the step, reset and rollout kernels share: loads and stores of blocks, and one step of the semantics.
 
 Blocks are of `BLOCK` environments; `row` are their numbers, int64, and `mask` where they exist. The transition and the
-reset stand here once, so that a rollout cannot differ from as many steps.
+reset stand here once, so that a rollout cannot differ from as many steps. What is compiled in of an environment is one
+constant, `ENV`, whose members `backends/triton/constants.py` describes.
 """
 
 from __future__ import annotations
@@ -37,16 +38,16 @@ def load(ptr, row, mask):
 
 
 @triton.jit
-def choose(condition, chosen, other, ARRAYS: tl.constexpr):
+def choose(condition, chosen, other, ENV: tl.constexpr):
     """Return the fields of `chosen` where the condition holds, in the dtypes of `other`'s; 0 beyond arrays."""
     fields = ()
     for i in tl.static_range(len(other)):
-        if ARRAYS[i] == 0:
+        if ENV.ARRAYS[i] == 0:
             where = condition
             exists = condition
         else:
             where = condition[:, None]
-            exists = where & (cells(ARRAYS[i]) < ARRAYS[i])
+            exists = where & (cells(ENV.ARRAYS[i]) < ENV.ARRAYS[i])
         # A block of its own first, then the cast: `where` of a float and an int takes both through float32.
         block = tl.where(exists, chosen[i], 0).to(other[i].dtype)
         fields = fields + (tl.where(where, block, other[i]),)
@@ -67,26 +68,26 @@ def _array_stride(num_envs):
 
 
 @triton.jit
-def load_state(state_ptr, row, mask, num_envs, STATE: tl.constexpr, ARRAYS: tl.constexpr):
-    """Return the state, 0 beyond arrays; `ARRAYS` has the size of each field's, 0 for a number."""
+def load_state(state_ptr, row, mask, num_envs, ENV: tl.constexpr):
+    """Return the state, 0 beyond arrays."""
     fields = ()
-    for i in tl.static_range(len(ARRAYS)):
-        if ARRAYS[i] == 0:
+    for i in tl.static_range(len(ENV.ARRAYS)):
+        if ENV.ARRAYS[i] == 0:
             fields = fields + (tl.load(state_ptr[i] + row, mask=mask, other=0),)
         else:
-            at, exists = _cells(row, mask, 1, _array_stride(num_envs), ARRAYS[i])
+            at, exists = _cells(row, mask, 1, _array_stride(num_envs), ENV.ARRAYS[i])
             fields = fields + (tl.load(state_ptr[i] + at, mask=exists, other=0),)
-    return STATE(*fields)
+    return ENV.STATE(*fields)
 
 
 @triton.jit
-def store_state(state_ptr, state, row, mask, num_envs, ARRAYS: tl.constexpr):
+def store_state(state_ptr, state, row, mask, num_envs, ENV: tl.constexpr):
     """Write every field of a state."""
-    for i in tl.static_range(len(ARRAYS)):
-        if ARRAYS[i] == 0:
+    for i in tl.static_range(len(ENV.ARRAYS)):
+        if ENV.ARRAYS[i] == 0:
             tl.store(state_ptr[i] + row, state[i], mask=mask)
         else:
-            at, exists = _cells(row, mask, 1, _array_stride(num_envs), ARRAYS[i])
+            at, exists = _cells(row, mask, 1, _array_stride(num_envs), ENV.ARRAYS[i])
             tl.store(state_ptr[i] + at, state[i], mask=exists)
 
 
@@ -133,39 +134,25 @@ def store_observation(ptr, components, row, mask, row_stride, column_stride, SIZ
 
 
 @triton.jit
-def show(
-    state,
-    row,
-    mask,
-    obs_ptr,
-    obs_row,
-    obs_column,
-    mask_ptr,
-    mask_row,
-    mask_column,
-    PARAMS: tl.constexpr,
-    OBSERVE: tl.constexpr,
-    OBS_SIZE: tl.constexpr,
-    ACTION_MASK: tl.constexpr,
-):
+def show(state, row, mask, outputs, by_row, by_column, ENV: tl.constexpr):
     """Write the observation and the action mask of a state."""
-    store_observation(obs_ptr, OBSERVE(state, PARAMS), row, mask, obs_row, obs_column, OBS_SIZE)
-    if ACTION_MASK is not None:
-        store_components(mask_ptr, ACTION_MASK(state, PARAMS), row, mask, mask_row, mask_column)
+    components = ENV.OBSERVE(state, ENV.PARAMS)
+    store_observation(outputs.obs, components, row, mask, by_row.obs, by_column.obs, ENV.OBS_SIZE)
+    if ENV.ACTION_MASK is not None:
+        legal = ENV.ACTION_MASK(state, ENV.PARAMS)
+        store_components(outputs.action_mask, legal, row, mask, by_row.action_mask, by_column.action_mask)
 
 
 @triton.jit
-def load_action(
-    action_ptr, row, mask, action_row, action_column, LOW: tl.constexpr, HIGH: tl.constexpr, SIZE: tl.constexpr
-):
+def load_action(action_ptr, row, mask, action_row, action_column, ACTIONS: tl.constexpr):
     """Return a tuple of int32 or float32 blocks, and where all of them are valid."""
     valid = mask
     blocks = ()
     action_column = tl.cast(action_column, tl.int64)
-    for i in tl.static_range(SIZE):
+    for i in tl.static_range(ACTIONS.SIZE):
         block = tl.load(action_ptr + row * action_row + i * action_column, mask=mask, other=0)
-        if len(LOW) > 0:
-            valid = valid & (block >= LOW[i]) & (block < HIGH[i])
+        if len(ACTIONS.LOW) > 0:
+            valid = valid & (block >= ACTIONS.LOW[i]) & (block < ACTIONS.HIGH[i])
             blocks = blocks + (block.to(tl.int32),)
         else:
             valid = valid & (tl.abs(block) < float("inf"))
@@ -182,40 +169,29 @@ def add(ptr, row, amount, mask):
 
 
 @triton.jit
-def new_episode(columns, row, mask, episode, RNG: tl.constexpr, PARAMS: tl.constexpr, RESET: tl.constexpr):
+def new_episode(columns, row, mask, episode, ENV: tl.constexpr):
     """Return the first state of the given episodes; the streams of rows outside `mask` are not even read."""
     seed, env_id = load(columns.seed, row, mask), load(columns.env_id, row, mask)
-    return RESET(RNG(seed, env_id, episode, tl.zeros_like(episode), RESET_STREAM), PARAMS)
+    return ENV.RESET(ENV.RNG(seed, env_id, episode, tl.zeros_like(episode), RESET_STREAM), ENV.PARAMS)
 
 
 @triton.jit
-def transition(
-    old,
-    blocks,
-    active,
-    clock,
-    STATE: tl.constexpr,
-    ARRAYS: tl.constexpr,
-    RNG: tl.constexpr,
-    PARAMS: tl.constexpr,
-    STEP: tl.constexpr,
-    SCALAR: tl.constexpr,
-    LIMIT: tl.constexpr,
-):
+def transition(old, blocks, active, clock, ENV: tl.constexpr):
     """Take one step of the active environments.
 
     `clock` is (seed, env_id, episode, elapsed, episode_return), already that of this step. Returns state, reward,
     terminated, truncated, elapsed and episode_return after it.
     """
     seed, env_id, episode, elapsed, episode_return = clock
-    if SCALAR:
+    if ENV.ACTIONS.SCALAR:
         action = blocks[0]
     else:
         action = blocks
-    stepped, reward, terminated = STEP(old, action, RNG(seed, env_id, episode, elapsed, STEP_STREAM), PARAMS)
-    state = STATE(*choose(active, stepped, old, ARRAYS))
+    rng = ENV.RNG(seed, env_id, episode, elapsed, STEP_STREAM)
+    stepped, reward, terminated = ENV.STEP(old, action, rng, ENV.PARAMS)
+    state = ENV.STATE(*choose(active, stepped, old, ENV))
     reward = tl.where(active, reward, 0.0).to(tl.float32)
     terminated = tl.where(active, terminated, False).to(tl.int1)
     elapsed += active.to(tl.int32)
     episode_return += reward
-    return state, reward, terminated, active & (elapsed >= LIMIT), elapsed, episode_return
+    return state, reward, terminated, active & (elapsed >= ENV.LIMIT), elapsed, episode_return

@@ -11,28 +11,28 @@ from operant_gpu.sampling import categorical, gaussian, random_floats, random_in
 
 
 @triton.jit
-def draw(rng, legal, outputs, log_stds, NETWORK: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr,
-          BOX_LOW: tl.constexpr, BOX_HIGH: tl.constexpr, FIRST: tl.constexpr):  # fmt: skip
+def draw(rng, legal, outputs, log_stds, NETWORK: tl.constexpr, ACTIONS: tl.constexpr):
     """Return an action as drawn, as the environment takes it, its log-probability, and whether it is a number."""
     fine = rng.env_id == rng.env_id
     log_prob = rng.env_id * 0.0
-    if len(FIRST) > 0:
+    if len(ACTIONS.FIRST) > 0:
         if NETWORK:
-            drawn, log_prob = categorical(rng, outputs, legal, LOW, HIGH, FIRST)
+            drawn, log_prob = categorical(rng, outputs, legal, ACTIONS.LOW, ACTIONS.HIGH, ACTIONS.FIRST)
         else:
-            drawn = random_integers(rng, legal, LOW, HIGH, FIRST)
+            drawn = random_integers(rng, legal, ACTIONS.LOW, ACTIONS.HIGH, ACTIONS.FIRST)
         return drawn, drawn, log_prob, fine
     elif NETWORK:
         drawn, log_prob = gaussian(rng, outputs, log_stds)
         taken = ()
-        for i in tl.static_range(len(BOX_LOW)):
+        for i in tl.static_range(len(ACTIONS.BOX_LOW)):
             # What is not a number stays so: clamp would give a bound.
-            clipped = tl.where(drawn[i] == drawn[i], tl.clamp(drawn[i], BOX_LOW[i], BOX_HIGH[i]), drawn[i])
+            clipped = tl.clamp(drawn[i], ACTIONS.BOX_LOW[i], ACTIONS.BOX_HIGH[i])
+            clipped = tl.where(drawn[i] == drawn[i], clipped, drawn[i])
             taken = taken + (clipped,)
             fine = fine & (tl.abs(clipped) < float("inf"))
         return drawn, taken, log_prob, fine
     else:
-        drawn = random_floats(rng, BOX_LOW, BOX_HIGH)
+        drawn = random_floats(rng, ACTIONS.BOX_LOW, ACTIONS.BOX_HIGH)
         return drawn, drawn, log_prob, fine
 
 
@@ -61,26 +61,19 @@ def draw_kernel(
     taken_ptr,
     log_prob_ptr,
     num_envs,
-    RNG: tl.constexpr,
-    LOW: tl.constexpr,
-    HIGH: tl.constexpr,
-    BOX_LOW: tl.constexpr,
-    BOX_HIGH: tl.constexpr,
-    FIRST: tl.constexpr,
+    ENV: tl.constexpr,
     OUTPUTS: tl.constexpr,
-    SIZE: tl.constexpr,
-    MODE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Draw the actions of the step that comes from a network's outputs (num_envs, OUTPUTS).
 
-    Writes actions as drawn and as the environments take them, (num_envs, SIZE) without gaps, and their
+    Writes actions as drawn and as the environments take them, (num_envs, components) without gaps, and their
     log-probabilities.
     """
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = row < num_envs
     seed, env_id, episode, elapsed, _, ended = load_clock(columns, row, mask)
-    if MODE != DISABLED:
+    if ENV.MODE != DISABLED:
         elapsed = tl.where(ended, 0, elapsed)
     outputs = _components(outputs_ptr, row, mask, outputs_row, outputs_column, OUTPUTS)
     allowed = _components(mask_ptr, row, mask, mask_row, mask_column, OUTPUTS)
@@ -88,10 +81,10 @@ def draw_kernel(
     for i in tl.static_range(len(allowed)):
         legal = legal + (allowed[i] != 0,)
     log_stds = ()
-    for i in tl.static_range(len(BOX_LOW)):
+    for i in tl.static_range(len(ENV.ACTIONS.BOX_LOW)):
         log_stds = log_stds + (tl.load(log_std_ptr + i),)
-    rng = RNG(seed, env_id, episode, elapsed, POLICY_STREAM)
-    drawn, taken, log_prob, _ = draw(rng, legal, outputs, log_stds, True, LOW, HIGH, BOX_LOW, BOX_HIGH, FIRST)
-    store_components(drawn_ptr, drawn, row, mask, SIZE, 1)
-    store_components(taken_ptr, taken, row, mask, SIZE, 1)
+    rng = ENV.RNG(seed, env_id, episode, elapsed, POLICY_STREAM)
+    drawn, taken, log_prob, _ = draw(rng, legal, outputs, log_stds, True, ENV.ACTIONS)
+    store_components(drawn_ptr, drawn, row, mask, ENV.ACTIONS.SIZE, 1)
+    store_components(taken_ptr, taken, row, mask, ENV.ACTIONS.SIZE, 1)
     tl.store(log_prob_ptr + row, log_prob, mask=mask)

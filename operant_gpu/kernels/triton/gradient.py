@@ -9,7 +9,7 @@ Forward is always as exact as float32: with tf32 some samples fall on the other 
 gradients by up to a tenth. PRECISION is that of the way back.
 
 Blocks of the head have the outputs in the first columns, then the value. Compile-time constants are those of `mlp.py`,
-and of the objective. The reference is autograd through `operant_gpu.models.ppo.update.objective`.
+of the actions and of the objective. The reference is autograd through `operant_gpu.models.ppo.update.objective`.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ def _slope(y, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def _weight_at(ptr, INPUTS: tl.constexpr, WIDTH: tl.constexpr, IN_PAD: tl.constexpr, PAD: tl.constexpr):
-    """Return where a weight (width, inputs) is, as a block (PAD, IN_PAD), and what of it exists."""
-    n, k = tl.arange(0, PAD)[:, None], tl.arange(0, IN_PAD)[None, :]
-    return ptr + n * INPUTS + k, (n < WIDTH) & (k < INPUTS)
+def _weight_at(ptr, i: tl.constexpr, NET: tl.constexpr):
+    """Return where a weight (width, inputs) of a trunk is, as a block (PAD, IN_PAD), and what of it exists."""
+    n, k = tl.arange(0, NET.PADS[i + 1])[:, None], tl.arange(0, NET.PADS[i])[None, :]
+    return ptr + NET.OFFSETS[2 * i] + n * NET.SIZES[i] + k, (n < NET.SIZES[i + 1]) & (k < NET.SIZES[i])
 
 
 @triton.jit
@@ -81,16 +81,15 @@ def _no_gradient(PAD: tl.constexpr, IN_PAD: tl.constexpr):
 
 
 @triton.jit
-def _observations(obs_ptr, sample, exists, shift_ptr, scale_ptr, CLIP: tl.constexpr, INPUTS: tl.constexpr,
-                  PAD: tl.constexpr):  # fmt: skip
+def _observations(obs_ptr, sample, exists, shift_ptr, scale_ptr, NET: tl.constexpr):
     """Return observations (BLOCK, PAD), scaled and clipped if there is a shift."""
-    k = tl.arange(0, PAD)
-    inside = k < INPUTS
-    x = tl.load(obs_ptr + sample[:, None] * INPUTS + k[None, :], mask=exists[:, None] & inside[None, :], other=0)
+    k = tl.arange(0, NET.PADS[0])
+    inside = k < NET.SIZES[0]
+    x = tl.load(obs_ptr + sample[:, None] * NET.SIZES[0] + k[None, :], mask=exists[:, None] & inside[None, :], other=0)
     x = x.to(tl.float32)
     if shift_ptr is not None:
         shift, scale = tl.load(shift_ptr + k, mask=inside, other=0.0), tl.load(scale_ptr + k, mask=inside, other=0.0)
-        x = tl.clamp((x - shift[None, :]) * scale[None, :], -CLIP, CLIP)
+        x = tl.clamp((x - shift[None, :]) * scale[None, :], -NET.CLIP, NET.CLIP)
     return x
 
 
@@ -113,18 +112,8 @@ def gradient_kernel(
     step,
     samples,
     minibatches,
-    LOW: tl.constexpr,
-    HIGH: tl.constexpr,
-    FIRST: tl.constexpr,
-    OFFSETS: tl.constexpr,
-    SIZES: tl.constexpr,
-    PADS: tl.constexpr,
-    OUTPUTS: tl.constexpr,
-    HEAD_PAD: tl.constexpr,
-    SHARED: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    PRECISION: tl.constexpr,
-    CLIP: tl.constexpr,
+    ACTIONS: tl.constexpr,
+    NET: tl.constexpr,
     CLIP_EPS: tl.constexpr,
     VF_CLIP_EPS: tl.constexpr,
     VF_COEF: tl.constexpr,
@@ -136,14 +125,15 @@ def gradient_kernel(
 
     The status of the step tells whether the iteration has stopped: then all shares are zero.
     """
-    DEPTH: tl.constexpr = len(SIZES) - 1
-    WIDTH: tl.constexpr = SIZES[DEPTH]
-    PAD: tl.constexpr = PADS[DEPTH]
-    LAST: tl.constexpr = 2 * DEPTH if SHARED else 4 * DEPTH
+    DEPTH: tl.constexpr = NET.DEPTH
+    HEAD: tl.constexpr = NET.HEAD
+    WIDTH: tl.constexpr = NET.SIZES[DEPTH]
+    PAD: tl.constexpr = NET.PADS[DEPTH]
+    HEAD_PAD: tl.constexpr = NET.HEAD_PAD
     program, role = tl.program_id(0), tl.program_id(1)
     trunk = parameters_ptr
-    if not SHARED:
-        trunk = parameters_ptr + role * OFFSETS[2 * DEPTH]
+    if not NET.SHARED:
+        trunk = parameters_ptr + role * NET.OFFSETS[2 * DEPTH]
     start, count = minibatch(step, samples, minibatches)
     weight = 1.0 / count.to(tl.float32)
     tiles = tl.cdiv(count, BLOCK)
@@ -151,13 +141,13 @@ def gradient_kernel(
         tiles = tiles * 0
 
     column = tl.arange(0, HEAD_PAD)
-    is_output, is_value = column < OUTPUTS, column == OUTPUTS
-    if SHARED:
-        own = column <= OUTPUTS
+    is_output, is_value = column < NET.OUTPUTS, column == NET.OUTPUTS
+    if NET.SHARED:
+        own = column <= NET.OUTPUTS
     else:
-        own = (column >= role * OUTPUTS) & (column < OUTPUTS + role)
-    head_start = tl.where(is_value, OFFSETS[LAST + 2], OFFSETS[LAST] + column * WIDTH)
-    bias_start = tl.where(is_value, OFFSETS[LAST + 3], OFFSETS[LAST + 1] + column)
+        own = (column >= role * NET.OUTPUTS) & (column < NET.OUTPUTS + role)
+    head_start = tl.where(is_value, NET.OFFSETS[HEAD + 2], NET.OFFSETS[HEAD] + column * WIDTH)
+    bias_start = tl.where(is_value, NET.OFFSETS[HEAD + 3], NET.OFFSETS[HEAD + 1] + column)
     k = tl.arange(0, PAD)
     head_at = head_start[None, :] + k[:, None]
     in_head = own[None, :] & (k < WIDTH)[:, None]
@@ -169,7 +159,7 @@ def gradient_kernel(
     d_biases = ()
     for i in tl.static_range(DEPTH):
         # From the last layer to the first, as they are met on the way back.
-        weights, biases = _no_gradient(PADS[DEPTH - i], PADS[DEPTH - 1 - i])
+        weights, biases = _no_gradient(NET.PADS[DEPTH - i], NET.PADS[DEPTH - 1 - i])
         d_weights = d_weights + (weights,)
         d_biases = d_biases + (biases,)
     sums = tl.zeros((BLOCK, NUM_SUMS), tl.float32)
@@ -178,60 +168,59 @@ def gradient_kernel(
         place = tile * BLOCK + tl.arange(0, BLOCK)
         exists = place < count
         sample = tl.load(order_ptr + start + place, mask=exists, other=0).to(tl.int64)
-        x = _observations(obs_ptr, sample, exists, shift_ptr, scale_ptr, CLIP, SIZES[0], PADS[0])
+        x = _observations(obs_ptr, sample, exists, shift_ptr, scale_ptr, NET)
         layers = (x,)
         for i in tl.static_range(DEPTH):
-            at, inside = _weight_at(trunk + OFFSETS[2 * i], SIZES[i], SIZES[i + 1], PADS[i], PADS[i + 1])
+            at, inside = _weight_at(trunk, i, NET)
             w = tl.load(at, mask=inside, other=0.0)
-            n = tl.arange(0, PADS[i + 1])
-            bias = tl.load(trunk + OFFSETS[2 * i + 1] + n, mask=n < SIZES[i + 1], other=0.0)
-            x = _activated(product(x, tl.trans(w), "ieee") + bias[None, :], ACTIVATION)
+            n = tl.arange(0, NET.PADS[i + 1])
+            bias = tl.load(trunk + NET.OFFSETS[2 * i + 1] + n, mask=n < NET.SIZES[i + 1], other=0.0)
+            x = _activated(product(x, tl.trans(w), "ieee") + bias[None, :], NET.ACTIVATION)
             layers = layers + (x,)
         w = tl.load(parameters_ptr + head_at, mask=in_head, other=0.0)
         bias = tl.load(parameters_ptr + bias_start, mask=own, other=0.0)
         head = product(x, w, "ieee") + bias[None, :]
 
         log_std_ptr = parameters_ptr
-        if len(LOW) == 0:
-            log_std_ptr = parameters_ptr + OFFSETS[LAST + 4]
+        if len(ACTIONS.LOW) == 0:
+            log_std_ptr = parameters_ptr + NET.OFFSETS[HEAD + 4]
         d, d_density, measured = objective(
             head, sample, exists, weight, log_std_ptr, action_ptr, mask_ptr, log_prob_ptr, value_ptr, advantage_ptr,
-            moments_ptr, 3 * PIECES * step, LOW, HIGH, FIRST, OUTPUTS, CLIP_EPS, VF_CLIP_EPS, VF_COEF, ENT_COEF, PIECES,
-            BLOCK, HEAD_PAD,
+            moments_ptr, 3 * PIECES * step, ACTIONS, NET, CLIP_EPS, VF_CLIP_EPS, VF_COEF, ENT_COEF, PIECES, BLOCK,
         )  # fmt: skip
         d = tl.where(own[None, :], d, 0.0)
         d_log_std += d_density
         sums += measured
 
-        d_head_weight += product(tl.trans(layers[DEPTH]), d, PRECISION)
+        d_head_weight += product(tl.trans(layers[DEPTH]), d, NET.PRECISION)
         d_head_bias += tl.sum(d, 0)
         if DEPTH > 0:
-            d = product(d, tl.trans(w), PRECISION)
+            d = product(d, tl.trans(w), NET.PRECISION)
         new_weights = ()
         new_biases = ()
         for i in tl.static_range(DEPTH - 1, -1, -1):
-            d = d * _slope(layers[i + 1], ACTIVATION)
-            new_weights = new_weights + (d_weights[DEPTH - 1 - i] + product(tl.trans(d), layers[i], PRECISION),)
+            d = d * _slope(layers[i + 1], NET.ACTIVATION)
+            new_weights = new_weights + (d_weights[DEPTH - 1 - i] + product(tl.trans(d), layers[i], NET.PRECISION),)
             new_biases = new_biases + (d_biases[DEPTH - 1 - i] + tl.sum(d, 0),)
             if i > 0:
-                at, inside = _weight_at(trunk + OFFSETS[2 * i], SIZES[i], SIZES[i + 1], PADS[i], PADS[i + 1])
-                d = product(d, tl.load(at, mask=inside, other=0.0), PRECISION)
+                at, inside = _weight_at(trunk, i, NET)
+                d = product(d, tl.load(at, mask=inside, other=0.0), NET.PRECISION)
         d_weights = new_weights
         d_biases = new_biases
 
-    row = partials_ptr + program.to(tl.int64) * OFFSETS[len(OFFSETS) - 1]
+    row = partials_ptr + program.to(tl.int64) * NET.OFFSETS[len(NET.OFFSETS) - 1]
     tl.store(row + head_at, d_head_weight, mask=in_head)
     tl.store(row + bias_start, d_head_bias, mask=own)
-    if len(LOW) == 0:
+    if len(ACTIONS.LOW) == 0:
         # The entropy of normals grows by as much as the logarithms do.
         bonus = tl.where((program == 0) & (tiles > 0), ENT_COEF, 0.0)
-        tl.store(row + OFFSETS[LAST + 4] + column, d_log_std - bonus, mask=is_output & (own | SHARED))
-    if not SHARED:
-        row += role * OFFSETS[2 * DEPTH]
+        tl.store(row + NET.OFFSETS[HEAD + 4] + column, d_log_std - bonus, mask=is_output & (own | NET.SHARED))
+    if not NET.SHARED:
+        row += role * NET.OFFSETS[2 * DEPTH]
     for i in tl.static_range(DEPTH):
-        at, inside = _weight_at(row + OFFSETS[2 * i], SIZES[i], SIZES[i + 1], PADS[i], PADS[i + 1])
+        at, inside = _weight_at(row, i, NET)
         tl.store(at, d_weights[DEPTH - 1 - i], mask=inside)
-        n = tl.arange(0, PADS[i + 1])
-        tl.store(row + OFFSETS[2 * i + 1] + n, d_biases[DEPTH - 1 - i], mask=n < SIZES[i + 1])
+        n = tl.arange(0, NET.PADS[i + 1])
+        tl.store(row + NET.OFFSETS[2 * i + 1] + n, d_biases[DEPTH - 1 - i], mask=n < NET.SIZES[i + 1])
     at = sums_ptr + (program * tl.num_programs(1) + role) * NUM_SUMS + tl.arange(0, NUM_SUMS)
     tl.store(at, tl.sum(sums, 0) * weight)

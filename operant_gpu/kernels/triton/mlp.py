@@ -2,10 +2,8 @@
 
 Weights are read from the cache at each step: kept on the chip they would leave no room for more than one program a
 multiprocessor. Widths are padded with zeros to powers of two of at least 16, which `tl.dot` needs. The reference is
-`operant_gpu.mlp.MLP.evaluate`. Compile-time constants:
-    OFFSETS: Where each weight and bias begins in the flat tensor, in the order of `MLPLayout.shapes`.
-    SIZES, PADS: Widths from the inputs to the last hidden layer, and what they are padded to.
-    PRECISION: Of the products, as `tl.dot` takes it.
+`operant_gpu.mlp.MLP.evaluate`. What is compiled in of a network is one constant, `NET`, whose members
+`backends/triton/constants.py` describes.
 """
 
 from __future__ import annotations
@@ -52,15 +50,15 @@ def layer(x, ptr, bias_ptr, INPUTS: tl.constexpr, WIDTH: tl.constexpr, IN_PAD: t
 
 
 @triton.jit
-def as_matrix(components, mask, shift_ptr, scale_ptr, CLIP: tl.constexpr, PAD: tl.constexpr):
+def as_matrix(components, mask, shift_ptr, scale_ptr, NET: tl.constexpr):
     """Return observations (BLOCK, PAD) from their components, scaled and clipped if there is a shift."""
-    column = tl.arange(0, PAD)[None, :]
+    column = tl.arange(0, NET.PADS[0])[None, :]
     x = mask[:, None] & (column < 0)
     x = x.to(tl.float32)
     for i in tl.static_range(len(components)):
         block = tl.where(mask, components[i], 0).to(tl.float32)
         if shift_ptr is not None:
-            block = tl.clamp((block - tl.load(shift_ptr + i)) * tl.load(scale_ptr + i), -CLIP, CLIP)
+            block = tl.clamp((block - tl.load(shift_ptr + i)) * tl.load(scale_ptr + i), -NET.CLIP, NET.CLIP)
         x = tl.where(column == i, block[:, None], x)
     return x
 
@@ -76,25 +74,23 @@ def tanh(x, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def features(x, ptr, FIRST: tl.constexpr, OFFSETS: tl.constexpr, SIZES: tl.constexpr, PADS: tl.constexpr,
-             ACTIVATION: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+def features(x, ptr, FIRST: tl.constexpr, NET: tl.constexpr):
     """Return the last hidden layer (BLOCK, PAD) of the trunk whose weights begin at entry FIRST."""
-    for i in tl.static_range(len(SIZES) - 1):
-        weight, bias = ptr + OFFSETS[FIRST + 2 * i], ptr + OFFSETS[FIRST + 2 * i + 1]
-        x = layer(x, weight, bias, SIZES[i], SIZES[i + 1], PADS[i], PADS[i + 1], PRECISION)
-        if ACTIVATION == "tanh":
-            x = tanh(x, PRECISION)
+    for i in tl.static_range(NET.DEPTH):
+        weight, bias = ptr + NET.OFFSETS[FIRST + 2 * i], ptr + NET.OFFSETS[FIRST + 2 * i + 1]
+        x = layer(x, weight, bias, NET.SIZES[i], NET.SIZES[i + 1], NET.PADS[i], NET.PADS[i + 1], NET.PRECISION)
+        if NET.ACTIVATION == "tanh":
+            x = tanh(x, NET.PRECISION)
         else:
             x = tl.maximum(x, 0.0)
     return x
 
 
 @triton.jit
-def head(x, ptr, AT: tl.constexpr, OUTPUTS: tl.constexpr, PAD: tl.constexpr, OFFSETS: tl.constexpr,
-         SIZES: tl.constexpr, PADS: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+def head(x, ptr, AT: tl.constexpr, OUTPUTS: tl.constexpr, PAD: tl.constexpr, NET: tl.constexpr):
     """Return a tuple of blocks, one for each output of the last layer whose weight is entry AT."""
-    LAST: tl.constexpr = len(SIZES) - 1
-    x = layer(x, ptr + OFFSETS[AT], ptr + OFFSETS[AT + 1], SIZES[LAST], OUTPUTS, PADS[LAST], PAD, PRECISION)
+    weight, bias = ptr + NET.OFFSETS[AT], ptr + NET.OFFSETS[AT + 1]
+    x = layer(x, weight, bias, NET.SIZES[NET.DEPTH], OUTPUTS, NET.PADS[NET.DEPTH], PAD, NET.PRECISION)
     column = tl.arange(0, PAD)[None, :]
     outputs = ()
     for i in tl.static_range(OUTPUTS):
@@ -103,7 +99,6 @@ def head(x, ptr, AT: tl.constexpr, OUTPUTS: tl.constexpr, PAD: tl.constexpr, OFF
 
 
 @triton.jit
-def value(x, ptr, AT: tl.constexpr, OFFSETS: tl.constexpr, SIZES: tl.constexpr, PADS: tl.constexpr,
-          PRECISION: tl.constexpr):  # fmt: skip
+def value(x, ptr, NET: tl.constexpr):
     """Return the critic's block, from its last hidden layer."""
-    return head(x, ptr, AT, 1, 16, OFFSETS, SIZES, PADS, PRECISION)[0]
+    return head(x, ptr, NET.HEAD + 2, 1, 16, NET)[0]

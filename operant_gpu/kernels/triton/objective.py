@@ -64,24 +64,22 @@ def minibatch(step, samples, minibatches):
 
 @triton.jit
 def objective(head, sample, exists, weight, log_std_ptr, action_ptr, mask_ptr, log_prob_ptr, value_ptr, advantage_ptr,
-              moments_ptr, moments_start, LOW: tl.constexpr, HIGH: tl.constexpr, FIRST: tl.constexpr,
-              OUTPUTS: tl.constexpr, CLIP_EPS: tl.constexpr, VF_CLIP_EPS: tl.constexpr, VF_COEF: tl.constexpr,
-              ENT_COEF: tl.constexpr, PIECES: tl.constexpr, BLOCK: tl.constexpr, PAD: tl.constexpr):  # fmt: skip
+              moments_ptr, moments_start, ACTIONS: tl.constexpr, NET: tl.constexpr, CLIP_EPS: tl.constexpr,
+              VF_CLIP_EPS: tl.constexpr, VF_COEF: tl.constexpr, ENT_COEF: tl.constexpr, PIECES: tl.constexpr,
+              BLOCK: tl.constexpr):  # fmt: skip
     """Return the loss's gradients by the head and, summed, by log_stds, and what is measured of each sample."""
-    column = tl.arange(0, PAD)[None, :]
+    column = tl.arange(0, NET.HEAD_PAD)[None, :]
     old_value = tl.load(value_ptr + sample, mask=exists, other=0.0)
     advantage = tl.load(advantage_ptr + sample, mask=exists, other=0.0)
     target = advantage + old_value
     if moments_ptr is not None:
         advantage = _normalized(advantage, moments_ptr + moments_start, PIECES)
-    if len(LOW) > 0:
+    if len(ACTIONS.LOW) > 0:
         log_prob, entropy, d_log_prob, d_entropy = _categorical(
-            head, sample, exists, action_ptr, mask_ptr, LOW, HIGH, FIRST, OUTPUTS, BLOCK, PAD
+            head, sample, exists, action_ptr, mask_ptr, ACTIONS, NET, BLOCK
         )
     else:
-        log_prob, entropy, d_log_prob, d_density = _gaussian(
-            head, sample, exists, action_ptr, log_std_ptr, OUTPUTS, PAD
-        )
+        log_prob, entropy, d_log_prob, d_density = _gaussian(head, sample, exists, action_ptr, log_std_ptr, NET)
     log_ratio = log_prob - tl.load(log_prob_ptr + sample, mask=exists, other=0.0)
     ratio = tl.exp(log_ratio)
     plain = ratio * advantage
@@ -89,13 +87,14 @@ def objective(head, sample, exists, weight, log_std_ptr, action_ptr, mask_ptr, l
     # What is not a number compares with nothing, and so is kept.
     is_clipped = clipped < plain
     pull = tl.where(exists, tl.where(is_clipped, 0.0, -plain) * weight, 0.0)
-    square, d_value = _squared_error(tl.sum(tl.where(column == OUTPUTS, head, 0.0), 1), old_value, target, VF_CLIP_EPS)
+    is_value = column == NET.OUTPUTS
+    square, d_value = _squared_error(tl.sum(tl.where(is_value, head, 0.0), 1), old_value, target, VF_CLIP_EPS)
     d_value = tl.where(exists, d_value * (VF_COEF * weight), 0.0)
 
-    d = pull[:, None] * d_log_prob + tl.where(column == OUTPUTS, d_value[:, None], 0.0)
-    if len(LOW) > 0:
+    d = pull[:, None] * d_log_prob + tl.where(is_value, d_value[:, None], 0.0)
+    if len(ACTIONS.LOW) > 0:
         d -= tl.where(exists, ENT_COEF * weight, 0.0)[:, None] * d_entropy
-        d_density = tl.zeros((PAD,), tl.float32)
+        d_density = tl.zeros((NET.HEAD_PAD,), tl.float32)
     else:
         d_density = tl.sum(pull[:, None] * d_density, 0)
 
@@ -135,18 +134,21 @@ def _normalized(advantage, moments_ptr, PIECES: tl.constexpr):
 
 
 @triton.jit
-def _categorical(head, sample, exists, action_ptr, mask_ptr, LOW: tl.constexpr, HIGH: tl.constexpr,
-                 FIRST: tl.constexpr, OUTPUTS: tl.constexpr, BLOCK: tl.constexpr, PAD: tl.constexpr):  # fmt: skip
+def _categorical(head, sample, exists, action_ptr, mask_ptr, ACTIONS: tl.constexpr, NET: tl.constexpr,
+                 BLOCK: tl.constexpr):  # fmt: skip
     """Return log-probabilities and entropies, and the gradients of both by the logits."""
+    LOW: tl.constexpr = ACTIONS.LOW
+    FIRST: tl.constexpr = ACTIONS.FIRST
+    PAD: tl.constexpr = NET.HEAD_PAD
     column = tl.arange(0, PAD)[None, :]
-    legal = column < OUTPUTS
+    legal = column < NET.OUTPUTS
     if mask_ptr is not None:
-        at = mask_ptr + sample[:, None] * OUTPUTS + column
+        at = mask_ptr + sample[:, None] * NET.OUTPUTS + column
         legal = tl.load(at, mask=exists[:, None] & legal, other=0) != 0
     log_prob, entropy = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
     d_log_prob, d_entropy = tl.zeros((BLOCK, PAD), tl.float32), tl.zeros((BLOCK, PAD), tl.float32)
     for i in tl.static_range(len(LOW)):
-        inside = (column >= FIRST[i]) & (column < FIRST[i] + HIGH[i] - LOW[i])
+        inside = (column >= FIRST[i]) & (column < FIRST[i] + ACTIONS.HIGH[i] - LOW[i])
         logits = tl.where(legal, head, _LOWEST)
         highest = tl.max(tl.where(inside, logits, float("-inf")), 1)[:, None]
         weights = tl.where(inside, tl.exp(logits - highest), 0.0)
@@ -165,12 +167,12 @@ def _categorical(head, sample, exists, action_ptr, mask_ptr, LOW: tl.constexpr, 
 
 
 @triton.jit
-def _gaussian(head, sample, exists, action_ptr, log_std_ptr, OUTPUTS: tl.constexpr, PAD: tl.constexpr):
+def _gaussian(head, sample, exists, action_ptr, log_std_ptr, NET: tl.constexpr):
     """Return log-densities, the entropy, and the gradients of the densities by means and by log_stds."""
-    column = tl.arange(0, PAD)
-    inside = column < OUTPUTS
+    column = tl.arange(0, NET.HEAD_PAD)
+    inside = column < NET.OUTPUTS
     log_std = tl.load(log_std_ptr + column, mask=inside, other=0.0)[None, :]
-    at = action_ptr + sample[:, None] * OUTPUTS + column[None, :]
+    at = action_ptr + sample[:, None] * NET.OUTPUTS + column[None, :]
     inside = inside[None, :]
     action = tl.load(at, mask=exists[:, None] & inside, other=0.0)
     inverse = tl.exp(-log_std)

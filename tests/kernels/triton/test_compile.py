@@ -17,7 +17,7 @@ from operant_gpu.errors import BackendError
 
 pytest.importorskip("triton", reason="compilation needs Triton")
 
-from operant_gpu.backends.triton.backend import check_compiler
+from operant_gpu.backends.triton.launching import check_compiler
 from operant_gpu.backends.triton.update import SHAPES
 
 # Of two layers of 64 units in the first shape.

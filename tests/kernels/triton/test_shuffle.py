@@ -11,7 +11,7 @@ from here import INTERPRETED
 
 pytest.importorskip("triton", reason="the kernel's file needs Triton")
 
-from operant_gpu.backends.triton import update as triton_update
+from operant_gpu.backends.triton.launching import launch
 from operant_gpu.kernels.triton.shuffle import permutation, shuffle_kernel, widths
 
 SIZES = [1, 2, 3, 5, 41, 341, 4231]
@@ -56,7 +56,7 @@ def test_the_triton_kernel_gives_the_same_orders(size: int, block: int) -> None:
     order = torch.full((epochs, size), -1, dtype=torch.int32)
     iteration = torch.tensor(9, dtype=torch.int32)
     grid = -(-size // block), epochs
-    # As the learner launches it, with the options that Triton wants said.
-    triton_update.launch(shuffle_kernel, grid, (order, iteration, seed, size, *widths(size)), {"BLOCK": block}, 4, None)
+    arguments = (order, iteration, seed, size, *widths(size))
+    launch(shuffle_kernel, grid, arguments, {"BLOCK": block}, order.device, {}, "")
     for epoch in range(epochs):
         assert (order[epoch].numpy() == permutation(size, seed, 9, epoch)).all()

@@ -1,0 +1,155 @@
+"""What is compiled into kernels: of an environment, its actions and a network, each one constant."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import triton
+from gymnasium.vector import AutoresetMode
+
+from operant_gpu.backends.base import Batch
+from operant_gpu.backends.triton.launching import INTERPRETED
+from operant_gpu.kernels.triton import blocks
+from operant_gpu.mlp import MLP, MLPLayout
+from operant_gpu.random import Rng
+from operant_gpu.spaces import ActionLayout
+
+_MODES = {
+    AutoresetMode.SAME_STEP: blocks.SAME_STEP.value,
+    AutoresetMode.NEXT_STEP: blocks.NEXT_STEP.value,
+    AutoresetMode.DISABLED: blocks.DISABLED.value,
+}
+
+
+@dataclass(frozen=True)
+class Maker:
+    """A NamedTuple class that a kernel calls.
+
+    Triton's launcher takes the bare class, as a compile-time constant, for a tuple of values and iterates over it.
+    """
+
+    cls: type[Any]
+
+    def __call__(self, *fields: Any) -> Any:
+        """Make a NamedTuple of blocks."""
+        return self.cls(*fields)
+
+
+class Constants:
+    """Compile-time constants that a kernel takes as one, and reads as attributes.
+
+    Kernels with equal ones are the same to Triton, in memory and on disk.
+    """
+
+    def __init__(self, **members: Any) -> None:
+        self._members = members
+        for name, value in members.items():
+            # All but functions: Triton knows them as constants by this class alone, its interpreter as they are.
+            is_wrapped = not INTERPRETED and isinstance(value, int | float | str | tuple | Constants)
+            setattr(self, name, triton.language.constexpr(value) if is_wrapped else value)
+
+    @functools.cached_property
+    def cache_key(self) -> str:
+        """What tells them from others: 1 from 1.0 too, and functions by their source."""
+        return ", ".join(f"{name}={getattr(value, 'cache_key', value)!r}" for name, value in self._members.items())
+
+    def __repr__(self) -> str:
+        """Return the text that Triton makes its keys of."""
+        return f"({self.cache_key})"
+
+    def __eq__(self, other: object) -> bool:
+        """Tell whether a kernel compiled with the others is one for these."""
+        return self is other or (isinstance(other, Constants) and self.cache_key == other.cache_key)
+
+    def __hash__(self) -> int:
+        """Return the same for equal ones."""
+        return hash(self.cache_key)
+
+
+def environment_constants(batch: Batch) -> Constants:
+    """Return what kernels that step know of an environment.
+
+    STATE, RNG: Make the NamedTuples of their fields. PARAMS: The environment's constants.
+    ARRAYS: Size of the array in each field of the state, 0 for a number. OBS_SIZE: Numbers in an observation.
+    RESET, STEP, OBSERVE, ACTION_MASK: The environment's jit functions; the last may be None.
+    LIMIT: Steps of an episode at most. MODE: When ended environments are reset. ACTIONS: See `action_constants`.
+    """
+    environment = batch.environment
+    return Constants(
+        STATE=Maker(environment.state),
+        ARRAYS=tuple(column.size if column.shape else 0 for column in environment.column_types().values()),
+        RNG=Maker(Rng),
+        PARAMS=batch.params,
+        RESET=environment.reset,
+        STEP=environment.step,
+        OBSERVE=environment.observe,
+        ACTION_MASK=environment.action_mask,
+        OBS_SIZE=batch.observations.size,
+        LIMIT=batch.max_episode_steps,
+        MODE=_MODES[batch.autoreset_mode],
+        ACTIONS=action_constants(batch.actions),
+    )
+
+
+def action_constants(layout: ActionLayout) -> Constants:
+    """Return what kernels know of actions.
+
+    LOW, HIGH: Of each component of discrete ones, the first value and the one after the last. FIRST: Where its choices
+    begin among a network's outputs. BOX_LOW, BOX_HIGH: Bounds of each component of continuous ones; all are empty for
+    the other kind. SIZE: Components. SCALAR: Whether functions take a block, and no tuple of them.
+    """
+    return Constants(
+        LOW=layout.low,
+        HIGH=layout.high,
+        FIRST=layout.first_choices,
+        BOX_LOW=layout.box_low,
+        BOX_HIGH=layout.box_high,
+        SIZE=layout.size,
+        SCALAR=layout.shape == (),
+    )
+
+
+def network_constants(mlp: MLP) -> Constants:
+    """Return what kernels know of a network.
+
+    OFFSETS: Where each weight and bias begins in the flat tensor, in the order of `MLPLayout.shapes`, and its end.
+    DEPTH: Hidden layers. SIZES, PADS: Widths from the inputs to the last one, and what they are padded to.
+    SHARED: Whether the critic has no trunk of its own. CRITIC, HEAD: Entries of OFFSETS for the first weight of the
+    critic's trunk, and for that of the actor's last layer; the critic's follows, then a Gaussian's log_stds.
+    OUTPUTS: Of the actor. OUT_PAD, HEAD_PAD: What they are padded to, alone and with the value beside them.
+    ACTIVATION: Of hidden layers. PRECISION: Of products, as `tl.dot` takes it. CLIP: Of scaled observations.
+    """
+    return _network_constants(mlp.layout, mlp.precision, float(mlp.clip))
+
+
+# Kept, since a policy acts and learns many times.
+@functools.cache
+def _network_constants(layout: MLPLayout, precision: str, clip: float) -> Constants:
+    sizes = (layout.inputs, *layout.hidden_sizes)
+    depth = len(layout.hidden_sizes)
+    is_shared = layout.shared_trunk or not depth
+    return Constants(
+        OFFSETS=tuple(itertools.accumulate(map(math.prod, layout.shapes), initial=0)),
+        DEPTH=depth,
+        SIZES=sizes,
+        PADS=tuple(map(padded, sizes)),
+        SHARED=is_shared,
+        CRITIC=0 if is_shared else 2 * depth,
+        HEAD=2 * depth if is_shared else 4 * depth,
+        OUTPUTS=layout.outputs,
+        OUT_PAD=padded(layout.outputs),
+        HEAD_PAD=padded(layout.outputs + 1),
+        ACTIVATION=layout.activation,
+        PRECISION=precision,
+        CLIP=clip,
+    )
+
+
+def padded(size: int) -> int:
+    """Return the width of a block for so many columns."""
+    # What a product of blocks takes at the least.
+    return max(16, int(triton.next_power_of_2(size)))
