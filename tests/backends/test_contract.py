@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from contract_envs import CASES, MODES, assert_same_tensors, everything, make_cpu, random_actions
+from contract_envs import CASES, assert_same_tensors, every_environment, everything, make_cpu, random_actions
 from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 
@@ -18,9 +18,6 @@ NUM_ENVS = 13
 # Short episodes: each run below sees many ends, of both kinds where the environment terminates.
 LIMIT = 3
 STEPS = 7
-
-every_mode = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name.lower())
-every_environment = pytest.mark.parametrize(("name", "backend"), CASES)
 
 
 def make(name: str, backend: str, mode: AutoresetMode, **settings: Any) -> VecEnv:
@@ -71,7 +68,7 @@ def assert_observations(env: VecEnv, obs: torch.Tensor) -> None:
     assert not outside
 
 
-@every_environment
+@pytest.mark.parametrize(("name", "backend"), CASES)
 def test_an_environment_is_a_gymnasium_vector_env_with_batched_spaces(name: str, backend: str) -> None:
     env = make(name, backend, AutoresetMode.SAME_STEP)
     assert isinstance(env, VectorEnv)
@@ -82,7 +79,6 @@ def test_an_environment_is_a_gymnasium_vector_env_with_batched_spaces(name: str,
     assert [column.shape for column in env.state] == [(NUM_ENVS, *column.shape) for column in columns]
 
 
-@every_mode
 @every_environment
 def test_shapes_dtypes_and_bounds(name: str, backend: str, mode: AutoresetMode) -> None:
     env = make(name, backend, mode)
@@ -105,7 +101,6 @@ def test_shapes_dtypes_and_bounds(name: str, backend: str, mode: AutoresetMode) 
             assert (part.shape, part.dtype, part.device) == ((NUM_ENVS,), dtype, env.device)
 
 
-@every_mode
 @every_environment
 def test_the_same_seed_gives_the_same_run_bit_for_bit(name: str, backend: str, mode: AutoresetMode) -> None:
     def recorded(seed: int) -> dict[str, torch.Tensor]:
@@ -123,7 +118,6 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit(name: str, backend: str, m
     assert any(not one[key].equal(other[key]) for key in one if key != "columns.seed")
 
 
-@every_mode
 @every_environment
 def test_statistics_equal_sums_taken_by_hand(name: str, backend: str, mode: AutoresetMode) -> None:
     env = make(name, backend, mode)
@@ -155,7 +149,6 @@ def test_statistics_equal_sums_taken_by_hand(name: str, backend: str, mode: Auto
     assert np.isnan([cleared["mean_reward"], cleared["mean_length"]]).all()
 
 
-@every_mode
 @every_environment
 def test_ends_show_the_last_observation_and_begin_anew_when_the_mode_says(
     name: str, backend: str, mode: AutoresetMode
@@ -183,7 +176,6 @@ def test_ends_show_the_last_observation_and_begin_anew_when_the_mode_says(
         previous = moved
 
 
-@every_mode
 @every_environment
 def test_a_restored_environment_goes_on_as_the_first_did(name: str, backend: str, mode: AutoresetMode) -> None:
     env, restored = make(name, backend, mode), make(name, backend, mode)
@@ -200,7 +192,6 @@ def test_a_restored_environment_goes_on_as_the_first_did(name: str, backend: str
     assert_same_tensors(everything(env), everything(restored))
 
 
-@every_mode
 @every_environment
 def test_arguments_are_read_only_and_results_are_the_same_memory(name: str, backend: str, mode: AutoresetMode) -> None:
     env = make(name, backend, mode)
@@ -220,7 +211,6 @@ def test_arguments_are_read_only_and_results_are_the_same_memory(name: str, back
     assert options["reset_mask"].equal(mask)
 
 
-@every_mode
 @every_environment
 def test_copies_are_fresh_and_stay_as_they_were(name: str, backend: str, mode: AutoresetMode) -> None:
     env, shared = make(name, backend, mode, copy=True), make(name, backend, mode)

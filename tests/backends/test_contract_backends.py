@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contract_envs import CASES, MAKERS, MODES, everything, invalid_actions, make_cpu, random_actions
+from contract_envs import CASES, MAKERS, everything, in_modes, invalid_actions, make_cpu, random_actions
 
 from operant_gpu import AutoresetMode, VecEnv
 
-every_mode = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name.lower())
 # The interpreter's sines are NumPy's own, those of numba within 2 ulp: a pendulum makes more of it in 200 steps.
 TOLERANCE = {"numpy": 1e-6, "triton": 1e-6, "numba": 3e-5, "cpp": 3e-5}
 # Those of which there is an original in Triton.
 COMPARED = [(name, backend) for name, backend in CASES if backend != "numpy" and name.removeprefix("Cuda") in MAKERS]
-compiled = pytest.mark.parametrize(("name", "backend"), COMPARED)
+compiled = in_modes(COMPARED)
 
 
 def assert_agree(
@@ -45,7 +44,6 @@ def outputs_of(result: tuple[Any, ...]) -> dict[str, torch.Tensor]:
 
 
 @compiled
-@every_mode
 def test_compiled_backends_agree_with_numpy_for_100_steps(name: str, mode: AutoresetMode, backend: str) -> None:
     # Terminations, truncations, refused actions and, where the caller resets, late steps all take place.
     settings = {"autoreset_mode": mode, "max_episode_steps": 37}
@@ -71,7 +69,7 @@ def test_compiled_backends_agree_with_numpy_for_100_steps(name: str, mode: Autor
     assert states[0]["columns.bad_actions"].sum() > 0
 
 
-SOME = ("CartPole-v1", "Drift-v0", "Dials-v0", "Ledge-v0")
+SOME = ("CartPole-v1", "Drift-v0", "MaskedDials-v0", "Ledge-v0")
 
 
 def poisoned_storage(env: VecEnv, slots: int) -> dict[str, torch.Tensor]:
@@ -93,8 +91,7 @@ def poisoned_storage(env: VecEnv, slots: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("num_envs", [1, 41, 341])
-@every_mode
-@pytest.mark.parametrize(("name", "backend"), [case for case in CASES if case[0].removeprefix("Cuda") in SOME])
+@in_modes([(name, backend) for name, backend in CASES if name.removeprefix("Cuda") in SOME])
 def test_a_step_fills_the_callers_rows_and_no_others(
     name: str, backend: str, mode: AutoresetMode, num_envs: int
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from contract_envs import EVERY_MAKER, assert_same_tensors
+from contract_envs import EVERY_MAKER, assert_same_tensors, every_mode
 from gpu_checks import (
     NUM_ENVS,
     capture,
@@ -23,7 +23,6 @@ from rollouts import (
     as_drawn,
     assert_same_environments,
     clipped,
-    every_mode,
     future,
     joined,
     output_names,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contract_envs import EVERY_MAKER, assert_same_tensors, random_actions
+from contract_envs import EVERY_MAKER, assert_same_tensors, every_mode, random_actions
 from gpu_checks import (
     NUM_ENVS,
     capture,
@@ -24,7 +24,6 @@ from operant_gpu import ActionError, AutoresetMode, VecEnv
 
 pytestmark = pytest.mark.gpu
 
-every_mode = pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.name)
 # A GPU's sines, roots and quotients differ in their last bits from a CPU's, and so does what comes of them in one step.
 NEAR = {"ulps": 64, "atol": 2e-6}
 

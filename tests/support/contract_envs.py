@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from cuda_twins import FOLDER, makers
 from gymnasium import spaces
@@ -313,6 +314,27 @@ CASES = [
     ),
     *((name, "cpp") for name in CUDA_MAKERS),
 ]
+# One of each form that backends tell apart: spaces, starts, masks, arrays, dtypes. They do not see what else an
+# environment computes, and modes are code of theirs: all others run in one mode.
+FORMS = {"CartPole-v1", Drift.id, MaskedDials.id, Ledge.id}
+FORMS |= {f"Cuda{name}" for name in FORMS} | {Lamps.id, Spot.id, "CudaSnake-v0"}
+
+
+def in_modes(cases: list[tuple[str, str]]) -> Any:
+    """Run a test with all of these names and backends, in the modes that each is of use in."""
+    return pytest.mark.parametrize(
+        ("name", "backend", "mode"),
+        [
+            pytest.param(name, backend, mode, id=f"{name}-{backend}-{mode.name.lower()}")
+            for name, backend in cases
+            for mode in MODES
+            if name in FORMS or mode is AutoresetMode.SAME_STEP
+        ],
+    )
+
+
+every_mode = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name.lower())
+every_environment = in_modes(CASES)
 
 
 def make_cpu(name: str, num_envs: int, backend: str, **settings: Any) -> operant_gpu.VecEnv:

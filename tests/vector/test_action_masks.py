@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from contract_envs import (
-    MODES,
     Dials,
     Ledge,
     MaskedDials,
+    every_mode,
     invalid_actions,
     ledge_constant_mask,
     make_cpu,
@@ -26,8 +26,6 @@ from operant_gpu.memory import allocation
 from operant_gpu.spaces import observation_layout
 
 NUM_ENVS = 41
-
-every_mode = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name.lower())
 
 
 def ledge_mask(observation: list[float]) -> list[bool]:

@@ -8,15 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from contract_envs import MODES, Drift, assert_same_tensors, everything, random_actions
+from contract_envs import Drift, assert_same_tensors, every_mode, everything, random_actions
 from gymnasium import spaces
 from gymnasium.wrappers import vector as wrappers
 
 from operant_gpu import ActionError, AutoresetMode, Environment, VecEnv
 from operant_gpu.lang import jit, tl
 from operant_gpu.random import uniform
-
-every_mode = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name.lower())
 
 
 class CounterState(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contract_envs import MODES, Dials, assert_same_tensors, everything, make_cpu, random_actions
+from contract_envs import Dials, assert_same_tensors, every_mode, everything, make_cpu, random_actions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -102,7 +102,7 @@ BAD_VALUES = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name.lower())
+@every_mode
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD_VALUES.items() for value in values])
 def test_a_bad_value_leaves_its_environment_alone_and_is_counted(
     name: str, value: float, mode: AutoresetMode, backend: str

@@ -11,7 +11,6 @@ from rollouts import (
     NUM_ENVS,
     assert_same_environments,
     every_environment,
-    every_mode,
     given_actions,
     output_names,
     single_steps,
@@ -24,7 +23,6 @@ STEPS = 5
 N = NUM_ENVS
 
 
-@every_mode
 @every_environment
 def test_bad_actions_leave_their_environments_alone_for_the_step(name: str, backend: str, mode: AutoresetMode) -> None:
     env, reference = started(name, backend, mode), started(name, backend, mode)

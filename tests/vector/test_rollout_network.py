@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contract_envs import WITH_ARRAYS, assert_same_tensors, everything
+from contract_envs import WITH_ARRAYS, assert_same_tensors, every_mode, everything
 from network_rollouts import CLOSE, STEPS, assert_network_rollout
 from rollouts import (
     NUM_ENVS,
@@ -17,7 +17,6 @@ from rollouts import (
     clipped,
     evaluate_by_hand,
     every_environment,
-    every_mode,
     given_actions,
     is_legal,
     joined,
@@ -31,7 +30,6 @@ from rollouts import (
 from operant_gpu import ActionError, AutoresetMode
 
 
-@every_mode
 @every_environment
 def test_values_actions_and_probabilities_are_those_of_the_network(
     name: str, backend: str, mode: AutoresetMode

@@ -8,16 +8,15 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from contract_envs import assert_same_tensors
+from contract_envs import assert_same_tensors, every_mode
 from rollouts import (
     NETWORK_NAMES,
     NUM_ENVS,
+    ROLLED_OUT,
     Noise,
     Policy,
     all_names,
     assert_same_environments,
-    every_environment,
-    every_mode,
     given_actions,
     make_network,
     output_names,
@@ -49,7 +48,7 @@ def shapes(env: VecEnv) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     return kinds
 
 
-@every_environment
+@pytest.mark.parametrize(("name", "backend"), ROLLED_OUT)
 def test_names_give_fresh_tensors_of_the_documented_form(name: str, backend: str) -> None:
     env = started(name, backend)
     names = all_names(env)

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from contract_envs import Drift, Ledge, ledge_constant_mask
+from contract_envs import Drift, Ledge, every_mode, ledge_constant_mask
 from gymnasium import spaces
-from rollouts import Noise, every_environment, every_mode, is_legal, make, output_names
+from rollouts import Noise, every_environment, is_legal, make, output_names
 
 from operant_gpu import AutoresetMode
 
@@ -35,7 +35,6 @@ def assert_uncorrelated(one: torch.Tensor, other: torch.Tensor) -> None:
     assert abs(np.corrcoef(pair)[0, 1]) < SIGMAS / np.sqrt(pair.shape[1])
 
 
-@every_mode
 @every_environment
 def test_actions_are_legal(name: str, backend: str, mode: AutoresetMode) -> None:
     env = make(name, backend, mode, num_envs=50)

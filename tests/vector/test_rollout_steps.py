@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from contract_envs import assert_same_tensors, everything
+from contract_envs import assert_same_tensors, every_mode, everything
 from rollouts import (
     LIMIT,
     NUM_ENVS,
     assert_same_environments,
     every_environment,
-    every_mode,
     future,
     given_actions,
     joined,
@@ -37,7 +36,6 @@ def reset_some(*envs: VecEnv) -> None:
         env.reset(options={"reset_mask": mask})
 
 
-@every_mode
 @every_environment
 def test_a_rollout_equals_single_steps(name: str, backend: str, mode: AutoresetMode) -> None:
     env, reference = make(name, backend, mode), make(name, backend, mode)
@@ -115,7 +113,6 @@ def test_ended_episodes_wait_without_reward_and_without_being_late(backend: str)
         env.check()
 
 
-@every_mode
 @every_environment
 def test_random_actions_come_from_the_policys_stream_by_step_within_the_episode(
     name: str, backend: str, mode: AutoresetMode
@@ -132,7 +129,6 @@ def test_random_actions_come_from_the_policys_stream_by_step_within_the_episode(
         assert action.equal(random_by_hand(layout, stream, mask))
 
 
-@every_mode
 @every_environment
 def test_two_rollouts_equal_one(name: str, backend: str, mode: AutoresetMode) -> None:
     halves, whole = make(name, backend, mode), make(name, backend, mode)
@@ -146,7 +142,6 @@ def test_two_rollouts_equal_one(name: str, backend: str, mode: AutoresetMode) ->
         reset_some(halves, whole)
 
 
-@every_mode
 @every_environment
 def test_a_rollout_depends_neither_on_the_batch_nor_on_the_place_in_it(
     name: str, backend: str, mode: AutoresetMode
@@ -165,7 +160,6 @@ def test_a_rollout_depends_neither_on_the_batch_nor_on_the_place_in_it(
         assert_same_tensors(everything(env), {key: column[rows] for key, column in everything(large).items()})
 
 
-@every_mode
 @every_environment
 def test_seeds_repeat_and_differ(name: str, backend: str, mode: AutoresetMode) -> None:
     env = make(name, backend, mode)
@@ -190,7 +184,6 @@ def test_seeds_repeat_and_differ(name: str, backend: str, mode: AutoresetMode) -
     assert action.equal(action[:, :1].expand_as(action))
 
 
-@every_mode
 @every_environment
 def test_what_is_stored_changes_nothing(name: str, backend: str, mode: AutoresetMode) -> None:
     def after(is_stored: bool) -> dict[str, torch.Tensor]:
