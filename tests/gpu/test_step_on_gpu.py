@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contract_envs import EVERY_MAKER, assert_same_tensors, every_mode, random_actions
+from contract_envs import EVERY_MAKER, assert_same_tensors, random_actions
 from gpu_checks import (
     NUM_ENVS,
     capture,
     compilations,
     every_environment,
+    every_environment_in_modes,
     needs,
     no_allocation,
     no_synchronisation,
@@ -39,8 +40,7 @@ def flat(result: tuple[Any, ...]) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in named.items()}
 
 
-@every_environment
-@every_mode
+@every_environment_in_modes
 def test_gpu_does_what_numpy_does(name: str, mode: AutoresetMode) -> None:
     """Each step starts from the same state on both; numbers differ in their last bits, so flags may at a boundary."""
     gpu = make(name, mode, max_episode_steps=9)
@@ -86,8 +86,7 @@ def test_a_large_batch_steps_as_its_parts() -> None:
 
 
 @needs("allocator", "waiting")
-@every_environment
-@every_mode
+@every_environment_in_modes
 def test_a_step_neither_waits_nor_allocates(name: str, mode: AutoresetMode) -> None:
     env = make(name, mode)
     env.reset(seed=1)

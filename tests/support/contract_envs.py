@@ -320,15 +320,19 @@ FORMS = {"CartPole-v1", Drift.id, MaskedDials.id, Ledge.id}
 FORMS |= {f"Cuda{name}" for name in FORMS} | {Lamps.id, Spot.id, "CudaSnake-v0"}
 
 
+def modes_of(name: str) -> list[AutoresetMode]:
+    """Return the modes that an environment is of use in."""
+    return MODES if name in FORMS else [AutoresetMode.SAME_STEP]
+
+
 def in_modes(cases: list[tuple[str, str]]) -> Any:
-    """Run a test with all of these names and backends, in the modes that each is of use in."""
+    """Run a test with all of these names and backends, in their modes."""
     return pytest.mark.parametrize(
         ("name", "backend", "mode"),
         [
             pytest.param(name, backend, mode, id=f"{name}-{backend}-{mode.name.lower()}")
             for name, backend in cases
-            for mode in MODES
-            if name in FORMS or mode is AutoresetMode.SAME_STEP
+            for mode in modes_of(name)
         ],
     )
 

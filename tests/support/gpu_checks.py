@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
-from contract_envs import CUDA_MAKERS, EVERY_MAKER
+from contract_envs import CUDA_MAKERS, EVERY_MAKER, modes_of
 
-from operant_gpu import BackendError, VecEnv
+from operant_gpu import AutoresetMode, BackendError, VecEnv
 from operant_gpu.models.ppo.graphs import captured
 
 T = TypeVar("T")
@@ -20,9 +20,17 @@ T = TypeVar("T")
 NUM_ENVS = 1_061
 # What a test needs beyond Triton's kernels; `ptx_executor/pytest_plugin.py` lists what the executor has not.
 needs = pytest.mark.needs
-# Those in CUDA C++ need more than Triton.
-every_environment = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=needs("CUDA C++")) if name in CUDA_MAKERS else name for name in EVERY_MAKER]
+
+
+def case(name: str, *values: Any) -> Any:
+    """Return parameters of a test that begin with an environment: those in CUDA C++ need more than Triton."""
+    words = [value.name.lower() if isinstance(value, AutoresetMode) else value for value in (name, *values)]
+    return pytest.param(name, *values, id="-".join(words), marks=needs("CUDA C++") if name in CUDA_MAKERS else ())
+
+
+every_environment = pytest.mark.parametrize("name", [case(name) for name in EVERY_MAKER])
+every_environment_in_modes = pytest.mark.parametrize(
+    ("name", "mode"), [case(name, mode) for name in EVERY_MAKER for mode in modes_of(name)]
 )
 
 

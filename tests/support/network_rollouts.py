@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from contract_envs import assert_same_tensors, everything
@@ -27,14 +25,16 @@ from operant_gpu.spaces import ActionLayout, action_layout
 
 STEPS = 8
 # Of float32 against float64, for numbers around 1 to 10.
-CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 
-def assert_normal_draws(evaluation: Evaluation, stream: NumpyRng, action: np.ndarray, log_prob: np.ndarray) -> None:
+def assert_normal_draws(
+    evaluation: Evaluation, stream: NumpyRng, action: np.ndarray, log_prob: np.ndarray, close: dict[str, float]
+) -> None:
     noise = np.stack([lower_to_numpy(normal)(stream, i) for i in range(action.shape[1])], -1).astype(np.float64)
-    np.testing.assert_allclose(action, evaluation.outputs + noise * np.exp(evaluation.log_std), **CLOSE)
+    np.testing.assert_allclose(action, evaluation.outputs + noise * np.exp(evaluation.log_std), **close)
     density = -0.5 * noise**2 - evaluation.log_std - 0.5 * np.log(2 * np.pi)
-    np.testing.assert_allclose(log_prob, density.sum(1), **CLOSE)
+    np.testing.assert_allclose(log_prob, density.sum(1), **close)
 
 
 def assert_categorical_draws(
@@ -44,6 +44,7 @@ def assert_categorical_draws(
     action: np.ndarray,
     log_prob: np.ndarray,
     mask: np.ndarray | None,
+    close: dict[str, float],
 ) -> None:
     """Check that each choice is where the uniform number of its component cuts the distribution function."""
     rows, total = np.arange(len(action)), np.zeros(len(action))
@@ -56,9 +57,10 @@ def assert_categorical_draws(
         choice = action.reshape(len(action), -1)[:, i] - low
         above = chances.cumsum(1)[rows, choice]
         unit = (stream.compute(i // 4)[i % 4] >> 8) * 2.0**-24
-        assert ((unit < above + 1e-4) & (unit > above - chances[rows, choice] - 1e-4)).all()
+        below = above - chances[rows, choice]
+        assert ((unit < above + close["atol"]) & (unit > below - close["atol"])).all()
         total += np.log(chances[rows, choice])
-    np.testing.assert_allclose(log_prob, total, **CLOSE)
+    np.testing.assert_allclose(log_prob, total, **close)
 
 
 def continuing(env: VecEnv, stored: Outputs, ended_before: torch.Tensor) -> torch.Tensor:
@@ -70,9 +72,11 @@ def continuing(env: VecEnv, stored: Outputs, ended_before: torch.Tensor) -> torc
     return wanted
 
 
-def assert_network_rollout(env: VecEnv, reference: VecEnv, network: MLP, steps: int = STEPS) -> Outputs:
-    """Roll out, and check all that is stored; return it."""
-    ended_before = everything(reference)["columns.ended"]
+def assert_network_rollout(
+    env: VecEnv, reference: VecEnv, network: MLP, steps: int = STEPS, close: dict[str, float] = CLOSE
+) -> Outputs:
+    """Roll out, and check all that is stored; return it, on the CPU."""
+    ended_before = everything(reference)["columns.ended"].cpu()
     stored = env.rollout(steps, Policy(network), all_names(env))
     expected, streams = single_steps_and_streams(reference, clipped(env, stored["action"]))
     assert_same_tensors(
@@ -80,18 +84,19 @@ def assert_network_rollout(env: VecEnv, reference: VecEnv, network: MLP, steps: 
         {key: tensor for key, tensor in expected.items() if key != "action"},
     )
     assert_same_environments(env, reference)
+    stored = {name: tensor.cpu() for name, tensor in stored.items()}
     layout = action_layout(env.single_action_space)
     for t, stream in enumerate(streams):
         evaluation = evaluate_by_hand(network, stored["obs"][t])
-        np.testing.assert_allclose(stored["value"][t].numpy(), evaluation.values, **CLOSE)
+        np.testing.assert_allclose(stored["value"][t].numpy(), evaluation.values, **close)
         action, log_prob = stored["action"][t].numpy(), stored["log_prob"][t].numpy()
         if layout.is_discrete:
             mask = stored["action_mask"][t].numpy() if "action_mask" in stored else None
-            assert_categorical_draws(layout, evaluation, stream, action, log_prob, mask)
+            assert_categorical_draws(layout, evaluation, stream, action, log_prob, mask, close)
         else:
-            assert_normal_draws(evaluation, stream, action, log_prob)
+            assert_normal_draws(evaluation, stream, action, log_prob, close)
     values = evaluate_by_hand(network, stored["final_obs"].flatten(0, 1)).values.reshape(steps, -1)
     wanted = continuing(env, stored, ended_before)
-    np.testing.assert_allclose(stored["final_value"].numpy(), np.where(wanted, values, 0.0), **CLOSE)
+    np.testing.assert_allclose(stored["final_value"].numpy(), np.where(wanted, values, 0.0), **close)
     assert not stored["final_value"][~wanted].any()
     return stored

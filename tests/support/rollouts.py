@@ -116,7 +116,7 @@ def as_drawn(env: VecEnv, actions: torch.Tensor) -> torch.Tensor:
 
 def policy_stream(env: VecEnv) -> NumpyRng:
     """Return the stream of the actions of the step that comes."""
-    columns = {name: tensor.numpy() for name, tensor in everything(env).items()}
+    columns = {name: tensor.cpu().numpy() for name, tensor in everything(env).items()}
     elapsed = columns["columns.elapsed"]
     if env.autoreset_mode is not AutoresetMode.DISABLED:
         elapsed = np.where(columns["columns.ended"], 0, elapsed)
@@ -213,7 +213,11 @@ class Evaluation(NamedTuple):
 
 def evaluate_by_hand(network: MLP, obs: torch.Tensor) -> Evaluation:
     """Evaluate a network, reading its numbers one after the other."""
-    layout, numbers, position = network.layout, network.parameters.detach().double().numpy(), 0
+    layout, position = network.layout, 0
+    numbers, x, shift, scale = (
+        None if tensor is None else tensor.detach().cpu().double().numpy()
+        for tensor in (network.parameters, obs, network.shift, network.scale)
+    )
 
     def take(*shape: int) -> np.ndarray:
         nonlocal position
@@ -227,10 +231,9 @@ def evaluate_by_hand(network: MLP, obs: torch.Tensor) -> Evaluation:
             x = np.tanh(x) if layout.activation == "tanh" else np.maximum(x, 0.0)
         return x
 
-    x = obs.reshape(len(obs), -1).double().numpy()
-    if network.shift is not None and network.scale is not None:
-        x = (x - network.shift.double().numpy()) * network.scale.double().numpy()
-        x = x.clip(-network.clip, network.clip)
+    x = x.reshape(len(x), -1)
+    if shift is not None:
+        x = ((x - shift) * scale).clip(-network.clip, network.clip)
     actor = trunk(x)
     critic = actor if layout.shared_trunk else trunk(x)
     outputs = actor @ take(layout.outputs, actor.shape[1]).T + take(layout.outputs)
