@@ -1,23 +1,55 @@
-"""Which device and which backend a vector environment runs on."""
+"""The backends, and which device and which of them a vector environment runs on."""
 
 from __future__ import annotations
 
 import functools
 import importlib
+from typing import NamedTuple
 
 import torch
 
 from operant_gpu.backends.base import Backend, Batch
 from operant_gpu.backends.lowering.trial import Trial
 from operant_gpu.cuda_environment import CudaEnvironment
-from operant_gpu.environment import Definition
+from operant_gpu.environment import Definition, Environment
 from operant_gpu.errors import BackendError, InvalidConfig, needed
 
-# What an environment's functions run on, by the language that they are written in: the GPU's first, then the CPU's,
-# the fastest first.
-_TRITON = ("triton", "numba", "numpy")
-_CUDA = ("cuda", "cpp")
-BACKENDS = (*_TRITON, *_CUDA)
+
+class Entry(NamedTuple):
+    """What is known of a backend beside its class, which is in `backends/<name>/backend.py`.
+
+    Attributes:
+        runs: The kind of definitions whose functions it runs.
+        package: A module that not every installation has, of `errors.EXTRAS`, and the backend to use without it.
+        on_gpu: Whether it is for CUDA devices, and not for the CPU.
+        has_arrays: Whether it runs environments with arrays in their state.
+        stores_rows: Whether it wants an environment's observation side by side in memory.
+        learner: The folder of backends whose `update.py` takes gradient steps where it runs.
+    """
+
+    runs: type[Definition]
+    package: tuple[str, str] | None = None
+    on_gpu: bool = False
+    has_arrays: bool = True
+    stores_rows: bool = False
+    learner: str = "cpp"
+
+
+# Of each kind the GPU's first, then the CPU's, the fastest first; the last needs nothing that may be missing.
+BACKENDS = {
+    "triton": Entry(Environment, ("triton.language", "numpy"), on_gpu=True, learner="triton"),
+    # Its programs have one number of each environment in each variable.
+    "numba": Entry(Environment, ("numba", "numpy"), has_arrays=False),
+    "numpy": Entry(Environment),
+    "cuda": Entry(CudaEnvironment, ("cupy", "cpp"), on_gpu=True, learner="triton"),
+    "cpp": Entry(CudaEnvironment, stores_rows=True),
+}
+
+
+def backends_of(definition: Definition, has_arrays: bool = False) -> list[str]:
+    """Return the backends that run an environment, the GPU's first."""
+    entries = BACKENDS.items()
+    return [name for name, one in entries if isinstance(definition, one.runs) and (one.has_arrays or not has_arrays)]
 
 
 def resolve(
@@ -30,12 +62,13 @@ def resolve(
         InvalidConfig: If a name is unknown.
         BackendError: If the device or backend is missing here, or the two do not fit.
     """
-    known, kind = _known(environment, trial)
+    has_arrays = trial.width > 1
+    on_gpu, *on_cpu = known = backends_of(environment, has_arrays)
     if backend not in ("auto", *known):
+        kind = f"{type(environment).__name__}s{' with arrays' if has_arrays else ''}"
         raise InvalidConfig(
             "backend", f"{kind} run on {' or '.join(map(repr, known))}, or 'auto' for one of them, got {backend!r}"
         )
-    on_gpu, *on_cpu = known
     if device == "auto":
         usable = torch.cuda.is_available() and not _missing(on_gpu)
         device = "cuda" if usable and backend in ("auto", on_gpu) else "cpu"
@@ -58,17 +91,6 @@ def create(name: str, batch: Batch) -> Backend:
     module = importlib.import_module(f"operant_gpu.backends.{name}.backend")
     backend: Backend = getattr(module, f"{name.capitalize()}Backend")(batch)
     return backend
-
-
-def _known(environment: Definition, trial: Trial) -> tuple[tuple[str, ...], str]:
-    """Return the backends that can run an environment, and what its kind are called."""
-    kind = f"{type(environment).__name__}s"
-    if isinstance(environment, CudaEnvironment):
-        return _CUDA, kind
-    if trial.width > 1:
-        # numba's programs have one number of each environment in each variable.
-        return tuple(name for name in _TRITON if name != "numba"), f"{kind} with arrays"
-    return _TRITON, kind
 
 
 def existing(device: str | torch.device) -> torch.device:
@@ -98,12 +120,11 @@ def existing(device: str | torch.device) -> torch.device:
 @functools.cache
 def _missing(backend: str) -> str | None:
     """Return what the backend needs and does not find here, with what to do; None if nothing is missing."""
-    # numba may also be too old for the NumPy beside it.
-    needs = {"triton": ("triton.language", "numpy"), "numba": ("numba", "numpy"), "cuda": ("cupy", "cpp")}
+    package = BACKENDS[backend].package
     try:
-        if backend in needs:
-            module, other = needs[backend]
-            needed(f"the {backend} backend", module, f", or use backend={other!r}")
+        if package is not None:
+            # It may also be too old for what is beside it.
+            needed(f"the {backend} backend", package[0], f", or use backend={package[1]!r}")
     except BackendError as error:
         return str(error)
     return None

@@ -10,13 +10,14 @@ from typing import NamedTuple
 
 import torch
 
+from operant_gpu.backends.select import backends_of
 from operant_gpu.errors import EXTRAS, OperantError, installation
 from operant_gpu.machine import cpu_name, version_of
 from operant_gpu.models import PPO, PPOConfig
-from operant_gpu.registry import make
+from operant_gpu.registry import find, make
 
 # An environment in each language, to try its backends with.
-_TRIALS = (("CartPole-v1", ("triton", "numba", "numpy")), ("MinAtar-Breakout-v1", ("cuda", "cpp")))
+_TRIED = ("CartPole-v1", "MinAtar-Breakout-v1")
 
 
 class Finding(NamedTuple):
@@ -44,8 +45,8 @@ def examine() -> Iterator[Finding]:
     yield _torch(driver.state == "ok")
     for module, (_, name, purpose) in EXTRAS.items():
         yield _package(module, name, purpose)
-    for environment, backends in _TRIALS:
-        for backend in backends:
+    for environment in _TRIED:
+        for backend in backends_of(find(environment)):
             yield _try(f"backend {backend}", functools.partial(_step, environment, backend))
     yield _try("fused engine", _train)
 

@@ -112,7 +112,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self._first_env_id = checks.first_env_id(first_env_id, self.num_envs)
         self._columns = allocation.allocate_columns(self.num_envs, self.device, self._first_env_id)
         self._env_ids = self._columns.env_id.clone()
-        self.stores_rows = self.backend == "cpp"
+        self.stores_rows = select.BACKENDS[self.backend].stores_rows
         separate = self.autoreset_mode is AutoresetMode.SAME_STEP
         self._outputs = allocation.allocate_outputs(
             self.num_envs,

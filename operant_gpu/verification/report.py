@@ -14,8 +14,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from operant_gpu.backends.failures import KernelError
-from operant_gpu.backends.select import existing
-from operant_gpu.cuda_environment import CudaEnvironment
+from operant_gpu.backends.select import backends_of, existing
 from operant_gpu.environment import Definition
 from operant_gpu.errors import BackendError, InvalidConfig, one_line
 from operant_gpu.machine import machine_name, versions
@@ -132,7 +131,7 @@ def _definition(env: VecEnv | Definition | str) -> tuple[Definition, dict[str, A
 
 def _checks(definition: Definition, params: dict[str, Any], device: torch.device) -> Iterator[Check]:
     make: Maker = functools.partial(VecEnv, definition, params=params, device=device)
-    plain = "cpp" if isinstance(definition, CudaEnvironment) else "numpy"
+    plain = backends_of(definition)[-1]
     try:
         with _as_usual(device):
             backend = make(1).backend

@@ -9,6 +9,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
+from operant_gpu.backends.select import BACKENDS
 from operant_gpu.errors import BackendError, one_line
 from operant_gpu.models.ppo import graphs
 from operant_gpu.spaces import action_layout
@@ -18,7 +19,7 @@ from operant_gpu.verification.comparing import Differs, Inapplicable, Unavailabl
 Maker = Callable[..., VecEnv]
 
 # Backends of a GPU.
-ON_GPU = ("triton", "cuda")
+ON_GPU = [name for name, entry in BACKENDS.items() if entry.on_gpu]
 
 # Fills no block of environments; episodes are cut often.
 NUM_ENVS, STEPS, LIMIT, SEED = 300, 20, 9, 7

@@ -17,6 +17,7 @@ from here import BACKENDS
 import operant_gpu
 from operant_gpu import AutoresetMode, CudaEnvironment, Environment
 from operant_gpu.arrays import cell, cells, cells_of, count, get, nth, put
+from operant_gpu.backends.select import BACKENDS as ENTRIES
 from operant_gpu.lang import Array, jit, tl
 from operant_gpu.random import integers, normal, uniform
 
@@ -310,7 +311,7 @@ CASES = [
         (name, backend)
         for name in MAKERS
         for backend in BACKENDS
-        if (backend != "numba" or name not in WITH_ARRAYS) and (name, backend) not in _TOO_SLOW
+        if (ENTRIES[backend].has_arrays or name not in WITH_ARRAYS) and (name, backend) not in _TOO_SLOW
     ),
     *((name, "cpp") for name in CUDA_MAKERS),
 ]

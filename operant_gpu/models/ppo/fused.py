@@ -6,12 +6,13 @@ such as normalization and curiosity, is that of every engine.
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from operant_gpu.backends.cpp import update as cpp_update
+from operant_gpu.backends.select import BACKENDS
 from operant_gpu.errors import BackendError
 from operant_gpu.hyperparameters import FAULTY, AdamState, Hyperparameters, Samples
 from operant_gpu.models.config import PPOConfig
@@ -131,9 +132,5 @@ def find_obstacle(env: VecEnv, policy: Any, config: PPOConfig) -> str | None:
 
 def kernels_for(env: VecEnv) -> Any:
     """Return the module of kernels for the environments' device."""
-    if env.device.type == "cpu" and env.backend != "triton":
-        return cpp_update
     # Here, since Triton may be missing.
-    from operant_gpu.backends.triton import update as triton_update
-
-    return triton_update
+    return importlib.import_module(f"operant_gpu.backends.{BACKENDS[env.backend].learner}.update")
