@@ -11,8 +11,8 @@ from __future__ import annotations
 from operant_gpu.lang import jit, tl
 from operant_gpu.random import integers, normal, uniform
 
-_LOG_SQRT_2PI = tl.constexpr(0.9189385332046727)
-_LOWEST = tl.constexpr(-3.4028234663852886e38)
+LOG_SQRT_2PI = tl.constexpr(0.9189385332046727)
+LOWEST = tl.constexpr(-3.4028234663852886e38)
 
 
 @jit
@@ -95,7 +95,7 @@ def _legal_logit(logits, legal, j: tl.constexpr):
     if len(legal) == 0:
         return logits[j]
     else:
-        return tl.where(legal[j], logits[j], _LOWEST)
+        return tl.where(legal[j], logits[j], LOWEST)
 
 
 @jit
@@ -106,5 +106,5 @@ def gaussian(rng, means, log_stds):
     for i in tl.static_range(len(means)):
         noise = normal(rng, i)
         action = action + (means[i] + noise * tl.exp(log_stds[i]),)
-        log_prob += -0.5 * noise * noise - log_stds[i] - _LOG_SQRT_2PI
+        log_prob += -0.5 * noise * noise - log_stds[i] - LOG_SQRT_2PI
     return action, log_prob

@@ -14,7 +14,13 @@ from torch import Tensor
 from operant_gpu.memory.columns import Outputs
 from operant_gpu.memory.trajectory import Trajectory
 
-MODES = {AutoresetMode.SAME_STEP: 0, AutoresetMode.NEXT_STEP: 1, AutoresetMode.DISABLED: 2}
+# As `kernels/cuda/block.cuh` has them.
+SAME_STEP, NEXT_STEP, DISABLED = range(3)
+MODES = {
+    AutoresetMode.SAME_STEP: SAME_STEP,
+    AutoresetMode.NEXT_STEP: NEXT_STEP,
+    AutoresetMode.DISABLED: DISABLED,
+}
 # How given actions lie in memory.
 INT32, INT64, FLOAT32 = range(3)
 _KINDS = {torch.int32: INT32, torch.int64: INT64, torch.float32: FLOAT32}

@@ -9,20 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import triton
-from gymnasium.vector import AutoresetMode
 
 from operant_gpu.backends.base import Batch
 from operant_gpu.backends.triton.launching import INTERPRETED
-from operant_gpu.kernels.triton import blocks
+from operant_gpu.memory.records import MODES
 from operant_gpu.mlp import MLP, MLPLayout
 from operant_gpu.random import Rng
 from operant_gpu.spaces import ActionLayout
-
-_MODES = {
-    AutoresetMode.SAME_STEP: blocks.SAME_STEP.value,
-    AutoresetMode.NEXT_STEP: blocks.NEXT_STEP.value,
-    AutoresetMode.DISABLED: blocks.DISABLED.value,
-}
 
 
 @dataclass(frozen=True)
@@ -90,7 +83,7 @@ def environment_constants(batch: Batch) -> Constants:
         ACTION_MASK=environment.action_mask,
         OBS_SIZE=batch.observations.size,
         LIMIT=batch.max_episode_steps,
-        MODE=_MODES[batch.autoreset_mode],
+        MODE=MODES[batch.autoreset_mode],
         ACTIONS=action_constants(batch.actions),
     )
 

@@ -13,7 +13,6 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from gymnasium.vector import AutoresetMode
 from numba import carray, cfunc, float32, int32, int64, types, uint32
 
 from operant_gpu.kernels.numba import block, mathematics, memory
@@ -57,13 +56,11 @@ from operant_gpu.kernels.numba.memory import (
     longs_at,
 )
 from operant_gpu.memory import records
-from operant_gpu.memory.records import MODES
+from operant_gpu.memory.records import DISABLED, NEXT_STEP, SAME_STEP
 
 # Where columns begin, for loops over several: at fixed distances from one start, which the vectorizer can tell apart.
 _ELAPSED, _RETURN, _ENDED = ELAPSED * PITCH, RETURN * PITCH, ENDED * PITCH
 _REWARD, _TERMINATED, _TRUNCATED, _ACTIVE = REWARD * PITCH, TERMINATED * PITCH, TRUNCATED * PITCH, ACTIVE * PITCH
-
-SAME_STEP, NEXT_STEP, DISABLED = (MODES[AutoresetMode[name]] for name in ("SAME_STEP", "NEXT_STEP", "DISABLED"))
 
 
 @kernel

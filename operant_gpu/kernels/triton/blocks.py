@@ -12,12 +12,13 @@ import triton.language as tl
 from triton.language.extra.cuda import num_threads
 
 from operant_gpu.arrays import cells
+from operant_gpu.memory import records
 from operant_gpu.random import RESET_STREAM, STEP_STREAM
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
-SAME_STEP = tl.constexpr(0)
-NEXT_STEP = tl.constexpr(1)
-DISABLED = tl.constexpr(2)
+SAME_STEP = tl.constexpr(records.SAME_STEP)
+NEXT_STEP = tl.constexpr(records.NEXT_STEP)
+DISABLED = tl.constexpr(records.DISABLED)
 
 
 @triton.jit

@@ -11,12 +11,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from operant_gpu.sampling import LOG_SQRT_2PI, LOWEST
+
 # Columns of what a program sums up over its samples.
 POLICY_LOSS, VALUE_LOSS, ENTROPY, APPROX_KL, CLIP_FRAC = map(tl.constexpr, range(5))
 NUM_SUMS = tl.constexpr(8)
 
-_LOG_SQRT_2PI = tl.constexpr(0.9189385332046727)
-_LOWEST = tl.constexpr(-3.4028234663852886e38)
 _STD_EPS = tl.constexpr(1e-8)
 
 
@@ -149,7 +149,7 @@ def _categorical(head, sample, exists, action_ptr, mask_ptr, ACTIONS: tl.constex
     d_log_prob, d_entropy = tl.zeros((BLOCK, PAD), tl.float32), tl.zeros((BLOCK, PAD), tl.float32)
     for i in tl.static_range(len(LOW)):
         inside = (column >= FIRST[i]) & (column < FIRST[i] + ACTIONS.HIGH[i] - LOW[i])
-        logits = tl.where(legal, head, _LOWEST)
+        logits = tl.where(legal, head, LOWEST)
         highest = tl.max(tl.where(inside, logits, float("-inf")), 1)[:, None]
         weights = tl.where(inside, tl.exp(logits - highest), 0.0)
         total = tl.sum(weights, 1)[:, None]
@@ -177,6 +177,6 @@ def _gaussian(head, sample, exists, action_ptr, log_std_ptr, NET: tl.constexpr):
     action = tl.load(at, mask=exists[:, None] & inside, other=0.0)
     inverse = tl.exp(-log_std)
     deviation = tl.where(inside, (action - head) * inverse, 0.0)
-    terms = tl.where(inside, -0.5 * deviation * deviation - log_std - _LOG_SQRT_2PI, 0.0)
-    entropy = tl.sum(tl.where(inside, log_std + (0.5 + _LOG_SQRT_2PI), 0.0), 1)
+    terms = tl.where(inside, -0.5 * deviation * deviation - log_std - LOG_SQRT_2PI, 0.0)
+    entropy = tl.sum(tl.where(inside, log_std + (0.5 + LOG_SQRT_2PI), 0.0), 1)
     return tl.sum(terms, 1), entropy, deviation * inverse, tl.where(inside, deviation * deviation - 1.0, 0.0)
