@@ -13,6 +13,7 @@ from ptx_executor.operant import install
 from triton.runtime.errors import OutOfResources
 
 import operant_gpu
+from operant_gpu.backends.triton import launching
 from operant_gpu.backends.triton.update import estimate_advantages
 
 
@@ -33,6 +34,9 @@ if __name__ == "__main__":
     install()
     pretend()
     triton.JITFunction.run = refuse
+    # Tensors are on the host here.
+    failure = launching.failure
+    launching.failure = lambda kernel, device, *rest: failure(kernel, torch.device("cuda", 0), *rest)
     tensors = [torch.zeros(4, 64) for _ in range(3)]
     flags = [tensor > 0 for tensor in tensors[:2]]
     attempts = (
