@@ -45,7 +45,7 @@ def test_episodes_that_ended_are_those_of_a_loop_over_all_steps() -> None:
             total, length = total.masked_fill(ended, 0.0), length.masked_fill(ended, 0)
         rollout.note(under_way(total, length), 1)
         telemetry.add_iteration(rollout, torch.zeros(()))
-    metrics, faults = telemetry.read()
+    metrics, faults = telemetry.read(clear=True)
     assert not faults
     assert metrics["episodes"] == count > 0
     assert metrics["episodic_return"] == pytest.approx(returns / count, rel=1e-5)
