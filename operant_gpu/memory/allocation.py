@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from operant_gpu.environment import ColumnType, Definition
 from operant_gpu.errors import InvalidConfig, needed, whole
-from operant_gpu.memory.columns import COLUMN_DTYPES, Columns, Outputs
+from operant_gpu.memory.columns import COLUMN_DTYPES, Columns
 from operant_gpu.spaces import ObservationLayout
 
 _MAX_ENVS = 2**31 - 1
@@ -82,82 +82,6 @@ def allocate_columns(num_envs: int, device: torch.device, first_env_id: int) -> 
     columns.env_id.copy_(torch.arange(first_env_id, first_env_id + num_envs, device=device))
     columns.episode.fill_(-1)
     return columns
-
-
-def allocate_outputs(
-    num_envs: int,
-    obs: ObservationLayout,
-    device: torch.device,
-    *,
-    separate_final_obs: bool,
-    by_component: bool,
-    mask_size: int = 0,
-) -> Outputs:
-    """Return the outputs of a step. Action masks are stored component by component, observations where so wished."""
-
-    def observations() -> Tensor:
-        shape = (obs.size, num_envs) if by_component else (num_envs, obs.size)
-        zeros = torch.zeros(shape, dtype=obs.torch_dtype, device=device)
-        return zeros.T if by_component else zeros
-
-    present = observations()
-    action_mask = torch.zeros(mask_size, num_envs, dtype=torch.bool, device=device).T if mask_size else None
-    return Outputs(
-        obs=present,
-        final_obs=observations() if separate_final_obs else present,
-        reward=torch.zeros(num_envs, dtype=torch.float32, device=device),
-        terminated=torch.zeros(num_envs, dtype=torch.bool, device=device),
-        truncated=torch.zeros(num_envs, dtype=torch.bool, device=device),
-        action_mask=action_mask,
-    )
-
-
-def redirected(outputs: Outputs, out: Mapping[str, Any], shape: tuple[int, ...]) -> Outputs:
-    """Return `outputs` with the caller's tensors in place of those named in `out`.
-
-    Args:
-        outputs: The environment's own.
-        out: Tensors by name; observations of shape (num_envs, *shape) and action masks with any strides.
-        shape: Shape of one observation.
-
-    Raises:
-        InvalidConfig: If a name is unknown or a tensor does not fit.
-    """
-    shared = outputs.final_obs is outputs.obs
-    present = [name for name, own in outputs._asdict().items() if own is not None]
-    replaced = {}
-    for name, given in out.items():
-        if name not in present:
-            raise InvalidConfig("out", f"unknown output {name!r}: expected some of {', '.join(present)}")
-        if name == "final_obs" and shared:
-            raise InvalidConfig("out", "final_obs is obs itself in this auto-reset mode: leave it out")
-        own = getattr(outputs, name)
-        expected = (own.shape[0], *shape) if name in ("obs", "final_obs") else tuple(own.shape)
-        if not isinstance(given, Tensor):
-            raise InvalidConfig("out", f"{name} must be a torch.Tensor, got {type(given).__name__}")
-        if given.shape != expected or given.dtype != own.dtype or given.device != own.device:
-            raise InvalidConfig(
-                "out",
-                f"{name} must be {own.dtype} of shape {expected} on {own.device}, "
-                f"got {given.dtype} {tuple(given.shape)} on {given.device}",
-            )
-        if own.ndim == 1 and given.stride(0) != 1 and len(given) > 1:
-            message = f"{name} must be contiguous, got stride {given.stride(0)}: put the environments last, out[t]"
-            raise InvalidConfig("out", message)
-        replaced[name] = given if given.shape == own.shape else _flattened(name, given, own.shape)
-    if "final_obs" in replaced and replaced["final_obs"].data_ptr() == replaced.get("obs", outputs.obs).data_ptr():
-        raise InvalidConfig("out", "obs and final_obs are the same memory: after a reset they differ")
-    if shared and "obs" in replaced:
-        replaced["final_obs"] = replaced["obs"]
-    return outputs._replace(**replaced)
-
-
-def _flattened(name: str, given: Tensor, shape: torch.Size) -> Tensor:
-    try:
-        return given.view(shape)
-    except RuntimeError as error:
-        message = f"the components of {name} must be evenly spaced in memory, got strides {given.stride()}"
-        raise InvalidConfig("out", message) from error
 
 
 def unflattened(obs: Tensor, shape: tuple[int, ...]) -> Tensor:

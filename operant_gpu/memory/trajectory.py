@@ -1,4 +1,4 @@
-"""What a rollout stores, and where: the outputs of many steps, time first."""
+"""What steps and rollouts write, and where: the outputs of one step, or of many, time first."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from torch import Tensor
 
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.memory.allocation import memory_of
+from operant_gpu.memory.columns import Outputs
 from operant_gpu.spaces import ActionLayout, ObservationLayout
 
+_OBSERVATIONS = ("obs", "final_obs")
+# What may lie in memory with any strides; the rest is one number each, side by side.
+_STRIDED = (*_OBSERVATIONS, "action_mask", "action")
 # What only a network can give.
 NETWORK_OUTPUTS = ("log_prob", "value", "final_value")
 
@@ -37,14 +41,15 @@ class Trajectory(NamedTuple):
 
 
 class _Kind(NamedTuple):
-    """Shape of one environment's entry, and the dtypes it may have, the default first."""
+    """Shape of one environment's entry, the dtypes it may have, the default first, and how it lies in fresh memory."""
 
     shape: tuple[int, ...]
     dtypes: tuple[torch.dtype, ...]
+    by_component: bool = False
 
 
 class Storage:
-    """Makes and checks the tensors that rollouts of one `VecEnv` write.
+    """Makes and checks the tensors that steps and rollouts of one `VecEnv` write.
 
     Args:
         num_envs: How many environments there are.
@@ -65,17 +70,50 @@ class Storage:
         by_component: bool,
     ) -> None:
         self._num_envs, self._device = num_envs, device
-        self._by_component = {"obs": by_component, "final_obs": by_component, "action_mask": True}
         integers, real, flag = (torch.int64, torch.int32), (torch.float32,), (torch.bool,)
         kinds = dict.fromkeys(Trajectory._fields, _Kind((), real))
-        kinds |= dict.fromkeys(("obs", "final_obs"), _Kind(obs.shape, (obs.torch_dtype,)))
+        kinds |= dict.fromkeys(_OBSERVATIONS, _Kind(obs.shape, (obs.torch_dtype,), by_component))
         kinds |= dict.fromkeys(("terminated", "truncated"), _Kind((), flag))
         kinds["action"] = _Kind(actions.shape, integers if actions.is_discrete else real)
-        kinds["action_mask"] = _Kind((mask_size,), flag)
+        kinds["action_mask"] = _Kind((mask_size,), flag, by_component=True)
         self._kinds = kinds if mask_size else {name: kind for name, kind in kinds.items() if name != "action_mask"}
 
+    def allocate(self, name: str, *steps: int) -> Tensor:
+        """Return fresh memory (*steps, num_envs, ...) for an output."""
+        kind, num_envs = self._kinds[name], self._num_envs
+        sizes = (*kind.shape, num_envs) if kind.by_component else (num_envs, *kind.shape)
+        tensor = torch.empty(*steps, *sizes, dtype=kind.dtypes[0], device=self._device)
+        return tensor.movedim(-1, len(steps)) if kind.by_component else tensor
+
+    def outputs(self, separate_final_obs: bool) -> Outputs:
+        """Return what a step writes, in memory of its own."""
+        names = [name for name in Outputs._fields if name in self._kinds]
+        if not separate_final_obs:
+            names.remove("final_obs")
+        own = {name: self._flat(name, self.allocate(name).zero_()) for name in names}
+        return Outputs(**{"final_obs": own["obs"], **own})
+
+    def redirected(self, outputs: Outputs, out: Mapping[str, Any]) -> Outputs:
+        """Return a step's `outputs` with the caller's tensors in place of those named in `out`.
+
+        Raises:
+            InvalidConfig: If a name is unknown or a tensor does not fit.
+        """
+        shares_final_obs = outputs.final_obs is outputs.obs
+        own = {name: tensor for name, tensor in outputs._asdict().items() if tensor is not None}
+        for name, given in out.items():
+            _check_known(name, own)
+            if name == "final_obs" and shares_final_obs:
+                raise InvalidConfig("out", "final_obs is obs itself in this auto-reset mode: leave it out")
+            self._check(name, given)
+        written = own | {name: self._flat(name, given) for name, given in out.items()}
+        if shares_final_obs:
+            del written["final_obs"]
+        _check_apart(written)
+        return Outputs(**{"final_obs": written["obs"], **written})
+
     def tensors(self, out: Mapping[str, Any] | Iterable[str], num_steps: int, has_network: bool) -> dict[str, Tensor]:
-        """Return the tensors to write, by name: the caller's, or fresh ones for names alone.
+        """Return the tensors for a rollout to write, by name: the caller's, or fresh ones for names alone.
 
         Raises:
             InvalidConfig: If a name is unknown, needs a network that there is not, or a tensor does not fit.
@@ -84,9 +122,7 @@ class Storage:
             raise InvalidConfig("out", f"expected names, or tensors by name, got {out!r}")
         names = (out,) if isinstance(out, str) else tuple(out)
         for name in names:
-            if not isinstance(name, str) or name not in self._kinds:
-                found = f"{name!r}" if isinstance(name, str) else f"of type {type(name).__name__}"
-                raise InvalidConfig("out", f"unknown output {found}: expected some of {', '.join(self._kinds)}")
+            _check_known(name, self._kinds)
             if name in NETWORK_OUTPUTS and not has_network:
                 raise InvalidConfig("out", f"{name} comes from a network: give an MLPPolicy, or leave {name} out")
         if isinstance(out, Mapping):
@@ -95,19 +131,11 @@ class Storage:
             _check_apart(out)
             return {name: out[name] for name in names}
         self._check_memory(names, num_steps)
-        return {name: self._allocate(name, num_steps) for name in names}
+        return {name: self.allocate(name, num_steps) for name in names}
 
     def trajectory(self, tensors: Mapping[str, Tensor]) -> Trajectory:
         """Return the tensors as backends take them: entries flat, or without an axis of their own."""
         return Trajectory(**{name: self._flat(name, tensor.detach()) for name, tensor in tensors.items()})
-
-    def _allocate(self, name: str, num_steps: int) -> Tensor:
-        kind = self._kinds[name]
-        lead = (num_steps, self._num_envs)
-        if not self._by_component.get(name):
-            return torch.empty(*lead, *kind.shape, dtype=kind.dtypes[0], device=self._device)
-        flat = torch.empty(num_steps, math.prod(kind.shape), self._num_envs, dtype=kind.dtypes[0], device=self._device)
-        return flat.transpose(1, 2).view(*lead, *kind.shape)
 
     def _check_memory(self, names: Iterable[str], num_steps: int) -> None:
         kinds = [self._kinds[name] for name in names]
@@ -121,9 +149,10 @@ class Storage:
                 f"{self._device} has {present / 2**30:.1f} GiB: at most {fits} fit; name fewer outputs in out",
             )
 
-    def _check(self, name: str, given: Any, num_steps: int) -> None:
+    def _check(self, name: str, given: Any, *steps: int) -> None:
+        """Raise unless this is a tensor (*steps, num_envs, ...) that an output may be written to."""
         kind = self._kinds[name]
-        shape = (num_steps, self._num_envs, *kind.shape)
+        shape = (*steps, self._num_envs, *kind.shape)
         if not isinstance(given, Tensor):
             raise InvalidConfig("out", f"{name} must be a torch.Tensor, got {type(given).__name__}")
         if given.shape != shape or given.dtype not in kind.dtypes or given.device != self._device:
@@ -132,21 +161,28 @@ class Storage:
                 f"{name} must be {' or '.join(map(str, kind.dtypes))} of shape {shape} on {self._device}, "
                 f"got {given.dtype} {tuple(given.shape)} on {given.device}",
             )
-        if any(size > 1 and stride == 0 for size, stride in zip(given.shape, given.stride(), strict=True)):
-            raise InvalidConfig("out", f"{name} has its elements in the same memory, got strides {given.stride()}")
-        if given.ndim == 2 and name != "action" and given.stride(1) != 1 and self._num_envs > 1:
-            message = f"the rows of {name} must be contiguous, got strides {given.stride()}: put the environments last"
-            raise InvalidConfig("out", message)
+        strides = given.stride()
+        if 0 in strides and any(size > 1 and stride == 0 for size, stride in zip(shape, strides, strict=True)):
+            raise InvalidConfig("out", f"{name} has its elements in the same memory, got strides {strides}")
+        if name not in _STRIDED and strides[-1] != 1 and self._num_envs > 1:
+            message = f"{name} must have stride 1 from one environment to the next, got strides {strides}"
+            raise InvalidConfig("out", f"{message}: put the environments last, as in (num_steps, num_envs)")
 
     def _flat(self, name: str, tensor: Tensor) -> Tensor:
         shape = self._kinds[name].shape
-        if name == "action" or len(shape) == 1 or (tensor.ndim == 2 and name not in ("obs", "final_obs")):
+        if name not in _OBSERVATIONS or len(shape) == 1:
             return tensor
         try:
-            return tensor.view(*tensor.shape[:2], math.prod(shape))
+            return tensor.view(*tensor.shape[: tensor.ndim - len(shape)], math.prod(shape))
         except RuntimeError as error:
             message = f"the components of {name} must be evenly spaced in memory, got strides {tensor.stride()}"
             raise InvalidConfig("out", message) from error
+
+
+def _check_known(name: Any, known: Iterable[str]) -> None:
+    if not isinstance(name, str) or name not in known:
+        found = repr(name) if isinstance(name, str) else f"of type {type(name).__name__}"
+        raise InvalidConfig("out", f"unknown output {found}: expected some of {', '.join(known)}")
 
 
 def _check_apart(out: Mapping[str, Tensor]) -> None:

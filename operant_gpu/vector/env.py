@@ -113,17 +113,9 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self._columns = allocation.allocate_columns(self.num_envs, self.device, self._first_env_id)
         self._env_ids = self._columns.env_id.clone()
         self.stores_rows = select.BACKENDS[self.backend].stores_rows
-        separate = self.autoreset_mode is AutoresetMode.SAME_STEP
-        self._outputs = allocation.allocate_outputs(
-            self.num_envs,
-            obs,
-            self.device,
-            separate_final_obs=separate,
-            by_component=not self.stores_rows,
-            mask_size=mask_size,
-        )
-        self._reader = ActionReader(layout, self.num_envs, self.device)
         self._storage = Storage(self.num_envs, self.device, obs, layout, mask_size, not self.stores_rows)
+        self._outputs = self._storage.outputs(separate_final_obs=self.autoreset_mode is AutoresetMode.SAME_STEP)
+        self._reader = ActionReader(layout, self.num_envs, self.device)
         self._limit = checks.step_limit(max_episode_steps, environment)
         self.max_episode_steps = None if self._limit == NO_LIMIT else self._limit
         given = (environment, self.params, self.state, self._columns, obs, layout)
@@ -213,7 +205,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         """
         self._check_started()
         tensor = self._reader.read(actions)
-        outputs = self._outputs if out is None else allocation.redirected(self._outputs, out, self._shape)
+        outputs = self._outputs if out is None else self._storage.redirected(self._outputs, out)
         self._backend.step(tensor, outputs)
         if self._debug:
             self.check()

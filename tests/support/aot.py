@@ -57,9 +57,9 @@ from operant_gpu.kernels.triton.objective import moments_kernel
 from operant_gpu.kernels.triton.rollout import rollout_kernel
 from operant_gpu.kernels.triton.shuffle import shuffle_kernel
 from operant_gpu.kernels.triton.step import reset_kernel, step_kernel
-from operant_gpu.memory.allocation import allocate_columns, allocate_outputs, allocate_state
+from operant_gpu.memory.allocation import allocate_columns, allocate_state
 from operant_gpu.memory.columns import Outputs
-from operant_gpu.memory.trajectory import NETWORK_OUTPUTS, Trajectory
+from operant_gpu.memory.trajectory import NETWORK_OUTPUTS, Storage, Trajectory
 from operant_gpu.mlp import MLP, MLPLayout
 from operant_gpu.registry import find, list_envs
 from operant_gpu.spaces import action_layout, observation_layout
@@ -170,9 +170,13 @@ def batch_of(environment: Environment, mode: AutoresetMode = AutoresetMode.SAME_
     return Batch(environment, params, state, columns, *layouts, limit, mode, trial)
 
 
-def outputs_of(batch: Batch) -> Outputs:
+def storage_of(batch: Batch, by_component: bool) -> Storage:
     mask_size = batch.actions.num_actions if batch.environment.has_action_mask else 0
-    return allocate_outputs(1, batch.observations, CPU, separate_final_obs=True, by_component=True, mask_size=mask_size)
+    return Storage(1, CPU, batch.observations, batch.actions, mask_size, by_component)
+
+
+def outputs_of(batch: Batch) -> Outputs:
+    return storage_of(batch, by_component=True).outputs(separate_final_obs=True)
 
 
 def launch_of(kernel: Any, batch: Batch, variant: str, values: tuple[Any, ...], shape: Any, **constants: Any) -> Launch:
@@ -198,24 +202,17 @@ def steps_of(batch: Batch) -> list[Launch]:
 def rollout_of(batch: Batch, policy: torch.Tensor | MLP | None, is_stored: bool, variant: str) -> Launch:
     """Return the rollout kernel, with everything or nothing stored."""
     outputs = outputs_of(batch)
-    trajectory = stored(batch, outputs, isinstance(policy, MLP)) if is_stored else Trajectory()
+    trajectory = stored(batch, isinstance(policy, MLP)) if is_stored else Trajectory()
     values = (*rollout_arguments(batch, policy, trajectory, outputs), 7)
     shape = rollout_shape(BATCH_SIZE, isinstance(policy, MLP), batch.trial.width)
     return launch_of(rollout_kernel, batch, variant, values, shape, **policy_constants(policy))
 
 
-def stored(batch: Batch, outputs: Outputs, has_network: bool) -> Trajectory:
-    size, mask = outputs.obs.shape[1], outputs.action_mask
-    kinds: dict[str, tuple[tuple[int, ...], torch.dtype]] = dict.fromkeys(Trajectory._fields, ((), torch.float32))
-    kinds |= dict.fromkeys(("obs", "final_obs"), ((size,), outputs.obs.dtype))
-    kinds |= dict.fromkeys(("terminated", "truncated"), ((), torch.bool))
-    kinds["action"] = (batch.actions.shape, torch.int64 if batch.actions.is_discrete else torch.float32)
-    kinds["action_mask"] = (() if mask is None else mask.shape[1:], torch.bool)
-    absent = {"action_mask"} if mask is None else set()
+def stored(batch: Batch, has_network: bool) -> Trajectory:
+    absent = set() if batch.environment.has_action_mask else {"action_mask"}
     absent |= {"final_obs"} if has_network else set(NETWORK_OUTPUTS)
-    return Trajectory(
-        **{name: torch.zeros(2, 1, *shape, dtype=dtype) for name, (shape, dtype) in kinds.items() if name not in absent}
-    )
+    storage, names = storage_of(batch, by_component=False), [name for name in Trajectory._fields if name not in absent]
+    return storage.trajectory(storage.tensors(names, 2, has_network))
 
 
 def rollouts_of(batch: Batch) -> list[Launch]:

@@ -220,13 +220,17 @@ def test_options_other_than_a_reset_mask_are_refused(options: dict[str, Any]) ->
         {"reward": None},
         {"reward": torch.zeros(N), "terminated": torch.zeros(N)},
         {"truncated": torch.zeros(N, dtype=torch.uint8)},
+        {"obs": torch.zeros(1, 4).expand(N, 4)},
+        dict.fromkeys(("obs", "final_obs"), torch.zeros(N, 4)),
+        {None: torch.zeros(N)},
     ],
-    ids=lambda out: list(out)[-1],
+    ids=lambda out: str(list(out)[-1]),
 )
 def test_outputs_that_do_not_fit_are_refused(out: dict[str, Any]) -> None:
     env = cartpole()
     env.reset(seed=1)
-    with refused(InvalidConfig, env, f"^out: .*{list(out)[-1]}"):
+    name = list(out)[-1]
+    with refused(InvalidConfig, env, f"^out: .*{name or 'unknown output of type NoneType'}"):
         env.step(torch.zeros(N, dtype=torch.int32), out=out)
 
 

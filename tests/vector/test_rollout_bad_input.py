@@ -202,8 +202,8 @@ BAD_OUTPUTS: dict[str, tuple[Any, str]] = {
     "float actions": ({"action": torch.zeros(STEPS, N)}, "action must be torch.int64 or torch.int32"),
     "short actions": ({"action": torch.zeros(STEPS, N, dtype=torch.int16)}, "action must be torch.int64 or"),
     "another device": ({"final_obs": torch.zeros(STEPS, N, 4, device="meta")}, "final_obs must be .* got .* on meta"),
-    "columns of rewards": ({"reward": torch.zeros(N, STEPS).T}, "rows of reward must be contiguous, got strides"),
-    "gaps in flags": ({"terminated": torch.zeros(STEPS, 2 * N).bool()[:, ::2]}, "rows of terminated must be contig"),
+    "columns of rewards": ({"reward": torch.zeros(N, STEPS).T}, "reward must have stride 1 from one .* got strides"),
+    "gaps in flags": ({"terminated": torch.zeros(STEPS, 2 * N).bool()[:, ::2]}, "terminated must have stride 1"),
 }
 
 
