@@ -27,13 +27,13 @@ class Hyperparameters(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """The steps that an iteration learns from, all contiguous."""
+    """The steps that an iteration learns from, named as in a `Trajectory`, all contiguous."""
 
-    obs: Tensor  # (n_steps, num_envs, inputs)
-    actions: Tensor  # as drawn, (n_steps, num_envs) or with an axis of components
-    masks: Tensor | None  # (n_steps, num_envs, choices)
-    log_probs: Tensor  # (n_steps, num_envs)
-    values: Tensor  # likewise, of the observations
+    obs: Tensor  # (n_steps, num_envs, ...)
+    action: Tensor  # as drawn, (n_steps, num_envs) or with an axis of components
+    action_mask: Tensor | None  # (n_steps, num_envs, choices)
+    log_prob: Tensor  # (n_steps, num_envs)
+    value: Tensor  # likewise, of the observations
     advantages: Tensor  # likewise, not normalized
 
 

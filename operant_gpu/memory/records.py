@@ -31,7 +31,7 @@ GIVEN = ("actions", "actions_kind", "actions_step", "actions_row", "actions_colu
 CALL = (
     *GIVEN,
     *("obs", "obs_step", "obs_row", "obs_column"),
-    *("mask", "mask_step", "mask_row", "mask_column"),
+    *("action_mask", "action_mask_step", "action_mask_row", "action_mask_column"),
     *("action", "action_kind", "action_step", "action_row", "action_column"),
     *("final_obs", "final_obs_step", "final_obs_row", "final_obs_column"),
     *("reward", "reward_step", "terminated", "terminated_step", "truncated", "truncated_step"),
@@ -85,7 +85,7 @@ def stored(trajectory: Trajectory) -> dict[str, int]:
     fields: dict[str, int] = {}
     for name, tensor in trajectory._asdict().items():
         if tensor is not None:
-            fields |= _placed("mask" if name == "action_mask" else name, tensor, ("step", "row", "column"))
+            fields |= _placed(name, tensor, ("step", "row", "column"))
     if trajectory.action is not None:
         fields["action_kind"] = _KINDS[trajectory.action.dtype]
     return fields

@@ -45,7 +45,7 @@ class _Kind(NamedTuple):
 
     shape: tuple[int, ...]
     dtypes: tuple[torch.dtype, ...]
-    by_component: bool = False
+    stores_rows: bool = True
 
 
 class Storage:
@@ -57,7 +57,8 @@ class Storage:
         obs: Shape and dtype of one observation.
         actions: Shape and kind of one action.
         mask_size: How many conditions an action mask has; 0 if there is none.
-        by_component: Whether the environments store observations so.
+        stores_rows: Whether fresh memory has observations and action masks environment by environment, for who takes
+            them one by one, and not component by component.
     """
 
     def __init__(
@@ -67,23 +68,23 @@ class Storage:
         obs: ObservationLayout,
         actions: ActionLayout,
         mask_size: int,
-        by_component: bool,
+        stores_rows: bool,
     ) -> None:
         self._num_envs, self._device = num_envs, device
         integers, real, flag = (torch.int64, torch.int32), (torch.float32,), (torch.bool,)
         kinds = dict.fromkeys(Trajectory._fields, _Kind((), real))
-        kinds |= dict.fromkeys(_OBSERVATIONS, _Kind(obs.shape, (obs.torch_dtype,), by_component))
+        kinds |= dict.fromkeys(_OBSERVATIONS, _Kind(obs.shape, (obs.torch_dtype,), stores_rows))
         kinds |= dict.fromkeys(("terminated", "truncated"), _Kind((), flag))
         kinds["action"] = _Kind(actions.shape, integers if actions.is_discrete else real)
-        kinds["action_mask"] = _Kind((mask_size,), flag, by_component=True)
+        kinds["action_mask"] = _Kind((mask_size,), flag, stores_rows)
         self._kinds = kinds if mask_size else {name: kind for name, kind in kinds.items() if name != "action_mask"}
 
     def allocate(self, name: str, *steps: int) -> Tensor:
         """Return fresh memory (*steps, num_envs, ...) for an output."""
         kind, num_envs = self._kinds[name], self._num_envs
-        sizes = (*kind.shape, num_envs) if kind.by_component else (num_envs, *kind.shape)
+        sizes = (num_envs, *kind.shape) if kind.stores_rows else (*kind.shape, num_envs)
         tensor = torch.empty(*steps, *sizes, dtype=kind.dtypes[0], device=self._device)
-        return tensor.movedim(-1, len(steps)) if kind.by_component else tensor
+        return tensor if kind.stores_rows else tensor.movedim(-1, len(steps))
 
     def outputs(self, separate_final_obs: bool) -> Outputs:
         """Return what a step writes, in memory of its own."""

@@ -68,7 +68,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         autoreset_mode: When ended environments are reset.
         output: The library whose arrays come back.
         max_episode_steps: The time limit in force, or None.
-        stores_rows: Whether an environment's observation lies side by side in memory, and not component by component.
+        stores_rows: Whether an environment's observation, and its action mask, lie side by side in memory, and not
+            component by component.
         action_mask: Which actions are legal in the present states: a live bool array (num_envs, n), as the last
             `reset`, `observe` or `step` wrote it (a `step` with one in `out` writes there), or None if the environment
             has no mask. A column stands for each action of Discrete, for MultiDiscrete component after component.
@@ -113,7 +114,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self._columns = allocation.allocate_columns(self.num_envs, self.device, self._first_env_id)
         self._env_ids = self._columns.env_id.clone()
         self.stores_rows = select.BACKENDS[self.backend].stores_rows
-        self._storage = Storage(self.num_envs, self.device, obs, layout, mask_size, not self.stores_rows)
+        self._storage = Storage(self.num_envs, self.device, obs, layout, mask_size, self.stores_rows)
         self._outputs = self._storage.outputs(separate_final_obs=self.autoreset_mode is AutoresetMode.SAME_STEP)
         self._reader = ActionReader(layout, self.num_envs, self.device)
         self._limit = checks.step_limit(max_episode_steps, environment)

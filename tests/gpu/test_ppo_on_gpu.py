@@ -137,7 +137,7 @@ class WaitingBonus(IntrinsicReward):
     """A bonus that reads a number on the host: the rollout can be captured, the update cannot."""
 
     def forward(self, rollout: Rollout, generator: torch.Generator) -> Tensor:
-        return torch.full_like(rollout.rewards, 0.1 if rollout.rewards.sum().item() < math.inf else 0.0)
+        return torch.full_like(rollout.reward, 0.1 if rollout.reward.sum().item() < math.inf else 0.0)
 
 
 @graph_engine

@@ -170,13 +170,13 @@ def batch_of(environment: Environment, mode: AutoresetMode = AutoresetMode.SAME_
     return Batch(environment, params, state, columns, *layouts, limit, mode, trial)
 
 
-def storage_of(batch: Batch, by_component: bool) -> Storage:
+def storage_of(batch: Batch, stores_rows: bool) -> Storage:
     mask_size = batch.actions.num_actions if batch.environment.has_action_mask else 0
-    return Storage(1, CPU, batch.observations, batch.actions, mask_size, by_component)
+    return Storage(1, CPU, batch.observations, batch.actions, mask_size, stores_rows)
 
 
 def outputs_of(batch: Batch) -> Outputs:
-    return storage_of(batch, by_component=True).outputs(separate_final_obs=True)
+    return storage_of(batch, stores_rows=False).outputs(separate_final_obs=True)
 
 
 def launch_of(kernel: Any, batch: Batch, variant: str, values: tuple[Any, ...], shape: Any, **constants: Any) -> Launch:
@@ -211,7 +211,7 @@ def rollout_of(batch: Batch, policy: torch.Tensor | MLP | None, is_stored: bool,
 def stored(batch: Batch, has_network: bool) -> Trajectory:
     absent = set() if batch.environment.has_action_mask else {"action_mask"}
     absent |= {"final_obs"} if has_network else set(NETWORK_OUTPUTS)
-    storage, names = storage_of(batch, by_component=False), [name for name in Trajectory._fields if name not in absent]
+    storage, names = storage_of(batch, stores_rows=True), [name for name in Trajectory._fields if name not in absent]
     return storage.trajectory(storage.tensors(names, 2, has_network))
 
 

@@ -41,7 +41,7 @@ class Whim(IntrinsicReward):
 
     def forward(self, rollout: Any, generator: torch.Generator) -> torch.Tensor:
         self.seen += 1
-        return self.seen * torch.rand(rollout.rewards.shape, generator=generator)
+        return self.seen * torch.rand(rollout.reward.shape, generator=generator)
 
 
 OWN: dict[str, dict[str, Any]] = {"noisy": {"network": Noisy}, "whim": {"intrinsic": Whim}}

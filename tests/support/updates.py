@@ -235,7 +235,7 @@ def assert_learns_as_eager(make: Callable[[], VecEnv], config: PPOConfig, patch:
     eager.optimizer.load_state_dict(learner.optimizer.state_dict())
     learner._begin()
     learner._loop.update.collect(learner._loop.rollout)
-    rollout, rewards = learner._loop.rollout, learner._loop.rollout.rewards
+    rollout, rewards = learner._loop.rollout, learner._loop.rollout.reward
     advantages = learner._loop.update.estimate(rollout, rewards)
     expected = eager._loop.update.estimate(rollout, rewards)
     assert_same_tensors({"advantages": advantages}, {"advantages": expected}, ulps=1_000, atol=1e-4)

@@ -26,7 +26,7 @@ class _Climb(ctypes.Structure):
         *((name, REAL) for name in ("clip_eps", "vf_clip_eps", "vf_coef", "ent_coef", "max_grad_norm", "max_kl", "lr")),
         ("obs", POINTER),
         ("obs_kind", WORD),
-        *((name, POINTER) for name in ("actions", "masks", "log_probs", "values", "advantages")),
+        *((name, POINTER) for name in ("action", "action_mask", "log_prob", "value", "advantages")),
         *((name, POINTER) for name in ("parameters", "means", "squares", "count", "trainable")),
         *((name, POINTER) for name in ("measured", "norms", "status")),
     )

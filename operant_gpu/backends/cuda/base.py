@@ -56,7 +56,7 @@ class CudaSourceBackend(CompiledBackend):
         if network.layout.is_gaussian:
             fields["log_std"] = network.views()[-1].data_ptr()
         if outputs.action_mask is not None:
-            mask = outputs.action_mask
-            fields |= {"mask": mask.data_ptr(), "mask_row": mask.stride(0), "mask_column": mask.stride(1)}
+            fields["action_mask"] = outputs.action_mask.data_ptr()
+            fields["action_mask_row"], fields["action_mask_column"] = outputs.action_mask.stride()
         self.launch("operant_draw", Record(DRAW, fields), 0, 1)
         return drawn, taken, log_prob

@@ -33,16 +33,17 @@ _TYPES = {
     "float32": "float", "float64": "double",
 }  # fmt: skip
 _POINTERS = {
-    "obs": "Observed*", "final_obs": "Observed*", "present_obs": "Observed*", "actions": "const void*", "mask": "bool*",
-    "action": "void*", "present_mask": "bool*", "reward": "float*", "terminated": "bool*", "truncated": "bool*",
-    "outputs": "const float*", "log_std": "const float*", "drawn": "void*", "taken": "float*", "log_prob": "float*",
+    "obs": "Observed*", "final_obs": "Observed*", "present_obs": "Observed*", "actions": "const void*",
+    "action": "void*", "action_mask": "bool*", "present_mask": "bool*", "reward": "float*", "terminated": "bool*",
+    "truncated": "bool*", "outputs": "const float*", "log_std": "const float*", "drawn": "void*", "taken": "float*",
+    "log_prob": "float*",
 }  # fmt: skip
 
 # The fields of the record that is the same for every call, after those of the state's columns.
 BATCH = (*Columns._fields, "num_envs", "array_stride", "mode", "limit")
 # What a draw from a network's distribution reads and writes.
 DRAW = (
-    *("outputs", "outputs_row", "outputs_column", "log_std", "mask", "mask_row", "mask_column"),
+    *("outputs", "outputs_row", "outputs_column", "log_std", "action_mask", "action_mask_row", "action_mask_column"),
     *("drawn", "taken", "log_prob"),
 )
 

@@ -31,9 +31,9 @@ struct Climb {
     // Samples, one after the other.
     const void* obs;
     int64_t obs_kind;
-    const void* actions;
-    const uint8_t* masks;
-    const float *log_probs, *values, *advantages;
+    const void* action;
+    const uint8_t* action_mask;
+    const float *log_prob, *value, *advantages;
     // The optimizer, flat.
     float *parameters, *means, *squares, *count;
     const uint8_t* trainable;

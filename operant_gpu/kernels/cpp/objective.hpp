@@ -36,8 +36,8 @@ struct Minibatch {
 // One sample's categorical distributions. Leaves in `scratch` the gradients of log_prob, then of entropy, by the logits.
 inline Chosen categorical(const Climb& climb, int64_t sample, const float* logits, float* scratch) {
     constexpr float LOWEST = std::numeric_limits<float>::lowest();
-    const uint8_t* legal = climb.masks ? climb.masks + sample * climb.network.outputs : nullptr;
-    const auto* actions = static_cast<const int64_t*>(climb.actions) + sample * climb.network.components;
+    const uint8_t* legal = climb.action_mask ? climb.action_mask + sample * climb.network.outputs : nullptr;
+    const auto* actions = static_cast<const int64_t*>(climb.action) + sample * climb.network.components;
     float *d_log_prob = scratch, *d_entropy = scratch + climb.network.outputs;
     Chosen chosen{0.0f, 0.0f};
     for (int64_t c = 0; c < climb.network.components; ++c) {
@@ -69,7 +69,7 @@ inline Chosen categorical(const Climb& climb, int64_t sample, const float* logit
 
 // One sample's normals. Leaves in `scratch` the gradients of log_prob by means, then by the logarithms of deviations.
 inline Chosen gaussian(const Climb& climb, const float* log_std, int64_t sample, const float* means, float* scratch) {
-    const auto* actions = static_cast<const float*>(climb.actions) + sample * climb.network.outputs;
+    const auto* actions = static_cast<const float*>(climb.action) + sample * climb.network.outputs;
     Chosen chosen{0.0f, 0.0f};
     for (int64_t j = 0; j < climb.network.outputs; ++j) {
         const float inverse = std::exp(-log_std[j]), deviation = (actions[j] - means[j]) * inverse;
@@ -107,7 +107,7 @@ inline void objective(const Climb& climb, const Plan& plan, const Minibatch& bat
         float* outputs = tile.outputs.data() + row * column;
         const Chosen chosen = climb.network.is_gaussian ? gaussian(climb, log_std, sample, outputs, scratch)
                                                 : categorical(climb, sample, outputs, scratch);
-        const float log_ratio = chosen.log_prob - climb.log_probs[sample], ratio = std::exp(log_ratio);
+        const float log_ratio = chosen.log_prob - climb.log_prob[sample], ratio = std::exp(log_ratio);
         const float raw = climb.advantages[sample], advantage = (raw - batch.mean) * batch.scale;
         const float bounded = ratio > 1.0f + eps ? 1.0f + eps : ratio < 1.0f - eps ? 1.0f - eps : ratio;
         const float plain = ratio * advantage, clipped = bounded * advantage;
@@ -120,7 +120,7 @@ inline void objective(const Climb& climb, const Plan& plan, const Minibatch& bat
             else outputs[j] -= bonus * scratch[climb.network.outputs + j];
         }
         float* value = tile.values.data() + row * LANES;
-        const float old_value = climb.values[sample];
+        const float old_value = climb.value[sample];
         *value = float(climb.vf_coef) * batch.weight *
                  value_pull(climb, *value, old_value, raw + old_value, sums.measured[VALUE_LOSS]);
         sums.measured[POLICY_LOSS] -= is_clipped ? clipped : plain;

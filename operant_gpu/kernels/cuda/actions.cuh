@@ -67,7 +67,7 @@ __device__ void draw_one(const Batch& batch, const Draw& draw, int64_t row) {
     const int32_t elapsed = batch.ended[row] && batch.mode != DISABLED ? 0 : batch.elapsed[row];
     const Rng rng = {batch.seed[row], batch.env_id[row], batch.episode[row], elapsed, POLICY_STREAM};
     const float* const outputs = draw.outputs + row * draw.outputs_row;
-    const bool* const mask = draw.mask + row * draw.mask_row;
+    const bool* const mask = draw.action_mask + row * draw.action_mask_row;
     float log_prob = 0.0f;
     for (int i = 0; i < ACTION_SIZE; ++i) {
         const int64_t at = row * ACTION_SIZE + i;
@@ -83,7 +83,7 @@ __device__ void draw_one(const Batch& batch, const Draw& draw, int64_t row) {
         const int first = first_choice(i), size = action_high(i) - action_low(i);
         // Illegal choices have no weight.
         const auto logit = [&](int j) {
-            const bool is_legal = !HAS_MASK || mask[(first + j) * draw.mask_column];
+            const bool is_legal = !HAS_MASK || mask[(first + j) * draw.action_mask_column];
             return is_legal ? outputs[(first + j) * draw.outputs_column] : -3.402823466e38f;
         };
         float highest = logit(0), total = 0.0f;

@@ -101,7 +101,10 @@ __device__ void take_steps(const Batch& batch, const Call& call, int64_t row, in
     for (int64_t step = 0; step < num_steps; ++step) {
         if (mode != DISABLED) block.begin_clock();
         if (call.obs) observe_all(block, View{call.obs + step * call.obs_step, call.obs_row, call.obs_column, streams});
-        if (call.mask) mask_all(block, call.mask + step * call.mask_step, call.mask_row, call.mask_column);
+        if (call.action_mask) {
+            bool* const mask = call.action_mask + step * call.action_mask_step;
+            mask_all(block, mask, call.action_mask_row, call.action_mask_column);
+        }
         if (call.actions) load_actions(block, call, step);
         else draw_actions(block);
         if (call.action) store_actions(block, call, step);

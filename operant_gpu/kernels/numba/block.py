@@ -127,10 +127,10 @@ def show(batch: Any, call_: Any, step: Any, base: Any, narrow: Any, wide: Any, o
         address = call_.obs + batch.obs_bytes * step * call_.obs_step
         row, column, slots = call_.obs_row, call_.obs_column, batch.obs_slots
         store_components(address, batch.obs_kind, row, column, batch.obs_size, base, narrow, slots, n)
-    if call_.mask:
+    if call_.action_mask:
         call(batch.mask, narrow, wide, n)
-        row, column, slots = call_.mask_row, call_.mask_column, batch.mask_slots
-        address = call_.mask + step * call_.mask_step
+        row, column, slots = call_.action_mask_row, call_.action_mask_column, batch.mask_slots
+        address = call_.action_mask + step * call_.action_mask_step
         store_components(address, UNSIGNED_BYTE, row, column, batch.mask_size, base, narrow, slots, n)
     if not call_.actions:
         call(batch.random, narrow, wide, n)

@@ -81,7 +81,7 @@ class FaultLog:
         obs = rollout.obs[:-1].isfinite() & rollout.final_obs.isfinite()
         sound = (
             obs.flatten(2).all(-1),
-            *(column.isfinite() for column in (rollout.rewards, rollout.log_probs, rollout.values)),
+            *(column.isfinite() for column in (rollout.reward, rollout.log_prob, rollout.value)),
         )
         bad = ~torch.stack(sound).flatten(1)
         found, place = bad.any(1), bad.byte().argmax(1)

@@ -50,26 +50,14 @@ class FusedUpdate(Update):
 
     def collect(self, rollout: Rollout) -> None:
         """Step the environments `n_steps` times, into the rollout."""
-        out = {
-            "obs": rollout.obs[:-1],
-            "action": rollout.actions,
-            "log_prob": rollout.log_probs,
-            "value": rollout.values,
-            "reward": rollout.rewards,
-            "terminated": rollout.terminated,
-            "truncated": rollout.truncated,
-            "final_obs": rollout.final_obs,
-            "final_value": rollout.final_values,
-        }
-        if rollout.masks is not None:
-            out["action_mask"] = rollout.masks[:-1]
+        out = {name: tensor for name, tensor in rollout.steps._asdict().items() if tensor is not None}
         with torch.no_grad():
             self.env.rollout(rollout.n_steps, self.policy, out)
             rollout.begin(self.env)
 
     def estimate(self, rollout: Rollout, rewards: Tensor) -> Tensor:
         """Return the advantages (n_steps, num_envs) of a rollout's actions, for these rewards."""
-        columns = rollout.values, rollout.final_values, rollout.terminated, rollout.truncated
+        columns = rollout.value, rollout.final_value, rollout.terminated, rollout.truncated
         config = self.config
         advantages: Tensor = self._kernels.estimate_advantages(rewards, *columns, config.gamma, config.gae_lambda)
         return advantages
@@ -77,18 +65,11 @@ class FusedUpdate(Update):
     @torch.no_grad()
     def climb(self, rollout: Rollout, advantages: Tensor) -> None:
         """Take `n_epochs` passes over the rollout in minibatches."""
-        samples = Samples(
-            obs=rollout.obs[:-1].flatten(2),
-            actions=rollout.actions,
-            masks=None if rollout.masks is None else rollout.masks[:-1],
-            log_probs=rollout.log_probs,
-            values=rollout.values,
-            advantages=advantages,
-        )
+        learned = {name: getattr(rollout.steps, name) for name in Samples._fields if name != "advantages"}
         own = self.optimizer
         table = self._steps.run(
             self.policy.mlp,
-            samples,
+            Samples(**learned, advantages=advantages),
             AdamState(own.means, own.squares, own.count, own.lr),
             seed=self.config.seed,
             iteration=self._iteration,

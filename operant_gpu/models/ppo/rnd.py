@@ -22,7 +22,9 @@ class IntrinsicReward(nn.Module):
     """A reward of the learner's own, added to the environment's.
 
     PPO calls it once an iteration, with the rollout and a random generator. It returns bonuses (n_steps, num_envs), and
-    may learn from the rollout. It must not wait for the device, and do the same work at each call.
+    may learn from the rollout. It must not wait for the device, and do the same work at each call. The rollout's
+    tensors (n_steps, num_envs, ...) are attributes with the names of `VecEnv.rollout`, such as `reward` and
+    `final_obs`; `obs` and `action_mask` have one row more, for what follows the last step.
     """
 
     def forward(self, rollout: Rollout, generator: Generator) -> Tensor:
@@ -73,7 +75,7 @@ class RND(IntrinsicReward):
         inputs = self.normalizer(obs).clamp(-_CLIP, _CLIP)
         with torch.no_grad():
             targets = self.target(inputs)
-            novelty = (self.predictor(inputs) - targets).square().mean(-1).view_as(rollout.rewards)
+            novelty = (self.predictor(inputs) - targets).square().mean(-1).view_as(rollout.reward)
             bonus: Tensor = self._coef * self.scale(novelty, torch.zeros_like(rollout.terminated))
         self._distil(inputs, targets, generator)
         return bonus

@@ -9,60 +9,58 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from operant_gpu.memory.columns import Outputs
+from operant_gpu.memory.trajectory import Storage, Trajectory
 from operant_gpu.models.policies.policy import Policy
-from operant_gpu.spaces import observation_layout
+from operant_gpu.spaces import action_layout, observation_layout
 from operant_gpu.vector import VecEnv
 
 
 class Rollout:
-    """Buffers of `n_steps` steps of every environment, time first.
+    """Buffers of `n_steps` steps of every environment, time first; named as `VecEnv.rollout` names its outputs.
 
     Args:
         env: The environments.
         policy: What acts in them.
         n_steps: How many steps.
-        by_rows: Whether observations are to lie one after the other, for who reads them one by one.
+        stores_rows: Whether observations and masks are to lie one after the other, for who reads them one by one.
 
     Attributes:
         obs: (n_steps + 1, num_envs, *shape), the last row what follows the last step.
         final_obs: (n_steps, num_envs, *shape), the observation after each step and before any reset.
-        masks: (n_steps + 1, num_envs, choices) bool, legal actions; None where all always are.
+        action_mask: (n_steps + 1, num_envs, choices) bool, legal actions; None where all always are.
         starts: (n_steps + 1, num_envs) bool, whether the observation begins an episode; for recurrent policies.
         states: (n_steps + 1, num_envs, state_size), the policy's memory before each observation; for recurrent ones.
-        actions: (n_steps, num_envs, ...) as the policy drew them.
-        log_probs, values, rewards: (n_steps, num_envs) float32.
-        final_values: (n_steps, num_envs) float32, of what follows a step that a time limit cut, or the last one; for
+        action: (n_steps, num_envs, ...) as the policy drew it.
+        log_prob, value, reward: (n_steps, num_envs) float32.
+        final_value: (n_steps, num_envs) float32, of what follows a step that a time limit cut, or the last one; for
             fused engines.
         terminated, truncated: (n_steps, num_envs) bool.
+        steps: The steps alone, without what follows the last.
         under_way: (2, 2) float64, what all episodes under way had come to before the steps and after them: the sums of
             their returns and of their lengths.
     """
 
-    def __init__(self, env: VecEnv, policy: Policy, n_steps: int, by_rows: bool = False) -> None:
-        self.n_steps, num_envs, device = n_steps, env.num_envs, env.device
-        layout = observation_layout(env.single_observation_space)
+    def __init__(self, env: VecEnv, policy: Policy, n_steps: int, stores_rows: bool = False) -> None:
+        self.n_steps = n_steps
+        layouts = observation_layout(env.single_observation_space), action_layout(env.single_action_space)
+        choices = 0 if env.action_mask is None else env.action_mask.shape[1]
+        storage = Storage(env.num_envs, env.device, *layouts, choices, stores_rows or env.stores_rows)
 
-        def observations(steps: int) -> Tensor:
-            if by_rows or env.stores_rows:
-                return torch.zeros(steps, num_envs, *layout.shape, dtype=layout.torch_dtype, device=device)
-            flat = torch.zeros(steps, layout.size, num_envs, dtype=layout.torch_dtype, device=device).transpose(1, 2)
-            return flat.view(steps, num_envs, *layout.shape)
+        def zeros(name: str, steps: int = n_steps) -> Tensor:
+            return storage.allocate(name, steps).zero_()
 
-        def column(*shape: int, dtype: torch.dtype = torch.float32, steps: int = n_steps) -> Tensor:
-            return torch.zeros(steps, num_envs, *shape, dtype=dtype, device=device)
-
-        self.obs, self.final_obs = observations(n_steps + 1), observations(n_steps)
-        choices = None if env.action_mask is None else env.action_mask.shape[1]
-        self.masks = None if choices is None else column(choices, dtype=torch.bool, steps=n_steps + 1)
-        memory = policy.state_size
-        self.starts = column(dtype=torch.bool, steps=n_steps + 1) if memory else None
-        self.states = column(memory, steps=n_steps + 1) if memory else None
-        distribution = policy.distribution
-        self.actions = column(*distribution.action_shape, dtype=distribution.action_dtype)
-        self.log_probs, self.values, self.rewards = column(), column(), column()
-        self.final_values = column()
-        self.terminated, self.truncated = column(dtype=torch.bool), column(dtype=torch.bool)
-        self.under_way = torch.zeros(2, 2, dtype=torch.float64, device=device)
+        self.obs, self.final_obs = zeros("obs", n_steps + 1), zeros("final_obs")
+        self.action_mask = zeros("action_mask", n_steps + 1) if choices else None
+        self.action, self.log_prob, self.value = map(zeros, ("action", "log_prob", "value"))
+        self.reward, self.final_value = zeros("reward"), zeros("final_value")
+        self.terminated, self.truncated = zeros("terminated"), zeros("truncated")
+        memory, rows = policy.state_size, (n_steps + 1, env.num_envs)
+        self.starts = torch.zeros(rows, dtype=torch.bool, device=env.device) if memory else None
+        self.states = torch.zeros(*rows, memory, dtype=torch.float32, device=env.device) if memory else None
+        fields = (getattr(self, name) for name in Trajectory._fields)
+        self.steps = Trajectory(*(None if tensor is None else tensor[:n_steps] for tensor in fields))
+        self.under_way = torch.zeros(2, 2, dtype=torch.float64, device=env.device)
         # Made once: taking a row of a tensor costs a microsecond each time.
         self._outputs = [self._step_outputs(step) for step in range(n_steps)]
 
@@ -76,14 +74,9 @@ class Rollout:
         return self._outputs[step]
 
     def _step_outputs(self, step: int) -> dict[str, Tensor]:
-        targets = {
-            "obs": self.obs[step + 1],
-            "final_obs": self.final_obs[step],
-            "reward": self.rewards[step],
-            "terminated": self.terminated[step],
-            "truncated": self.truncated[step],
-        }
-        return targets if self.masks is None else {**targets, "action_mask": self.masks[step + 1]}
+        rows = {name: step + (name in ("obs", "action_mask")) for name in Outputs._fields}
+        tensors = {name: getattr(self, name) for name in rows}
+        return {name: tensor[rows[name]] for name, tensor in tensors.items() if tensor is not None}
 
     def inputs(self, step: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the observation, state and starts that the policy sees at a step."""
@@ -92,8 +85,8 @@ class Rollout:
     def begin(self, env: VecEnv) -> None:
         """Write what the environments show now to the last row, to go on from there with an empty memory."""
         self.obs[-1] = env.observe()
-        if self.masks is not None and env.action_mask is not None:
-            self.masks[-1] = env.action_mask
+        if self.action_mask is not None and env.action_mask is not None:
+            self.action_mask[-1] = env.action_mask
         if self.starts is not None:
             self.starts[-1] = True
 
@@ -127,14 +120,14 @@ def collect(env: VecEnv, policy: Policy, rollout: Rollout, generator: Generator)
 
 
 def _collect(env: VecEnv, policy: Policy, rollout: Rollout, generator: Generator) -> None:
-    for kept in (rollout.obs, rollout.masks, rollout.starts, rollout.states):
+    for kept in (rollout.obs, rollout.action_mask, rollout.starts, rollout.states):
         if kept is not None:
             kept[0] = kept[-1]
     for step in range(rollout.n_steps):
-        decision = policy.act(*rollout.inputs(step), _row(rollout.masks, step), generator)
-        rollout.actions[step] = decision.actions
-        rollout.log_probs[step] = decision.log_probs
-        rollout.values[step] = decision.values
+        decision = policy.act(*rollout.inputs(step), _row(rollout.action_mask, step), generator)
+        rollout.action[step] = decision.actions
+        rollout.log_prob[step] = decision.log_probs
+        rollout.value[step] = decision.values
         actions = policy.distribution.for_environment(decision.actions)
         env.step(actions, out=rollout.outputs(step))
         if decision.state is not None and rollout.states is not None and rollout.starts is not None:
@@ -151,7 +144,7 @@ def next_values(rollout: Rollout, policy: Policy, max_episode_steps: int | None)
     most one. One batch of values for each stretch suffices, and no wait for the device to tell where they are.
     """
     last = policy.value(*rollout.inputs(rollout.n_steps))
-    following = torch.cat([rollout.values[1:], last[None]])
+    following = torch.cat([rollout.value[1:], last[None]])
     stretch = min(max_episode_steps or rollout.n_steps, rollout.n_steps)
     for first in range(0, rollout.n_steps, stretch):
         steps = slice(first, first + stretch)
@@ -205,12 +198,12 @@ class Minibatch(NamedTuple):
     """
 
     obs: Tensor
-    actions: Tensor
-    log_probs: Tensor
-    values: Tensor
+    action: Tensor
+    log_prob: Tensor
+    value: Tensor
     advantages: Tensor
     returns: Tensor
-    masks: Tensor | None
+    action_mask: Tensor | None
     starts: Tensor | None
     state: Tensor | None
 
@@ -221,16 +214,15 @@ class Minibatch(NamedTuple):
 
 def make_batch(rollout: Rollout, advantages: Tensor) -> Minibatch:
     """Return a rollout's steps with their advantages, and the returns that the critic learns."""
-    steps = rollout.n_steps
     batch = Minibatch(
         obs=rollout.obs[:-1],
-        actions=rollout.actions,
-        log_probs=rollout.log_probs,
-        values=rollout.values,
+        action=rollout.action,
+        log_prob=rollout.log_prob,
+        value=rollout.value,
         advantages=advantages,
-        returns=advantages + rollout.values,
-        masks=None if rollout.masks is None else rollout.masks[:steps],
-        starts=None if rollout.starts is None else rollout.starts[:steps],
+        returns=advantages + rollout.value,
+        action_mask=rollout.steps.action_mask,
+        starts=None if rollout.starts is None else rollout.starts[:-1],
         state=None if rollout.states is None else rollout.states[:1],
     )
     return batch if batch.state is not None else batch.map(lambda tensor: tensor.flatten(0, 1))

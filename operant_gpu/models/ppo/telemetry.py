@@ -74,7 +74,7 @@ class Telemetry:
         """Take in an iteration's episodes, and how well the values foresaw its returns."""
         self._iterations += torch.stack([self._one, explained_variance.double()])
         # What was collected belongs to episodes that ended, but for what those under way have gained.
-        collected = torch.stack([rollout.rewards.sum(dtype=torch.float64), self._one * rollout.rewards.numel()])
+        collected = torch.stack([rollout.reward.sum(dtype=torch.float64), self._one * rollout.reward.numel()])
         before, after = rollout.under_way
         self._episodes += torch.cat([rollout.ended.sum(dtype=torch.float64)[None], before + collected - after])
 

@@ -82,8 +82,8 @@ class Update:
         self.optimizer.lr.copy_(self._schedule.lr)
         self.telemetry.faults.inspect_rollout(rollout)
         advantages = self.advantages(rollout)
-        returns = advantages + rollout.values
-        self.telemetry.add_iteration(rollout, losses.explained_variance(rollout.values, returns))
+        returns = advantages + rollout.value
+        self.telemetry.add_iteration(rollout, losses.explained_variance(rollout.value, returns))
         self.climb(rollout, advantages)
         # Not before: the policy is to be judged as it saw the observations when it acted.
         if self.policy.normalizer is not None:
@@ -91,7 +91,7 @@ class Update:
 
     def advantages(self, rollout: Rollout) -> Tensor:
         """Return the advantages (n_steps, num_envs) of a rollout's actions, for rewards as the settings have them."""
-        rewards = rollout.rewards
+        rewards = rollout.reward
         if self._reward_normalizer is not None:
             rewards = self._reward_normalizer(rewards, rollout.ended)
         if self._intrinsic is not None:
@@ -102,12 +102,12 @@ class Update:
         """Return the advantages (n_steps, num_envs) of a rollout's actions, for these rewards."""
         following = next_values(rollout, self.policy, self.env.max_episode_steps)
         flags, config = (rollout.terminated, rollout.ended), self.config
-        return generalized_advantages(rewards, rollout.values, following, *flags, config.gamma, config.gae_lambda)
+        return generalized_advantages(rewards, rollout.value, following, *flags, config.gamma, config.gae_lambda)
 
     def _bonus(self, rollout: Rollout, intrinsic: IntrinsicReward) -> Tensor:
         bonus: Tensor = intrinsic(rollout, self.generator)
-        if bonus.shape != rollout.rewards.shape:
-            expected = f"bonuses of shape {tuple(rollout.rewards.shape)}"
+        if bonus.shape != rollout.reward.shape:
+            expected = f"bonuses of shape {tuple(rollout.reward.shape)}"
             raise InvalidConfig("intrinsic", f"expected {expected}, got {tuple(bonus.shape)}")
         # What the bonus was made from learns by itself.
         return bonus.detach()
@@ -150,15 +150,15 @@ class Update:
 def objective(policy: Policy, config: PPOConfig, batch: Minibatch) -> tuple[Tensor, Tensor]:
     """Return the loss of a minibatch, and policy_loss, value_loss, entropy, approx_kl and clip_frac."""
     state = None if batch.state is None else batch.state[0]
-    new = policy.evaluate(batch.obs, batch.actions, state, batch.starts, batch.masks)
-    log_ratio = new.log_prob - batch.log_probs
+    new = policy.evaluate(batch.obs, batch.action, state, batch.starts, batch.action_mask)
+    log_ratio = new.log_prob - batch.log_prob
     ratio = log_ratio.exp()
     advantages = losses.normalized(batch.advantages) if config.normalize_advantages else batch.advantages
     policy_loss = losses.clipped_surrogate(ratio, advantages, config.clip_eps)
     if config.vf_clip_eps is None:
         value_loss = losses.squared_error(new.value, batch.returns)
     else:
-        value_loss = losses.clipped_squared_error(new.value, batch.values, batch.returns, config.vf_clip_eps)
+        value_loss = losses.clipped_squared_error(new.value, batch.value, batch.returns, config.vf_clip_eps)
     entropy = new.entropy.mean()
     loss = policy_loss + config.vf_coef * value_loss
     # Left out of the graph where it would only cost a backward pass of zeros.

@@ -123,7 +123,7 @@ def replayed(env: VecEnv, policy: MLPPolicy, actions: Tensor) -> Rollout:
     rollout = Rollout(env, policy, len(actions))
     rollout.obs[0] = env.observe()
     for step, action in enumerate(actions):
-        rollout.values[step] = policy.value(rollout.obs[step], None, None).detach()
+        rollout.value[step] = policy.value(rollout.obs[step], None, None).detach()
         env.step(policy.distribution.for_environment(action), out=rollout.outputs(step))
     return rollout
 
@@ -155,7 +155,7 @@ def test_advantages_are_those_of_ppo(name: str, variant: str) -> None:
             assert torch.equal(stored[key], tensor)
         following = next_values(rollout, policy, env.max_episode_steps)
         flags = rollout.terminated, rollout.ended
-        expected = generalized_advantages(rollout.rewards, rollout.values, following, *flags, 0.97, 0.9)
+        expected = generalized_advantages(rollout.reward, rollout.value, following, *flags, 0.97, 0.9)
         torch.testing.assert_close(advantages_of(stored, 0.97, 0.9), expected, rtol=1e-4, atol=1e-5)
     assert stored["truncated"].any()
     assert bool(stored["terminated"].any()) is (name not in ("Pendulum-v1",))

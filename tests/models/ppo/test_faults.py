@@ -21,9 +21,9 @@ BAD = [math.nan, math.inf, -math.inf]
 COLUMNS = {
     "obs": "observations",
     "final_obs": "observations",
-    "rewards": "rewards",
-    "log_probs": "log-probabilities of actions",
-    "values": "values",
+    "reward": "rewards",
+    "log_prob": "log-probabilities of actions",
+    "value": "values",
 }
 
 
@@ -90,7 +90,7 @@ def test_the_observation_after_the_last_step_is_seen_as_the_next_iterations_firs
 
 def test_the_first_step_and_in_it_the_first_environment_is_reported(log: FaultLog, rollout: Rollout) -> None:
     for place in ((4, 0), (2, 3), (2, 1), (5, 0)):
-        plant(rollout, "rewards", *place)
+        plant(rollout, "reward", *place)
     log.inspect_rollout(rollout)
     assert faults(log) == [Fault("rewards", 0, 0, 2, 1)]
 
@@ -104,9 +104,9 @@ def test_a_final_observation_comes_before_later_observations(log: FaultLog, roll
 
 def test_the_first_iteration_wins_over_later_ones(log: FaultLog, rollout: Rollout) -> None:
     log.inspect_rollout(rollout)
-    plant(rollout, "values", 4, 2)
+    plant(rollout, "value", 4, 2)
     log.inspect_rollout(rollout)
-    plant(rollout, "values", 0, 0)
+    plant(rollout, "value", 0, 0)
     log.inspect_rollout(rollout)
     assert faults(log) == [Fault("values", 1, 0, 4, 2)]
 
@@ -146,23 +146,23 @@ def test_the_first_gradient_step_wins_over_later_ones(log: FaultLog, rollout: Ro
 
 
 def test_after_a_fault_no_gradient_step_is_sound(log: FaultLog, rollout: Rollout) -> None:
-    plant(rollout, "rewards", 1, 1)
+    plant(rollout, "reward", 1, 1)
     log.inspect_rollout(rollout)
     assert not inspect_step(log)
-    rollout.rewards.zero_()
+    rollout.reward.zero_()
     log.inspect_rollout(rollout)
     assert not inspect_step(log)
 
 
 def test_clear_forgets_everything_but_the_count_of_iterations(log: FaultLog, rollout: Rollout) -> None:
-    plant(rollout, "rewards", 1, 1)
+    plant(rollout, "reward", 1, 1)
     log.inspect_rollout(rollout)
     inspect_step(log, losses=[math.nan] * 3, norms=[math.nan] * 2)
     log.clear()
     assert faults(log) == []
     assert inspect_step(log)
-    rollout.rewards.zero_()
-    plant(rollout, "rewards", 5, 3)
+    rollout.reward.zero_()
+    plant(rollout, "reward", 5, 3)
     log.inspect_rollout(rollout)
     assert faults(log) == [Fault("rewards", 1, 0, 5, 3)]
 
@@ -183,7 +183,7 @@ def test_faults_come_in_the_order_of_time(log: FaultLog, rollout: Rollout) -> No
 
 
 def test_faults_of_one_step_come_in_the_order_of_the_datas_way(log: FaultLog, rollout: Rollout) -> None:
-    for column in ("values", "log_probs", "rewards", "obs"):
+    for column in ("value", "log_prob", "reward", "obs"):
         plant(rollout, column, 3, 1)
     log.inspect_rollout(rollout)
     inspect_step(log, losses=[math.nan] * 3, norms=[math.nan] * 2)
@@ -200,7 +200,7 @@ def test_faults_of_one_step_come_in_the_order_of_the_datas_way(log: FaultLog, ro
 
 
 def test_faults_of_one_rollout_come_in_the_order_of_their_steps(log: FaultLog, rollout: Rollout) -> None:
-    for step, column in ((4, "obs"), (1, "rewards"), (3, "log_probs"), (2, "values")):
+    for step, column in ((4, "obs"), (1, "reward"), (3, "log_prob"), (2, "value")):
         plant(rollout, column, step, 0)
     log.inspect_rollout(rollout)
     assert [fault.step for fault in faults(log)] == [1, 2, 3, 4]

@@ -248,7 +248,7 @@ def test_a_network_of_the_callers_own_learns_and_is_loaded(tmp_path) -> None:
 
 class Constant(IntrinsicReward):
     def forward(self, rollout, generator):
-        return torch.full_like(rollout.rewards, 2.0)
+        return torch.full_like(rollout.reward, 2.0)
 
 
 def test_an_intrinsic_reward_of_the_callers_own_is_added() -> None:
@@ -257,7 +257,7 @@ def test_an_intrinsic_reward_of_the_callers_own_is_added() -> None:
     learner._loop.stages[0]()
     rollout = learner._loop.rollout
     with_bonus = learner._loop.update.advantages(rollout)
-    rollout.rewards += 2.0
+    rollout.reward += 2.0
     learner._loop.update._intrinsic = None
     torch.testing.assert_close(with_bonus, learner._loop.update.advantages(rollout))
 
@@ -405,7 +405,7 @@ def test_parameters_frozen_later_stay_as_they_are() -> None:
 
 class Wrong(IntrinsicReward):
     def forward(self, rollout, generator):
-        return rollout.rewards[0]
+        return rollout.reward[0]
 
 
 def test_an_intrinsic_reward_of_another_shape_is_refused() -> None:

@@ -121,9 +121,9 @@ def test_a_recurrent_rollout_can_be_run_again_as_one_sequence() -> None:
     assert rollout.starts[:16].any()
     assert rollout.states[0].abs().sum() > 0
     with torch.no_grad():
-        again = policy.evaluate(rollout.obs[:-1], rollout.actions, rollout.states[0], rollout.starts[:-1], None)
-    torch.testing.assert_close(again.log_prob, rollout.log_probs)
-    torch.testing.assert_close(again.value, rollout.values)
+        again = policy.evaluate(rollout.obs[:-1], rollout.action, rollout.states[0], rollout.starts[:-1], None)
+    torch.testing.assert_close(again.log_prob, rollout.log_prob)
+    torch.testing.assert_close(again.value, rollout.value)
 
 
 def test_starts_mark_the_observations_that_begin_episodes() -> None:
@@ -151,10 +151,10 @@ def test_the_environment_writes_into_the_rollout() -> None:
         decision = policy.act(again.obs[-1], None, None, None, generator)
         obs, reward, terminated, truncated, info = other.step(decision.actions)
         for stored, expected in (
-            (rollout.actions[t], decision.actions),
+            (rollout.action[t], decision.actions),
             (rollout.obs[t + 1], obs),
             (rollout.final_obs[t], info["final_obs"]),
-            (rollout.rewards[t], reward),
+            (rollout.reward[t], reward),
             (rollout.terminated[t], terminated),
             (rollout.truncated[t], truncated),
         ):
@@ -169,7 +169,7 @@ def test_masks_are_stored_with_the_observations_they_belong_to() -> None:
     expected = torch.ones(9, 5, 5, dtype=torch.bool)
     expected.scatter_(2, turns[..., None], False)
     expected.scatter_(2, ((turns + 1) % 5)[..., None], False)
-    assert torch.equal(rollout.masks, expected)
+    assert torch.equal(rollout.action_mask, expected)
 
 
 @pytest.mark.parametrize("gru_size", [0, 8])
@@ -178,16 +178,16 @@ def test_minibatches_are_a_shuffled_partition_of_the_steps(gru_size: int) -> Non
     rollout, _ = make_rollout(env, n_steps=7, gru_size=gru_size)
     # Marks each step, so that columns can be matched.
     marks = torch.arange(70.0).view(7, 10)
-    rollout.log_probs.copy_(marks)
+    rollout.log_prob.copy_(marks)
     batch = make_batch(rollout, marks.clone())
     parts = list(minibatches(batch, 15, torch.Generator().manual_seed(0)))
     for part in parts:
-        assert torch.equal(part.log_probs, part.advantages)
-        assert part.log_probs.numel() >= 15
-        rows = part.log_probs.long().flatten()
+        assert torch.equal(part.log_prob, part.advantages)
+        assert part.log_prob.numel() >= 15
+        rows = part.log_prob.long().flatten()
         torch.testing.assert_close(part.obs.flatten(0, -2), rollout.obs[:-1].reshape(70, 4)[rows])
-        assert torch.equal(part.actions.flatten(), rollout.actions.flatten()[rows])
-    everything = torch.cat([part.log_probs.flatten() for part in parts])
+        assert torch.equal(part.action.flatten(), rollout.action.flatten()[rows])
+    everything = torch.cat([part.log_prob.flatten() for part in parts])
     assert torch.equal(everything.sort().values, torch.arange(70.0))
     assert not torch.equal(everything, torch.arange(70.0))
     assert len(parts) == (3 if gru_size else 4)
@@ -207,7 +207,7 @@ def test_recurrent_minibatches_are_whole_sequences_with_their_state() -> None:
 def test_images_keep_their_shape() -> None:
     rollout, _ = make_rollout(Locate(6, device="cpu"), n_steps=4)
     assert rollout.obs.shape == (5, 6, 1, 5, 5)
-    batch = make_batch(rollout, rollout.rewards)
+    batch = make_batch(rollout, rollout.reward)
     assert batch.obs.shape == (24, 1, 5, 5)
-    assert batch.actions.shape == (24, 2)
+    assert batch.action.shape == (24, 2)
     assert torch.equal(batch.obs.sum((1, 2, 3)), torch.ones(24))

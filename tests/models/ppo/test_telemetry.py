@@ -38,7 +38,7 @@ def test_episodes_that_ended_are_those_of_a_loop_over_all_steps() -> None:
         for step in range(NUM_STEPS):
             reward = torch.randn(NUM_ENVS, generator=generator)
             terminated, truncated = torch.rand(2, NUM_ENVS, generator=generator) < 0.1
-            rollout.rewards[step], rollout.terminated[step], rollout.truncated[step] = reward, terminated, truncated
+            rollout.reward[step], rollout.terminated[step], rollout.truncated[step] = reward, terminated, truncated
             total, length, ended = total + reward, length + 1, terminated | truncated
             count += int(ended.sum())
             returns, lengths = returns + float(total[ended].sum()), lengths + int(length[ended].sum())

@@ -74,8 +74,8 @@ def test_an_update_is_plain_gradient_descent_in_float64(changes: dict[str, objec
     learner._loop.stages[1]()
 
     optimizer = torch.optim.Adam(naive.parameters(), lr=config.lr, eps=1e-5)
-    returns, axis = advantages + rollout.values, 1 if config.gru_size else 0
-    columns = [rollout.obs[:-1], rollout.actions, rollout.log_probs, rollout.values, advantages, returns]
+    returns, axis = advantages + rollout.value, 1 if config.gru_size else 0
+    columns = [rollout.obs[:-1], rollout.action, rollout.log_prob, rollout.value, advantages, returns]
     columns = columns if axis else [column.flatten(0, 1) for column in columns]
     for _ in range(config.n_epochs):
         order = torch.randperm(columns[0].shape[axis], generator=generator)
@@ -147,7 +147,7 @@ def test_rewards_are_scaled_before_advantages_when_asked_for() -> None:
     learner._loop.update._reward_normalizer = plain
     scaled = learner._loop.update.advantages(rollout)
     assert scaled.std() < unscaled.std()
-    assert plain.moments.count == rollout.rewards.numel()
+    assert plain.moments.count == rollout.reward.numel()
 
 
 def test_observation_statistics_move_after_the_update_alone() -> None:
@@ -175,8 +175,8 @@ def test_the_first_ratio_of_an_iteration_is_one() -> None:
     original = learner._loop.update.objective
 
     def recorded(batch):
-        new = learner.policy.evaluate(batch.obs, batch.actions, None, None, batch.masks)
-        ratios.append((new.log_prob - batch.log_probs).exp())
+        new = learner.policy.evaluate(batch.obs, batch.action, None, None, batch.action_mask)
+        ratios.append((new.log_prob - batch.log_prob).exp())
         return original(batch)
 
     learner._loop.update._objective = recorded
@@ -192,7 +192,7 @@ def test_a_fault_leaves_the_policy_as_it_was() -> None:
     learner._loop.stages[1]()
     before = copy.deepcopy(learner.policy.state_dict())
     learner._loop.stages[0]()
-    rollout.rewards[3, 5] = math.nan
+    rollout.reward[3, 5] = math.nan
     learner._loop.stages[1]()
     after = learner.policy.state_dict()
     parameters = dict(learner.policy.named_parameters())
