@@ -109,8 +109,7 @@ class NetworkRollout:
         stepped = trajectory._replace(action=None, **dict.fromkeys(NETWORK_OUTPUTS))
         actions = dict(zip(GIVEN, given(self._taken, 0), strict=True))
         call = Record(CALL, present(outputs) | stored(stepped) | actions)
-        named = stepped._asdict().items()
-        strides = {CALL.index(name): _step(tensor) for name, tensor in named if tensor is not None}
+        strides = {CALL.index(name): _step(tensor) for name, tensor in stepped._asdict().items() if tensor is not None}
         moved, moves = (np.array([*numbers], np.int64) for numbers in (strides, strides.values()))
         rollout = _Rollout(
             network=network_of(policy, self._batch.actions),

@@ -36,7 +36,7 @@ class Rollout:
         final_value: (n_steps, num_envs) float32, of what follows a step that a time limit cut, or the last one; for
             fused engines.
         terminated, truncated: (n_steps, num_envs) bool.
-        steps: The steps alone, without what follows the last.
+        steps: The steps alone, without what follows the last: where `VecEnv.rollout` stores them.
         under_way: (2, 2) float64, what all episodes under way had come to before the steps and after them: the sums of
             their returns and of their lengths.
     """
@@ -74,9 +74,8 @@ class Rollout:
         return self._outputs[step]
 
     def _step_outputs(self, step: int) -> dict[str, Tensor]:
-        rows = {name: step + (name in ("obs", "action_mask")) for name in Outputs._fields}
-        tensors = {name: getattr(self, name) for name in rows}
-        return {name: tensor[rows[name]] for name, tensor in tensors.items() if tensor is not None}
+        tensors = {name: getattr(self, name) for name in Outputs._fields if getattr(self, name) is not None}
+        return {name: tensor[step + (name in ("obs", "action_mask"))] for name, tensor in tensors.items()}
 
     def inputs(self, step: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the observation, state and starts that the policy sees at a step."""
