@@ -25,10 +25,10 @@ from limits import references
 from machine import RESULTS, describe, slug
 from ours import operations_of_step, output_costs, places, random_actions, rollouts, single_steps
 from peers import peers
-from timing import Contender, race
 
 import operant_gpu
 from operant_gpu.backends.lowering.trial import try_out
+from operant_gpu.cli.timing import Contender, race
 from operant_gpu.environment import Definition, Environment
 from operant_gpu.registry import find
 

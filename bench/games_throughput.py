@@ -22,11 +22,11 @@ import tyro
 from env_page import table
 from machine import RESULTS, describe, slug
 from ours import places, started, waiter
-from timing import Contender, race
 
 import operant_gpu
 from operant_gpu import CudaEnvironment, Environment, VecEnv
 from operant_gpu.backends.lowering.trial import try_out
+from operant_gpu.cli.timing import Contender, race
 from operant_gpu.envs import CartPole, Game2048, Snake
 
 ON_GPU = torch.cuda.is_available()

@@ -80,12 +80,13 @@ def known_limits(report: Reporter, sizes: Sizes) -> dict[str, float]:
 def environments(report: Reporter, sizes: Sizes) -> None:
     """Measure steps a second, as shares of what the device does at most."""
     import ours
-    import timing
+
+    from operant_gpu.cli import timing
 
     known = known_limits(report, sizes)
     if report.mode != "run":
         # Once: how long it takes says nothing.
-        timing.calibrate = lambda contender, seconds: 1
+        timing.calibrate = lambda contender, seconds, max_seconds: 1
     if report.mode == "rehearse":
         ours.ROLLOUT_WORK = 1 << 9
     for env, backend, num_envs in sizes.environments:

@@ -52,8 +52,8 @@ def driver_version() -> str:
 def launch_costs(report: Reporter, sizes: Sizes) -> None:
     """Measure what it costs to launch nothing: from Python, and in graphs."""
     import torch
-    from timing import Contender, race
 
+    from operant_gpu.cli.timing import Contender, race
     from operant_gpu.models.ppo.graphs import captured
 
     number = sizes.launches
@@ -89,7 +89,8 @@ def launch_costs(report: Reporter, sizes: Sizes) -> None:
 def replaying(graph: Any) -> Any:
     """Return the contender that replays a graph."""
     import torch
-    from timing import Contender
+
+    from operant_gpu.cli.timing import Contender
 
     return Contender("replay", lambda _: graph.replay(), torch.cuda.synchronize)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from ours import waiter
-from timing import Contender, race
+
+from operant_gpu.cli.timing import Contender, race
 
 ON_GPU = torch.cuda.is_available()
 COPY_BYTES = 1 << (30 if ON_GPU else 28)

@@ -9,11 +9,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from timing import Contender
 
 import operant_gpu
 from operant_gpu import CudaEnvironment, VecEnv
 from operant_gpu.backends.lowering.trial import try_out
+from operant_gpu.cli.timing import Contender
 from operant_gpu.models import MLPPolicy, PPOConfig
 from operant_gpu.models.ppo.graphs import captured
 

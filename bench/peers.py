@@ -9,7 +9,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 from ours import ACTION_BATCHES, ROLLOUT_WORK
-from timing import Contender
+
+from operant_gpu.cli.benchmark import own_vector_environment
+from operant_gpu.cli.timing import Contender
 
 # Sub-environments that are Python objects take seconds to make.
 MAX_SYNC_ENVS = 4_096
@@ -26,10 +28,7 @@ def peers(env: str, num_envs: int, actions: Actions) -> Iterator[Contender]:
 
 def gymnasium_vector(env: str, num_envs: int, actions: Actions) -> Iterator[Contender]:
     """Yield Gymnasium's own vector environment."""
-    spec = gymnasium.registry.get(env)
-    if spec is not None and spec.vector_entry_point is not None:
-        vec = gymnasium.make_vec(env, num_envs, vectorization_mode="vector_entry_point")
-        vec.reset(seed=0)
+    if vec := own_vector_environment(env, num_envs):
         yield Contender("step, gymnasium vector", lambda i: vec.step(actions[i % ACTION_BATCHES]), work=num_envs)
 
 

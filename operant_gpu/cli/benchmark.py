@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-import statistics
-import time
-from collections.abc import Callable
+import math
 from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
 
+from operant_gpu.cli.timing import Contender, race
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.models.presets import PRESETS
@@ -60,43 +60,24 @@ def measure(id: str, num_envs: int, device: str, seconds: float = 0.3) -> tuple[
     iteration = config.n_steps * config.num_envs
     # On a GPU, the engine is known at the second iteration.
     learner.learn(2 * iteration)
-    contenders: dict[str, tuple[Callable[[], Any], int]] = {
-        "single steps": (lambda: env.step(stored), num_envs),
-        f"rollouts of {_ROLLOUT} random steps": (lambda: env.rollout(_ROLLOUT), _ROLLOUT * num_envs),
-        f"training, {config.num_envs:,} environments, {learner.engine}": (lambda: learner.learn(iteration), iteration),
-    }
-    if peer := _gymnasium(id, num_envs):
-        contenders["Gymnasium's vector environment"] = (peer, num_envs)
-    return env, [_speed(name, function, steps, wait, seconds) for name, (function, steps) in contenders.items()]
+    training = f"training, {config.num_envs:,} environments, {learner.engine}"
+    contenders = [
+        Contender("single steps", lambda _: env.step(stored), wait, num_envs),
+        Contender(f"rollouts of {_ROLLOUT} random steps", lambda _: env.rollout(_ROLLOUT), wait, _ROLLOUT * num_envs),
+        Contender(training, lambda _: learner.learn(iteration), wait, iteration),
+    ]
+    if peer := own_vector_environment(id, num_envs):
+        actions = np.asarray(peer.action_space.sample())
+        contenders.append(Contender("Gymnasium's vector environment", lambda _: peer.step(actions), work=num_envs))
+    rows = race(contenders, _REPEATS, seconds, max_seconds=math.inf)
+    return env, [Speed(row["contender"], row["per_second"], row["slowest"], row["fastest"]) for row in rows]
 
 
-def _speed(name: str, function: Callable[[], Any], steps: int, wait: Callable[[], None], seconds: float) -> Speed:
-    """Time a function of so many environment steps."""
-    # Compilation, and what is captured at the second call.
-    for _ in range(3):
-        function()
-    rates: list[float] = []
-    count = 1
-    while len(rates) < _REPEATS:
-        wait()
-        began = time.perf_counter()
-        for _ in range(count):
-            function()
-        wait()
-        took = time.perf_counter() - began
-        if took < seconds / 2 and not rates:
-            count = max(count + 1, int(count * seconds / max(took, 1e-6)))
-            continue
-        rates.append(count * steps / took)
-    return Speed(name, statistics.median(rates), min(rates), max(rates))
-
-
-def _gymnasium(id: str, num_envs: int) -> Callable[[], Any] | None:
-    """Return a step of Gymnasium's vectorized environment of the same name, if it has one."""
+def own_vector_environment(id: str, num_envs: int) -> VectorEnv[Any, Any, Any] | None:
+    """Return Gymnasium's own vectorized environment of this name, after a reset; None if it has none."""
     spec = gymnasium.registry.get(id)
     if spec is None or spec.vector_entry_point is None:
         return None
     env = gymnasium.make_vec(id, num_envs, vectorization_mode="vector_entry_point")
     env.reset(seed=0)
-    actions = np.asarray(env.action_space.sample())
-    return lambda: env.step(actions)
+    return env
