@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from page import header, table
 
 Report = dict[str, Any]
 
@@ -29,9 +30,7 @@ def summary_of(report: Report) -> str:
 def page_of(report: Report) -> str:
     """Return all tables as Markdown."""
     sections = [
-        f"# Environment steps per second on {report['machine']}",
-        f"{report['cores']} cores, {report['date']}, `{report['command']}`",
-        ", ".join(f"{name} {version}" for name, version in report["versions"].items()),
+        header("Environment steps per second", report),
         summary_of(report),
         f"A copy moves {report['copy_bytes_per_second'] / 1e9:.1f} GB/s (read and written), a matrix product does "
         f"{report['matrix_flop_per_second'] / 1e12:.2f} TFLOP/s.",
@@ -115,12 +114,6 @@ def first_call_table(report: Report) -> str:
         for row in report["first_calls"]
     ]
     return table(("backend", "seconds", *stages), cells)
-
-
-def table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """Return a Markdown table, numbers to the right."""
-    lines = [headings, tuple("---" if i == 0 else "---:" for i in range(len(headings))), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def draw(report: Report, path: Path) -> None:

@@ -10,7 +10,6 @@ bench/results/<machine>.json, .md and .png.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import tyro
 from env_page import write_page
 from first_call import first_calls
 from limits import references
-from machine import RESULTS, describe, slug
+from machine import describe, write
 from ours import operations_of_step, output_costs, places, random_actions, rollouts, single_steps
 from peers import peers
 
@@ -68,9 +67,7 @@ def main(settings: Settings) -> None:
     costs = output_costs(settings.env, settings.one_size, device, backend)
     report["outputs"] = race(costs, settings.repeats, settings.seconds)
     report["first_calls"] = first_calls(settings.env)
-    path = settings.json or RESULTS / f"{slug(report['machine'])}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + "\n")
+    path = write(report, settings.json, "{}")
     print(write_page(report, path), f"\nwritten to {path}")
 
 

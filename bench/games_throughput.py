@@ -9,7 +9,6 @@ on a GPU if there is one. Repeats are interleaved. Writes bench/results/games-<m
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from env_page import table
-from machine import RESULTS, describe, slug
+from machine import describe, write
 from ours import places, started, waiter
+from page import header, table
 
 import operant_gpu
 from operant_gpu import CudaEnvironment, Environment, VecEnv
@@ -71,9 +70,7 @@ def main(settings: Settings) -> None:
     report = {**describe(), "num_envs": sizes["cpu"], "games": games, "twins": twins}
     if ON_GPU:
         report["num_envs_on_gpu"] = sizes["cuda"]
-    path = settings.json or RESULTS / f"games-{slug(report['machine'])}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + "\n")
+    path = write(report, settings.json, "games-{}")
     path.with_suffix(".md").write_text(page_of(report))
     print(page_of(report), f"\nwritten to {path}")
 
@@ -165,11 +162,7 @@ def twin_contenders(original: Environment, sizes: dict[str, int]) -> Iterator[Co
 
 def page_of(report: dict[str, Any]) -> str:
     """Return the tables as Markdown."""
-    sections = [
-        f"# Games on {report['machine']}",
-        f"{report['cores']} cores, {report['date']}, `{report['command']}`",
-        ", ".join(f"{name} {version}" for name, version in report["versions"].items()),
-    ]
+    sections = [header("Games", report)]
     sizes = f"{report['num_envs']:,} environments"
     if "num_envs_on_gpu" in report:
         sizes += f", {report['num_envs_on_gpu']:,} on a GPU"

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from env_page import table
 from gpu_rows import BAD, FAILED, LEFT_OUT, NOTE, OK, SKIPPED, STAND_IN, Row, read
 from machine import RESULTS, slug
+from page import table
 
 DOCS = Path(__file__).parents[1] / "docs" / "performance.md"
 BEGIN, END = "<!-- gpu:begin -->", "<!-- gpu:end -->"

@@ -84,9 +84,7 @@ def environments(report: Reporter, sizes: Sizes) -> None:
     from operant_gpu.cli import timing
 
     known = known_limits(report, sizes)
-    if report.mode != "run":
-        # Once: how long it takes says nothing.
-        timing.calibrate = lambda contender, seconds, max_seconds: 1
+    shrink_races(report)
     if report.mode == "rehearse":
         ours.ROLLOUT_WORK = 1 << 9
     for env, backend, num_envs in sizes.environments:
@@ -107,6 +105,14 @@ def environments(report: Reporter, sizes: Sizes) -> None:
                 entry.data["shares"] = shares(env, backend, rows[0], contender.work, known)
                 parts = [f"{share:.0%} of {limit}" for limit, share in entry.data["shares"].items()]
                 entry.figure = ", ".join([f"{rows[0]['per_second'] / 1e6:,.0f} M steps/s", *parts])
+
+
+def shrink_races(report: Reporter) -> None:
+    """Call contenders once, where how long that takes says nothing."""
+    from operant_gpu.cli import timing
+
+    if report.mode != "run":
+        timing.calibrate = lambda contender, seconds, max_seconds: 1
 
 
 def each(contenders: Iterator[Any], report: Reporter, name: str) -> Iterator[Any]:
@@ -176,8 +182,9 @@ def shrink(report: Reporter) -> None:
 
     from operant_gpu.models.presets import PRESETS
 
+    shrink_races(report)
     if report.mode != "run":
-        ppo.WARM_UP = ppo.CALIBRATING = 1
+        ppo.WARM_UP = 1
     if report.mode == "rehearse":
         ppo.N_STEPS = 8
         PRESETS["CartPole-v1"] = {"num_envs": 16, "n_steps": 8, "batch_size": 64}

@@ -24,8 +24,8 @@ from typing import Any, Literal
 import matplotlib
 import torch
 import tyro
-from env_page import table
 from machine import RESULTS, cpu_name, slug, version_of
+from page import table
 
 import operant_gpu
 from operant_gpu.models import PPO, PPOConfig

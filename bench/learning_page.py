@@ -13,6 +13,7 @@ from typing import Any
 
 from learning_plot import NAMES, draw_curves
 from learning_run import EPISODES, GRID_WALK_SHARE, PENDULUM_GOAL, Run
+from page import table
 from peers_sb3_settings import ZOO
 
 INTRODUCTION = """\
@@ -230,12 +231,6 @@ def preset(runs: Sample) -> str:
     if not known:
         return "-"
     return ", ".join(f"`{name}={value!r}`" for name, value in known[0].items()) or "defaults"
-
-
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Return a Markdown table, all but the first `left` columns aligned to the right."""
-    rules = ["---" if column < left else "---:" for column in range(len(headings))]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, rules, *rows))
 
 
 if __name__ == "__main__":

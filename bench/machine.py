@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -39,6 +40,20 @@ def describe() -> dict[str, Any]:
         "date": datetime.now(timezone.utc).date().isoformat(),
         "versions": versions(_PACKAGES),
     }
+
+
+def write(report: dict[str, Any], path: Path | None, name: str) -> Path:
+    """Write a result as JSON and return where: the path, or if there is none, RESULTS under a name.
+
+    Args:
+        report: What `describe` returned, and what was measured.
+        path: File to write.
+        name: Of the file, without its ending; {} stands for the machine.
+    """
+    path = path or RESULTS / f"{name.format(slug(report['machine']))}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    return path
 
 
 def slug(name: str) -> str:

@@ -9,30 +9,30 @@ installed: a PPO written in JAX (`peers_jax.py`), on CartPole and Pendulum, with
 
 from __future__ import annotations
 
-import functools
 import importlib.util
-import json
-import statistics
+import math
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import tyro
-from machine import RESULTS, describe, slug
-from rich.console import Console
-from rich.table import Table
+from machine import describe, slug, write
+from page import header, table
 
 import operant_gpu
+from operant_gpu.cli.timing import Contender, race
 from operant_gpu.models import PPO, PPOConfig
+from operant_gpu.models.ppo import update as ppo_update
 
 N_STEPS, MINIBATCHES, LEAST_BATCH = 32, 8, 512
-WARM_UP, CALIBRATING = 4, 3
+WARM_UP = 4
+REST = "shuffles, storage and the rest"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,6 @@ def main(settings: Settings) -> None:
     if not torch.cuda.is_available():
         # As the command line does: networks this small gain nothing from threads.
         torch.set_num_threads(1)
-    console = Console()
     report = {**describe(), "env": settings.env}
     report["rows"] = [row for num_envs in settings.num_envs for row in measure_size(settings, num_envs)]
     report["split"], report["fused_split"] = (
@@ -74,12 +73,9 @@ def main(settings: Settings) -> None:
         }
         for engine in ("eager", "fused")
     )
-    path = settings.json or RESULTS / f"{slug(report['machine'])}-ppo-{slug(settings.env)}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + "\n")
-    tables = split_table(report["split"], "an eager"), split_table(report["fused_split"], "a fused")
-    console.print(speed_table(report), *tables, sep="\n")
-    console.print(f"{report['command']}\n{report['versions']}\nwritten to {path}", highlight=False)
+    path = write(report, settings.json, f"{{}}-ppo-{slug(settings.env)}")
+    splits = split_table(report["split"], "an eager"), split_table(report["fused_split"], "a fused")
+    print(header("Steps that PPO learns from", report), speed_table(report), *splits, f"written to {path}", sep="\n\n")
 
 
 def learner_of(settings: Settings, num_envs: int, **changes: Any) -> PPO:
@@ -104,73 +100,50 @@ def measure_size(settings: Settings, num_envs: int) -> list[dict[str, Any]]:
         engines |= {
             f"{name}, compiled": {**changes, "compile": True} for name, changes in engines.items() if name != "fused"
         }
-    learners = {name: learner_of(settings, num_envs, **changes) for name, changes in engines.items()}
-    contenders: dict[str, Callable[[int], float]] = {}
-    reasons: dict[str, str] = {}
-    for name, learner in learners.items():
-        title = f"{name} (fell back to {learner.engine})" if is_other(name, learner) else name
-        contenders[title] = functools.partial(timed, learner)
-        reasons[title] = learner.engine_reason
+    contenders = [engine_contender(settings, num_envs, name, changes) for name, changes in engines.items()]
     if settings.jax:
-        contenders |= jax_contender(settings, num_envs)
-    iterations = {name: max(1, round(settings.seconds / measure(CALIBRATING))) for name, measure in contenders.items()}
-    seconds: dict[str, list[float]] = defaultdict(list)
-    for _ in range(settings.repeats):
-        for name, measure in contenders.items():
-            seconds[name].append(measure(iterations[name]))
-    steps = N_STEPS * num_envs
+        contenders += jax_contender(settings, num_envs)
     return [
         {
-            "engine": name,
+            "engine": row["contender"],
             "num_envs": num_envs,
             "batch_size": config_of(settings, num_envs).batch_size,
-            "reason": reasons.get(name, ""),
-            "steps_per_second": steps / statistics.median(times),
-            "slowest": steps / max(times),
-            "fastest": steps / min(times),
-            "seconds_per_iteration": statistics.median(times),
+            "reason": row["reason"],
+            "steps_per_second": row["per_second"],
+            "slowest": row["slowest"],
+            "fastest": row["fastest"],
+            "seconds_per_iteration": row["seconds_per_call"],
         }
-        for name, times in seconds.items()
+        for row in race(contenders, settings.repeats, settings.seconds, max_seconds=math.inf)
     ]
 
 
-def jax_contender(settings: Settings, num_envs: int) -> dict[str, Callable[[int], float]]:
-    """Return what measures the PPO in JAX, if that is here and has the environment: a function like `timed`."""
+def engine_contender(settings: Settings, num_envs: int, name: str, changes: dict[str, Any]) -> Contender:
+    """Return the iterations of an engine, or of what it fell back to."""
+    learner = learner_of(settings, num_envs, **changes)
+    title = name if name.startswith(learner.engine) else f"{name} (fell back to {learner.engine})"
+    reason = {"reason": learner.engine_reason}
+    return Contender(title, lambda _: learner._iterate(), wait, N_STEPS * num_envs, reason)
+
+
+def jax_contender(settings: Settings, num_envs: int) -> list[Contender]:
+    """Return the iterations of the PPO in JAX, if that is here and has the environment."""
     if not importlib.util.find_spec("jax"):
-        return {}
+        return []
     import jax
     import peers_jax
 
     if settings.env not in peers_jax.TASKS:
-        return {}
+        return []
     program = peers_jax.JaxPPO(settings.env, config_of(settings, num_envs))
     progress = program.begin(0)
 
-    def timed(iterations: int) -> float:
+    def iterate(_: int) -> None:
         nonlocal progress
-        jax.block_until_ready(progress)
-        started = time.perf_counter()
-        for _ in range(iterations):
-            progress, _ = program.iterate(progress)
-        jax.block_until_ready(progress)
-        return (time.perf_counter() - started) / iterations
+        progress, _ = program.iterate(progress)
 
-    return {f"jax on {jax.default_backend()}": timed}
-
-
-def is_other(name: str, learner: PPO) -> bool:
-    """Tell whether a learner runs in another way than it was asked to."""
-    return not name.startswith(learner.engine)
-
-
-def timed(learner: PPO, iterations: int) -> float:
-    """Return the seconds of one iteration, over several of them."""
-    wait()
-    started = time.perf_counter()
-    for _ in range(iterations):
-        learner._iterate()
-    wait()
-    return (time.perf_counter() - started) / iterations
+    name, work = f"jax on {jax.default_backend()}", N_STEPS * num_envs
+    return [Contender(name, iterate, lambda: jax.block_until_ready(progress), work, {"reason": ""})]
 
 
 def wait() -> None:
@@ -180,93 +153,88 @@ def wait() -> None:
 
 
 def split(learner: PPO, iterations: int = 20) -> dict[str, float]:
-    """Return the seconds of each part of an iteration without graphs; on a GPU, with a wait after each part."""
-    update, faults = learner._loop.update, learner._telemetry.faults
+    """Return the seconds of each part of an iteration without graphs; on a GPU, with a wait around each part."""
+    update, telemetry = learner._loop.update, learner._loop.update.telemetry
     for stage in learner._loop.stages:
         stage.run_eagerly()
-    fused: list[tuple[str, Any, str]] = [
-        ("rollout", update, "collect"),
-        ("advantages", update, "advantages"),
-        ("gradient steps", getattr(update, "_steps", None), "run"),
-        ("metrics and faults", learner._telemetry, "add_steps"),
-        ("metrics and faults", learner._telemetry, "add_iteration"),
-        ("metrics and faults", faults, "inspect_rollout"),
-    ]
-    eager: list[tuple[str, Any, str]] = [
-        ("environment steps", learner.env, "step"),
-        ("policy acts", learner.policy, "act"),
-        ("advantages", update, "advantages"),
-        ("forward and losses", update, "_objective"),
-        ("backward", torch.Tensor, "backward"),
-        ("gradient norms and Adam", update.optimizer, "gradient_norms"),
-        ("gradient norms and Adam", update.optimizer, "step"),
-        ("metrics and faults", learner._telemetry, "add_step"),
-        ("metrics and faults", learner._telemetry, "add_iteration"),
-        ("metrics and faults", faults, "inspect_step"),
-        ("metrics and faults", faults, "inspect_rollout"),
-    ]
-    seconds: dict[str, float] = defaultdict(float)
-    with stopwatches(fused if learner.engine == "fused" else eager, seconds):
-        total = timed(learner, iterations)
-    means = {name: spent / iterations for name, spent in seconds.items()}
-    return {**means, "shuffles, storage and the rest": total - sum(means.values())}
+    whole = {"rollout": [(update, "collect")], "gradient steps": [(update, "climb")]}
+    functions: dict[str, list[tuple[Any, str]]] = {
+        **(whole if learner.engine == "fused" else {}),
+        "environment steps": [(learner.env, "step")],
+        "policy acts": [(learner.policy, "act")],
+        "advantages": [(update, "advantages")],
+        "forward and losses": [(ppo_update, "objective")],
+        "backward": [(torch.Tensor, "backward")],
+        "gradient norms and Adam": [(update.optimizer, "gradient_norms"), (update.optimizer, "step")],
+        "metrics and faults": [
+            *((telemetry, name) for name in ("add_step", "add_steps", "add_iteration")),
+            *((telemetry.faults, name) for name in ("inspect_step", "inspect_rollout")),
+        ],
+    }
+    wait()
+    split = Split()
+    with ExitStack() as stack:
+        for part, places in functions.items():
+            for owner, name in places:
+                stack.enter_context(mock.patch.object(owner, name, split.part(part)(getattr(owner, name))))
+        for _ in range(iterations):
+            learner._iterate()
+        split.turn_to(REST)
+    return {part: split.seconds[part] / iterations for part in (*functions, REST) if part in split.seconds}
 
 
-@contextmanager
-def stopwatches(parts: list[tuple[str, Any, str]], seconds: dict[str, float]) -> Iterator[None]:
-    """Time functions, given as (name, owner, attribute), until the end of the block."""
-    originals = [(owner, attribute, getattr(owner, attribute)) for _, owner, attribute in parts]
-    for (name, owner, attribute), (*_, original) in zip(parts, originals, strict=True):
-        setattr(owner, attribute, with_stopwatch(original, name, seconds))
-    try:
-        yield
-    finally:
-        for owner, attribute, original in originals:
-            setattr(owner, attribute, original)
+class Split:
+    """Adds up the seconds of parts. What is in none is the rest, and of parts within one another the inner one counts.
 
+    Attributes:
+        seconds: Of each part.
+    """
 
-def with_stopwatch(function: Callable[..., Any], name: str, seconds: dict[str, float]) -> Callable[..., Any]:
-    """Return the function, adding the time of its calls to `seconds[name]`."""
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._part, self._since = REST, time.perf_counter()
 
-    def measured(*arguments: Any, **keywords: Any) -> Any:
-        started = time.perf_counter()
-        result = function(*arguments, **keywords)
+    def turn_to(self, part: str) -> str:
+        """End a part once the device is done with it, and begin another; return the one that ended."""
         wait()
-        seconds[name] += time.perf_counter() - started
-        return result
+        ended, now = self._part, time.perf_counter()
+        self.seconds[ended] = self.seconds.get(ended, 0.0) + now - self._since
+        self._part, self._since = part, now
+        return ended
 
-    return measured
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count the time of a block, or as a decorator of a function, as that of a part."""
+        before = self.turn_to(name)
+        try:
+            yield
+        finally:
+            self.turn_to(before)
 
 
-def speed_table(report: dict[str, Any]) -> Table:
+def speed_table(report: dict[str, Any]) -> str:
     """Return trained steps per second, a row per engine and size."""
-    table = Table(title=f"{report['env']} on {report['machine']}: environment steps that PPO learns from")
-    for heading in ("environments", "engine", "M steps/s", "spread", "ms an iteration", "x eager"):
-        table.add_column(heading, justify="left" if heading == "engine" else "right")
-    for row in report["rows"]:
-        speeds = {other["engine"]: other for other in report["rows"] if other["num_envs"] == row["num_envs"]}
-        eager = speeds.get("eager")
-        table.add_row(
-            f"{row['num_envs']:,}",
-            row["engine"],
+    eager = {row["num_envs"]: row["steps_per_second"] for row in report["rows"] if row["engine"] == "eager"}
+    cells = [
+        (
+            f"{row['engine']}, {row['num_envs']:,} environments",
             f"{row['steps_per_second'] / 1e6:.3f}",
             f"{row['slowest'] / 1e6:.3f}-{row['fastest'] / 1e6:.3f}",
             f"{row['seconds_per_iteration'] * 1e3:.2f}",
-            f"{row['steps_per_second'] / eager['steps_per_second']:.2f}" if eager else "-",
+            f"{row['steps_per_second'] / eager[row['num_envs']]:.2f}" if row["num_envs"] in eager else "-",
         )
-    return table
+        for row in report["rows"]
+    ]
+    return table((report["env"], "M trained steps/s", "spread", "ms an iteration", "x eager"), cells)
 
 
-def split_table(sizes: dict[str, dict[str, float]], kind: str) -> Table:
+def split_table(sizes: dict[str, dict[str, float]], kind: str) -> str:
     """Return where an iteration's time goes, a column per size."""
-    table = Table(title=f"Where {kind} iteration's time goes")
-    table.add_column("part")
-    for num_envs in sizes:
-        table.add_column(f"{int(num_envs):,} environments", justify="right")
-    for name in next(iter(sizes.values())):
-        cells = [f"{parts[name] * 1e3:.2f} ms  {parts[name] / sum(parts.values()):4.0%}" for parts in sizes.values()]
-        table.add_row(name, *cells)
-    return table
+    cells = [
+        (name, *(f"{parts[name] * 1e3:.2f} ms {parts[name] / sum(parts.values()):4.0%}" for parts in sizes.values()))
+        for name in next(iter(sizes.values()))
+    ]
+    return table((f"{kind} iteration", *(f"{int(num_envs):,} environments" for num_envs in sizes)), cells)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import pty
 import statistics
@@ -26,7 +25,7 @@ from typing import Any
 
 import torch
 import tyro
-from machine import RESULTS, describe, slug
+from machine import describe, write
 
 import operant_gpu
 from operant_gpu.models import PPO, PPOConfig
@@ -68,9 +67,7 @@ def main(settings: Settings) -> None:
         for way in WAYS[1:]:
             row = rows[way]
             print(f"  {way:28} {row['longer']:+7.2%} longer, {row['share']:6.2%} of the time at work")
-    path = settings.json or RESULTS / f"run-overhead-{slug(report['machine'])}.json"
-    path.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"written to {path}")
+    print(f"written to {write(report, settings.json, 'run-overhead-{}')}")
 
 
 def measure(settings: Settings, env: str) -> dict[str, Any]:
