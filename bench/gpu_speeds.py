@@ -177,8 +177,8 @@ def settings_of(sizes: Sizes, num_envs: int, batch_size: int, *engines: str, jax
 
 def shrink(report: Reporter) -> None:
     """Iterate as little as there is to show, where there is no GPU."""
+    import learning_run
     import ppo_throughput as ppo
-    import training as solving
 
     from operant_gpu.models.presets import PRESETS
 
@@ -189,16 +189,14 @@ def shrink(report: Reporter) -> None:
         ppo.N_STEPS = 8
         PRESETS["CartPole-v1"] = {"num_envs": 16, "n_steps": 8, "batch_size": 64}
     if report.mode == "precompile":
-        solving.evaluate = evaluate_briefly
+        learning_run.evaluate = evaluate_briefly
 
 
-def evaluate_briefly(learner: Any, seed: int) -> float:
+def evaluate_briefly(learner: Any, seed: int, episodes: int) -> float:
     """Launch what an evaluation launches: with kernels that do nothing, no episode would end."""
-    from learning_run import EPISODES
-
     import operant_gpu
 
-    env = operant_gpu.make(learner.env.environment.id, EPISODES, device=learner.env.device)
+    env = operant_gpu.make(learner.env.environment.id, episodes, device=learner.env.device)
     obs, _ = env.reset(seed=seed)
     env.step(learner.controller()(obs))
     return math.nan
@@ -225,15 +223,16 @@ def throughput(report: Reporter, sizes: Sizes, num_envs: int, batch_size: int, e
             raise RuntimeError(f"{row['engine']}: {row['reason']}")
 
 
-def solved(report: Reporter, sizes: Sizes, engine: str, name: str = "CartPole-v1") -> None:
+def solved(report: Reporter, sizes: Sizes, engine: Any, name: str = "CartPole-v1") -> None:
     """Measure how long an engine or another learner trains until an environment is solved."""
     import training as solving
+    from learning_run import OTHER_SEED
 
     stands_in = engine in ("graph", "jax") and report.mode != "run"
     with report.item(f"solves {name}: {engine}", stand_in=stands_in) as entry:
         # What compiles, does so before.
         if report.mode == "run":
-            solving.solve(name, engine, solving.OTHER_SEED, sizes.cap)
+            solving.solve(name, engine, OTHER_SEED, sizes.cap)
         runs = [solving.solve(name, engine, seed, sizes.cap) for seed in range(sizes.seeds)]
         number = sum(run["solved"] for run in runs)
         seconds = statistics.median(run["seconds"] for run in runs)

@@ -11,26 +11,19 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
-import shlex
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
 import tyro
 from learning_page import write_page
-from learning_run import Contender, Run, goal_of
-from machine import RESULTS, cpu_name, slug, version_of
+from learning_run import Contender, Job, goal_of, in_process
+from machine import RESULTS, describe, slug
 
-import operant_gpu
+from operant_gpu.machine import cpu_name
 
 ROOT = Path(__file__).parent.parent
 ENVS = (
@@ -45,8 +38,6 @@ ENVS = (
 SB3_SEEDS = {"CartPole-v1": 10}
 SB3_SEEDS_ELSEWHERE = 3
 PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3")
-# A process that has not ended so long after its training should have is stuck.
-GRACE_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -96,22 +87,18 @@ def describe_machine(device: str) -> dict[str, Any]:
 
 def measure(settings: Settings, env: str, report: dict[str, Any], path: Path) -> None:
     """Do all runs of an environment; put them into the report and write it after each."""
+    about = describe(PACKAGES)
     entry: dict[str, Any] = {
-        "goal": goal_of(env),
+        "goal": goal_of(Job(env)),
         "cap": settings.cap,
         "device": settings.device,
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "command": shlex.join(["python", *sys.argv]),
-        "versions": {
-            "operant_gpu": operant_gpu.__version__,
-            "python": platform.python_version(),
-            **{name: version_of(name) for name in PACKAGES},
-        },
+        **{name: about[name] for name in ("date", "command", "versions")},
         "runs": [],
     }
     report["environments"][env] = entry
     for contender, seed in turns(settings, env):
-        entry["runs"].append(asdict(run_process(settings, contender, env, seed)))
+        run = in_process(Job(env, seed, contender, device=settings.device, cap=settings.cap))
+        entry["runs"].append(asdict(run))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(compact(report))
 
@@ -125,35 +112,6 @@ def turns(settings: Settings, env: str) -> Iterator[tuple[Contender, int]]:
             yield "operant_gpu", seed
         if seed < sb3_seeds:
             yield "sb3", seed
-
-
-def run_process(settings: Settings, contender: Contender, env: str, seed: int) -> Run:
-    """Train in a process of its own and return what it measured, or a run that failed."""
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "run.json"
-        options = {"--env": env, "--seed": seed, "--contender": contender, "--device": settings.device}
-        options |= {"--cap": settings.cap, "--json": result}
-        script = Path(__file__).with_name("learning_run.py")
-        command = [sys.executable, str(script), *(str(word) for pair in options.items() for word in pair)]
-        started = time.perf_counter()
-        error = error_of(command, settings.cap + GRACE_SECONDS)
-        seconds = time.perf_counter() - started
-        if error:
-            print(f"{env} {contender} seed {seed}: failed, {error}")
-            return Run(contender, env, seed, "failed", process_seconds=seconds, error=error)
-        return Run(**{**json.loads(result.read_text()), "process_seconds": seconds})
-
-
-def error_of(command: list[str], timeout: float) -> str:
-    """Run a command; return the last line of its complaint if it fails, else nothing."""
-    # Before torch is imported, so that no pool of threads is made at all.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    try:
-        done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, timeout=timeout)
-    except subprocess.TimeoutExpired:
-        return f"the process did not end within {timeout:g} s"
-    lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-    return lines[-1] if done.returncode else ""
 
 
 def compact(report: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from matplotlib import pyplot, ticker
 
 NAMES = {"operant_gpu": "operant_gpu", "sb3": "Stable-Baselines3"}
 COLOURS = {"operant_gpu": "tab:blue", "sb3": "tab:orange"}
+COLOURS_OF_RULES = {"minatar": "tab:blue", "gymnax": "tab:green"}
+# Panels of games in a row.
+COLUMNS = 3
 # A logarithmic axis has to begin somewhere; before this there is nothing to see.
 FIRST_SECONDS = 0.1
 
@@ -29,8 +32,15 @@ def draw_curves(env: str, goal: float, runs: Sequence[Run], path: Path) -> None:
         path: PNG file to write.
     """
     figure, axes = pyplot.subplots(figsize=(9, 5), dpi=100, layout="constrained")
-    for contender in NAMES:
-        draw_contender(axes, contender, [run for run in runs if run.contender == contender])
+    for contender, name in NAMES.items():
+        those = [run for run in runs if run.contender == contender]
+        label = f"{name}, {len(those)} seed{'s'[: len(those) - 1]}"
+        curves = [(run.curve["seconds"], run.curve["mean_return"]) for run in those if run.curve["seconds"]]
+        add_lines(axes, curves, color=COLOURS[contender], alpha=0.7, label=label)
+        for run in those:
+            end = [run.curve[name][-1:] for name in ("seconds", "mean_return")]
+            marker = "o" if run.outcome == "solved" else "x"
+            axes.scatter(*end, color=COLOURS[contender], marker=marker, s=25, zorder=3)
     axes.axhline(goal, color="black", linestyle="--", linewidth=1, label=f"goal, {goal:.4g}")
     axes.scatter([], [], color="grey", marker="o", s=25, label="goal reached")
     axes.scatter([], [], color="grey", marker="x", s=25, label="given up")
@@ -41,23 +51,54 @@ def draw_curves(env: str, goal: float, runs: Sequence[Run], path: Path) -> None:
     axes.xaxis.set_minor_formatter("")
     axes.set_xlabel("seconds of training")
     axes.set_ylabel("mean return of the last 100 episodes")
-    axes.set_title(env)
+    finish(axes, env)
+    save(figure, path)
+
+
+def draw_games(runs: Sequence[dict[str, Any]], published: dict[str, int], path: Path) -> None:
+    """Write a picture with a panel for each game and a line for each run.
+
+    Args:
+        runs: Columns timesteps and mean_return, with game and rules.
+        published: Mean returns of others' agents.
+        path: PNG file to write.
+    """
+    games = list(dict.fromkeys(run["game"] for run in runs))
+    rows = -(-len(games) // COLUMNS)
+    size = (4.5 * COLUMNS, 3.4 * rows)
+    figure, panels = pyplot.subplots(rows, COLUMNS, figsize=size, dpi=100, layout="constrained", squeeze=False)
+    for axes in panels.flat[len(games) :]:
+        axes.set_axis_off()
+    for game, axes in zip(games, panels.flat, strict=False):
+        for rules, colour in COLOURS_OF_RULES.items():
+            those = [run for run in runs if (run["game"], run["rules"]) == (game, rules)]
+            curves = [([step / 1e6 for step in run["timesteps"]], run["mean_return"]) for run in those]
+            add_lines(axes, curves, color=colour, label=f"rules of {rules}" if game.startswith("MinAtar") else None)
+        if game in published:
+            axes.axhline(published[game], color="black", linestyle="--", linewidth=1, label="gymnax's PPO, 10 M steps")
+        axes.set_xlabel("million steps")
+        finish(axes, game)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("mean return, last 100 episodes")
+    save(figure, path)
+
+
+def add_lines(axes: Any, curves: Iterable[tuple[Sequence[float], Sequence[float]]], label: Any, **style: Any) -> None:
+    """Draw lines that have one label."""
+    for number, (x, y) in enumerate(curves):
+        axes.plot(x, y, linewidth=1, label=None if number else label, **style)
+
+
+def finish(axes: Any, title: str) -> None:
+    """Add title, grid and legend."""
+    axes.set_title(title)
     axes.grid(alpha=0.25)
-    axes.legend(loc="best")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="best")
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a picture."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})
     pyplot.close(figure)
-
-
-def draw_contender(axes: Any, contender: str, runs: Sequence[Run]) -> None:
-    """Draw the lines of one contender."""
-    seeds = "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
-    label: str | None = f"{NAMES[contender]}, {seeds}"
-    for run in runs:
-        seconds, mean_return = run.curve["seconds"], run.curve["mean_return"]
-        if not seconds:
-            continue
-        axes.plot(seconds, mean_return, color=COLOURS[contender], linewidth=1, alpha=0.7, label=label)
-        marker = "o" if run.outcome == "solved" else "x"
-        axes.scatter(seconds[-1], mean_return[-1], color=COLOURS[contender], marker=marker, s=25, zorder=3)
-        label = None

@@ -1,4 +1,4 @@
-"""Train one learner on one environment until it is solved: what `bench/learning.py` starts for every seed.
+"""Train one learner on one environment until it is solved: what the other benchmarks of learning list and start.
 
     python bench/learning_run.py --env CartPole-v1 --seed 3 [--contender sb3] [--cap 180] [--json FILE]
 
@@ -8,10 +8,16 @@ training, from the first step on; imports and construction are not among them.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import os
+import subprocess
+import sys
+import tempfile
 import time
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,8 +28,12 @@ from peers_sb3_settings import SETTINGS
 import operant_gpu
 from operant_gpu.envs import grid_walk
 from operant_gpu.models import PPO, PPOConfig
+from operant_gpu.registry import find
 
-Contender = Literal["operant_gpu", "sb3"]
+Contender = Literal["operant_gpu", "fused", "graph", "eager", "jax", "sb3"]
+Rules = Literal["minatar", "gymnax"]
+# Takes a seed, returns a mean return.
+Evaluate = Callable[[int], float]
 
 EPISODES = 100
 # Of the best mean return of GridWalk that there is.
@@ -32,10 +42,20 @@ PENDULUM_GOAL = -200.0
 # A curve's point follows the one before by this part of the time since the start: as dense as a log axis shows.
 SPACING = 0.02
 LEAST_SPACING = 0.02
+# MinAtar's own rules, and those of gymnax, which has no sticky actions and ends episodes after a thousand steps: of the
+# environment, and of the preset. Where nothing is left to chance, a policy sure of itself plays one game only.
+RULES: dict[Rules, tuple[dict[str, Any], dict[str, Any]]] = {
+    "minatar": ({}, {}),
+    "gymnax": ({"sticky_action_prob": 0.0, "max_episode_steps": 1000}, {"ent_coef": 0.03}),
+}
+# Far from those that train.
+OTHER_SEED = 1_000_000
+# A process that has not ended so long after its training should have is stuck.
+GRACE_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
-class Settings:
+class Job:
     """Train one learner on one environment until it is solved."""
 
     env: str = "CartPole-v1"
@@ -43,11 +63,23 @@ class Settings:
     seed: int = 0
     """Seed of the learner and its environments."""
     contender: Contender = "operant_gpu"
-    """Whose PPO to train."""
+    """Whose PPO to train: this library's, with the preset's engine or another, that in JAX, or Stable-Baselines3's."""
+    rules: Rules = "minatar"
+    """Rules of MinAtar's games."""
     device: str = "cpu"
     """Device of operant_gpu; Stable-Baselines3 runs on a CPU."""
+    threads: int = 1
+    """Threads on a CPU."""
     cap: float = 180.0
     """Seconds of training after which to give up."""
+    goal: float | None = None
+    """Mean return that counts as solved; the environment's if not given."""
+    steps: int | None = None
+    """Environment steps after which this library's PPO ends; the preset's if not given."""
+    episodes: int = 0
+    """Episodes that the policy plays afterwards, in other environments and with its likeliest actions."""
+    policy: Path | None = None
+    """Where to save this library's policy, if anywhere."""
     json: Path | None = None
     """Where to write what was measured, if anywhere."""
 
@@ -61,9 +93,11 @@ class Run:
         seconds: Seconds of training, until the goal if it is solved.
         mean_return: Mean over the last 100 episodes, or over all while there are fewer.
         cpu_seconds: Processor time in these seconds; less than they are if other work disturbed the run.
+        construction_seconds: Before training, from the construction of environments on.
         process_seconds: From the start of the interpreter to its end.
         curve: Columns seconds, timesteps and mean_return.
         preset: Settings that are not the default.
+        evaluation: Mean return of the episodes played afterwards.
         error: What it failed of.
     """
 
@@ -76,9 +110,11 @@ class Run:
     episodes: int = 0
     mean_return: float | None = None
     cpu_seconds: float = 0.0
+    construction_seconds: float = 0.0
     process_seconds: float = 0.0
     curve: dict[str, list[float]] = field(default_factory=lambda: {"seconds": [], "timesteps": [], "mean_return": []})
     preset: dict[str, Any] = field(default_factory=dict)
+    evaluation: float | None = None
     error: str = ""
 
 
@@ -88,11 +124,12 @@ class Recorder:
     def __init__(self, run: Run, goal: float, cap: float) -> None:
         self.run, self.goal, self.cap = run, goal, cap
         self.next_point = 0.0
-        self.start()
+        self.made = time.perf_counter()
 
     def start(self) -> None:
         """Start the clock."""
         self.started, self.cpu_started = time.perf_counter(), time.process_time()
+        self.run.construction_seconds = self.started - self.made
 
     def add(self, timesteps: int, episodes: int, mean_return: float) -> bool:
         """Take in how far training is; return whether to go on."""
@@ -106,42 +143,74 @@ class Recorder:
             run.outcome = "out of time"
         elif episodes >= EPISODES and mean_return >= self.goal:
             run.outcome = "solved"
-        if run.mean_return is not None and (run.outcome != "training" or run.seconds >= self.next_point):
-            self._add_point(run.mean_return)
+        if run.outcome != "training" or run.seconds >= self.next_point:
+            self._add_point()
         return run.outcome == "training"
 
-    def _add_point(self, mean_return: float) -> None:
+    def end(self) -> None:
+        """Take in that training is over, by itself if nothing else ended it."""
+        if self.run.outcome == "training":
+            self.run.outcome = "out of steps"
+            self._add_point()
+
+    def _add_point(self) -> None:
+        run = self.run
+        if run.mean_return is None or run.timesteps in run.curve["timesteps"][-1:]:
+            return
         point = {
-            "seconds": round(self.run.seconds, 4),
-            "timesteps": self.run.timesteps,
-            "mean_return": round(mean_return, 4),
+            "seconds": round(run.seconds, 4),
+            "timesteps": run.timesteps,
+            "mean_return": round(run.mean_return, 4),
         }
         for name, value in point.items():
-            self.run.curve[name].append(value)
-        self.next_point = self.run.seconds * (1 + SPACING) + LEAST_SPACING
+            run.curve[name].append(value)
+        self.next_point = run.seconds * (1 + SPACING) + LEAST_SPACING
 
 
-def main(settings: Settings) -> None:
+def main(job: Job) -> None:
     """Train, write and say how it went."""
-    if settings.device == "cpu" or settings.contender == "sb3":
-        torch.set_num_threads(1)
-    goal = goal_of(settings.env)
-    run = Run(settings.contender, settings.env, settings.seed)
-    recorder = Recorder(run, goal, settings.cap)
-    train = train_sb3 if settings.contender == "sb3" else train_ours
-    train(settings, recorder)
-    if run.outcome == "training":
-        run.outcome = "out of steps"
-    if settings.json:
-        settings.json.write_text(json.dumps(asdict(run)))
-    print(summary_of(run, goal))
+    if job.device == "cpu" or job.contender == "sb3" or not torch.cuda.is_available():
+        torch.set_num_threads(job.threads)
+    run = train(job)
+    if job.json:
+        job.json.write_text(json.dumps(asdict(run)))
+    print(summary_of(run, goal_of(job)))
 
 
-def goal_of(env: str) -> float:
+def in_process(job: Job, **variables: str) -> Run:
+    """Train in a process of its own, with these variables; return what it measured, or a run that failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "run.json"
+        options = [f"--{name}={value}" for name, value in vars(replace(job, json=result)).items() if value is not None]
+        # Before torch is imported, so that no larger pool of threads is made at all.
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(job.threads))
+        timeout = None if math.isinf(job.cap) else job.cap + GRACE_SECONDS
+        started = time.perf_counter()
+        error = error_of([sys.executable, __file__, *options], {**threads, **variables}, timeout)
+        seconds = time.perf_counter() - started
+        if not error:
+            return Run(**{**json.loads(result.read_text()), "process_seconds": seconds})
+    print(f"{job.env} {job.contender} seed {job.seed}: failed, {error}")
+    return Run(job.contender, job.env, job.seed, "failed", process_seconds=seconds, error=error)
+
+
+def error_of(command: list[str], variables: dict[str, str], timeout: float | None) -> str:
+    """Run a command; return the last line of its complaint if it fails, else nothing."""
+    try:
+        done = subprocess.run(command, env=os.environ | variables, stderr=subprocess.PIPE, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return f"the process did not end within {timeout:g} s"
+    lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+    return lines[-1] if done.returncode else ""
+
+
+def goal_of(job: Job) -> float:
     """Return the mean return at which an environment counts as solved."""
-    if env == "GridWalk-v0":
+    if job.goal is not None:
+        return job.goal
+    if job.env == "GridWalk-v0":
         return GRID_WALK_SHARE * grid_walk_optimum(grid_walk.Params().grid_size)
-    threshold = operant_gpu.make(env, 1, device="cpu").environment.reward_threshold
+    threshold = find(job.env).reward_threshold
     return PENDULUM_GOAL if threshold is None else threshold
 
 
@@ -153,16 +222,35 @@ def grid_walk_optimum(size: int) -> float:
     return sum(returns) / len(returns)
 
 
-def train_ours(settings: Settings, recorder: Recorder) -> None:
+def train(job: Job) -> Run:
+    """Train here, and let the policy play if that is asked for."""
+    run = Run(job.contender, job.env, job.seed)
+    recorder = Recorder(run, goal_of(job), job.cap)
+    evaluate = {"jax": train_jax, "sb3": train_sb3}.get(job.contender, train_ours)(job, recorder)
+    recorder.end()
+    if job.episodes:
+        run.evaluation = evaluate(job.seed + OTHER_SEED + 1)
+    return run
+
+
+def train_ours(job: Job, recorder: Recorder) -> Evaluate:
     """Train this library's PPO with its preset."""
-    config = PPOConfig.for_env(settings.env, seed=settings.seed)
+    params, changes = RULES[job.rules]
+    if job.contender != "operant_gpu":
+        changes = {**changes, "engine": job.contender}
+    if job.steps:
+        changes = {**changes, "total_timesteps": job.steps}
+    config = PPOConfig.for_env(job.env, seed=job.seed, **changes)
     recorder.run.preset = preset_of(config)
-    env = operant_gpu.make(settings.env, config.num_envs, device=settings.device)
-    learner = PPO(env, config)
+    learner = PPO(operant_gpu.make(job.env, config.num_envs, device=job.device, **params), config)
     recorder.start()
     learner.learn(
         callback=lambda now: recorder.add(int(now["timesteps"]), int(now["episodes"]), now["episodic_return"])
     )
+    if job.policy:
+        job.policy.parent.mkdir(parents=True, exist_ok=True)
+        learner.save(job.policy)
+    return lambda seed: evaluate(learner, seed, job.episodes)
 
 
 def preset_of(config: PPOConfig) -> dict[str, Any]:
@@ -172,15 +260,51 @@ def preset_of(config: PPOConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names if getattr(config, name) != getattr(default, name)}
 
 
-def train_sb3(settings: Settings, recorder: Recorder) -> None:
+def evaluate(learner: PPO, seed: int, episodes: int) -> float:
+    """Return the mean return of first episodes of likeliest actions, one in each environment."""
+    env = operant_gpu.make(learner.env.environment.id, episodes, device=learner.env.device)
+    obs, _ = env.reset(seed=seed)
+    act = learner.controller()
+    total, goes_on = torch.zeros(episodes, device=env.device), torch.ones(episodes, device=env.device)
+    while goes_on.any():
+        obs, reward, terminated, truncated, _ = env.step(act(obs))
+        total += goes_on * reward
+        goes_on *= ~(terminated | truncated)
+    return float(total.mean())
+
+
+def train_jax(job: Job, recorder: Recorder) -> Evaluate:
+    """Train the PPO in JAX."""
+    program = jax_program(job.env)
+    recorder.start()
+    progress = program.learn(job.seed, recorder.add, EPISODES)
+    return lambda seed: float(program.evaluate(progress.parameters, seed, job.episodes))
+
+
+@functools.cache
+def jax_program(env: str) -> Any:
+    """Return the compiled program for an environment's preset."""
+    import peers_jax
+
+    return peers_jax.JaxPPO(env, PPOConfig.for_env(env))
+
+
+def train_sb3(job: Job, recorder: Recorder) -> Evaluate:
     """Train Stable-Baselines3's PPO."""
     # Not everyone who measures this library alone has it.
     import peers_sb3
+    from stable_baselines3.common.evaluation import evaluate_policy
 
-    recorder.run.preset = SETTINGS[settings.env]
-    learner = peers_sb3.make_learner(settings.env, settings.seed)
+    recorder.run.preset = SETTINGS[job.env]
+    learner = peers_sb3.make_learner(job.env, job.seed)
     recorder.start()
-    peers_sb3.learn(learner, settings.env, recorder.add, EPISODES)
+    peers_sb3.learn(learner, job.env, recorder.add, EPISODES)
+
+    def evaluate(seed: int) -> float:
+        learner.env.seed(seed)
+        return float(evaluate_policy(learner, learner.env, job.episodes)[0])
+
+    return evaluate
 
 
 def summary_of(run: Run, goal: float) -> str:
@@ -191,4 +315,4 @@ def summary_of(run: Run, goal: float) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    main(tyro.cli(Job))

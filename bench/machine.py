@@ -11,9 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from operant_gpu.machine import cpu_name, machine_name, version_of, versions
-
-__all__ = ["RESULTS", "cpu_name", "describe", "slug", "version_of"]
+from operant_gpu.machine import machine_name, versions
 
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = (
@@ -31,14 +29,14 @@ _PACKAGES = (
 )
 
 
-def describe() -> dict[str, Any]:
+def describe(packages: tuple[str, ...] = _PACKAGES) -> dict[str, Any]:
     """Return machine, versions, date and command of this run."""
     return {
         "machine": machine_name(),
         "cores": os.cpu_count(),
         "command": "python " + shlex.join(sys.argv),
         "date": datetime.now(timezone.utc).date().isoformat(),
-        "versions": versions(_PACKAGES),
+        "versions": versions(packages),
     }
 
 
