@@ -47,9 +47,13 @@ def first_calls(env: str) -> list[dict[str, Any]]:
 
 def run(env: str, device: str, backend: str, caches: Path) -> dict[str, float]:
     """Return what a process of its own measures."""
-    names = ("OPERANT_GPU_CACHE", "NUMBA_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH")
-    environment = {**os.environ, **{name: str(caches / name) for name in names}}
     command = [sys.executable, "-c", CHILD, device, backend, env]
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    finished = subprocess.run(command, env=os.environ | caches_in(caches), capture_output=True, text=True, check=True)
     seconds: dict[str, float] = json.loads(finished.stdout.splitlines()[-1])
     return seconds
+
+
+def caches_in(folder: Path) -> dict[str, str]:
+    """Return the variables with which a process keeps what it compiles in a folder."""
+    names = ("OPERANT_GPU_CACHE", "NUMBA_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH")
+    return {name: str(folder / name) for name in names}

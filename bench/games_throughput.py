@@ -19,13 +19,13 @@ import numpy as np
 import torch
 import tyro
 from machine import describe, write
-from ours import places, started, waiter
+from ours import places, started
 from page import header, table
 
 import operant_gpu
 from operant_gpu import CudaEnvironment, Environment, VecEnv
 from operant_gpu.backends.lowering.trial import try_out
-from operant_gpu.cli.timing import Contender, race
+from operant_gpu.cli.timing import Contender, race, waiter
 from operant_gpu.envs import CartPole, Game2048, Snake
 
 ON_GPU = torch.cuda.is_available()
@@ -96,7 +96,7 @@ def ways(vec: VecEnv, where: str, threads: int) -> Iterator[Contender]:
     steps = STEPS[vec.device.type]
     actions = vec.rollout(steps, out=("action",))["action"]
     out = vec.rollout(steps, actions, out=("obs",))
-    wait, work = waiter(vec.device.type), vec.num_envs
+    wait, work = waiter(vec.device), vec.num_envs
 
     def on_threads(call: Any) -> Any:
         def limited(i: int) -> None:

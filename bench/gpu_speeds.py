@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from gpu_reporter import NotHere, Reporter
@@ -189,17 +190,18 @@ def shrink(report: Reporter) -> None:
         ppo.N_STEPS = 8
         PRESETS["CartPole-v1"] = {"num_envs": 16, "n_steps": 8, "batch_size": 64}
     if report.mode == "precompile":
-        learning_run.evaluate = evaluate_briefly
+        runner: Any = learning_run
+        runner.evaluate = evaluate_briefly
 
 
-def evaluate_briefly(learner: Any, seed: int, episodes: int) -> float:
+def evaluate_briefly(learner: Any, episodes: int, seed: int) -> Any:
     """Launch what an evaluation launches: with kernels that do nothing, no episode would end."""
     import operant_gpu
 
     env = operant_gpu.make(learner.env.environment.id, episodes, device=learner.env.device)
     obs, _ = env.reset(seed=seed)
     env.step(learner.controller()(obs))
-    return math.nan
+    return SimpleNamespace(mean=math.nan)
 
 
 def engines(report: Reporter) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from peers_sb3_settings import SETTINGS
 
 import operant_gpu
 from operant_gpu.envs import grid_walk
-from operant_gpu.models import PPO, PPOConfig
+from operant_gpu.models import PPO, PPOConfig, evaluate
 from operant_gpu.registry import find
 
 Contender = Literal["operant_gpu", "fused", "graph", "eager", "jax", "sb3"]
@@ -250,7 +250,7 @@ def train_ours(job: Job, recorder: Recorder) -> Evaluate:
     if job.policy:
         job.policy.parent.mkdir(parents=True, exist_ok=True)
         learner.save(job.policy)
-    return lambda seed: evaluate(learner, seed, job.episodes)
+    return lambda seed: evaluate(learner, job.episodes, seed=seed).mean
 
 
 def preset_of(config: PPOConfig) -> dict[str, Any]:
@@ -258,19 +258,6 @@ def preset_of(config: PPOConfig) -> dict[str, Any]:
     default = PPOConfig(seed=config.seed)
     names = [setting.name for setting in fields(config)]
     return {name: getattr(config, name) for name in names if getattr(config, name) != getattr(default, name)}
-
-
-def evaluate(learner: PPO, seed: int, episodes: int) -> float:
-    """Return the mean return of first episodes of likeliest actions, one in each environment."""
-    env = operant_gpu.make(learner.env.environment.id, episodes, device=learner.env.device)
-    obs, _ = env.reset(seed=seed)
-    act = learner.controller()
-    total, goes_on = torch.zeros(episodes, device=env.device), torch.ones(episodes, device=env.device)
-    while goes_on.any():
-        obs, reward, terminated, truncated, _ = env.step(act(obs))
-        total += goes_on * reward
-        goes_on *= ~(terminated | truncated)
-    return float(total.mean())
 
 
 def train_jax(job: Job, recorder: Recorder) -> Evaluate:

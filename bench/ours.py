@@ -13,7 +13,7 @@ import torch
 import operant_gpu
 from operant_gpu import CudaEnvironment, VecEnv
 from operant_gpu.backends.lowering.trial import try_out
-from operant_gpu.cli.timing import Contender
+from operant_gpu.cli.timing import Contender, waiter
 from operant_gpu.models import MLPPolicy, PPOConfig
 from operant_gpu.models.ppo.graphs import captured
 
@@ -78,7 +78,7 @@ def rollout_contender(name: str, env: str, vec: VecEnv, policy: Any, steps: int,
     """Return rollouts of this length, one call each."""
     work = vec.num_envs * steps
     notes = {"steps_per_call": steps, **rollout_cost(env, vec, policy, steps, out)}
-    return Contender(name, lambda _: vec.rollout(steps, policy, out=out), waiter(vec.device.type), work, notes)
+    return Contender(name, lambda _: vec.rollout(steps, policy, out=out), waiter(vec.device), work, notes)
 
 
 def output_costs(env: str, num_envs: int, device: str, backend: str) -> Iterator[Contender]:
@@ -116,11 +116,6 @@ def graph_replay(env: str, num_envs: int, actions: list[np.ndarray[Any, Any]], b
         graphs[number % ACTION_BATCHES].replay()
 
     return Contender(f"step, {backend} graph", replay, torch.cuda.synchronize, num_envs, step_cost(env, num_envs))
-
-
-def waiter(device: str) -> Any:
-    """Return what waits for a device."""
-    return torch.cuda.synchronize if device == "cuda" else lambda: None
 
 
 def bytes_of_step(env: str) -> tuple[int, int]:

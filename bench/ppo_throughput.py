@@ -26,12 +26,13 @@ from machine import describe, slug, write
 from page import header, table
 
 import operant_gpu
-from operant_gpu.cli.timing import Contender, race
+from operant_gpu.cli.timing import Contender, race, waiter
 from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.models.ppo import update as ppo_update
 
 N_STEPS, MINIBATCHES, LEAST_BATCH = 32, 8, 512
 WARM_UP = 4
+wait = waiter("cuda" if torch.cuda.is_available() else "cpu")
 REST = "shuffles, storage and the rest"
 
 
@@ -144,12 +145,6 @@ def jax_contender(settings: Settings, num_envs: int) -> list[Contender]:
 
     name, work = f"jax on {jax.default_backend()}", N_STEPS * num_envs
     return [Contender(name, iterate, lambda: jax.block_until_ready(progress), work, {"reason": ""})]
-
-
-def wait() -> None:
-    """Return once the device has done all it was given."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def split(learner: PPO, iterations: int = 20) -> dict[str, float]:

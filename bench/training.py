@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 import tyro
+from first_call import caches_in
 from learning_run import EPISODES, OTHER_SEED, Contender, Job, Run, goal_of, in_process, train
 from machine import describe, write
 from page import header, table
@@ -33,7 +34,6 @@ from operant_gpu.models import PPO, PPOConfig
 CONTENDERS: tuple[Contender, ...] = ("fused", "graph", "eager", "jax", "sb3")
 # The packages that other learners need.
 PACKAGES = {"jax": "jax", "sb3": "stable_baselines3"}
-CACHES = ("OPERANT_GPU_CACHE", "TRITON_CACHE_DIR")
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,7 @@ def solve(env: str, contender: Contender, seed: int, cap: float = math.inf) -> d
 def solve_cold(env: str, contender: Contender, threads: int) -> dict[str, Any]:
     """Solve in a process of its own, with empty caches."""
     with tempfile.TemporaryDirectory() as folder:
-        caches = {name: str(Path(folder, name)) for name in CACHES}
-        run = in_process(replace(job_of(env, contender, 0), threads=threads), **caches)
+        run = in_process(replace(job_of(env, contender, 0), threads=threads), **caches_in(Path(folder)))
     if run.error:
         raise SystemExit(run.error)
     return figures_of(run)

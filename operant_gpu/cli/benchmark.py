@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
-import torch
 from gymnasium.vector import VectorEnv
 
-from operant_gpu.cli.timing import Contender, race
+from operant_gpu.cli.timing import Contender, race, waiter
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.models.presets import PRESETS
@@ -54,7 +52,7 @@ def measure(id: str, num_envs: int, device: str, seconds: float = 0.3) -> tuple[
     env = make(id, num_envs, device=device)
     env.reset(seed=0)
     stored = env.rollout(1, "random", out=["action"])["action"][0].clone()
-    wait = functools.partial(torch.cuda.synchronize, env.device) if env.device.type == "cuda" else lambda: None
+    wait = waiter(env.device)
     config = PPOConfig.for_env(id) if id in PRESETS else PPOConfig()
     learner = PPO(make(id, config.num_envs, device=device), config)
     iteration = config.n_steps * config.num_envs

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 # A benchmark of many contenders leaves out one that needs longer for one call.
 MAX_SECONDS = 2.0
@@ -77,3 +80,10 @@ def timed(contender: Contender, calls: int) -> float:
         contender.call(number)
     contender.wait()
     return (time.perf_counter() - started) / calls
+
+
+def waiter(device: torch.device | str) -> Callable[[], None]:
+    """Return what waits for a device."""
+    if torch.device(device).type == "cuda":
+        return functools.partial(torch.cuda.synchronize, device)
+    return lambda: None
