@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from page import header, table
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot
 
 Report = dict[str, Any]
 
@@ -117,14 +122,7 @@ def first_call_table(report: Report) -> str:
 
 
 def draw(report: Report, path: Path) -> None:
-    """Draw steps a second against the number of environments, where matplotlib is installed."""
-    try:
-        import matplotlib
-    except ImportError:
-        return
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    """Draw steps a second against the number of environments."""
     lines: dict[str, dict[int, float]] = {}
     for size, rows in report["sizes"].items():
         for row in rows:

@@ -63,21 +63,15 @@ class Settings:
 def main(settings: Settings) -> None:
     """Measure and write the page."""
     sizes = {"cpu": settings.num_envs, "cuda": settings.num_envs_on_gpu}
-    games = {env: contest(settings, game_contenders(env, sizes)) for env in PACKAGE}
-    twins = {
-        environment.id: contest(settings, twin_contenders(environment, sizes)) for environment in WRITTEN_IN_TRITON
-    }
+    pace = settings.repeats, settings.seconds
+    games = {env: race(game_contenders(env, sizes), *pace) for env in PACKAGE}
+    twins = {original.id: race(twin_contenders(original, sizes), *pace) for original in WRITTEN_IN_TRITON}
     report = {**describe(), "num_envs": sizes["cpu"], "games": games, "twins": twins}
     if ON_GPU:
         report["num_envs_on_gpu"] = sizes["cuda"]
     path = write(report, settings.json, "games-{}")
     path.with_suffix(".md").write_text(page_of(report))
     print(page_of(report), f"\nwritten to {path}")
-
-
-def contest(settings: Settings, contenders: Iterator[Contender]) -> list[dict[str, Any]]:
-    """Return a row for each contender."""
-    return race(contenders, settings.repeats, settings.seconds)
 
 
 def game_contenders(env: str, sizes: dict[str, int]) -> Iterator[Contender]:

@@ -34,11 +34,11 @@ def draw_curves(env: str, goal: float, runs: Sequence[Run], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(9, 5), dpi=100, layout="constrained")
     for contender, name in NAMES.items():
         those = [run for run in runs if run.contender == contender]
-        label = f"{name}, {len(those)} seed{'s'[: len(those) - 1]}"
+        label = f"{name}, {len(those)} seed{'s' * (len(those) != 1)}"
         curves = [(run.curve["seconds"], run.curve["mean_return"]) for run in those if run.curve["seconds"]]
         add_lines(axes, curves, color=COLOURS[contender], alpha=0.7, label=label)
         for run in those:
-            end = [run.curve[name][-1:] for name in ("seconds", "mean_return")]
+            end = [run.curve[column][-1:] for column in ("seconds", "mean_return")]
             marker = "o" if run.outcome == "solved" else "x"
             axes.scatter(*end, color=COLOURS[contender], marker=marker, s=25, zorder=3)
     axes.axhline(goal, color="black", linestyle="--", linewidth=1, label=f"goal, {goal:.4g}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import signal
@@ -10,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,21 +19,6 @@ BENCH = ROOT / "bench"
 RUN = {"mode": "run", "host": "example", "date": "2031-02-03T04:05:06+00:00", "command": "python bench/gpu.py"}
 CARD = {"name": "Example 9000", "multiprocessors": 132, "bytes": 2**36, "driver": "1.2.3", "capability": "9.0"}
 VERSIONS = {"machine": "Example 9000", "cores": 16, "versions": {"torch": "2.11.0", "triton": "3.6.0"}}
-
-
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The modules of bench/, as a program there sees them."""
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(BENCH)
-
-    def module(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
-    yield module
-    for name in set(sys.modules) - before:
-        if str(BENCH) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
 
 
 def stage(gpu: Any, letter: str, code: str, seconds: float = 20.0) -> Any:
