@@ -9,7 +9,7 @@ from typing import Any
 
 from gpu_rows import BAD, FAILED, LEFT_OUT, NOTE, OK, SKIPPED, STAND_IN, Row, read
 from machine import RESULTS, slug
-from page import table
+from page import learners_table, split_table, table
 
 DOCS = Path(__file__).parents[1] / "docs" / "performance.md"
 BEGIN, END = "<!-- gpu:begin -->", "<!-- gpu:end -->"
@@ -167,29 +167,6 @@ def speeds_table(speeds: list[dict[str, Any]]) -> str:
         for data in speeds
     ]
     return table(("steps", "M steps/s", "spread", "us a call", *(f"of {limit}" for limit in limits)), rows)
-
-
-def learners_table(title: str, rows: list[dict[str, Any]]) -> str:
-    """Return how many steps a second are learned from."""
-    cells = [
-        (
-            f"{row['engine']}, {row['num_envs']:,} x 32",
-            f"{row['batch_size']:,}",
-            f"{row['steps_per_second'] / 1e6:,.1f}",
-            f"{row['slowest'] / 1e6:,.1f}-{row['fastest'] / 1e6:,.1f}",
-            f"{row['seconds_per_iteration'] * 1e3:.2f}",
-        )
-        for row in rows
-    ]
-    return table((title, "minibatch", "M steps/s", "spread", "ms an iteration"), cells)
-
-
-def split_table(data: dict[str, Any]) -> str:
-    """Return where the time of an engine's iteration goes."""
-    total = sum(data["split"].values())
-    title = f"{data['engine']}, {data['num_envs']:,} x 32, by {data['batch_size']:,}, with a wait after each part"
-    cells = [(part, f"{seconds * 1e3:.2f}", f"{seconds / total:.0%}") for part, seconds in data["split"].items()]
-    return table((title, "ms", "share"), cells)
 
 
 def solved_table(runs: list[dict[str, Any]]) -> str:

@@ -158,10 +158,8 @@ def training(report: Reporter, sizes: Sizes) -> None:
     for engine in ("fused", "eager") if report.mode != "precompile" else ("fused",):
         with report.item(f"where the time goes: {engine}, {num_envs:,} x 32") as entry:
             settings = settings_of(sizes, num_envs, batch_size, engine)
-            learner = ppo.learner_of(settings, num_envs, engine=engine)
-            parts = ppo.split(learner, 5 if report.mode == "run" else 1)
-            entry.data = {"engine": engine, "num_envs": num_envs, "batch_size": batch_size, "split": parts}
-            entry.figure = ", ".join(f"{part} {seconds * 1e3:.2f} ms" for part, seconds in parts.items())
+            entry.data = ppo.split_row(settings, num_envs, engine, 5 if report.mode == "run" else 1)
+            entry.figure = ", ".join(f"{part} {seconds * 1e3:.2f} ms" for part, seconds in entry.data["split"].items())
     for engine in engines(report):
         solved(report, sizes, engine)
 

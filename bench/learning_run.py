@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -157,13 +157,8 @@ class Recorder:
         run = self.run
         if run.mean_return is None or run.timesteps in run.curve["timesteps"][-1:]:
             return
-        point = {
-            "seconds": round(run.seconds, 4),
-            "timesteps": run.timesteps,
-            "mean_return": round(run.mean_return, 4),
-        }
-        for name, value in point.items():
-            run.curve[name].append(value)
+        for name, column in run.curve.items():
+            column.append(round(getattr(run, name), 4))
         self.next_point = run.seconds * (1 + SPACING) + LEAST_SPACING
 
 
@@ -255,9 +250,8 @@ def train_ours(job: Job, recorder: Recorder) -> Evaluate:
 
 def preset_of(config: PPOConfig) -> dict[str, Any]:
     """Return the fields of a configuration that are not the default."""
-    default = PPOConfig(seed=config.seed)
-    names = [setting.name for setting in fields(config)]
-    return {name: getattr(config, name) for name in names if getattr(config, name) != getattr(default, name)}
+    default = vars(PPOConfig(seed=config.seed))
+    return {name: value for name, value in vars(config).items() if value != default[name]}
 
 
 def train_jax(job: Job, recorder: Recorder) -> Evaluate:

@@ -17,3 +17,30 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1)
     """Return a Markdown table, all but the first `left` columns aligned to the right."""
     rules = ["---" if column < left else "---:" for column in range(len(headings))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, rules, *rows))
+
+
+def learners_table(title: str, rows: Sequence[dict[str, Any]]) -> str:
+    """Return how many steps a second are learned from."""
+    eager = {(row["num_envs"], row["batch_size"]): row for row in rows if row["engine"] == "eager"}
+    cells = []
+    for row in rows:
+        peer = eager.get((row["num_envs"], row["batch_size"]))
+        cells.append(
+            (
+                f"{row['engine']}, {row['num_envs']:,} x 32",
+                f"{row['batch_size']:,}",
+                f"{row['steps_per_second'] / 1e6:,.3f}",
+                f"{row['slowest'] / 1e6:,.3f}-{row['fastest'] / 1e6:,.3f}",
+                f"{row['seconds_per_iteration'] * 1e3:.2f}",
+                f"{row['steps_per_second'] / peer['steps_per_second']:.2f}" if peer else "-",
+            )
+        )
+    return table((title, "minibatch", "M steps/s", "spread", "ms an iteration", "x eager"), cells)
+
+
+def split_table(row: dict[str, Any]) -> str:
+    """Return where the time of an engine's iteration goes."""
+    total = sum(row["split"].values())
+    title = f"{row['engine']}, {row['num_envs']:,} x 32, by {row['batch_size']:,}, with a wait after each part"
+    cells = [(part, f"{seconds * 1e3:.2f}", f"{seconds / total:.0%}") for part, seconds in row["split"].items()]
+    return table((title, "ms", "share"), cells)

@@ -23,7 +23,7 @@ from unittest import mock
 import torch
 import tyro
 from machine import describe, slug, write
-from page import header, table
+from page import header, learners_table, split_table
 
 import operant_gpu
 from operant_gpu.cli.timing import Contender, race, waiter
@@ -67,16 +67,14 @@ def main(settings: Settings) -> None:
         torch.set_num_threads(1)
     report = {**describe(), "env": settings.env}
     report["rows"] = [row for num_envs in settings.num_envs for row in measure_size(settings, num_envs)]
+    splits = [split_row(settings, num_envs, engine) for engine in ("eager", "fused") for num_envs in settings.num_envs]
     report["split"], report["fused_split"] = (
-        {
-            str(num_envs): split(learner_of(settings, num_envs, engine=engine, rnd_coef=0.0))
-            for num_envs in settings.num_envs
-        }
+        {str(row["num_envs"]): row["split"] for row in splits if row["engine"] == engine}
         for engine in ("eager", "fused")
     )
     path = write(report, settings.json, f"{{}}-ppo-{slug(settings.env)}")
-    splits = split_table(report["split"], "an eager"), split_table(report["fused_split"], "a fused")
-    print(header("Steps that PPO learns from", report), speed_table(report), *splits, f"written to {path}", sep="\n\n")
+    tables = learners_table(f"{settings.env}, trained steps", report["rows"]), *map(split_table, splits)
+    print(header("Steps that PPO learns from", report), *tables, f"written to {path}", sep="\n\n")
 
 
 def learner_of(settings: Settings, num_envs: int, **changes: Any) -> PPO:
@@ -147,7 +145,14 @@ def jax_contender(settings: Settings, num_envs: int) -> list[Contender]:
     return [Contender(name, iterate, lambda: jax.block_until_ready(progress), work, {"reason": ""})]
 
 
-def split(learner: PPO, iterations: int = 20) -> dict[str, float]:
+def split_row(settings: Settings, num_envs: int, engine: str, iterations: int = 20) -> dict[str, Any]:
+    """Return where the time of an engine's iteration goes."""
+    learner = learner_of(settings, num_envs, engine=engine, rnd_coef=0.0)
+    size = {"num_envs": num_envs, "batch_size": learner.config.batch_size}
+    return {"engine": engine, **size, "split": split(learner, iterations)}
+
+
+def split(learner: PPO, iterations: int) -> dict[str, float]:
     """Return the seconds of each part of an iteration without graphs; on a GPU, with a wait around each part."""
     update, telemetry = learner._loop.update, learner._loop.update.telemetry
     for stage in learner._loop.stages:
@@ -205,31 +210,6 @@ class Split:
             yield
         finally:
             self.turn_to(before)
-
-
-def speed_table(report: dict[str, Any]) -> str:
-    """Return trained steps per second, a row per engine and size."""
-    eager = {row["num_envs"]: row["steps_per_second"] for row in report["rows"] if row["engine"] == "eager"}
-    cells = [
-        (
-            f"{row['engine']}, {row['num_envs']:,} environments",
-            f"{row['steps_per_second'] / 1e6:.3f}",
-            f"{row['slowest'] / 1e6:.3f}-{row['fastest'] / 1e6:.3f}",
-            f"{row['seconds_per_iteration'] * 1e3:.2f}",
-            f"{row['steps_per_second'] / eager[row['num_envs']]:.2f}" if row["num_envs"] in eager else "-",
-        )
-        for row in report["rows"]
-    ]
-    return table((report["env"], "M trained steps/s", "spread", "ms an iteration", "x eager"), cells)
-
-
-def split_table(sizes: dict[str, dict[str, float]], kind: str) -> str:
-    """Return where an iteration's time goes, a column per size."""
-    cells = [
-        (name, *(f"{parts[name] * 1e3:.2f} ms {parts[name] / sum(parts.values()):4.0%}" for parts in sizes.values()))
-        for name in next(iter(sizes.values()))
-    ]
-    return table((f"{kind} iteration", *(f"{int(num_envs):,} environments" for num_envs in sizes)), cells)
 
 
 if __name__ == "__main__":

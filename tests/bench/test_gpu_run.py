@@ -323,7 +323,7 @@ def test_results_become_pages(bench: Any, pages: Any) -> None:
     assert text.endswith("\n<!-- gpu:end -->\nafter\n")
     assert "Not measured" not in text
     assert "| CartPole-v1, 4,096: step, triton | 1,500.0 | 1,400.0-1,600.0 | 7.0 | 50.0% | - | - |" in text
-    assert "| fused, 16,384 x 32 | 65,536 | 125.0 | 120.0-130.0 | 4.20 |" in text
+    assert "| fused, 16,384 x 32 | 65,536 | 125.000 | 120.000-130.000 | 4.20 | - |" in text
     assert "| rollout | 1.00 | 25% |" in text
     # What went wrong is told beside what went well.
     assert "| graph | failed: BackendError: a \\| in its words |" in text
@@ -376,7 +376,7 @@ def test_pages_take_the_newest_of_each_stage_and_say_what_was_cut_off(bench: Any
     text = pages.page.read_text()
     assert "2031-02-04, `python bench/gpu.py; again`" in text
     # The first run's stage d, since the second did not come to it; the second's stage c, which did not end.
-    assert "| fused, 16,384 x 32 | 65,536 | 125.0 | 120.0-130.0 | 4.20 |" in text
+    assert "| fused, 16,384 x 32 | 65,536 | 125.000 | 120.000-130.000 | 4.20 | - |" in text
     assert text.count("CartPole-v1, 4,096: step, ") == 1
     assert "| c | failed: the run was cut off within this stage |" in text
     assert "| g: compute-sanitizer | left out: no time was left for it |" in text
