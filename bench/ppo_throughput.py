@@ -172,19 +172,19 @@ def split(learner: PPO, iterations: int) -> dict[str, float]:
         ],
     }
     wait()
-    split = Split()
+    clock = Clock()
     with ExitStack() as stack:
         for part, places in functions.items():
             for owner, name in places:
-                stack.enter_context(mock.patch.object(owner, name, split.part(part)(getattr(owner, name))))
+                stack.enter_context(mock.patch.object(owner, name, clock.part(part)(getattr(owner, name))))
         for _ in range(iterations):
             learner._iterate()
-        split.turn_to(REST)
-    return {part: split.seconds[part] / iterations for part in (*functions, REST) if part in split.seconds}
+        clock.turn_to(REST)
+    return {part: clock.seconds[part] / iterations for part in (*functions, REST) if part in clock.seconds}
 
 
-class Split:
-    """Adds up the seconds of parts. What is in none is the rest, and of parts within one another the inner one counts.
+class Clock:
+    """Adds up the seconds of parts. What is in none is the rest; of one part within another, the inner one counts.
 
     Attributes:
         seconds: Of each part.
