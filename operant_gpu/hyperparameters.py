@@ -10,6 +10,8 @@ from torch import Tensor
 STOPPED, FAULTY = 1, 2
 # An iteration stops learning once its policy is this many times `target_kl` away.
 KL_MARGIN = 1.5
+# What is measured of a gradient step.
+MEASURED = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_frac", "grad_norm")
 
 
 class Hyperparameters(NamedTuple):
@@ -52,6 +54,6 @@ class StepTable(NamedTuple):
     A status has bit 1 where the iteration had stopped, and bit 2 where a number that is not finite had been seen.
     """
 
-    measured: Tensor  # (K, 6) float32: policy_loss, value_loss, entropy, approx_kl, clip_frac, grad_norm
+    measured: Tensor  # (K, 6) float32, as `MEASURED` has it
     norms: Tensor  # (K, T) float32: norm of the gradient of each parameter tensor
     status: Tensor  # (K + 1,) int32: before each step, and after the last

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from operant_gpu.backends.cpp.calls import POINTER, WORD, Network, header
 from operant_gpu.backends.cpp.compiler import compiler, failure, load_or_make, native_flags, run_compiler
+from operant_gpu.backends.disk_cache import folder
 from operant_gpu.errors import BackendError
-from operant_gpu.mlp import MAX_LAYERS, MLP
+from operant_gpu.files import write_whole
+from operant_gpu.mlp import MLP
 from operant_gpu.spaces import ActionLayout
 
 _KERNELS = Path(__file__).resolve().parents[2] / "kernels"
@@ -22,31 +26,15 @@ _SOURCES = (*sorted(_MAIN.parent.iterdir()), _KERNELS / "cuda" / "environment.cu
 # Numbers that are not finite must stay so, or faults would not be seen: -ffast-math is out of the question.
 FLAGS: tuple[str, ...] = ("-std=c++20", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 FLAGS += ("-fPIC", "-shared", "-fvisibility=hidden", "-pthread")
-# What the fields of its structures are.
-WORD, REAL, POINTER = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
-# `operant::Kind`.
-KINDS = {torch.float32: 0, torch.uint8: 1, torch.int8: 2, torch.int32: 3, torch.int64: 4}
 
 
-class Network(ctypes.Structure):
-    """`operant::Network` of `kernels/cpp/calls.hpp`."""
-
-    _fields_ = (
-        *((name, WORD) for name in ("inputs", "depth")),
-        ("widths", WORD * MAX_LAYERS),
-        *((name, WORD) for name in ("outputs", "is_tanh", "is_shared", "is_gaussian", "components")),
-        *((name, POINTER) for name in ("first_choices", "lows", "parameters", "shift", "scale")),
-        ("clip", REAL),
-    )
-
-
-def network_of(mlp: MLP, actions: ActionLayout) -> Network:
+def network_of(mlp: MLP, actions: ActionLayout) -> Any:
     """Return what kernels need to know of a network; its memory is that of the tensors."""
     layout = mlp.layout
     made = Network(
         inputs=layout.inputs,
         depth=len(layout.hidden_sizes),
-        widths=(WORD * MAX_LAYERS)(*layout.hidden_sizes),
+        widths=layout.hidden_sizes,
         outputs=layout.outputs,
         is_tanh=layout.activation == "tanh",
         is_shared=layout.shared_trunk or not layout.hidden_sizes,
@@ -80,9 +68,9 @@ def library() -> ctypes.CDLL:
         BackendError: If there is no C++ compiler that makes them.
     """
     command = [*compiler(), *FLAGS, *native_flags()]
-    sources = "".join(path.read_text(encoding="utf-8") for path in _SOURCES)
+    sources, calls = "".join(path.read_text(encoding="utf-8") for path in _SOURCES), header()
     try:
-        loaded = load_or_make(f"{command}{sources}", lambda path: _compile(command, path))
+        loaded = load_or_make(f"{command}{calls}{sources}", lambda path: _compile(command, calls, path))
     except OSError as error:
         raise BackendError(f"what the C++ compiler {command[0]} made cannot be loaded: {error}") from error
     loaded.climb.argtypes = [POINTER]
@@ -93,8 +81,11 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
-def _compile(command: list[str], path: Path) -> None:
-    command = [*command, str(_MAIN), "-o", str(path)]
+def _compile(command: list[str], calls: str, path: Path) -> None:
+    # Kept beside the library, for who reads the C++; the name is of the content, as versions may share the folder.
+    before = folder("cpp") / f"calls_{hashlib.sha256(calls.encode()).hexdigest()[:16]}.hpp"
+    write_whole(before, calls)
+    command = [*command, "-include", str(before), str(_MAIN), "-o", str(path)]
     done = run_compiler(command)
     if done.returncode or not path.exists():
         raise failure(command, done)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from operant_gpu.backends.base import Backend, Batch
 from operant_gpu.backends.compiled import NetworkActs
-from operant_gpu.backends.cpp.learner import KINDS, POINTER, WORD, Network, address, library, network_of
+from operant_gpu.backends.cpp.calls import KINDS, Rollout, Rows
+from operant_gpu.backends.cpp.learner import address, library, network_of
 from operant_gpu.backends.threads import in_parts
 from operant_gpu.errors import BackendError
 from operant_gpu.memory.columns import Outputs
@@ -25,38 +26,10 @@ from operant_gpu.mlp import MLP
 # Parts of the environments for threads: their rewards are a cache line.
 _MULTIPLE = 16
 _STEPS_PER_THREAD = 512
+# What it writes of a trajectory itself, and reads to give values.
+_STORED = ("action", *NETWORK_OUTPUTS, "final_obs", "terminated", "truncated")
 # The columns that a stream's counter is made of, and what ends it.
 _CLOCK = ("seed", "env_id", "episode", "elapsed", "ended")
-
-
-class _Rows(ctypes.Structure):
-    _fields_ = (("data", POINTER), ("step", WORD), ("row", WORD), ("column", WORD))
-
-
-class _Numbers(ctypes.Structure):
-    _fields_ = (("data", POINTER), ("step", WORD))
-
-
-class _Rollout(ctypes.Structure):
-    """`operant::Rollout` of `kernels/cpp/calls.hpp`."""
-
-    _fields_ = (
-        ("network", Network),
-        ("num_steps", WORD),
-        *((name, POINTER) for name in ("kernel", "batch", "call")),
-        *((name, WORD) for name in ("call_size", "num_moved")),
-        *((name, POINTER) for name in ("moved", "moves")),
-        ("obs", _Rows),
-        ("obs_kind", WORD),
-        ("masks", _Rows),
-        *((name, POINTER) for name in ("seed", "env_id", "episode", "elapsed", "restarted", "ended")),
-        *((name, POINTER) for name in ("taken", "box_low", "box_high")),
-        ("drawn", _Rows),
-        ("drawn_kind", WORD),
-        *((name, _Numbers) for name in ("log_prob", "value")),
-        ("final_obs", _Rows),
-        *((name, _Numbers) for name in ("terminated", "truncated", "final_value")),
-    )
 
 
 class NetworkRollout:
@@ -111,7 +84,7 @@ class NetworkRollout:
         call = Record(CALL, present(outputs) | stored(stepped) | actions)
         strides = {CALL.index(name): _step(tensor) for name, tensor in stepped._asdict().items() if tensor is not None}
         moved, moves = (np.array([*numbers], np.int64) for numbers in (strides, strides.values()))
-        rollout = _Rollout(
+        rollout = Rollout(
             network=network_of(policy, self._batch.actions),
             num_steps=num_steps,
             call=call.address,
@@ -121,15 +94,9 @@ class NetworkRollout:
             moves=moves.ctypes.data,
             obs=_rows(outputs.obs[None]),
             obs_kind=KINDS[outputs.obs.dtype],
-            masks=_rows(None if outputs.action_mask is None else outputs.action_mask[None]),
-            drawn=_rows(trajectory.action),
-            drawn_kind=0 if trajectory.action is None else KINDS[trajectory.action.dtype],
-            final_obs=_rows(trajectory.final_obs),
-            **{
-                name: _Numbers(address(tensor), _step(tensor))
-                for name in (*NETWORK_OUTPUTS, "terminated", "truncated")
-                if (tensor := getattr(trajectory, name)) is not None
-            },
+            action_mask=_rows(None if outputs.action_mask is None else outputs.action_mask[None]),
+            action_kind=0 if trajectory.action is None else KINDS[trajectory.action.dtype],
+            **{name: _rows(getattr(trajectory, name)) for name in _STORED},
             **self._fixed,
         )
         roll_out = self._kernel
@@ -167,6 +134,6 @@ def _step(tensor: Tensor) -> int:
     return tensor.stride(0) * tensor.itemsize
 
 
-def _rows(tensor: Tensor | None) -> _Rows:
+def _rows(tensor: Tensor | None) -> Any:
     """Return where the rows of a trajectory are."""
-    return _Rows() if tensor is None else _Rows(address(tensor), _step(tensor), *(*tensor.stride()[1:], 0)[:2])
+    return Rows() if tensor is None else Rows(address(tensor), _step(tensor), *(*tensor.stride()[1:], 0)[:2])

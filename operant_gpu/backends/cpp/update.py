@@ -7,29 +7,14 @@ import ctypes
 import torch
 from torch import Tensor
 
-from operant_gpu.backends.cpp.learner import KINDS, POINTER, REAL, WORD, Network, address, library, network_of
-from operant_gpu.hyperparameters import KL_MARGIN, AdamState, Hyperparameters, Samples, StepTable
+from operant_gpu.backends.cpp.calls import KINDS, Climb
+from operant_gpu.backends.cpp.learner import address, library, network_of
+from operant_gpu.hyperparameters import KL_MARGIN, MEASURED, AdamState, Hyperparameters, Samples, StepTable
 from operant_gpu.mlp import MLP
 from operant_gpu.spaces import ActionLayout
 
 # Gradient steps that are worth a thread: samples of a minibatch.
 _SAMPLES_PER_THREAD = 128
-
-
-class _Climb(ctypes.Structure):
-    """`operant::Climb` of `kernels/cpp/calls.hpp`."""
-
-    _fields_ = (
-        ("network", Network),
-        *((name, WORD) for name in ("samples", "epochs", "minibatches", "tensors", "threads", "seed", "iteration")),
-        *((name, WORD) for name in ("normalizes_advantages", "clips_values", "has_target_kl")),
-        *((name, REAL) for name in ("clip_eps", "vf_clip_eps", "vf_coef", "ent_coef", "max_grad_norm", "max_kl", "lr")),
-        ("obs", POINTER),
-        ("obs_kind", WORD),
-        *((name, POINTER) for name in ("action", "action_mask", "log_prob", "value", "advantages")),
-        *((name, POINTER) for name in ("parameters", "means", "squares", "count", "trainable")),
-        *((name, POINTER) for name in ("measured", "norms", "status")),
-    )
 
 
 class GradientSteps:
@@ -47,10 +32,11 @@ class GradientSteps:
 
     def __init__(self, mlp: MLP, actions: ActionLayout, settings: Hyperparameters, samples: int) -> None:
         self._climb, self._actions, tensors = library().climb, actions, len(mlp.layout.shapes)
-        self._measured = torch.zeros(settings.n_epochs * settings.minibatches, 6, dtype=torch.float32, device="cpu")
-        self._norms = torch.zeros(len(self._measured), tensors, dtype=torch.float32, device="cpu")
-        self._status = torch.zeros(len(self._measured) + 1, dtype=torch.int32, device="cpu")
-        self._fields = _Climb(
+        steps = settings.n_epochs * settings.minibatches
+        self._measured = torch.zeros(steps, len(MEASURED), dtype=torch.float32, device="cpu")
+        self._norms = torch.zeros(steps, tensors, dtype=torch.float32, device="cpu")
+        self._status = torch.zeros(steps + 1, dtype=torch.int32, device="cpu")
+        self._fields = Climb(
             samples=samples,
             epochs=settings.n_epochs,
             minibatches=settings.minibatches,

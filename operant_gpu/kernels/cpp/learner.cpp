@@ -1,4 +1,5 @@
-// What Python calls of the learner.
+// What Python calls of the learner. Before this file stand constants and the structures Network, Climb, Rows and Rollout,
+// made of the lists in `operant_gpu/backends/cpp/calls.py`; what the compiler saw is beside the library in the cache.
 
 #include <new>
 

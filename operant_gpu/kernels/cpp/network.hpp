@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <vector>
 
-#include "calls.hpp"
 #include "product.hpp"
 
 namespace operant {

@@ -57,8 +57,8 @@ private:
             reinterpret_cast<CppKernel>(call.kernel)(call.batch, words.data(), first, last, 1);
     }
 
-    template <class Number> static Number* at_step(const Numbers& numbers, int64_t step) {
-        return reinterpret_cast<Number*>(static_cast<char*>(numbers.data) + step * numbers.step);
+    template <class Number> static Number* at_step(const Rows& rows, int64_t step) {
+        return reinterpret_cast<Number*>(static_cast<char*>(rows.data) + step * rows.step);
     }
 
     float* observation(int64_t row) { return tile.observations.data() + row * padded(network.inputs); }
@@ -66,7 +66,7 @@ private:
     // Choose the actions of a tile of environments.
     void act(int64_t step, int64_t first, int64_t rows) {
         for (int64_t i = 0; i < rows; ++i)
-            observe(network, Kind(call.obs_kind), call.obs.data, (first + i) * call.obs.row, call.obs.column,
+            observe(network, call.obs_kind, call.obs.data, (first + i) * call.obs.row, call.obs.column,
                     observation(i));
         forward(network, plan, weights.data(), rows, tile);
         float* values = call.value.data ? at_step<float>(call.value, step) : nullptr;
@@ -88,12 +88,11 @@ private:
 
     // Store component number c of an action as drawn.
     template <class Number> void keep(int64_t step, int64_t env, int64_t c, Number drawn) const {
-        if (!call.drawn.data) return;
-        char* start = const_cast<char*>(static_cast<const char*>(call.drawn.data)) + step * call.drawn.step;
-        const int64_t at = env * call.drawn.row + c * call.drawn.column;
-        if (call.drawn_kind == INT64) reinterpret_cast<int64_t*>(start)[at] = int64_t(drawn);
-        else if (call.drawn_kind == INT32) reinterpret_cast<int32_t*>(start)[at] = int32_t(drawn);
-        else reinterpret_cast<float*>(start)[at] = float(drawn);
+        if (!call.action.data) return;
+        const int64_t at = env * call.action.row + c * call.action.column;
+        if (call.action_kind == INT64) at_step<int64_t>(call.action, step)[at] = int64_t(drawn);
+        else if (call.action_kind == INT32) at_step<int32_t>(call.action, step)[at] = int32_t(drawn);
+        else at_step<float>(call.action, step)[at] = float(drawn);
     }
 
     float gaussian(int64_t step, int64_t env, const float* means) {
@@ -114,7 +113,7 @@ private:
 
     // As `operant_gpu.sampling.categorical` has it. The outputs become weights.
     float categorical(int64_t step, int64_t env, float* outputs) {
-        const auto* legal = static_cast<const uint8_t*>(call.masks.data);
+        const auto* legal = static_cast<const uint8_t*>(call.action_mask.data);
         auto* taken = static_cast<int64_t*>(call.taken) + env * network.components;
         const Rng rng = stream(env);
         float log_prob = 0.0f;
@@ -123,7 +122,7 @@ private:
             const int64_t end = c + 1 < network.components ? network.first_choices[c + 1] : network.outputs;
             float highest = LOWEST;
             for (int64_t j = first; j < end; ++j) {
-                if (legal && !legal[env * call.masks.row + j * call.masks.column]) outputs[j] = LOWEST;
+                if (legal && !legal[env * call.action_mask.row + j * call.action_mask.column]) outputs[j] = LOWEST;
                 highest = std::max(highest, outputs[j]);
             }
             float total = 0.0f;
@@ -149,7 +148,7 @@ private:
     // Store the values of the states that episodes would have gone on from, for the others 0.
     void bootstrap(int64_t step, int64_t first, int64_t last) {
         const auto *terminated = at_step<uint8_t>(call.terminated, step), *truncated = at_step<uint8_t>(call.truncated, step);
-        const char* states = static_cast<const char*>(call.final_obs.data) + step * call.final_obs.step;
+        const void* states = at_step<char>(call.final_obs, step);
         float* values = at_step<float>(call.final_value, step);
         int64_t rows = 0, wanted[TILE];
         const auto evaluate = [&] {
@@ -162,7 +161,7 @@ private:
             const bool is_cut = truncated[env] && !terminated[env];
             if (!is_cut && (step + 1 < call.num_steps || call.ended[env])) continue;
             wanted[rows] = env;
-            observe(network, Kind(call.obs_kind), states, env * call.final_obs.row, call.final_obs.column,
+            observe(network, call.obs_kind, states, env * call.final_obs.row, call.final_obs.column,
                     observation(rows++));
             if (rows == TILE) evaluate();
         }

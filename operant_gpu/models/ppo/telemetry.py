@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from operant_gpu.hyperparameters import STOPPED, StepTable
+from operant_gpu.hyperparameters import MEASURED, STOPPED, StepTable
 from operant_gpu.models.ppo.faults import Fault, FaultLog
 from operant_gpu.models.ppo.rollout import Rollout
 
 Metrics = dict[str, float]
 
-_STEP_METRICS = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_frac", "grad_norm")
 # Episodes that `episodic_return` and `episodic_length` are taken over, at least.
 _RECENT_EPISODES = 100
 
@@ -35,8 +34,8 @@ class Telemetry:
     def __init__(self, parameters: Sequence[str], num_envs: int, device: torch.device) -> None:
         self.faults = FaultLog(parameters, num_envs, device)
         # Gradient steps: their number and sums. Iterations: their number, explained variance. Episodes: likewise.
-        self._sums = torch.zeros(len(_STEP_METRICS) + 1 + 2 + 3, dtype=torch.float64, device=device)
-        self._steps, self._iterations, self._episodes = torch.split(self._sums, [len(_STEP_METRICS) + 1, 2, 3])
+        self._sums = torch.zeros(len(MEASURED) + 1 + 2 + 3, dtype=torch.float64, device=device)
+        self._steps, self._iterations, self._episodes = torch.split(self._sums, [len(MEASURED) + 1, 2, 3])
         self._one = torch.ones((), dtype=torch.float64, device=device)
         # Of each reading: how many episodes ended, and the sums of their returns and lengths.
         self._recent: list[list[float]] = []
@@ -57,7 +56,7 @@ class Telemetry:
         """Take in what was measured in one gradient step.
 
         Args:
-            measured: policy_loss, value_loss, entropy, approx_kl, clip_frac, grad_norm.
+            measured: In the order of `MEASURED`.
             counts: Whether to, on the device; None for yes.
         """
         row = torch.cat([self._one[None], measured.double()])
@@ -94,7 +93,7 @@ class Telemetry:
         if clear or faults:
             self._sums.zero_()
             self._recent, self._finished = recent, finished
-        metrics = {name: total / max(1.0, count) for name, total in zip(_STEP_METRICS, sums, strict=True)}
+        metrics = {name: total / max(1.0, count) for name, total in zip(MEASURED, sums, strict=True)}
         metrics["explained_variance"] = explained / max(1.0, iterations)
         count, *totals = (sum(column) for column in zip(*recent, [0.0] * 3, strict=True))
         mean = [total / count if count else math.nan for total in totals]
