@@ -19,10 +19,10 @@ from operant_gpu.files import write_whole
 from operant_gpu.mlp import MLP
 from operant_gpu.spaces import ActionLayout
 
-_KERNELS = Path(__file__).resolve().parents[2] / "kernels"
-_MAIN = _KERNELS / "cpp" / "learner.cpp"
-# What it includes: its own headers, and the random streams of environments.
-_SOURCES = (*sorted(_MAIN.parent.iterdir()), _KERNELS / "cuda" / "environment.cuh")
+_MAIN = Path(__file__).resolve().parents[2] / "kernels" / "cpp" / "learner.cpp"
+# What it includes: its own headers, the random streams of environments, and draws from them.
+_SHARED = [_MAIN.parents[1] / "cuda" / name for name in ("environment.cuh", "sampling.cuh")]
+_SOURCES = (*sorted(_MAIN.parent.iterdir()), *_SHARED)
 # Numbers that are not finite must stay so, or faults would not be seen: -ffast-math is out of the question.
 FLAGS: tuple[str, ...] = ("-std=c++20", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 FLAGS += ("-fPIC", "-shared", "-fvisibility=hidden", "-pthread")

@@ -88,7 +88,7 @@ def program(environment: CudaEnvironment, params: Any) -> str:
             author,
             _line(1, "made from the definition"),
             _description(environment, observations, actions),
-            *map(_included, ("block.cuh", "observations.cuh", "actions.cuh", "vecenv.cuh")),
+            *map(_included, ("sampling.cuh", "block.cuh", "observations.cuh", "actions.cuh", "vecenv.cuh")),
         ]
     )
 

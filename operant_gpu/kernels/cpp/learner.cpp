@@ -8,24 +8,24 @@
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 
-// Take the gradient steps of an iteration; return whether there was memory.
-EXPORTED bool climb(const operant::Climb* climb) {
+// Return whether there was memory for some work.
+template <class Work> bool had_memory(const Work& work) {
     try {
-        operant::Learner(*climb).run();
+        work();
         return true;
     } catch (const std::bad_alloc&) {
         return false;
     }
 }
 
-// Take the steps of a rollout in the environments from `first` up to `last`; return whether there was memory.
+// Take the gradient steps of an iteration.
+EXPORTED bool climb(const operant::Climb* climb) {
+    return had_memory([&] { operant::Learner(*climb).run(); });
+}
+
+// Take the steps of a rollout in the environments from `first` up to `last`.
 EXPORTED bool roll_out(const operant::Rollout* rollout, void* workspace, int64_t first, int64_t last) {
-    try {
-        operant::roll_out(*rollout, workspace, first, last);
-        return true;
-    } catch (const std::bad_alloc&) {
-        return false;
-    }
+    return had_memory([&] { operant::roll_out(*rollout, workspace, first, last); });
 }
 
 // As `operant_gpu.kernels.triton.advantages` has it.

@@ -4,13 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
+#include "../cuda/environment.cuh"
+#include "../cuda/sampling.cuh"
 #include "network.hpp"
 
 namespace operant {
-
-constexpr double LOG_SQRT_2PI = 0.9189385332046727;
 
 // Sums over samples: what is measured, and the gradient by the logarithms of deviations.
 struct Sums {
@@ -35,7 +34,6 @@ struct Minibatch {
 
 // One sample's categorical distributions. Leaves in `scratch` the gradients of log_prob, then of entropy, by the logits.
 inline Chosen categorical(const Climb& climb, int64_t sample, const float* logits, float* scratch) {
-    constexpr float LOWEST = std::numeric_limits<float>::lowest();
     const uint8_t* legal = climb.action_mask ? climb.action_mask + sample * climb.network.outputs : nullptr;
     const auto* actions = static_cast<const int64_t*>(climb.action) + sample * climb.network.components;
     float *d_log_prob = scratch, *d_entropy = scratch + climb.network.outputs;

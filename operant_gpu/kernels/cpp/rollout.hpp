@@ -4,18 +4,15 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 
 #include "../cuda/environment.cuh"
+#include "../cuda/sampling.cuh"
 #include "network.hpp"
 
 namespace operant {
 
 // Environments whose columns and activations stay in the caches for all steps: a block of numba's.
 constexpr int64_t CHUNK = 512;
-constexpr uint32_t POLICY_STREAM = 2u << 28;
-constexpr float LOWEST = std::numeric_limits<float>::lowest();
 
 // How numba's kernels and those of CUDA C++ are called; the former work in memory of the thread's own.
 using NumbaKernel = void (*)(const void*, const int64_t*, void*, int64_t, int64_t, int64_t);
@@ -73,7 +70,7 @@ private:
         float* log_probs = call.log_prob.data ? at_step<float>(call.log_prob, step) : nullptr;
         for (int64_t i = 0; i < rows; ++i) {
             const int64_t env = first + i;
-            float* outputs = tile.outputs.data() + i * padded(network.outputs);
+            const float* outputs = tile.outputs.data() + i * padded(network.outputs);
             const float log_prob = network.is_gaussian ? gaussian(step, env, outputs) : categorical(step, env, outputs);
             if (log_probs) log_probs[env] = log_prob;
             if (values) values[env] = tile.values.data()[i * LANES];
@@ -101,18 +98,14 @@ private:
         const Rng rng = stream(env);
         float log_prob = 0.0f;
         for (int64_t c = 0; c < network.outputs; ++c) {
-            const float noise = normal(rng, int(c));
-            const float drawn = means[c] + noise * std::exp(log_std[c]);
-            log_prob += -0.5f * noise * noise - log_std[c] - 0.9189385332046727f;
+            const float drawn = draw_normal(rng, int(c), means[c], log_std[c], log_prob);
             keep(step, env, c, drawn);
-            // What is not a number stays so: the environment refuses it.
-            taken[c] = drawn < call.box_low[c] ? call.box_low[c] : drawn > call.box_high[c] ? call.box_high[c] : drawn;
+            taken[c] = clamped(drawn, call.box_low[c], call.box_high[c]);
         }
         return log_prob;
     }
 
-    // As `operant_gpu.sampling.categorical` has it. The outputs become weights.
-    float categorical(int64_t step, int64_t env, float* outputs) {
+    float categorical(int64_t step, int64_t env, const float* outputs) {
         const auto* legal = static_cast<const uint8_t*>(call.action_mask.data);
         auto* taken = static_cast<int64_t*>(call.taken) + env * network.components;
         const Rng rng = stream(env);
@@ -120,26 +113,11 @@ private:
         for (int64_t c = 0; c < network.components; ++c) {
             const int64_t first = network.first_choices[c];
             const int64_t end = c + 1 < network.components ? network.first_choices[c + 1] : network.outputs;
-            float highest = LOWEST;
-            for (int64_t j = first; j < end; ++j) {
-                if (legal && !legal[env * call.action_mask.row + j * call.action_mask.column]) outputs[j] = LOWEST;
-                highest = std::max(highest, outputs[j]);
-            }
-            float total = 0.0f;
-            for (int64_t j = first; j < end; ++j) total += std::exp(outputs[j] - highest);
-            const float target = uniform(rng, int(c)) * total;
-            // The last choice that any weight was given to, if rounding has left the target beyond all of them.
-            int64_t choice = first;
-            float chosen = highest, sum = 0.0f;
-            for (int64_t j = first; j < end && !(sum > target); ++j) {
-                const float weight = std::exp(outputs[j] - highest);
-                if (!(weight > 0.0f)) continue;
-                choice = j;
-                chosen = outputs[j];
-                sum += weight;
-            }
-            log_prob += chosen - highest - std::log(total);
-            taken[c] = choice - first + network.lows[c];
+            const auto logit = [&](int64_t j) {
+                const int64_t at = env * call.action_mask.row + (first + j) * call.action_mask.column;
+                return legal && !legal[at] ? LOWEST : outputs[first + j];
+            };
+            taken[c] = network.lows[c] + draw_choice(rng, int(c), int(end - first), logit, log_prob);
             keep(step, env, c, taken[c]);
         }
         return log_prob;

@@ -8,8 +8,6 @@
 
 namespace operant {
 
-constexpr uint32_t SHUFFLE_STREAM = 3u << 28;
-
 inline uint32_t mixed(uint32_t x) {
     x *= 0x85EBCA6Bu;
     x ^= x >> 13;

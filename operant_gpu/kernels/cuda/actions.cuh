@@ -62,7 +62,7 @@ __device__ void store_actions(const Block& block, const Call& call, int64_t step
     }
 }
 
-// Draw an action from the distribution that a network describes, as `operant_gpu/sampling.py` does.
+// Draw an action from the distribution that a network describes.
 __device__ void draw_one(const Batch& batch, const Draw& draw, int64_t row) {
     const int32_t elapsed = batch.ended[row] && batch.mode != DISABLED ? 0 : batch.elapsed[row];
     const Rng rng = {batch.seed[row], batch.env_id[row], batch.episode[row], elapsed, POLICY_STREAM};
@@ -72,34 +72,18 @@ __device__ void draw_one(const Batch& batch, const Draw& draw, int64_t row) {
     for (int i = 0; i < ACTION_SIZE; ++i) {
         const int64_t at = row * ACTION_SIZE + i;
         if (!IS_DISCRETE) {
-            const float noise = normal(rng, i), log_std = draw.log_std[i];
-            const float drawn = outputs[i * draw.outputs_column] + noise * expf(log_std);
-            log_prob += -0.5f * noise * noise - log_std - 0.9189385332046727f;
+            const float mean = outputs[i * draw.outputs_column];
+            const float drawn = draw_normal(rng, i, mean, draw.log_std[i], log_prob);
             ((float*)draw.drawn)[at] = drawn;
-            // What is not a number stays so.
-            draw.taken[at] = drawn < box_low(i) ? box_low(i) : drawn > box_high(i) ? box_high(i) : drawn;
+            draw.taken[at] = clamped(drawn, box_low(i), box_high(i));
             continue;
         }
-        const int first = first_choice(i), size = action_high(i) - action_low(i);
-        // Illegal choices have no weight.
+        const int first = first_choice(i), low = action_low(i), size = action_high(i) - low;
         const auto logit = [&](int j) {
             const bool is_legal = !HAS_MASK || mask[(first + j) * draw.action_mask_column];
-            return is_legal ? outputs[(first + j) * draw.outputs_column] : -3.402823466e38f;
+            return is_legal ? outputs[(first + j) * draw.outputs_column] : LOWEST;
         };
-        float highest = logit(0), total = 0.0f;
-        for (int j = 1; j < size; ++j) highest = max(highest, logit(j));
-        for (int j = 0; j < size; ++j) total += expf(logit(j) - highest);
-        const float target = uniform(rng, i) * total;
-        // The last choice that has any weight, if rounding has left the target beyond all of them.
-        int choice = 0;
-        float chosen = highest, sum = 0.0f;
-        for (int j = 0; j < size && !(sum > 0.0f && target < sum); ++j) {
-            const float weight = expf(logit(j) - highest);
-            if (weight > 0.0f) choice = j, chosen = logit(j);
-            sum += weight;
-        }
-        log_prob += chosen - highest - logf(total);
-        ((int64_t*)draw.drawn)[at] = choice + action_low(i);
+        ((int64_t*)draw.drawn)[at] = low + draw_choice(rng, i, size, logit, log_prob);
     }
     draw.log_prob[row] = log_prob;
 }

@@ -3,7 +3,6 @@
 
 namespace operant {
 
-constexpr uint32_t RESET_STREAM = 0u << 28, STEP_STREAM = 1u << 28, POLICY_STREAM = 2u << 28;
 constexpr int SAME_STEP = 0, NEXT_STEP = 1, DISABLED = 2;
 constexpr int INT64 = 1;
 
