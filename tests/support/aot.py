@@ -1,4 +1,4 @@
-"""Compile every kernel for every environment without a GPU, and print what each needs.
+"""Take every kernel of every environment through Triton's launcher and compiler, and print what each needs.
 
 Run as a program, with whatever Triton is on the path: `python tests/support/aot.py steps 80 90`, or `rollouts`, or
 `networks`, or `arrays` for the kernels of environments that have them, or `updates` for those of the fused learner.
@@ -7,6 +7,8 @@ The last line is JSON.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 import subprocess
@@ -14,6 +16,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -21,8 +24,8 @@ import triton
 from contract_envs import Drift, Lamps, Ledge, MaskedDials
 from gymnasium.vector import AutoresetMode
 from triton.backends.compiler import GPUTarget
-from triton.backends.nvidia.compiler import get_ptxas
-from triton.compiler import ASTSource
+from triton.runtime import driver
+from triton.runtime.cache import get_cache_manager
 
 from operant_gpu.backends.base import NO_LIMIT, Batch
 from operant_gpu.backends.lowering.trial import try_out
@@ -64,11 +67,13 @@ from operant_gpu.mlp import MLP, MLPLayout
 from operant_gpu.registry import find, list_envs
 from operant_gpu.spaces import action_layout, observation_layout
 
-POINTERS = {torch.float32: "*fp32", torch.float64: "*fp64", torch.bool: "*i1"}
-POINTERS |= {torch.int8: "*i8", torch.int16: "*i16", torch.int32: "*i32", torch.int64: "*i64"}
 # Any will do: every entry of the launch tables gives a thread as many environments, so its code is the same.
 BATCH_SIZE = 1_048_576
 CPU = torch.device("cpu")
+# A multiple of 16, as most batches are: the launcher compiles kernels of their own for those.
+ROWS_OF_BATCH = 48
+# In a folder of Triton's cache.
+REPORT = "ptxas.txt"
 SETTINGS = Hyperparameters(0.2, None, 0.5, 0.01, 0.5, 0.1, True, 4, 4)
 
 
@@ -99,43 +104,50 @@ class Usage(NamedTuple):
     matrix_instructions: dict[str, int]
 
 
-def signature_of(value: Any) -> Any:
-    """Return the type of a kernel argument as Triton writes it."""
-    if isinstance(value, tuple):
-        return type(value)(*map(signature_of, value))
-    if value is None:
-        return "constexpr"
-    return POINTERS[value.dtype] if isinstance(value, torch.Tensor) else "i32"
+class NoGPU:
+    """Answers what the launcher asks of a driver before it launches: a machine with one device of every capability."""
+
+    target = 0
+
+    def get_current_device(self) -> int:
+        return self.target
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.target, 32)
 
 
-def compile_launch(launch: Launch, target: int) -> Any:
-    """Compile one kernel for compute capability `target` / 10."""
-    kernel, arguments, constants = launch.kernel, launch.arguments, launch.constants
-    signature = {name: signature_of(value) for name, value in arguments.items()}
-    signature |= dict.fromkeys(constants, "constexpr")
-    constant_at = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
-    for name, value in arguments.items():
-        parts = value if isinstance(value, tuple) else ()
-        place = kernel.arg_names.index(name)
-        # As at a launch, what is None is a constant, wherever it stands.
-        constant_at |= (
-            {(place,): None} if value is None else {(place, i): None for i, v in enumerate(parts) if v is None}
-        )
-    source = ASTSource(kernel, signature, constant_at)
-    options = {"num_warps": launch.warps, **launch.options}
-    return triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
+def compile_launch(launch: Launch, target: int) -> tuple[Any, str]:
+    """Take one kernel through the launcher, up to the launch, for compute capability `target` / 10.
+
+    Returns:
+        The compiled kernel, and what ptxas said of it, which is kept beside it in Triton's cache.
+    """
+    NoGPU.target = target
+    options = {"num_warps": launch.warps, **launch.options, "grid": (1,), "warmup": True}
+
+    def compiled() -> tuple[Any, str]:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            return launch.kernel.run(**launch.arguments, **launch.constants, **options), printed.getvalue()
+
+    kernel, report = compiled()
+    cache = get_cache_manager(kernel.hash)
+    if not report and (kept := cache.get_file(REPORT)):
+        return kernel, Path(kept).read_text()
+    if not report:
+        # Something else compiled it.
+        launch.kernel.device_caches.clear()
+        with triton.knobs.compilation.scope():
+            triton.knobs.compilation.always_compile = True
+            kernel, report = compiled()
+    cache.put(report, REPORT, binary=False)
+    return kernel, report
 
 
 def usage_of(launch: Launch, target: int) -> Usage:
-    compiled = compile_launch(launch, target)
-    ptxas = get_ptxas(target).path
-    architecture = f"sm_{target}{'a' if target >= 90 else ''}"
-    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-        file.write(compiled.asm["ptx"])
-        file.flush()
-        fusion = str(launch.options["enable_fp_fusion"]).lower()
-        command = [ptxas, "-v", f"--gpu-name={architecture}", f"--fmad={fusion}", file.name, "-o", "/dev/null"]
-        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    compiled, report = compile_launch(launch, target)
     registers = int(re.search(r"Used (\d+) registers", report)[1])
     stack, stores, loads = map(int, re.search(r"(\d+) bytes stack frame, (\d+) .*?, (\d+) ", report).groups())
     names = launch.kernel.fn.__name__, launch.environment, launch.variant
@@ -165,14 +177,14 @@ def batch_of(environment: Environment, mode: AutoresetMode = AutoresetMode.SAME_
     params = environment.make_params({})
     observation, action = environment.spaces(params)
     layouts = observation_layout(observation), action_layout(action)
-    state, columns = allocate_state(environment, 1, CPU), allocate_columns(1, CPU, 0)
+    state, columns = allocate_state(environment, ROWS_OF_BATCH, CPU), allocate_columns(ROWS_OF_BATCH, CPU, 0)
     limit, trial = environment.max_episode_steps or NO_LIMIT, try_out(environment, params)
     return Batch(environment, params, state, columns, *layouts, limit, mode, trial)
 
 
 def storage_of(batch: Batch, stores_rows: bool) -> Storage:
     mask_size = batch.actions.num_actions if batch.environment.has_action_mask else 0
-    return Storage(1, CPU, batch.observations, batch.actions, mask_size, stores_rows)
+    return Storage(ROWS_OF_BATCH, CPU, batch.observations, batch.actions, mask_size, stores_rows)
 
 
 def outputs_of(batch: Batch) -> Outputs:
@@ -190,7 +202,9 @@ def launch_of(kernel: Any, batch: Batch, variant: str, values: tuple[Any, ...], 
 def steps_of(batch: Batch) -> list[Launch]:
     """Return the kernels of single steps and resets."""
     outputs, mode = outputs_of(batch), batch.autoreset_mode
-    actions = torch.zeros(1, *batch.actions.shape, dtype=torch.int64 if batch.actions.is_discrete else torch.float32)
+    actions = torch.zeros(
+        ROWS_OF_BATCH, *batch.actions.shape, dtype=torch.int64 if batch.actions.is_discrete else torch.float32
+    )
     shape = launch_shape(BATCH_SIZE, batch.trial.width)
     launches = [launch_of(step_kernel, batch, mode.name, step_arguments(batch, actions, outputs), shape)]
     if mode is AutoresetMode.SAME_STEP:
@@ -218,7 +232,7 @@ def stored(batch: Batch, has_network: bool) -> Trajectory:
 def rollouts_of(batch: Batch) -> list[Launch]:
     """Return rollouts without a network."""
     dtype = torch.int64 if batch.actions.is_discrete else torch.float32
-    given = torch.zeros(2, 1, *batch.actions.shape, dtype=dtype)
+    given = torch.zeros(2, ROWS_OF_BATCH, *batch.actions.shape, dtype=dtype)
     mode = batch.autoreset_mode.name
     launches = [rollout_of(batch, None, is_stored=False, variant=f"random, nothing stored, {mode}")]
     if batch.autoreset_mode is AutoresetMode.SAME_STEP:
@@ -248,7 +262,7 @@ def draw_of(batch: Batch) -> Launch:
     outputs = actions.num_actions if actions.is_discrete else actions.size
     drawn = torch.zeros(1, dtype=torch.int64 if actions.is_discrete else torch.float32)
     log_std = None if actions.is_discrete else torch.zeros(1)
-    values = draw_arguments(batch, torch.zeros(1, outputs), log_std, mask, (drawn, drawn, torch.zeros(1)))
+    values = draw_arguments(batch, torch.zeros(ROWS_OF_BATCH, outputs), log_std, mask, (drawn, drawn, torch.zeros(1)))
     return launch_of(draw_kernel, batch, "", values, launch_shape(BATCH_SIZE), OUTPUTS=outputs)
 
 
@@ -330,6 +344,8 @@ def all_launches(kind: str) -> Iterator[Launch]:
 
 if __name__ == "__main__":
     kind, *targets = sys.argv[1:]
+    driver.set_active(NoGPU())
+    triton.knobs.nvidia.dump_ptxas_log = True
     usages = [usage_of(launch, int(target)) for launch in all_launches(kind) for target in targets]
     for usage in usages:
         print(*usage, sep="\t")
