@@ -16,7 +16,7 @@ from here import ROOT
 import operant_gpu
 
 pytest.importorskip("minatar", reason="the comparison needs the MinAtar package")
-pytestmark = pytest.mark.skipif(
+needs_gcov = pytest.mark.skipif(
     None in (shutil.which("g++"), shutil.which("gcov")), reason="coverage needs g++ and gcov"
 )
 
@@ -29,6 +29,8 @@ GUARDS = {
 }
 
 
+@pytest.mark.thorough
+@needs_gcov
 def test_every_branch_of_the_games_is_compared_with_the_package(tmp_path: Path) -> None:
     compiler = tmp_path / "g++-coverage"
     # At -O0, whatever level comes before: then each branch of the source is one of the code.

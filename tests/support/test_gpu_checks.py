@@ -123,6 +123,7 @@ def test_one(number):
 """
 
 
+@pytest.mark.thorough
 def test_a_ruined_process_is_replaced_and_no_other_test_fails(pytester: pytest.Pytester) -> None:
     pytest.importorskip("xdist")
     result = outcomes(pytester, RUINS, "-n", "1")
@@ -132,12 +133,14 @@ def test_a_ruined_process_is_replaced_and_no_other_test_fails(pytester: pytest.P
     result.stdout.fnmatch_lines(["*worker 'gw0' crashed*"])
 
 
+@pytest.mark.thorough
 def test_without_workers_a_ruined_process_ends_and_says_after_what(pytester: pytest.Pytester) -> None:
     result = outcomes(pytester, RUINS)
     assert result.parseoutcomes() == {"passed": 3, "errors": 1}
     result.stdout.fnmatch_lines(["*after *test_one[[]2] CUDA gives CUDA error: an illegal memory access*"])
 
 
+@pytest.mark.thorough
 def test_what_a_test_sets_is_set_back(pytester: pytest.Pytester) -> None:
     body = """
 def test_one():
@@ -154,6 +157,7 @@ def test_other():
     outcomes(pytester, body).assert_outcomes(failed=1, passed=1)
 
 
+@pytest.mark.thorough
 def test_a_test_apart_has_a_process_of_its_own(pytester: pytest.Pytester) -> None:
     body = """
 seen = []
