@@ -28,6 +28,8 @@ from operant_gpu.hyperparameters import FAULTY, STOPPED
 from operant_gpu.models.ppo.rollout import generalized_advantages
 
 every_case = pytest.mark.parametrize("options", CASES.values(), ids=CASES.keys())
+# One of each kind of actions.
+QUICK = ("64x64", "gaussian", "masked")
 
 
 @pytest.fixture(params=["cpp", "triton"])
@@ -51,7 +53,10 @@ def test_ieee_gradients_are_those_of_autograd(kernels: Any, options: dict[str, A
     assert_gradients_near(given, fused.gradient_of_first_step(), by_autograd(given), 1e-5)
 
 
-@every_case
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param(case, id=name, marks=[pytest.mark.quick] * (name in QUICK)) for name, case in CASES.items()],
+)
 def test_an_iteration_is_that_of_the_eager_loop(kernels: Any, options: dict[str, Any]) -> None:
     given = case(**{"actions": DISCRETE, **options})
     fused, reference = Fused(given, kernels), by_autograd(given)

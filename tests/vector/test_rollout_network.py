@@ -30,6 +30,7 @@ from rollouts import (
 from operant_gpu import ActionError, AutoresetMode
 
 
+@pytest.mark.quick
 @every_environment
 def test_values_actions_and_probabilities_are_those_of_the_network(
     name: str, backend: str, mode: AutoresetMode
@@ -57,8 +58,14 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("is_scaled", [False, True], ids=["plain", "scaled"])
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize(
+    ("kind", "is_scaled"),
+    [
+        *(pytest.param(kind, False, id=f"{kind}-plain") for kind in NETWORKS),
+        # What is scaled are observations, as they go into a trunk, into two, and into none.
+        *(pytest.param(kind, True, id=f"{kind}-scaled") for kind in ("one hidden layer", "apart, relu", "linear")),
+    ],
+)
 @pytest.mark.parametrize("name", ["Drift-v0", "MaskedDials-v0"])
 def test_every_kind_of_network(name: str, backend: str, kind: str, is_scaled: bool) -> None:
     env, reference = make(name, backend), make(name, backend)

@@ -143,8 +143,14 @@ def beside(tensor: torch.Tensor) -> torch.Tensor:
     return memory
 
 
-@pytest.mark.parametrize("integers", [torch.int32, torch.int64], ids=str)
-@pytest.mark.parametrize("layout", [row_major, by_component, environments_first, backwards], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    ("layout", "integers"),
+    [
+        *((layout, torch.int64) for layout in (row_major, by_component, environments_first, backwards)),
+        (by_component, torch.int32),
+    ],
+    ids=lambda given: getattr(given, "__name__", str(given)),
+)
 @some_environments
 def test_given_tensors_are_written_completely_and_nothing_beside_them(
     name: str, backend: str, layout: Layout, integers: torch.dtype

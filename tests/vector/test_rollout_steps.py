@@ -36,12 +36,14 @@ def reset_some(*envs: VecEnv) -> None:
         env.reset(options={"reset_mask": mask})
 
 
+@pytest.mark.quick
 @every_environment
 def test_a_rollout_equals_single_steps(name: str, backend: str, mode: AutoresetMode) -> None:
     env, reference = make(name, backend, mode), make(name, backend, mode)
     present, expected_present = (each.reset(seed=3)[0] for each in (env, reference))
     ends = 0
-    for run, is_random in enumerate([True, False, True, False]):
+    # The interpreter has one of each.
+    for run, is_random in enumerate([True, False] if backend == "triton" else [True, False, True, False]):
         # Each rollout begins in the middle of episodes, where some have just ended.
         before = given_actions(env, 1 + run, seed=run)
         assert_same_tensors(single_steps(env, before), single_steps(reference, before))
@@ -65,11 +67,15 @@ def test_a_rollout_equals_single_steps(name: str, backend: str, mode: AutoresetM
 @every_mode
 @pytest.mark.parametrize("name", ["CartPole-v1", "Drift-v0", "Dials-v0", "Ledge-v0"])
 def test_long_episodes_end_by_termination_and_by_the_limit(name: str, backend: str, mode: AutoresetMode) -> None:
-    settings = {"max_episode_steps": 18, "num_envs": 41}
+    # Of the interpreter's poles, which are seldom down so soon, all begin tilted.
+    steps, limit, tilt = (24, 9, 0.12) if backend == "triton" else (45, 18, 0.0)
+    settings = {"max_episode_steps": limit, "num_envs": 41}
     env, reference = make(name, backend, mode, **settings), make(name, backend, mode, **settings)
     for each in (env, reference):
         each.reset(seed=8)
-    stored = env.rollout(45, "random", output_names(env))
+        if name == "CartPole-v1":
+            each.state.theta.add_(tilt)
+    stored = env.rollout(steps, "random", output_names(env))
     assert_same_tensors(stored, single_steps(reference, stored["action"]))
     assert_same_environments(env, reference)
     assert stored["terminated"].any()
