@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from here import SUPPORT
@@ -59,12 +59,64 @@ def started(*arguments: str, **settings: Any) -> Iterator[subprocess.Popen[str]]
             process.kill()
 
 
+SCRIPT = """
+import sys, time, operant_gpu
+from operant_gpu.models import PPO, PPOConfig
+from operant_gpu.monitor import Run
+learner = PPO(operant_gpu.make("CartPole-v1", 16, device="cpu"), PPOConfig(n_steps=8, batch_size=32))
+with Run(learner, sys.argv[1]) as run:
+    def callback(metrics):
+        time.sleep(float(sys.argv[2]))
+        return run(metrics)
+    learner.learn(10**8, callback=callback)
+print("went on")
+"""
+
+
+@contextlib.contextmanager
+def script(run: Path, pause: float = 0.0) -> Iterator[subprocess.Popen[str]]:
+    """Train without an end in a script of the user's own, with a pause after each iteration."""
+    command = [sys.executable, "-c", SCRIPT, str(run), str(pause)]
+    # Shells have what they start in the background ignore Ctrl-C, and so all that it starts.
+    heeds = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, preexec_fn=heeds, **pipes) as process:
+        try:
+            wait_for(lambda: timesteps(run) > 1_000)
+            yield process
+        finally:
+            process.kill()
+
+
+class Training(NamedTuple):
+    """A training that goes on, at leisure."""
+
+    process: subprocess.Popen[str]
+    run: Path
+
+    def assert_goes_on(self) -> None:
+        before = timesteps(self.run)
+        wait_for(lambda: timesteps(self.run) > before)
+        assert self.process.poll() is None
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Training]:
+    run = tmp_path_factory.mktemp("training") / "run"
+    with script(run, pause=0.1) as process:
+        yield Training(process, run)
+        process.terminate()
+        _, errors = process.communicate(timeout=SECONDS)
+    assert (process.returncode, errors) == (-signal.SIGTERM, "")
+    assert RunReader(run).refresh().state == "stopped"
+
+
 def test_kill_9_at_random_moments_loses_at_most_one_interval_and_no_bit(tmp_path: Path) -> None:
-    program = [sys.executable, "-m", "killed", tmp_path, "40"]
+    program = [sys.executable, "-m", "killed", tmp_path, "20"]
     finished = subprocess.run(program, cwd=SUPPORT, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     report = json.loads(finished.stdout.splitlines()[-1])
-    assert len(report["lost"]) >= 30
+    assert len(report["lost"]) >= 15
     # Intervals are of one iteration.
     assert set(report["lost"]) <= {0, 1}
     assert report["damaged"] == report["partials"] == []
@@ -90,35 +142,21 @@ def test_a_signal_leaves_a_run_that_can_be_resumed(number: signal.Signals, statu
     assert PPO.load(run).timesteps == reached + 256
 
 
-def test_two_trainers_on_one_run(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    with started("train", *ENDLESS, *SMALL, "--run", str(run)) as process:
-        wait_for(lambda: timesteps(run) > 0)
-        for arguments in (["--resume", str(run)], [*ENDLESS, *SMALL, "--run", str(run)]):
-            second = subprocess.run([*CLI, "train", *arguments], capture_output=True, text=True, check=False)
-            assert second.returncode == 2
-            assert f"is in use by process {process.pid} on" in second.stderr
-        before = timesteps(run)
-        wait_for(lambda: timesteps(run) > before)
-        process.terminate()
-        process.communicate(timeout=SECONDS)
-    assert PPO.load(run).timesteps >= before
+def test_two_trainers_on_one_run(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(training.run)
+    for arguments in (["--resume", run], [*ENDLESS, *SMALL, "--run", run]):
+        assert main(["train", *arguments]) == 2
+        assert f"is in use by process {training.process.pid} on" in capsys.readouterr().err
+    training.assert_goes_on()
+    PPO.load(run)
 
 
-def test_a_monitor_that_is_killed_does_not_touch_the_training(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    with started("train", *ENDLESS, *SMALL, "--run", str(run)) as trainer:
-        wait_for(lambda: timesteps(run) > 0)
-        with in_terminal("monitor", str(run)) as monitor:
-            wait_for(lambda: "of 100,000,000 steps" in monitor.text())
-            monitor.process.kill()
-            monitor.process.wait()
-        before = timesteps(run)
-        wait_for(lambda: timesteps(run) > before)
-        trainer.terminate()
-        _, errors = trainer.communicate(timeout=SECONDS)
-    assert (trainer.returncode, errors) == (143, "")
-    assert RunReader(run).refresh().state == "stopped"
+def test_a_monitor_that_is_killed_does_not_touch_the_training(training: Training) -> None:
+    with in_terminal("monitor", str(training.run)) as monitor:
+        wait_for(lambda: "of 100,000,000 steps" in monitor.text())
+        monitor.process.kill()
+        monitor.process.wait()
+    training.assert_goes_on()
 
 
 class Terminal:
@@ -210,30 +248,12 @@ def test_ctrl_c_in_a_terminal_saves_and_leaves_no_trace_in_the_picture(tmp_path:
     assert RunReader(run).refresh().state == "stopped"
 
 
-SCRIPT = """
-import sys, operant_gpu
-from operant_gpu.models import PPO, PPOConfig
-from operant_gpu.monitor import Run
-learner = PPO(operant_gpu.make("CartPole-v1", 16, device="cpu"), PPOConfig(n_steps=8, batch_size=32))
-with Run(learner, sys.argv[1]) as run:
-    learner.learn(10**9, callback=run)
-print("went on")
-"""
-
-
-@pytest.mark.parametrize(
-    ("number", "status"),
-    [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGHUP, -signal.SIGHUP)],
-)
-def test_a_script_of_the_users_own_ends_by_the_signal_once_all_is_saved(
-    number: signal.Signals, status: int, tmp_path: Path
-) -> None:
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        wait_for(lambda: timesteps(tmp_path) > 1_000)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_script_of_the_users_own_ends_by_the_signal_once_all_is_saved(number: signal.Signals, tmp_path: Path) -> None:
+    with script(tmp_path) as process:
         process.send_signal(number)
         printed, errors = process.communicate(timeout=SECONDS)
-    assert (process.returncode, printed) == (status, "")
+    assert (process.returncode, printed) == (-number, "")
     assert ("KeyboardInterrupt" in errors) is (number == signal.SIGINT)
     view = RunReader(tmp_path).refresh()
     assert (view.state, view.latest["timesteps"]) == ("stopped", PPO.load(tmp_path).timesteps)
@@ -252,8 +272,7 @@ def test_a_terminal_that_is_closed_ends_the_run_as_a_signal_does(tmp_path: Path)
 
 def test_monitors_show_runs_live_and_end_with_them(tmp_path: Path) -> None:
     run, other = tmp_path / "run", tmp_path / "other"
-    with started("train", *ENDLESS, *SMALL, "--run", str(run)) as trainer:
-        wait_for(lambda: timesteps(run) > 0)
+    with script(run, pause=0.1) as trainer:
         with Run(PPO(operant_gpu.make("CartPole-v1", 16, device="cpu"), PPOConfig(batch_size=32)), other):
             pass
         with in_terminal("monitor", str(run)) as one, in_terminal("monitor", str(run), str(other)) as both:
@@ -267,15 +286,12 @@ def test_monitors_show_runs_live_and_end_with_them(tmp_path: Path) -> None:
             assert "stopped" in late.text()
 
 
-def test_ctrl_c_ends_a_monitor_quietly(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    with started("train", *ENDLESS, *SMALL, "--run", str(run)):
-        wait_for(lambda: timesteps(run) > 0)
-        with in_terminal("monitor", str(run)) as monitor:
-            wait_for(lambda: "running" in monitor.text())
-            os.kill(monitor.process.pid, signal.SIGINT)
-            assert monitor.wait() == 130
-            assert "Traceback" not in monitor.text()
+def test_ctrl_c_ends_a_monitor_quietly(training: Training) -> None:
+    with in_terminal("monitor", str(training.run)) as monitor:
+        wait_for(lambda: "running" in monitor.text())
+        os.kill(monitor.process.pid, signal.SIGINT)
+        assert monitor.wait() == 130
+        assert "Traceback" not in monitor.text()
 
 
 def test_an_output_that_nobody_reads_any_more(tmp_path: Path) -> None:

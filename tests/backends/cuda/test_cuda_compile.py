@@ -18,7 +18,10 @@ from operant_gpu.backends.cuda.source import KERNELS, program
 pytest.importorskip("cupy", reason="compilation needs CuPy")
 triton = pytest.importorskip("triton", reason="nvdisasm is in Triton's wheel")
 
+thorough = pytest.mark.thorough
 every_environment = pytest.mark.parametrize("name", CUDA_MAKERS)
+# With masks, with arrays, and of the games the largest, and the one with the most registers.
+LARGEST = ("CudaLedge-v0", "CudaSnake-v0", "MinAtar-Seaquest-v1", "MinAtar-Asterix-v1")
 NVDISASM = triton.knobs.nvidia.nvdisasm.path
 # Of the step kernel: lists of enemies make Seaquest the largest.
 MOST_REGISTERS, MOST_STACK = 255, 1024
@@ -29,7 +32,7 @@ def environment_of(name: str) -> Any:
 
 
 @every_environment
-@pytest.mark.parametrize("arch", [75, 90, 120])
+@pytest.mark.parametrize("arch", [90, pytest.param(75, marks=thorough), pytest.param(120, marks=thorough)])
 def test_nvrtc_makes_a_file_that_nvidia_reads(name: str, arch: int) -> None:
     from operant_gpu.backends.cuda.backend import cubin
 
@@ -59,7 +62,9 @@ def test_what_was_compiled_is_found_from_another_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
-@every_environment
+@pytest.mark.parametrize(
+    "name", [*LARGEST, *(pytest.param(name, marks=thorough) for name in CUDA_MAKERS if name not in LARGEST)]
+)
 def test_nvcc_makes_kernels_within_their_resources(name: str, tmp_path: Path, record_property: Any) -> None:
     from operant_gpu.backends.cuda.backend import OPTIONS
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -110,19 +111,32 @@ found["obs"] = env.observe().tolist()
 """
 
 
-def test_programs_are_compiled_once_and_loaded_by_the_next_process(tmp_path: Path) -> None:
-    first, second = (run_python(STEP + "print(json.dumps(found))", tmp_path) for _ in range(2))
+class Filled(NamedTuple):
+    """A folder of programs, and what the process that compiled them found."""
+
+    folder: Path
+    found: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Filled:
+    folder = tmp_path_factory.mktemp("filled")
+    return Filled(folder, run_python(STEP + "print(json.dumps(found))", folder))
+
+
+def test_programs_are_compiled_once_and_loaded_by_the_next_process(filled: Filled) -> None:
+    first, second = filled.found, run_python(STEP + "print(json.dumps(found))", filled.folder)
     assert first["programs"] > 0
     assert first["hits"] == 0
     assert second["hits"] == second["programs"] == first["programs"]
     assert second["obs"] == first["obs"]
 
 
-def test_a_source_that_was_changed_on_disk_is_written_anew(tmp_path: Path) -> None:
-    expected = run_python(STEP + "print(json.dumps(found))", tmp_path)["obs"]
+def test_a_source_that_was_changed_on_disk_is_written_anew(filled: Filled, tmp_path: Path) -> None:
+    shutil.copytree(filled.folder, tmp_path, dirs_exist_ok=True)
     for path in (tmp_path / "numba").glob("*.py"):
         path.write_text("program = None")
-    assert run_python(STEP + "print(json.dumps(found))", tmp_path)["obs"] == expected
+    assert run_python(STEP + "print(json.dumps(found))", tmp_path)["obs"] == filled.found["obs"]
 
 
 def test_kernels_on_disk_belong_to_the_sources_that_they_are_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +171,7 @@ print(json.dumps([sum(text.count("mulps") for text in texts) for texts in assemb
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_process_has_threads_of_its_own(tmp_path: Path) -> None:
+def test_a_forked_process_has_threads_of_its_own(filled: Filled) -> None:
     code = """
 import torch, os
 torch.set_num_threads(2)
@@ -171,7 +185,7 @@ if child == 0:
 _, status = os.waitpid(child, 0)
 print(json.dumps(os.waitstatus_to_exitcode(status)))
 """
-    assert run_python(STEP + code, tmp_path) == 7
+    assert run_python(STEP + code, filled.folder) == 7
 
 
 def test_every_environment_runs_on_numba_but_for_those_with_arrays() -> None:
