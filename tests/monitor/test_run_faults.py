@@ -59,6 +59,16 @@ def started(*arguments: str, **settings: Any) -> Iterator[subprocess.Popen[str]]
             process.kill()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def heeded_signals() -> Iterator[None]:
+    """What a shell starts in the background ignores Ctrl-C, what `nohup` starts a closed terminal, and so all below."""
+    heeds = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in heeds.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 SCRIPT = """
 import sys, time, operant_gpu
 from operant_gpu.models import PPO, PPOConfig
@@ -77,10 +87,7 @@ print("went on")
 def script(run: Path, pause: float = 0.0) -> Iterator[subprocess.Popen[str]]:
     """Train without an end in a script of the user's own, with a pause after each iteration."""
     command = [sys.executable, "-c", SCRIPT, str(run), str(pause)]
-    # Shells have what they start in the background ignore Ctrl-C, and so all that it starts.
-    heeds = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, preexec_fn=heeds, **pipes) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             wait_for(lambda: timesteps(run) > 1_000)
             yield process
