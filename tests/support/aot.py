@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
-from contract_envs import Drift, Lamps, Ledge, MaskedDials
+from contract_envs import Drift, Lamps, Ledge, MaskedDials, modes_of
 from gymnasium.vector import AutoresetMode
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
@@ -72,6 +72,8 @@ BATCH_SIZE = 1_048_576
 CPU = torch.device("cpu")
 # A multiple of 16, as most batches are: the launcher compiles kernels of their own for those.
 ROWS_OF_BATCH = 48
+# Bytes of shared memory that a program can have, by compute capability: on others no backend launches it.
+SHARED = {80: 166_912, 90: 232_448, 100: 232_448, 120: 101_376}
 # In a folder of Triton's cache.
 REPORT = "ptxas.txt"
 SETTINGS = Hyperparameters(0.2, None, 0.5, 0.01, 0.5, 0.1, True, 4, 4)
@@ -87,6 +89,7 @@ class Launch(NamedTuple):
     constants: dict[str, Any]
     warps: int
     options: dict[str, Any] = OPTIONS
+    shared: int = 0
 
 
 class Usage(NamedTuple):
@@ -285,7 +288,9 @@ def gradient_of(batch: Batch, shape: Shape, *hidden_sizes: int, precision: str =
     arguments = dict(zip(gradient_kernel.arg_names, values, strict=False))
     constants = gradient_constants(mlp, actions, settings) | {"BLOCK": shape.block}
     variant = f"{'x'.join(map(str, hidden_sizes))} {layout.activation} {precision} {shape.block}"
-    return Launch(gradient_kernel, batch.environment.id, variant, arguments, constants, shape.warps, FUSED)
+    return Launch(
+        gradient_kernel, batch.environment.id, variant, arguments, constants, shape.warps, FUSED, shape.shared
+    )
 
 
 def small_updates() -> Iterator[Launch]:
@@ -312,10 +317,11 @@ def updates() -> Iterator[Launch]:
     for (precision, is_deep), shapes in SHAPES.items():
         for shape in shapes:
             yield gradient_of(cartpole, shape, *[64] * (3 if is_deep else 2), precision=precision)
-    shape = SHAPES["tf32", False][0]
-    yield gradient_of(pendulum, shape, 64, 64)
-    yield gradient_of(dials, shape, 64, 64, activation="relu", shared_trunk=True)
-    yield gradient_of(pendulum, shape, shared_trunk=True)
+    large, small = SHAPES["tf32", False]
+    yield gradient_of(pendulum, large, 64, 64)
+    yield gradient_of(pendulum, small, 64, 64)
+    yield gradient_of(dials, large, 64, 64, activation="relu", shared_trunk=True)
+    yield gradient_of(pendulum, large, shared_trunk=True)
     yield from small_updates()
 
 
@@ -337,7 +343,7 @@ def all_launches(kind: str) -> Iterator[Launch]:
             batch = batch_of(environment)
             yield from (*steps_of(batch), *rollouts_of(batch)[:2], draw_of(batch))
             continue
-        for mode in AutoresetMode:
+        for mode in modes_of(environment.id):
             batch = batch_of(environment, mode)
             yield from (steps_of if kind == "steps" else rollouts_of)(batch)
 
@@ -346,7 +352,12 @@ if __name__ == "__main__":
     kind, *targets = sys.argv[1:]
     driver.set_active(NoGPU())
     triton.knobs.nvidia.dump_ptxas_log = True
-    usages = [usage_of(launch, int(target)) for launch in all_launches(kind) for target in targets]
+    usages = [
+        usage_of(launch, target)
+        for launch in all_launches(kind)
+        for target in map(int, targets)
+        if launch.shared <= SHARED[target]
+    ]
     for usage in usages:
         print(*usage, sep="\t")
     print(json.dumps([usage._asdict() for usage in usages]))
