@@ -7,7 +7,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from contract_envs import CASES, assert_same_tensors, every_environment, everything, make_cpu, random_actions
+from contract_envs import (
+    CASES,
+    assert_same_tensors,
+    every_environment,
+    every_form,
+    everything,
+    make_cpu,
+    random_actions,
+)
 from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 
@@ -79,7 +87,7 @@ def test_an_environment_is_a_gymnasium_vector_env_with_batched_spaces(name: str,
     assert [column.shape for column in env.state] == [(NUM_ENVS, *column.shape) for column in columns]
 
 
-@every_environment
+@every_form
 def test_shapes_dtypes_and_bounds(name: str, backend: str, mode: AutoresetMode) -> None:
     env = make(name, backend, mode)
     assert env.autoreset_mode is env.metadata["autoreset_mode"] is mode
@@ -101,7 +109,7 @@ def test_shapes_dtypes_and_bounds(name: str, backend: str, mode: AutoresetMode) 
             assert (part.shape, part.dtype, part.device) == ((NUM_ENVS,), dtype, env.device)
 
 
-@every_environment
+@every_form
 def test_the_same_seed_gives_the_same_run_bit_for_bit(name: str, backend: str, mode: AutoresetMode) -> None:
     def recorded(seed: int) -> dict[str, torch.Tensor]:
         env = make(name, backend, mode)
@@ -118,6 +126,7 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit(name: str, backend: str, m
     assert any(not one[key].equal(other[key]) for key in one if key != "columns.seed")
 
 
+@pytest.mark.quick
 @every_environment
 def test_statistics_equal_sums_taken_by_hand(name: str, backend: str, mode: AutoresetMode) -> None:
     env = make(name, backend, mode)
@@ -149,6 +158,7 @@ def test_statistics_equal_sums_taken_by_hand(name: str, backend: str, mode: Auto
     assert np.isnan([cleared["mean_reward"], cleared["mean_length"]]).all()
 
 
+@pytest.mark.quick
 @every_environment
 def test_ends_show_the_last_observation_and_begin_anew_when_the_mode_says(
     name: str, backend: str, mode: AutoresetMode
@@ -176,7 +186,7 @@ def test_ends_show_the_last_observation_and_begin_anew_when_the_mode_says(
         previous = moved
 
 
-@every_environment
+@every_form
 def test_a_restored_environment_goes_on_as_the_first_did(name: str, backend: str, mode: AutoresetMode) -> None:
     env, restored = make(name, backend, mode), make(name, backend, mode)
     env.reset(seed=11)
@@ -192,7 +202,7 @@ def test_a_restored_environment_goes_on_as_the_first_did(name: str, backend: str
     assert_same_tensors(everything(env), everything(restored))
 
 
-@every_environment
+@every_form
 def test_arguments_are_read_only_and_results_are_the_same_memory(name: str, backend: str, mode: AutoresetMode) -> None:
     env = make(name, backend, mode)
     first = env.reset(seed=1)[0]
@@ -211,7 +221,7 @@ def test_arguments_are_read_only_and_results_are_the_same_memory(name: str, back
     assert options["reset_mask"].equal(mask)
 
 
-@every_environment
+@every_form
 def test_copies_are_fresh_and_stay_as_they_were(name: str, backend: str, mode: AutoresetMode) -> None:
     env, shared = make(name, backend, mode, copy=True), make(name, backend, mode)
     kept = [env.reset(seed=1)[0]]

@@ -21,7 +21,7 @@ from operant_gpu.backends.select import BACKENDS as ENTRIES
 from operant_gpu.lang import Array, jit, tl
 from operant_gpu.random import integers, normal, uniform
 
-MODES = list(AutoresetMode)
+MODES, ONE_MODE = list(AutoresetMode), [AutoresetMode.SAME_STEP]
 
 
 class DriftState(NamedTuple):
@@ -326,24 +326,25 @@ _SEEN_IN_ONE_MODE = {("CartPole-v1", "triton"), ("Spot-v0", "triton")}
 def modes_of(name: str, backend: str = "") -> list[AutoresetMode]:
     """Return the modes that an environment is of use in, on this backend."""
     has_modes = name in FORMS and (name, backend) not in _SEEN_IN_ONE_MODE
-    return MODES if has_modes else [AutoresetMode.SAME_STEP]
+    return MODES if has_modes else ONE_MODE
 
 
-def in_modes(cases: list[tuple[str, str]]) -> Any:
-    """Run a test with all of these names and backends, in their modes."""
+def in_modes(cases: list[tuple[str, str]], tells_modes: bool = True) -> Any:
+    """Run a test with all of these names and backends, in their modes; if it tells none of them, Triton in one."""
     return pytest.mark.parametrize(
         ("name", "backend", "mode"),
         [
             pytest.param(name, backend, mode, id=f"{name}-{backend}-{mode.name.lower()}")
             for name, backend in cases
-            for mode in modes_of(name, backend)
+            for mode in (modes_of(name, backend) if tells_modes or backend != "triton" else ONE_MODE)
         ],
     )
 
 
 every_mode = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name.lower())
 # What the interpreter runs of the others is Triton's kernels again: that they agree with NumPy is enough.
-every_environment = in_modes([(name, backend) for name, backend in CASES if backend != "triton" or name in FORMS])
+_FEWER = [(name, backend) for name, backend in CASES if backend != "triton" or name in FORMS]
+every_environment, every_form = in_modes(_FEWER), in_modes(_FEWER, tells_modes=False)
 
 
 def make_cpu(name: str, num_envs: int, backend: str, **settings: Any) -> operant_gpu.VecEnv:

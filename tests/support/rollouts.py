@@ -24,7 +24,7 @@ NETWORK_NAMES = ("log_prob", "value", "final_value")
 
 # NumPy's are a loop over its steps, Triton's a kernel in the interpreter: of an environment, both see the form alone.
 ROLLED_OUT = [(name, backend) for name, backend in CASES if backend in ("numba", "cpp") or name in FORMS]
-every_environment = in_modes(ROLLED_OUT)
+every_environment, every_form = in_modes(ROLLED_OUT), in_modes(ROLLED_OUT, tells_modes=False)
 
 Outputs = dict[str, torch.Tensor]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from contract_envs import Drift, Ledge, every_mode, ledge_constant_mask
 from gymnasium import spaces
-from rollouts import Noise, every_environment, is_legal, make, output_names
+from rollouts import Noise, every_form, is_legal, make, output_names
 
 from operant_gpu import AutoresetMode
 
@@ -35,7 +35,7 @@ def assert_uncorrelated(one: torch.Tensor, other: torch.Tensor) -> None:
     assert abs(np.corrcoef(pair)[0, 1]) < SIGMAS / np.sqrt(pair.shape[1])
 
 
-@every_environment
+@every_form
 def test_actions_are_legal(name: str, backend: str, mode: AutoresetMode) -> None:
     env = make(name, backend, mode, num_envs=50)
     env.reset(seed=1)
