@@ -1,8 +1,9 @@
 """Edit single lines of the library, one at a time, and see whether the suite notices.
 
 `python tests/support/mutants.py CHECKOUT --seed 24 --count 30 --seconds 90` edits files of a clean checkout on disk, so
-that kernels, C++ and compiled programs change too, runs the tests that lie nearest to each edit until the first fails,
-and undoes it. Equal seeds draw equal mutants from equal sources, whatever the tests are. The last line is JSON.
+that kernels, C++ and compiled programs change too, runs the quick tests and those that lie nearest to each edit until
+the first fails, and undoes it. Equal seeds draw equal mutants from equal sources, whatever the tests are. The last line
+is JSON.
 
 A mutant is a comparison, an operator or a constant that is another one, or a mask that is left out.
 """
@@ -18,6 +19,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -153,31 +155,55 @@ def draw(checkout: Path, seed: int, count: int) -> list[Mutant]:
     return drawn
 
 
+def passes(path: str) -> Iterator[tuple[str, str, bool]]:
+    """Yield tests, which of them by their marks, and whether in Triton's interpreter: those that tell most first."""
+    inside = path.removeprefix("operant_gpu/")
+    nearest = next(tests for start, tests in NEAREST.items() if inside.startswith(start))
+    if "/triton" not in path:
+        yield "tests", "quick", False
+        yield nearest, "not quick and not thorough", False
+        return
+    yield nearest, "interpreted and quick", True
+    yield "tests/kernels tests/verification", "not thorough", False
+    yield nearest, "interpreted and not quick", True
+
+
 def judge(checkout: Path, mutant: Mutant, seconds: float) -> str:
     """Return "caught" with the test that failed, "survived" the tests, or "survived so far" for want of time."""
-    path = checkout / mutant.path
+    path, end = checkout / mutant.path, time.monotonic() + seconds
     original = path.read_text(encoding="utf-8")
     path.write_text(mutant.applied(original), encoding="utf-8")
-    inside = mutant.path.removeprefix("operant_gpu/")
-    tests = next(tests for start, tests in NEAREST.items() if inside.startswith(start))
-    is_triton = "/triton" in mutant.path
-    options = ["-m", "interpreted", "--override-ini", "addopts="] if is_triton else []
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "--import-mode=importlib", "-p", "no:cacheprovider"]
-    command += ["-n", "2", *options, *tests.split()]
-    variables = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
-    variables |= {"TRITON_INTERPRET": "1"} if is_triton else {}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    process = subprocess.Popen(command, cwd=checkout, env=variables, start_new_session=True, **pipes)
     try:
-        output = process.communicate(timeout=seconds)[0]
-        failed = re.search(r"^(?:FAILED|ERROR) (.*?)(?: - .*)?$", output, re.MULTILINE)
-        return f"caught by {failed[1]}" if failed else "caught" if process.returncode else "survived"
+        for tests, marks, is_interpreted in passes(mutant.path):
+            if found := caught(checkout, tests, marks, is_interpreted, end - time.monotonic()):
+                return found
+        return "survived"
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
         return "survived so far"
     finally:
         path.write_text(original, encoding="utf-8")
+
+
+def caught(checkout: Path, tests: str, marks: str, is_interpreted: bool, seconds: float) -> str:
+    """Return which test failed, or nothing.
+
+    Raises:
+        subprocess.TimeoutExpired: If none has after so many seconds.
+    """
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-n", "2", "--dist", "worksteal"]
+    variables = {**os.environ, "PYTHONPATH": str(checkout)} | ({"TRITON_INTERPRET": "1"} if is_interpreted else {})
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    command += ["-m", marks, *tests.split()]
+    process = subprocess.Popen(command, cwd=checkout, env=variables, start_new_session=True, **pipes)
+    try:
+        output = process.communicate(timeout=max(0.0, seconds))[0]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    failed = re.search(r"^(?:FAILED|ERROR) (.*?)(?: - .*)?$", output, re.MULTILINE)
+    # Of the others, 5 says that there were no tests.
+    return f"caught by {failed[1]}" if failed else "" if process.returncode in (0, 5) else "caught"
 
 
 def main() -> None:
