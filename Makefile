@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-OLDEST_TRITON := $(VENV)/triton-3.6
+LOWEST := $(VENV)/lowest
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 ENV ?= CartPole-v1
 # A failure before a pipe is a failure.
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 
-.PHONY: help train test lint docs bench results gpu gpu-smoke clean
+.PHONY: help train check test thorough lowest lint docs bench results gpu gpu-smoke clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -17,9 +18,19 @@ help:  ## Show this list
 train: $(VENV)/installed  ## Train ENV (CartPole-v1) until it is solved
 	$(BIN)/operant-gpu train $(ENV)
 
-test: $(VENV)/tested $(OLDEST_TRITON)  ## Run the whole suite, then the kernels in Triton's interpreter
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m interpreted
+check: lint  ## Check style, types and imports, and run the tests that find most mistakes, in 90 seconds
+	$(PYTEST) -m "quick and not thorough"
+
+test: $(VENV)/tested  ## Run the suite, then what tells most of it in Triton's interpreter
+	$(PYTEST)
+	TRITON_INTERPRET=1 $(PYTEST) -m "interpreted and quick"
+
+thorough: $(VENV)/tested $(LOWEST)  ## Run what `make test` leaves out: every GPU generation, sanitizers, all of the interpreter
+	$(PYTEST) -m thorough
+	TRITON_INTERPRET=1 $(PYTEST) -m "interpreted and not quick"
+
+lowest: $(VENV)/tested $(LOWEST)  ## Run the quick tests on the lowest versions of what the package needs
+	PYTHONPATH=$(LOWEST) $(PYTEST) -m "quick and not thorough"
 
 lint: $(VENV)/tested  ## Check style, types and which room imports which
 	$(BIN)/ruff check
@@ -71,5 +82,7 @@ $(VENV)/benched: $(VENV)/tested
 	$(PIP) --no-deps gymnax
 	touch $@
 
-$(OLDEST_TRITON): $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ triton==3.6.0
+# On the path before all else, they take the place of the newest. torch's lowest is a download of gigabytes.
+$(LOWEST): $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ \
+		gymnasium==1.1.0 "numpy==2.0.0; python_version < '3.13'" "numpy==2.1.0; python_version >= '3.13'" triton==3.6.0

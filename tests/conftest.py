@@ -1,7 +1,7 @@
 """Which backends tests run on, and what is skipped without a GPU. `support`, which is on the path, has what they share.
 
-`make test` runs the suite, and then `TRITON_INTERPRET=1 pytest -m interpreted`, where the fixture `backend` is "triton"
-as well as "numpy".
+With TRITON_INTERPRET=1, those tests are run that are `interpreted`, and the fixture `backend` is "triton" as well as
+"numpy".
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import gpu_isolation
 import torch
 from here import BACKENDS
 
+from operant_gpu import machine
+
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
@@ -26,6 +28,12 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(gpu_isolation)
+
+
+def pytest_report_header() -> str:
+    """Show which versions were really there: `make lowest` puts others on the path."""
+    found = machine.versions(("torch", "triton", "gymnasium", "numpy"))
+    return "with " + ", ".join(f"{name} {version}" for name, version in found.items())
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

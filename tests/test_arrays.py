@@ -17,6 +17,8 @@ from operant_gpu.backends.lowering.programs import lower_to_numpy
 from operant_gpu.lang import Array, jit, tl
 from operant_gpu.random import integers
 
+pytestmark = pytest.mark.quick
+
 ROWS, WIDTH = 50, 16
 EVERY_ROW = np.arange(ROWS)
 

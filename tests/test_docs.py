@@ -74,12 +74,23 @@ def test_the_blocks_of_a_page_run_one_after_the_other(
                 do(shlex.split(line, comments=True))
 
 
+def shorter(arguments: list[str]) -> list[str]:
+    """Return what makes a training just long enough for what a page goes on with.
+
+    Whether it learns is for tests/models/test_learning.py, and the video at its end for tests/cli.
+    """
+    steps = "20000" if "--resume" in arguments else "10000"
+    return ["--no-video"] + ([] if "--total-timesteps" in arguments else ["--total-timesteps", steps])
+
+
 def do(words: list[str]) -> None:
     """Run a line of a shell block; what would install something, or wait for a user, is looked at instead."""
     program, *arguments = words
     program = program.removeprefix(".venv/bin/")
     if program == "operant-gpu":
         assert arguments[0] in _COMMANDS
+        if arguments[0] == "train":
+            arguments += shorter(arguments)
         # A game waits for keys.
         if arguments[0] != "play":
             assert main(arguments) == 0
@@ -96,6 +107,7 @@ def do(words: list[str]) -> None:
         raise AssertionError(f"nothing is known of {words}")
 
 
+@pytest.mark.quick
 def test_the_guide_shows_the_example_in_full() -> None:
     source = CATCH.read_text()
     assert f"```cpp\n{source}```" in (ROOT / "docs" / "cuda_environments.md").read_text()
@@ -108,6 +120,7 @@ def rows_of(page: str) -> dict[str, str]:
     return dict(re.findall(r"^\| `([^`]+)` \| ([^|]*) \|", (ROOT / page).read_text(), re.MULTILINE))
 
 
+@pytest.mark.quick
 def test_the_settings_page_explains_each_setting_with_its_default() -> None:
     def shown(value: Any) -> str:
         return f'"{value}"' if isinstance(value, str) else str(value)
@@ -116,11 +129,13 @@ def test_the_settings_page_explains_each_setting_with_its_default() -> None:
     assert rows_of("docs/settings.md") == defaults
 
 
+@pytest.mark.quick
 def test_the_command_line_page_has_each_command() -> None:
     named = {row.split()[0] for row in rows_of("docs/command_line.md")}
     assert named >= set(_COMMANDS)
 
 
+@pytest.mark.quick
 def test_the_architecture_page_names_files_that_are_there_and_each_room() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     package = ROOT / "operant_gpu"
@@ -131,6 +146,7 @@ def test_the_architecture_page_names_files_that_are_there_and_each_room() -> Non
     assert [room for room in sorted(rooms) if f"| `{room}/` |" not in text] == []
 
 
+@pytest.mark.quick
 def test_each_page_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text()
     for page in PAGES:
@@ -138,6 +154,7 @@ def test_each_page_is_in_the_navigation() -> None:
             assert f" {page.removeprefix('docs/')}\n" in navigation, page
 
 
+@pytest.mark.quick
 def test_each_picture_of_a_page_is_there() -> None:
     for page in PAGES:
         for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", (ROOT / page).read_text()):

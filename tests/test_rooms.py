@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from here import ROOT
 
+pytestmark = pytest.mark.quick
+
 PUBLIC = {
     "operant_gpu": """ActionError Array AutoresetMode BackendError CheckpointError CudaEnvironment Environment
         ExportError InvalidConfig OperantError ResetNeeded TrainingError UnsupportedConstruct VecEnv __version__ envs

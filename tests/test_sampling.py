@@ -9,6 +9,8 @@ from operant_gpu import sampling
 from operant_gpu.backends.lowering.operations import NumpyRng
 from operant_gpu.backends.lowering.programs import lower_to_numpy
 
+pytestmark = pytest.mark.quick
+
 SAMPLES = 40_000
 # Deviations in standard errors: five is passed by chance once in two million.
 SIGMAS = 5.0

@@ -14,6 +14,8 @@ from parity import gymnasium_env, set_states
 
 import operant_gpu
 
+pytestmark = pytest.mark.quick
+
 # What drives the episodes are actions (rows,) or (rows, 1), chosen from the observations of Gymnasium.
 Policy = Callable[[np.random.Generator, np.ndarray], np.ndarray]
 

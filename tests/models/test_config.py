@@ -15,6 +15,8 @@ from operant_gpu import InvalidConfig
 from operant_gpu.models import PPOConfig
 from operant_gpu.models.presets import PRESETS
 
+pytestmark = pytest.mark.quick
+
 SHIPPED = sorted(
     {value.id for value in vars(operant_gpu.envs).values() if isinstance(value, operant_gpu.environment.Definition)}
 )

@@ -37,6 +37,7 @@ def solve(id: str, seed: int, goal: float, **changes: object) -> float:
     return best[0]
 
 
+@pytest.mark.quick
 @every_engine
 @pytest.mark.parametrize("seed", range(2))
 def test_cartpole_is_solved(seed: int, engine: str) -> None:

@@ -11,8 +11,10 @@ from pathlib import Path
 SUPPORT = Path(__file__).parent
 TESTS = SUPPORT.parent
 ROOT = TESTS.parent
-# For a process that imports the library and what is in this folder.
-PYTHONPATH = os.pathsep.join([str(ROOT), str(SUPPORT)])
+# For a process that imports the library, what is in this folder, and what this process does.
+PYTHONPATH = os.pathsep.join(
+    [str(ROOT), str(SUPPORT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+)
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 BACKENDS = ["numpy", "triton"] if INTERPRETED else ["numpy", "numba"]

@@ -18,6 +18,8 @@ import operant_gpu
 from operant_gpu import AutoresetMode, BackendError, InvalidConfig, OperantError, ResetNeeded, VecEnv
 from operant_gpu.envs import CartPole, GridWalk, Pendulum
 
+pytestmark = pytest.mark.quick
+
 N = 4
 
 

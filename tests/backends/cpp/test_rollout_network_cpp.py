@@ -14,6 +14,8 @@ from rollouts import Outputs, Policy, all_names, make, make_network
 from operant_gpu import BackendError
 from operant_gpu.backends.cpp import rollout as cpp_rollout
 
+pytestmark = pytest.mark.quick
+
 if INTERPRETED:
     pytest.skip("of the C++ alone", allow_module_level=True)
 

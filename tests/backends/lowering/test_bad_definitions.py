@@ -14,6 +14,8 @@ import operant_gpu
 from operant_gpu import InvalidConfig
 from operant_gpu.lang import jit, tl
 
+pytestmark = pytest.mark.quick
+
 
 @jit
 def good_step(state, action, rng, params):

@@ -16,6 +16,8 @@ from operant_gpu import Environment, InvalidConfig, VecEnv
 from operant_gpu.environment import _RESERVED
 from operant_gpu.lang import jit, tl
 
+pytestmark = pytest.mark.quick
+
 
 class Counters(NamedTuple):
     big: tl.int32

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 from cells import answer, run
 
 from operant_gpu.lang import jit, tl
+
+pytestmark = pytest.mark.quick
 
 # Both signs, both zeros of a remainder, and the ends.
 DIVIDENDS = [7, -7, 7, -7, 6, -6, 0, 1, -1, 2**31 - 1, -(2**31) + 1]

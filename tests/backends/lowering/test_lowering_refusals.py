@@ -12,6 +12,8 @@ from refused_constructs import HELPERS, STEPS
 
 from operant_gpu import UnsupportedConstruct
 
+pytestmark = pytest.mark.quick
+
 
 def refused_line(function: Any) -> int:
     lines, first = inspect.getsourcelines(function.fn)

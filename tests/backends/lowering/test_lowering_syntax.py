@@ -10,6 +10,8 @@ from cells import Cells, answer, bench, environment, run
 
 from operant_gpu.lang import jit, tl
 
+pytestmark = pytest.mark.quick
+
 SCALE = tl.constexpr(2.5)
 OFFSET = tl.constexpr(-3)
 

@@ -26,7 +26,7 @@ from operant_gpu.backends.triton.update import SHAPES
 # Of two layers of 64 units in the first shape.
 MAX_SHARED_OF_UPDATES = SHAPES["tf32", False][0].shared
 
-OLDEST_TRITON = ROOT / ".venv" / "triton-3.6"
+OLDEST_TRITON = ROOT / ".venv" / "lowest"
 TARGETS = ("80", "90", "100", "120")
 
 # The installed Triton takes a quarter of a minute for a kernel of 2048.
@@ -74,7 +74,7 @@ every_compiler = pytest.mark.parametrize(
 def printed(path: Path | None, *arguments: str) -> str:
     """Return the last line that `aot.py` prints, with the Triton at `path`."""
     if path is not None and not path.exists():
-        pytest.skip("the oldest supported Triton is installed by `make .venv/triton-3.6`")
+        pytest.skip("the oldest supported Triton is installed by `make .venv/lowest`")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join([*([str(path)] if path else []), PYTHONPATH])
     command = [sys.executable, str(SUPPORT / "aot.py"), *arguments]
@@ -99,7 +99,7 @@ def usages_of(kind: str, path: Path | None, targets: set[str], record_property: 
 
 
 @every_compiler
-@pytest.mark.parametrize("kind", ["steps", "rollouts"])
+@pytest.mark.parametrize("kind", [pytest.param("steps", marks=pytest.mark.quick), "rollouts"])
 def test_every_kernel_compiles_within_its_resources(
     kind: str, path: Path | None, targets: set[str], record_property: Any
 ) -> None:
@@ -160,11 +160,13 @@ def test_the_learners_kernels_compile_within_what_is_said_of_their_shapes(
     assert seen > set(shared)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("capability", "version"), [((10, 0), "3.9.0"), ((9, 0), "3.6.0"), ((12, 0), "3.6.0")])
 def test_compilers_that_are_known_to_work_are_taken(capability: tuple[int, int], version: str) -> None:
     check_compiler(capability, version)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("version", ["3.6.0", "3.7.1", "3.8.0+git1"])
 def test_compilers_that_fail_on_networks_are_refused(version: str) -> None:
     with pytest.raises(BackendError, match=f"need Triton 3.9 or newer, found {re.escape(version)}: pip install"):

@@ -46,6 +46,7 @@ def test_every_sample_is_as_frequent_at_every_place() -> None:
     assert abs(statistic - freedom) < 4 * np.sqrt(2 * freedom)
 
 
+@pytest.mark.quick
 @pytest.mark.skipif(not INTERPRETED, reason="runs in Triton's interpreter")
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("block", [16, 8192])

@@ -18,6 +18,8 @@ from operant_gpu.files import make_whole, remove_partials, try_to_write, write_w
 from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.models.ppo.checkpoint import _signed
 
+pytestmark = pytest.mark.quick
+
 CONFIG = PPOConfig(n_steps=8, batch_size=32, hidden_sizes=(8,), checkpoint_interval=1)
 OLDER, NEWEST = "step-000000000256.pt", "step-000000000384.pt"
 

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from operant_gpu.models.ppo import losses
 
+pytestmark = pytest.mark.quick
+
 NUMBERS = st.floats(-100, 100, width=32)
 RATIOS = st.floats(0.0625, 8, width=32)
 SHAPES = st.sampled_from([(1,), (2,), (7,), (3, 4)])

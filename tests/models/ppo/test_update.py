@@ -15,6 +15,8 @@ from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.models.ppo.rollout import Minibatch, Rollout
 from operant_gpu.vector import VecEnv
 
+pytestmark = pytest.mark.quick
+
 
 def small(**changes: object) -> PPOConfig:
     defaults = {"n_steps": 8, "batch_size": 32, "n_epochs": 2, "hidden_sizes": (16,), "anneal_lr": False}
