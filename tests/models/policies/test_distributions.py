@@ -244,6 +244,7 @@ def test_only_the_environment_is_given_clipped_actions() -> None:
 def test_the_deviation_begins_as_set_and_learns() -> None:
     family = distribution_for(spaces.Box(-1, 1, (2,)), log_std_init=-0.7)
     assert family.log_std.tolist() == pytest.approx([-0.7, -0.7])
+    assert distribution_for(spaces.Box(-1, 1, (2,))).log_std.tolist() == [0.0, 0.0]
     family.log_prob(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]), None).sum().backward()
     # Of log N(x; 0, s) by log s: (x / s)^2 - 1.
     assert family.log_std.grad.tolist() == pytest.approx([math.exp(1.4) - 1, -1.0])
