@@ -2,7 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Modules are compiled when they are first imported, and kept: most of what is installed never is, and tests start
+# hundreds of processes.
+unexport PYTHONDONTWRITEBYTECODE
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+PIP := $(INSTALL) --constraint constraints.txt
 LOWEST := $(VENV)/lowest
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 ENV ?= CartPole-v1
@@ -84,5 +88,5 @@ $(VENV)/benched: $(VENV)/tested
 
 # On the path before all else, they take the place of the newest. torch's lowest is a download of gigabytes.
 $(LOWEST): $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ \
+	$(INSTALL) --no-deps --target $@ \
 		gymnasium==1.1.0 "numpy==2.0.0; python_version < '3.13'" "numpy==2.1.0; python_version >= '3.13'" triton==3.6.0

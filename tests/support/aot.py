@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
-from contract_envs import Drift, Lamps, Ledge, MaskedDials, modes_of
+from contract_envs import Lamps, Ledge, MaskedDials, modes_of
 from gymnasium.vector import AutoresetMode
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
@@ -334,15 +334,15 @@ def all_launches(kind: str) -> Iterator[Launch]:
         yield network_of(cartpole, 64, 64)
         yield network_of(pendulum, 64, 64)
         yield network_of(batch_of(MaskedDials), 64, 64, is_simple=True)
-        yield network_of(batch_of(Drift), 128, 128, 128, is_simple=True)
         yield network_of(cartpole, 128, 128, 128)
         yield network_of(cartpole, 64, 64, precision="ieee")
         return
-    for environment in environments(with_arrays=kind == "arrays"):
-        if kind == "arrays":
+    if kind in ("arrays", "snake"):
+        for environment in environments(with_arrays=True) if kind == "arrays" else [find("Snake-v0")]:
             batch = batch_of(environment)
             yield from (*steps_of(batch), *rollouts_of(batch)[:2], draw_of(batch))
-            continue
+        return
+    for environment in environments(with_arrays=False):
         for mode in modes_of(environment.id):
             batch = batch_of(environment, mode)
             yield from (steps_of if kind == "steps" else rollouts_of)(batch)

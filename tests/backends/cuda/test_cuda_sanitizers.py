@@ -14,15 +14,15 @@ from here import PYTHONPATH, SUPPORT
 
 SANITIZERS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 PLAY = f"""
-import dataclasses, itertools, sys
+import dataclasses, sys
 import torch
-from contract_envs import CUDA_MAKERS, MODES
+from contract_envs import CUDA_MAKERS, modes_of
 from mlp_policies import policy_for
 from rollouts import all_names
 from operant_gpu.backends.cpp import backend
 backend.FLAGS += {SANITIZERS}
 source, *names = sys.argv[1:]
-for name, mode, num_envs in itertools.product(names, MODES, (1, 41, 341)):
+for name, mode, num_envs in [(name, mode, size) for name in names for mode in modes_of(name) for size in (1, 41, 341)]:
     print(name, mode.name, num_envs, flush=True)
     environment = CUDA_MAKERS[name](1, device="cpu").environment
     environment = dataclasses.replace(environment, source=source or environment.source)
