@@ -2,14 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Modules are compiled when they are first imported, and kept: most of what is installed never is, and tests start
-# hundreds of processes.
-unexport PYTHONDONTWRITEBYTECODE
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PIP := $(INSTALL) --constraint constraints.txt
 LOWEST := $(VENV)/lowest
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 ENV ?= CartPole-v1
+# Tests start hundreds of processes: each would compile the library anew.
+unexport PYTHONDONTWRITEBYTECODE
 # A failure before a pipe is a failure.
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
