@@ -13,6 +13,8 @@ from torch import Generator, Tensor
 from operant_gpu import InvalidConfig
 from operant_gpu.models.policies.distributions import Distribution, distribution_for
 
+pytestmark = pytest.mark.quick
+
 DRAWS = 100_000
 LEADS = [(), (6,), (4, 3), (2, 3, 2)]
 
