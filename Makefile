@@ -33,7 +33,7 @@ thorough: $(VENV)/tested $(LOWEST)  ## Run what `make test` leaves out: every GP
 	TRITON_INTERPRET=1 $(PYTEST) -m "interpreted and not quick"
 
 lowest: $(VENV)/tested $(LOWEST)  ## Run the quick tests on the lowest versions of what the package needs
-	PYTHONPATH=$(LOWEST) $(PYTEST) -m "quick and not thorough"
+	PYTHONPATH=$(CURDIR)/$(LOWEST) $(PYTEST) -m "quick and not thorough"
 
 lint: $(VENV)/tested  ## Check style, types and which room imports which
 	$(BIN)/ruff check
