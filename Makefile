@@ -21,14 +21,14 @@ help:  ## Show this list
 train: $(VENV)/installed  ## Train ENV (CartPole-v1) until it is solved
 	$(BIN)/operant-gpu train $(ENV)
 
-check: lint  ## Check style, types and imports, and run the tests that find most mistakes, in 90 seconds
+check: lint  ## Check style, types and imports, and run the tests that find most mistakes, in a minute
 	$(PYTEST) -m "quick and not thorough"
 
-test: $(VENV)/tested  ## Run the suite, then what tells most of it in Triton's interpreter
+test: $(VENV)/tested  ## Run the suite, then the quick tests in Triton's interpreter
 	$(PYTEST)
 	TRITON_INTERPRET=1 $(PYTEST) -m "interpreted and quick"
 
-thorough: $(VENV)/tested $(LOWEST)  ## Run what `make test` leaves out: every GPU generation, sanitizers, all of the interpreter
+thorough: $(VENV)/tested $(LOWEST)  ## Run what `make test` leaves out: every GPU generation, sanitizers, the rest of the interpreter
 	$(PYTEST) -m thorough
 	TRITON_INTERPRET=1 $(PYTEST) -m "interpreted and not quick"
 
@@ -87,5 +87,6 @@ $(VENV)/benched: $(VENV)/tested
 
 # On the path before all else, they take the place of the newest. torch's lowest is a download of gigabytes.
 $(LOWEST): $(VENV)/installed
-	$(INSTALL) --no-deps --target $@ \
+	$(INSTALL) --no-deps --upgrade --target $@ \
 		gymnasium==1.1.0 "numpy==2.0.0; python_version < '3.13'" "numpy==2.1.0; python_version >= '3.13'" triton==3.6.0
+	touch $@

@@ -61,7 +61,7 @@ def started(*arguments: str, **settings: Any) -> Iterator[subprocess.Popen[str]]
 
 @pytest.fixture(scope="module", autouse=True)
 def heeded_signals() -> Iterator[None]:
-    """What a shell starts in the background ignores Ctrl-C, what `nohup` starts a closed terminal, and so all below."""
+    """Undo that a shell's background ignores Ctrl-C, `nohup` a closed terminal: what tests start would inherit it."""
     heeds = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
     before = {number: signal.signal(number, handler) for number, handler in heeds.items()}
     yield
@@ -113,9 +113,10 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Training]:
     with script(run, pause=0.1) as process:
         yield Training(process, run)
         process.terminate()
-        _, errors = process.communicate(timeout=SECONDS)
-    assert (process.returncode, errors) == (-signal.SIGTERM, "")
-    assert RunReader(run).refresh().state == "stopped"
+        assert process.communicate(timeout=SECONDS) == ("", "")
+    view = RunReader(run).refresh()
+    assert process.returncode == -signal.SIGTERM
+    assert (view.state, view.latest["timesteps"]) == ("stopped", PPO.load(run).timesteps)
 
 
 def test_kill_9_at_random_moments_loses_at_most_one_interval_and_no_bit(tmp_path: Path) -> None:
@@ -155,7 +156,6 @@ def test_two_trainers_on_one_run(training: Training, capsys: pytest.CaptureFixtu
         assert main(["train", *arguments]) == 2
         assert f"is in use by process {training.process.pid} on" in capsys.readouterr().err
     training.assert_goes_on()
-    PPO.load(run)
 
 
 def test_a_monitor_that_is_killed_does_not_touch_the_training(training: Training) -> None:

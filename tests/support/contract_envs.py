@@ -319,7 +319,7 @@ CASES = [
 # environment computes, and modes are code of theirs: all others run in one mode.
 FORMS = {"CartPole-v1", Drift.id, MaskedDials.id, Ledge.id}
 FORMS |= {f"Cuda{name}" for name in FORMS} | {Lamps.id, Spot.id, "CudaSnake-v0"}
-# The interpreter, which is slow, has the modes with forms that hold these: with a mask and a start, and with arrays.
+# In the interpreter, which is slow, Ledge and Lamps stand for these in the other modes.
 _SEEN_IN_ONE_MODE = {("CartPole-v1", "triton"), ("Spot-v0", "triton")}
 
 
@@ -346,6 +346,7 @@ def in_modes(cases: list[tuple[str, str]], tells_modes: bool = True) -> Any:
 every_mode = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name.lower())
 # What the interpreter runs of the others is Triton's kernels again: that they agree with NumPy is enough.
 _FEWER = [(name, backend) for name, backend in CASES if backend != "triton" or name in FORMS]
+# The latter is for tests that hold alike in any mode: Triton has one mode of four forms there.
 every_environment, every_form = in_modes(_FEWER), in_modes(_FEWER, tells_modes=False)
 
 

@@ -160,7 +160,7 @@ def passes(path: str) -> Iterator[tuple[str, str, bool]]:
     inside = path.removeprefix("operant_gpu/")
     nearest = next(tests for start, tests in NEAREST.items() if inside.startswith(start))
     if "/triton" not in path:
-        yield "tests", "quick", False
+        yield "tests", "quick and not thorough", False
         yield nearest, "not quick and not thorough", False
         return
     yield nearest, "interpreted and quick", True

@@ -155,7 +155,7 @@ def test_a_gpu_whose_packages_are_missing_is_not_verified(monkeypatch: pytest.Mo
 @without_gpu
 def test_what_is_set_in_pytorch_changes_nothing() -> None:
     expected, state = operant_gpu.verify("CartPole-v1"), torch.get_rng_state()
-    # Another dtype than is set here is as wrong as this one.
+    # One dtype stands for all that are not float32.
     torch.set_default_dtype(torch.float64)
     try:
         with torch.device("meta"), torch.inference_mode(), torch.autocast("cpu"):

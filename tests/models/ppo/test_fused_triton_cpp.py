@@ -35,14 +35,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "shared": {"shared_trunk": True, "vf_clip_eps": 0.2, "ent_coef": 0.01},
 }
 # The interpreter has those that are wired in a way of their own; tests/backends/test_update_kernels.py has the kernels.
-WIRED = [("masks", "plain"), ("CartPole", "normalized")]
-OTHERS = [("Pendulum", "plain"), ("CartPole", "curious"), ("CartPole", "shared")]
+WIRED = [("CartPole", "plain"), ("masks", "plain"), ("CartPole", "normalized")]
+ALL = [*((environment, "plain") for environment in ENVIRONMENTS), *(("CartPole", name) for name in VARIANTS)]
 every_variant = pytest.mark.parametrize(
     ("environment", "variant"),
     [
-        pytest.param("CartPole", "plain", marks=pytest.mark.quick),
-        *WIRED,
-        *([] if INTERPRETED else OTHERS),
+        pytest.param(*pair, marks=[pytest.mark.quick] * (pair == WIRED[0]))
+        for pair in (WIRED if INTERPRETED else dict.fromkeys(ALL))
     ],
 )
 
