@@ -136,9 +136,9 @@ def compile_launch(launch: Launch, target: int) -> tuple[Any, str]:
 
     kernel, report = compiled()
     cache = get_cache_manager(kernel.hash)
-    if not report and (kept := cache.get_file(REPORT)):
-        return kernel, Path(kept).read_text()
     if not report:
+        if kept := cache.get_file(REPORT):
+            return kernel, Path(kept).read_text()
         # Something else compiled it.
         launch.kernel.device_caches.clear()
         with triton.knobs.compilation.scope():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from here import ROOT, SUPPORT
+from here import PYTHONPATH, ROOT, SUPPORT
 
 
 def executed(program: str, *arguments: str, package: Path = ROOT) -> Any:
@@ -23,7 +23,7 @@ def executed(program: str, *arguments: str, package: Path = ROOT) -> Any:
     """
     pytest.importorskip("triton", reason="compilation needs Triton")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(package), str(SUPPORT)])
+    environment["PYTHONPATH"] = os.pathsep.join([str(package), PYTHONPATH])
     command = [sys.executable, str(SUPPORT / program), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -202,8 +202,10 @@ def caught(checkout: Path, tests: str, marks: str, is_interpreted: bool, seconds
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
     failed = re.search(r"^(?:FAILED|ERROR) (.*?)(?: - .*)?$", output, re.MULTILINE)
-    # Of the others, 5 says that there were no tests.
-    return f"caught by {failed[1]}" if failed else "" if process.returncode in (0, 5) else "caught"
+    if failed:
+        return f"caught by {failed[1]}"
+    # 5 says that there were no tests.
+    return "" if process.returncode in (0, 5) else "caught"
 
 
 def main() -> None:
