@@ -26,11 +26,11 @@ check: lint  ## Check style, types and imports, and run the tests that find most
 
 test: $(VENV)/tested  ## Run the suite, then the quick tests in Triton's interpreter
 	$(PYTEST)
-	TRITON_INTERPRET=1 $(PYTEST) -m "interpreted and quick"
+	TRITON_INTERPRET=1 $(PYTEST) -m "triton and quick"
 
 thorough: $(VENV)/tested $(LOWEST)  ## Run what `make test` leaves out: every GPU generation, sanitizers, the rest of the interpreter
 	$(PYTEST) -m thorough
-	TRITON_INTERPRET=1 $(PYTEST) -m "interpreted and not quick"
+	TRITON_INTERPRET=1 $(PYTEST) -m "triton and not quick"
 
 lowest: $(VENV)/tested $(LOWEST)  ## Run the quick tests on the lowest versions of what the package needs
 	PYTHONPATH=$(CURDIR)/$(LOWEST) $(PYTEST) -m "quick and not thorough"

@@ -49,7 +49,7 @@ def install(mode: str, executes: bool = False) -> None:
         driver.launcher_cls = _compiled_launcher
         update: Any = importlib.import_module("operant_gpu.backends.triton.update")
         update._shared_memory = lambda device: SHARED
-        update._programs_at_once = lambda device, roles: 2 * MULTIPROCESSORS // roles
+        update._programs_at_once = lambda device, fit: 2 * MULTIPROCESSORS
         _begin_with_zeros()
     _pretend(compiles=mode == "precompile")
     _learn_without_graphs()

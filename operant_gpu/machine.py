@@ -5,12 +5,14 @@ psutil is imported where it is needed: benchmarks want the names alone.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -124,18 +126,17 @@ class Usage:
         if self._gpu is None:
             return own
         nvml, handle = self._gpu
-        try:
-            return {
-                **own,
-                "gpu_percent": float(nvml.nvmlDeviceGetUtilizationRates(handle).gpu),
-                "gpu_memory_gib": nvml.nvmlDeviceGetMemoryInfo(handle).used / _GIB,
-                "gpu_temperature": float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
-                "gpu_watts": nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
-            }
-        except nvml.NVMLError:
-            # Some GPUs and containers don't tell. Training does not depend on it.
-            self._gpu = None
-            return own
+        numbers: dict[str, Callable[[], float]] = {
+            "gpu_percent": lambda: float(nvml.nvmlDeviceGetUtilizationRates(handle).gpu),
+            "gpu_memory_gib": lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used / _GIB,
+            "gpu_temperature": lambda: float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+            "gpu_watts": lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
+        }
+        for name, read in numbers.items():
+            # Some GPUs and containers don't tell one or another. Training does not depend on it.
+            with contextlib.suppress(nvml.NVMLError):
+                own[name] = read()
+        return own
 
 
 def _find_gpu(device: torch.device) -> tuple[Any, Any] | None:

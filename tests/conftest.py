@@ -1,7 +1,7 @@
 """Which backends tests run on, and what is skipped without a GPU. `support`, which is on the path, has what they share.
 
-With TRITON_INTERPRET=1, those tests are run that are `interpreted`, and the fixture `backend` is "triton" as well as
-"numpy".
+With PTX_EXECUTE=1 or TRITON_INTERPRET=1, for tests that are marked "triton", the fixture `backend` is "triton" as well
+as "numpy": compiled and executed, or interpreted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import gpu_isolation
 import torch
-from here import BACKENDS
+from here import BACKENDS, EXECUTED
 
 from operant_gpu import machine
 
@@ -28,6 +28,10 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(gpu_isolation)
+    if EXECUTED:
+        from ptx_executor import pytest_plugin
+
+        config.pluginmanager.register(pytest_plugin)
 
 
 def pytest_report_header() -> str:
@@ -50,6 +54,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         # Not `-k triton`, which takes every test in a folder of that name.
         if "triton" in item.nodeid.rpartition("/")[2]:
-            item.add_marker("interpreted")
+            item.add_marker("triton")
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

@@ -87,9 +87,11 @@ def test_use_of_a_gpu_is_read_from_its_driver(driver: Driver) -> None:
     assert driver.readings == 1
 
 
-def test_a_gpu_that_does_not_tell_everything_is_asked_no_more(driver: Driver) -> None:
+def test_a_gpu_that_does_not_tell_everything_tells_the_rest(driver: Driver) -> None:
     driver.is_silent = True
-    assert set(machine.Usage(CUDA).read()) == {"cpu_percent", "ram_gib"}
+    found = machine.Usage(CUDA).read()
+    assert set(found) == {"cpu_percent", "ram_gib", "gpu_percent", "gpu_memory_gib", "gpu_temperature"}
+    assert (found["gpu_percent"], found["gpu_temperature"]) == (71, 62)
 
 
 @pytest.mark.parametrize("why", ["no package", "no driver"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from draws import ANYTHING, UNIFORMS, AllDraws, Draws, PhiloxWords, columns, reset_draws, started, step
 from gymnasium import spaces
-from here import INTERPRETED
+from here import HAS_TRITON
 
 from operant_gpu import Environment, UnsupportedConstruct
 from operant_gpu.lang import jit
@@ -74,7 +74,7 @@ def test_words_are_those_of_seed_id_episode_step_and_stream(backend: str, seed: 
     assert drawn() == expected(episode=1, elapsed=0, stream=0)
 
 
-@pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1")
+@pytest.mark.skipif(not HAS_TRITON, reason="needs what runs Triton's kernels")
 def test_uniforms_and_integers_of_numpy_and_triton_are_equal_bit_for_bit() -> None:
     envs = [started(AllDraws, 300, backend, seed=123456789) for backend in ("numpy", "triton")]
     for _ in range(3):

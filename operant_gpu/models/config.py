@@ -22,6 +22,8 @@ else:
 
 Activation = Literal["tanh", "relu", "elu", "silu", "gelu"]
 Engine = Literal["auto", "fused", "graph", "eager"]
+# Of one iteration: numbers of samples have 32 bits, and those of gradient steps 20 where faults are noted.
+_MOST_STEPS, _MOST_GRADIENT_STEPS = 2**31 - 1, 2**20
 
 
 class _Rule(NamedTuple):
@@ -35,6 +37,8 @@ _FRACTION = _Rule("a number in [0, 1]", lambda value: 0 <= value <= 1)
 _COUNT = _Rule("an integer of at least 1", lambda value: value >= 1)
 _WIDTHS = _Rule("widths above 0", lambda value: all(width > 0 for width in value))
 _SEED = _Rule("an integer in [0, 2**63)", lambda value: 0 <= value < 2**63)
+# As many as a GPU launches along its second axis.
+_EPOCHS = _Rule("an integer in [1, 65535]", lambda value: 1 <= value <= 65_535)
 _ANY = _Rule("anything", lambda value: True)
 
 
@@ -58,7 +62,7 @@ class PPOConfig:
     """Environment steps after which training ends."""
     n_steps: int = _setting(32, _COUNT)
     """Steps of each environment in one iteration."""
-    n_epochs: int = _setting(4, _COUNT)
+    n_epochs: int = _setting(4, _EPOCHS)
     """Passes over the collected steps in one iteration."""
     batch_size: int = _setting(512, _COUNT)
     """Least number of steps in a minibatch; with a GRU, whole sequences of `n_steps` of some environments."""
@@ -145,9 +149,22 @@ class PPOConfig:
         """Check what depends on the number of environments.
 
         Raises:
-            InvalidConfig: If an iteration has fewer steps than a minibatch.
+            InvalidConfig: If an iteration has fewer steps than a minibatch, or more steps or gradient steps than there
+                are numbers for.
         """
         steps = self.n_steps * num_envs
+        if steps > _MOST_STEPS:
+            message = (
+                f"{self.n_steps} x {num_envs} = {steps:,} steps of an iteration, at most {_MOST_STEPS:,}: lower it"
+            )
+            raise InvalidConfig("n_steps", message)
+        gradient_steps = self.n_epochs * max(1, steps // self.batch_size)
+        if gradient_steps > _MOST_GRADIENT_STEPS:
+            message = (
+                f"{self.batch_size} of {steps:,} steps with n_epochs={self.n_epochs} makes {gradient_steps:,} gradient "
+                f"steps an iteration, at most {_MOST_GRADIENT_STEPS:,}: raise it"
+            )
+            raise InvalidConfig("batch_size", message)
         if steps < self.batch_size:
             collected = f"the {self.n_steps} x {num_envs} = {steps} steps of an iteration"
             message = f"{self.batch_size} is more than {collected}: lower it, or raise n_steps or num_envs"

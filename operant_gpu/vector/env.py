@@ -271,6 +271,11 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         return {name: self._export(tensor) for name, tensor in tensors.items()}
 
     @property
+    def shown(self) -> Tensor:
+        """The environments' own memory of what they showed last, (num_envs, *shape): nothing is computed."""
+        return allocation.unflattened(self._outputs.obs, self._shape)
+
+    @property
     def episode_so_far(self) -> tuple[Tensor, Tensor]:
         """Return and length of the episode under way, (num_envs,) float32 and int32; 0 once it has ended."""
         columns = self._columns

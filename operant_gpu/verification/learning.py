@@ -76,12 +76,6 @@ def compare_gradient(make: Maker, precision: str) -> str:
     stored = _acted(env, policy)
     # Of the products in the update, too.
     policy.precision = precision
-    try:
-        misfit = kernels_for(env).find_misfit(policy.mlp)
-    except (ImportError, BackendError) as error:
-        raise Unavailable(f"there are no fused kernels here: {one_line(error)}") from error
-    if misfit:
-        raise Inapplicable(f"not fused: {misfit}")
     noise = torch.randn(2, stepping.STEPS, env.num_envs, generator=torch.Generator().manual_seed(SEED)).to(env.device)
     # As after some steps: ratios on both sides of the clip.
     log_probs, advantages = stored["log_prob"] + 0.2 * noise[0], 3.0 * noise[1]
@@ -172,9 +166,15 @@ def _fused_gradient(
     means, squares = torch.zeros(mlp.layout.size, device=device), torch.zeros(mlp.layout.size, device=device)
     updates, lr = torch.zeros(2, device=device)
     zero = torch.zeros((), dtype=torch.int32, device=device)
-    update: Any = kernels_for(env).GradientSteps(
-        mlp, action_layout(env.single_action_space), settings, advantages.numel()
-    )
+    asked = mlp, action_layout(env.single_action_space), settings, samples
+    try:
+        kernels = kernels_for(env)
+        misfit = kernels.find_misfit(*asked)
+    except (ImportError, BackendError) as error:
+        raise Unavailable(f"there are no fused kernels here: {one_line(error)}") from error
+    if misfit:
+        raise Inapplicable(f"not fused: {misfit}")
+    update: Any = kernels.GradientSteps(*asked, advantages.numel())
     trainable = torch.ones(len(mlp.layout.shapes), dtype=torch.bool, device=device)
     adam = AdamState(means, squares, updates, lr)
     update.run(mlp, samples, adam, seed=SEED, iteration=zero, trainable=trainable, status=zero)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from contract_envs import WITH_ARRAYS, assert_same_tensors
-from here import INTERPRETED
+from here import HAS_TRITON
 from network_rollouts import assert_network_rollout
 from rollouts import (
     Outputs,
@@ -24,7 +24,7 @@ STEPS = 3
 # A masked one, and one of random steps; neither has a sine, which differs between NumPy and Triton.
 NUMBERS = ["Drift-v0", "Ledge-v0"]
 # The interpreter's programs are many and odd with 341; the last is for many threads.
-every_size = pytest.mark.parametrize("num_envs", [1, 341] if INTERPRETED else [1, 41, 341, 4_231])
+every_size = pytest.mark.parametrize("num_envs", [1, 341] if HAS_TRITON else [1, 41, 341, 4_231])
 # Rows that belong to the caller, before and after those of the environments.
 BEFORE, AFTER = 2, 3
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from contract_envs import CASES, MAKERS, everything, in_modes, invalid_actions, make_cpu, random_actions
-from here import INTERPRETED
+from here import HAS_TRITON
 
 from operant_gpu import AutoresetMode, VecEnv
 from operant_gpu.backends.select import BACKENDS
@@ -18,7 +18,7 @@ from operant_gpu.backends.select import BACKENDS
 # Compilers of the CPU have mathematics of their own.
 TOLERANCE = {name: 1e-6 if name in ("numpy", "triton") else 3e-5 for name in BACKENDS}
 # Steps, of which every so many is with actions that are refused, and the longest episode. The interpreter is slow.
-STEPS, REFUSED, LIMIT = (40, 8, 15) if INTERPRETED else (100, 20, 37)
+STEPS, REFUSED, LIMIT = (40, 8, 15) if HAS_TRITON else (100, 20, 37)
 # Those of which there is an original in Triton.
 COMPARED = [(name, backend) for name, backend in CASES if backend != "numpy" and name.removeprefix("Cuda") in MAKERS]
 compiled = in_modes(COMPARED)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from executed import executed
 from gymnasium import spaces
-from here import INTERPRETED
+from here import HAS_TRITON
 from torch import Tensor
 from updates import (
     BOX,
@@ -34,15 +34,15 @@ QUICK = ("64x64", "gaussian", "masked")
 
 @pytest.fixture(params=["cpp", "triton"])
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    if (request.param == "triton") is not INTERPRETED:
+    if (request.param == "triton") is not HAS_TRITON:
         pytest.skip("Triton runs in the interpreter, and there alone")
     if request.param == "cpp":
         return cpp_update
     from operant_gpu.backends.triton import update as triton_update
 
     # Give every program several tiles, the last of which is not full.
-    monkeypatch.setattr(triton_update, "update_shape", lambda *_: triton_update.Shape(16, 4, 0))
-    monkeypatch.setattr(triton_update, "_programs_at_once", lambda *_: 2)
+    monkeypatch.setattr(triton_update, "find_fit", lambda *_: triton_update.Fit(triton_update.Shape(16, 4), 0))
+    monkeypatch.setattr(triton_update, "_programs_at_once", lambda *_: 4)
     return triton_update
 
 
@@ -167,7 +167,7 @@ def test_advantages_are_those_of_the_reference(kernels: Any) -> None:
 
 
 def test_any_number_of_threads_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    if INTERPRETED:
+    if HAS_TRITON:
         pytest.skip("of the C++ alone")
     monkeypatch.setattr(cpp_update, "_SAMPLES_PER_THREAD", 1)
     runs, before = [], torch.get_num_threads()

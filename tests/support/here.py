@@ -1,6 +1,7 @@
 """Where the tests are, and which backends of `Environment` run on the CPU of this process.
 
-Triton reads TRITON_INTERPRET when kernels are decorated, so its interpreter has processes of its own.
+Triton's kernels run compiled, on the executor (`ptx_executor`), with PTX_EXECUTE=1, and in Triton's interpreter with
+TRITON_INTERPRET=1, which Triton reads when kernels are decorated: each has processes of its own.
 """
 
 from __future__ import annotations
@@ -17,4 +18,6 @@ PYTHONPATH = os.pathsep.join(
 )
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-BACKENDS = ["numpy", "triton"] if INTERPRETED else ["numpy", "numba"]
+EXECUTED = os.environ.get("PTX_EXECUTE") == "1"
+HAS_TRITON = INTERPRETED or EXECUTED
+BACKENDS = ["numpy", "triton"] if HAS_TRITON else ["numpy", "numba"]

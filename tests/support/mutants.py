@@ -163,9 +163,9 @@ def passes(path: str) -> Iterator[tuple[str, str, bool]]:
         yield "tests", "quick and not thorough", False
         yield nearest, "not quick and not thorough", False
         return
-    yield nearest, "interpreted and quick", True
+    yield nearest, "triton and quick", True
     yield "tests/kernels tests/verification", "not thorough", False
-    yield nearest, "interpreted and not quick", True
+    yield nearest, "triton and not quick", True
 
 
 def judge(checkout: Path, mutant: Mutant, seconds: float) -> str:

@@ -104,11 +104,11 @@ class Fused:
     """Kernels and the optimizer's memory, with NaN in all that they have yet to write."""
 
     def __init__(self, given: Case, module: Any) -> None:
-        self.case, samples = given, len(given.batch.obs)
-        mlp = given.policy.mlp
-        if misfit := module.find_misfit(mlp):
+        self.case, mlp = given, given.policy.mlp
+        asked = mlp, action_layout(given.actions), given.settings, self.samples
+        if misfit := module.find_misfit(*asked):
             pytest.skip(f"on this device: {misfit}")
-        self.kernels = module.GradientSteps(mlp, action_layout(given.actions), given.settings, samples)
+        self.kernels = module.GradientSteps(*asked, len(given.batch.obs))
         for value in vars(self.kernels).values():
             if isinstance(value, Tensor) and value.is_floating_point():
                 value.fill_(NAN)
@@ -119,11 +119,15 @@ class Fused:
         self.count, self.lr = torch.tensor([0.0, 1e-3], device=self.device)
         self.trainable = torch.ones(len(mlp.layout.shapes), dtype=torch.bool, device=self.device)
 
-    def run(self, status: int = 0) -> StepTable:
+    @property
+    def samples(self) -> Samples:
         obs, actions, log_probs, values, advantages, masks = self.case.columns
+        return Samples(obs, actions, masks, log_probs, values, advantages)
+
+    def run(self, status: int = 0) -> StepTable:
         return self.kernels.run(
             self.case.policy.mlp,
-            Samples(obs, actions, masks, log_probs, values, advantages),
+            self.samples,
             AdamState(self.means, self.squares, self.count, self.lr),
             seed=SEED,
             iteration=torch.tensor(ITERATION, dtype=torch.int32, device=self.device),

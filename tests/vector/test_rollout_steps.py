@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from contract_envs import assert_same_tensors, every_mode, everything
-from here import INTERPRETED
+from here import HAS_TRITON
 from rollouts import (
     LIMIT,
     NUM_ENVS,
@@ -67,7 +67,7 @@ def test_a_rollout_equals_single_steps(name: str, backend: str, mode: AutoresetM
 
 
 @every_mode
-@pytest.mark.parametrize("name", ["CartPole-v1", "Ledge-v0", *([] if INTERPRETED else ["Drift-v0", "Dials-v0"])])
+@pytest.mark.parametrize("name", ["CartPole-v1", "Ledge-v0", *([] if HAS_TRITON else ["Drift-v0", "Dials-v0"])])
 def test_long_episodes_end_by_termination_and_by_the_limit(name: str, backend: str, mode: AutoresetMode) -> None:
     # Of the interpreter's poles, which are seldom down so soon, all begin tilted.
     steps, limit, tilt = (24, 9, 0.12) if backend == "triton" else (45, 18, 0.0)

@@ -24,13 +24,17 @@ class GradientSteps:
         mlp: The network.
         actions: Of the environment.
         settings: Of the steps.
+        example: Samples of the kind that there will be; others do as well.
         samples: Environment steps of an iteration.
 
     Raises:
         BackendError: If there is no C++ compiler.
     """
 
-    def __init__(self, mlp: MLP, actions: ActionLayout, settings: Hyperparameters, samples: int) -> None:
+    def __init__(
+        self, mlp: MLP, actions: ActionLayout, settings: Hyperparameters, example: Samples, samples: int
+    ) -> None:
+        del example
         self._climb, self._actions, tensors = library().climb, actions, len(mlp.layout.shapes)
         steps = settings.n_epochs * settings.minibatches
         self._measured = torch.zeros(steps, len(MEASURED), dtype=torch.float32, device="cpu")
@@ -83,13 +87,13 @@ class GradientSteps:
         return StepTable(self._measured, self._norms, self._status)
 
 
-def find_misfit(mlp: MLP) -> str | None:
+def find_misfit(mlp: MLP, actions: ActionLayout, settings: Hyperparameters, example: Samples) -> str | None:
     """Return why the kernels cannot train a network; None if they can.
 
     Raises:
         BackendError: If there is no C++ compiler.
     """
-    del mlp
+    del mlp, actions, settings, example
     library()
     return None
 

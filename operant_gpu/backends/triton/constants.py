@@ -41,9 +41,7 @@ class Constants:
     def __init__(self, **members: Any) -> None:
         self._members = members
         for name, value in members.items():
-            # All but functions: Triton knows them as constants by this class alone, its interpreter as they are.
-            is_wrapped = not INTERPRETED and isinstance(value, int | float | str | tuple | Constants)
-            setattr(self, name, triton.language.constexpr(value) if is_wrapped else value)
+            setattr(self, name, value if INTERPRETED else _wrapped(value))
 
     @functools.cached_property
     def cache_key(self) -> str:
@@ -61,6 +59,14 @@ class Constants:
     def __hash__(self) -> int:
         """Return the same for equal ones."""
         return hash(self.cache_key)
+
+
+def _wrapped(value: Any) -> Any:
+    """Return a value as Triton knows constants, with all that is in a tuple; functions need no class for it."""
+    if isinstance(value, tuple):
+        fields = map(_wrapped, value)
+        value = value._make(fields) if hasattr(value, "_make") else tuple(fields)
+    return triton.language.constexpr(value) if isinstance(value, int | float | str | tuple | Constants) else value
 
 
 def environment_constants(batch: Batch) -> Constants:

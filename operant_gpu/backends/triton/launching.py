@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -50,9 +52,33 @@ def launch(
         with np.errstate(all="ignore"):
             kernel[grid](*arguments, **constants)
         return
+    with _refused(kernel, device, advice):
+        kernel[grid](*arguments, **constants, **options)
+
+
+def compiled(
+    kernel: Any,
+    arguments: tuple[Any, ...],
+    constants: dict[str, Any],
+    device: torch.device,
+    options: dict[str, Any],
+    advice: str,
+) -> Any:
+    """Return what the compiler makes of a kernel for a device, as a launch with these arguments would have it.
+
+    Raises:
+        BackendError: If it cannot be compiled.
+    """
+    with _refused(kernel, device, advice):
+        return kernel.warmup(*arguments, **constants, **options, grid=(1,))
+
+
+@contextlib.contextmanager
+def _refused(kernel: Any, device: torch.device, advice: str) -> Iterator[None]:
+    """On a device, raise `BackendError` for what it or the compiler refuses."""
     try:
         with torch.cuda.device(device):
-            kernel[grid](*arguments, **constants, **options)
+            yield
     except REFUSALS as error:
         raise failure(kernel.fn.__name__, device, error, advice) from error
 

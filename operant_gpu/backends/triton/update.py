@@ -11,7 +11,7 @@ import triton
 from torch import Tensor
 
 from operant_gpu.backends.triton.constants import action_constants, network_constants
-from operant_gpu.backends.triton.launching import INTERPRETED, check_compiler, launch
+from operant_gpu.backends.triton.launching import INTERPRETED, check_compiler, compiled, launch
 from operant_gpu.hyperparameters import KL_MARGIN, AdamState, Hyperparameters, Samples, StepTable
 from operant_gpu.kernels.triton.adam import NUM_MEASURED, adam_kernel, reduce_kernel
 from operant_gpu.kernels.triton.advantages import advantages_kernel
@@ -27,36 +27,79 @@ MAX_TRAINABLE_WIDTH = 64
 CHUNK, ROWS = 256, 16
 # Into so many pieces are minibatches cut for the moments of their advantages.
 PIECES = 32
+# Registers of a thread and of a multiprocessor.
+_MOST_REGISTERS, _REGISTERS = 256, 65_536
 
 
 # Unlike environments, which are to compute the same everywhere. With one stage: see the rollouts.
 OPTIONS = {"enable_fp_fusion": True, "num_stages": 1}
+_ADVICE = "set engine='graph' or engine='eager'"
 
 
 class Shape(NamedTuple):
-    """How the gradient kernel is launched, and what that takes."""
+    """How the gradient kernel is launched."""
 
     block: int  # samples of a tile
     warps: int
-    shared: int  # bytes of a multiprocessor's memory, as compiled for the generation that takes most
 
 
 # The first that fits is taken, by precision and whether there are three hidden layers. With 64 samples, products are
 # Hopper's own; with 32 nothing spills.
 SHAPES = {
-    ("tf32", False): (Shape(64, 4, 114_688), Shape(32, 8, 98_304)),
-    ("tf32", True): (Shape(32, 8, 153_600), Shape(16, 8, 139_264)),
-    ("ieee", False): (Shape(32, 8, 131_072), Shape(16, 4, 110_592)),
-    ("ieee", True): (Shape(16, 8, 184_320),),
+    ("tf32", False): (Shape(64, 4), Shape(32, 8), Shape(16, 8)),
+    ("tf32", True): (Shape(32, 8), Shape(16, 8)),
+    ("ieee", False): (Shape(32, 8), Shape(16, 4)),
+    ("ieee", True): (Shape(16, 8),),
 }
 
 
-def update_shape(layout: MLPLayout, precision: str, shared: int) -> Shape | None:
-    """Return the shape of the gradient kernel with so much memory a program; None if it does not fit."""
+class Fit(NamedTuple):
+    """A shape of the gradient kernel for which there is room on a device."""
+
+    shape: Shape
+    shared: int  # bytes of a multiprocessor's memory that a program takes, as compiled
+
+
+def find_fit(mlp: MLP, actions: ActionLayout, settings: Hyperparameters, example: Samples) -> Fit | None:
+    """Return the first shape that fits, by what the compiler says of it; None if none does.
+
+    Args:
+        mlp: The network.
+        actions: Of the environment.
+        settings: Of the steps.
+        example: Samples of the kind that there will be, in memory as theirs.
+
+    Raises:
+        BackendError: If the compiler fails.
+    """
     if INTERPRETED:
-        return Shape(256, 4, 0)
-    shapes = SHAPES[precision, len(layout.hidden_sizes) > 2]
-    return next((shape for shape in shapes if shape.shared <= shared), None)
+        return Fit(Shape(256, 4), 0)
+    device = mlp.parameters.device
+    limit, constants = _shared_memory(device), gradient_constants(mlp, actions, settings)
+    numbers, whole = mlp.parameters.new_empty(1), torch.empty(1, dtype=torch.int32, device=device)
+    moments = numbers if settings.normalize_advantages else None
+    arguments = _gradient_arguments(numbers, numbers, whole, mlp, example, whole, moments)
+    for shape in SHAPES[mlp.precision, len(mlp.layout.hidden_sizes) > 2]:
+        options, place = {"num_warps": shape.warps, **OPTIONS}, (0, 1, 1)
+        kernel = compiled(
+            gradient_kernel, (*arguments, *place), constants | {"BLOCK": shape.block}, device, options, _ADVICE
+        )
+        if (shared := int(kernel.metadata.shared)) <= limit:
+            return Fit(shape, shared)
+    return None
+
+
+def _gradient_arguments(
+    partials: Tensor,
+    sums: Tensor,
+    status: Tensor,
+    mlp: MLP,
+    samples: Samples,
+    order: Tensor,
+    moments: Tensor | None,
+) -> tuple[Any, ...]:
+    """Return the gradient kernel's arguments that are not compiled in, but for which step it is, and of how many."""
+    return (partials, sums, status, mlp.parameters, mlp.shift, mlp.scale, *samples, order, moments)
 
 
 class GradientSteps:
@@ -66,19 +109,22 @@ class GradientSteps:
         mlp: The network.
         actions: Of the environment.
         settings: Of the steps.
+        example: Samples of the kind that there will be.
         samples: Environment steps of an iteration.
     """
 
-    def __init__(self, mlp: MLP, actions: ActionLayout, settings: Hyperparameters, samples: int) -> None:
+    def __init__(
+        self, mlp: MLP, actions: ActionLayout, settings: Hyperparameters, example: Samples, samples: int
+    ) -> None:
         layout, device = mlp.layout, mlp.parameters.device
+        fit = find_fit(mlp, actions, settings, example)
+        assert fit is not None, "find_misfit told"
         self._layout, self._actions, self._settings, self._samples = layout, actions, settings, samples
-        self._device = device
-        shape = update_shape(layout, mlp.precision, _shared_memory(device))
-        assert shape is not None, "find_misfit told"
-        self._block, self._warps = shape.block, shape.warps
+        self._device, self._shape = device, fit.shape
         self._roles = 1 if layout.shared_trunk or not layout.hidden_sizes else 2
         largest = -(-samples // settings.minibatches)
-        self._programs = min(-(-largest // self._block), _programs_at_once(device, self._roles))
+        at_once = _programs_at_once(device, fit) // self._roles
+        self._programs = min(-(-largest // fit.shape.block), max(1, at_once))
         chunks = chunk_table(layout)
         self._chunks = torch.tensor(chunks, dtype=torch.int32, device=device)
         self._tensor_of_chunk = self._chunks[:, 2].long()
@@ -122,15 +168,15 @@ class GradientSteps:
         """
         self._status[0], self._counts[0] = status, adam.updates
         moments = self._shuffle(seed, iteration, samples.advantages)
-        network = (mlp.parameters, mlp.shift, mlp.scale)
-        gradient = (self._partials, self._sums, self._status, *network, *samples, self._order, moments)
-        constants = gradient_constants(mlp, self._actions, self._settings) | {"BLOCK": self._block}
+        memory = self._partials, self._sums, self._status
+        gradient = _gradient_arguments(*memory, mlp, samples, self._order, moments)
+        constants = gradient_constants(mlp, self._actions, self._settings) | {"BLOCK": self._shape.block}
         optimizer = (mlp.parameters, adam.means, adam.squares)
         flags = trainable.to(torch.int32)
         for step in range(len(self._measured)):
             place = step, self._samples, self._settings.minibatches
             grid = self._programs, self._roles
-            _launch(gradient_kernel, grid, (*gradient, *place), constants, self._device, self._warps)
+            _launch(gradient_kernel, grid, (*gradient, *place), constants, self._device, self._shape.warps)
             self._finish(step, optimizer, adam.lr, flags)
         adam.updates.copy_(self._counts[-1])
         norms = torch.zeros(len(self._measured), len(trainable), device=self._squares.device)
@@ -147,7 +193,7 @@ class GradientSteps:
         if not settings.normalize_advantages:
             return None
         arguments = (self._moments, advantages, self._order, samples, settings.minibatches)
-        grid, constants = (PIECES, len(self._measured)), {"PIECES": PIECES, "BLOCK": 1024}
+        grid, constants = (len(self._measured), PIECES), {"PIECES": PIECES, "BLOCK": 1024}
         _launch(moments_kernel, grid, arguments, constants, self._device)
         return self._moments
 
@@ -172,7 +218,7 @@ def _launch(
     warps: int = 4,
 ) -> None:
     options = {"num_warps": warps, **OPTIONS}
-    launch(kernel, grid, arguments, constants, device, options, "set engine='graph' or engine='eager'")
+    launch(kernel, grid, arguments, constants, device, options, _ADVICE)
 
 
 def estimate_advantages(
@@ -228,11 +274,11 @@ def adam_constants(settings: Hyperparameters, chunks: int) -> dict[str, Any]:
     }
 
 
-def find_misfit(mlp: MLP) -> str | None:
-    """Return why the kernels cannot train a network; None if they can.
+def find_misfit(mlp: MLP, actions: ActionLayout, settings: Hyperparameters, example: Samples) -> str | None:
+    """Return why the kernels cannot train a network on its device; None if they can. Arguments are `find_fit`'s.
 
     Raises:
-        BackendError: If the device's compiler is known to fail on them.
+        BackendError: If the device's compiler fails on them.
     """
     layout, device = mlp.layout, mlp.parameters.device
     widest, head = max((layout.inputs, *layout.hidden_sizes)), layout.outputs + 1
@@ -241,8 +287,8 @@ def find_misfit(mlp: MLP) -> str | None:
         return f"its kernels hold {limit}, the network has {max(widest, head)}"
     if device.type == "cuda":
         check_compiler(torch.cuda.get_device_capability(device), triton.__version__)
-    if update_shape(layout, mlp.precision, _shared_memory(device)) is None:
-        return f"its kernels do not fit in the {_shared_memory(device)} bytes of a multiprocessor for {layout}"
+    if find_fit(mlp, actions, settings, example) is None:
+        return f"its kernels do not fit in the {_shared_memory(device):,} bytes that a program has on {device}"
     return None
 
 
@@ -254,9 +300,12 @@ def _shared_memory(device: torch.device) -> int:
     return int(triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"])
 
 
-def _programs_at_once(device: torch.device, roles: int) -> int:
-    """Return how many programs of each role fill the device; a few in the interpreter, to have sums over them."""
+def _programs_at_once(device: torch.device, fit: Fit) -> int:
+    """Return how many programs fill the device; a few in the interpreter, to have sums over them."""
     if device.type != "cuda":
-        return 3
-    multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
-    return max(1, 2 * multiprocessors // roles)
+        return 6
+    properties = torch.cuda.get_device_properties(device)
+    # Gradients take nearly all registers that a thread can have; of each program's memory, 1 KiB is the system's.
+    by_registers = _REGISTERS // (_MOST_REGISTERS * 32 * fit.shape.warps)
+    by_memory = properties.shared_memory_per_multiprocessor // (fit.shared + 1_024)
+    return max(1, min(by_registers, by_memory)) * int(properties.multi_processor_count)

@@ -25,12 +25,13 @@ def moments_kernel(moments_ptr, advantage_ptr, order_ptr, samples, minibatches, 
                    BLOCK: tl.constexpr):  # fmt: skip
     """Write count, mean and sum of squared deviations of each piece of each minibatch: (steps, PIECES, 3).
 
-    Program (i, j) does piece i of gradient step j, counted over all epochs.
+    Program (i, j) does piece j of gradient step i, counted over all epochs: there may be more than a grid has on its
+    second axis.
     """
-    step, piece = tl.program_id(1), tl.program_id(0)
+    step, piece = tl.program_id(0), tl.program_id(1)
     start, count = minibatch(step, samples, minibatches)
-    first, last = count * piece // PIECES, count * (piece + 1) // PIECES
-    size = last - first
+    first, last = piece_of(count, piece, PIECES)
+    size = (last - first).to(tl.int32)
     total = tl.zeros((BLOCK,), tl.float32)
     for i in range(tl.cdiv(size, BLOCK)):
         place = i * BLOCK + tl.arange(0, BLOCK)
@@ -48,6 +49,13 @@ def moments_kernel(moments_ptr, advantage_ptr, order_ptr, samples, minibatches, 
     tl.store(at, size.to(tl.float32))
     tl.store(at + 1, mean)
     tl.store(at + 2, tl.sum(spread, 0))
+
+
+@triton.jit
+def piece_of(count, piece, PIECES: tl.constexpr):
+    """Return where a piece of so many samples begins and ends, int64: samples times pieces leave 32 bits."""
+    count = tl.cast(count, tl.int64)
+    return count * piece // PIECES, count * (piece + 1) // PIECES
 
 
 @triton.jit

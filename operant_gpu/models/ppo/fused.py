@@ -18,7 +18,7 @@ from operant_gpu.hyperparameters import FAULTY, AdamState, Hyperparameters, Samp
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.networks import ActorCritic, RecurrentActorCritic
 from operant_gpu.models.policies.mlp_policy import MLPPolicy, find_misfit
-from operant_gpu.models.ppo.rollout import Rollout
+from operant_gpu.models.ppo.rollout import Rollout, storage_of
 from operant_gpu.models.ppo.update import Update
 from operant_gpu.spaces import action_layout
 from operant_gpu.vector import VecEnv
@@ -34,10 +34,8 @@ class FusedUpdate(Update):
         super().__init__(**arguments)
         env, config = self.env, self.config
         samples = config.n_steps * env.num_envs
-        self._settings = hyperparameters(config, samples)
         self._kernels = kernels_for(env)
-        actions = action_layout(env.single_action_space)
-        self._steps = self._kernels.GradientSteps(self.policy.mlp, actions, self._settings, samples)
+        self._steps = self._kernels.GradientSteps(*_asked(env, self.policy, config), samples)
         self._iteration = torch.zeros((), dtype=torch.int32, device=env.device)
         parameters = list(self.policy.parameters())
         self._trainable = torch.ones(len(parameters), dtype=torch.bool, device=env.device)
@@ -53,7 +51,7 @@ class FusedUpdate(Update):
         out = {name: tensor for name, tensor in rollout.steps._asdict().items() if tensor is not None}
         with torch.no_grad():
             self.env.rollout(rollout.n_steps, self.policy, out)
-            rollout.begin(self.env)
+            rollout.follow(self.env)
 
     def estimate(self, rollout: Rollout, rewards: Tensor) -> Tensor:
         """Return the advantages (n_steps, num_envs) of a rollout's actions, for these rewards."""
@@ -105,10 +103,20 @@ def find_obstacle(env: VecEnv, policy: Any, config: PPOConfig) -> str | None:
     if config.compile:
         return "compile=True asks for PyTorch's kernels"
     try:
-        obstacle: str | None = kernels_for(env).find_misfit(policy.mlp)
+        obstacle: str | None = kernels_for(env).find_misfit(*_asked(env, policy, config))
         return obstacle
     except (ImportError, BackendError) as error:
         return str(error)
+
+
+def _asked(env: VecEnv, policy: MLPPolicy, config: PPOConfig) -> tuple[Any, ...]:
+    """Return what kernels are asked about: network, actions, settings, and one sample."""
+    storage = storage_of(env, 1, stores_rows=True)
+    obs, action, log_prob, value = (storage.allocate(name, 1) for name in ("obs", "action", "log_prob", "value"))
+    mask = None if env.action_mask is None else storage.allocate("action_mask", 1)
+    example = Samples(obs, action, mask, log_prob, value, advantages=value)
+    settings = hyperparameters(config, config.n_steps * env.num_envs)
+    return policy.mlp, action_layout(env.single_action_space), settings, example
 
 
 def kernels_for(env: VecEnv) -> Any:

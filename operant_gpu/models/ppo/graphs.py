@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -10,21 +12,55 @@ from torch import Generator
 
 T = TypeVar("T")
 
+# Those whose capture failed: PyTorch does not always undo what one of them has begun when it is collected.
+_failed: list[torch.cuda.CUDAGraph] = []
 
-def captured(function: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
-    """Capture what a function does; return the graph, and what the function returned.
+
+def captured(
+    function: Callable[[], T], stream: torch.cuda.Stream | None = None, generator: Generator | None = None
+) -> tuple[torch.cuda.CUDAGraph, T]:
+    """Capture what a function does on the current device; return the graph, and what the function returned.
 
     Args:
         function: Was called before, so that kernels are compiled and loaded. What it draws is the same at each replay.
+        stream: Where it is captured; one of PyTorch's own if None.
+        generator: Of its draws, which go on with each replay.
+
+    Raises:
+        Exception: What the function raised; or what CUDA said of the whole, if it did not.
     """
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    if generator is not None:
+        _register(graph, generator)
+    pool = torch.cuda.graph_pool_handle()
+    reason: Exception | None = None
     try:
-        with torch.cuda.graph(graph):
-            result = function()
+        # Other threads may allocate meanwhile.
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            try:
+                result = function()
+            except Exception as error:
+                reason = error
+                raise
+    except Exception as error:
+        _failed.append(graph)
+        # Until 2.13 PyTorch goes on taking all memory from the pool of a capture that failed, and frees none.
+        with contextlib.suppress(RuntimeError):
+            torch._C._cuda_endAllocateToPool(before.device.index, pool)
+        # Of a function that failed, CUDA tells no more than that the capture did.
+        raise reason or error from None
     finally:
         # A capture that fails leaves another.
-        torch.cuda.set_stream(stream)
+        torch.cuda.set_stream(before)
     return graph, result
+
+
+def _register(graph: torch.cuda.CUDAGraph, generator: Generator) -> None:
+    """Have replays draw on, which newer releases of PyTorch do by themselves, and say so."""
+    if hasattr(graph, "register_generator_state"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            graph.register_generator_state(generator)
 
 
 class Stage:
@@ -56,14 +92,14 @@ class Stage:
 
     def __call__(self) -> None:
         """Run the function once."""
-        if self._wanted and self._warm and self._graph is None:
-            self._capture()
         if self._graph is not None:
             self._graph.replay()
-        elif self._wanted:
-            self._warm_up()
-        else:
+        elif not self._wanted:
             self._function()
+        else:
+            # PyTorch makes what belongs to a graph on the current device.
+            with torch.cuda.device(self._device):
+                self._capture() if self._warm else self._warm_up()
 
     def run_eagerly(self) -> None:
         """Capture no more, and replay nothing."""
@@ -82,20 +118,13 @@ class Stage:
     def _capture(self) -> None:
         drawn = [self._generator, torch.cuda.default_generators[self._device.index]]
         backups = [generator.clone_state() for generator in drawn]
-        graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self._generator)
-        current = torch.cuda.current_stream(self._device)
         try:
-            with torch.cuda.graph(graph, stream=self._stream):
-                self._function()
+            self._graph, _ = captured(self._function, self._stream, self._generator)
         except Exception as error:
             self._wanted, self.failure = False, f"{type(error).__name__}: {error}"
-            # A capture that failed leaves its generators waiting for its end, and its memory pool in the allocator.
+            # A capture that failed leaves its generators waiting for its end.
             for generator, backup in zip(drawn, backups, strict=True):
                 generator.graphsafe_set_state(backup)
-            self._failed_graph = graph
+            self._function()
         else:
-            self._graph = graph
-        finally:
-            # Nor does it restore the stream.
-            torch.cuda.set_stream(current)
+            self._graph.replay()

@@ -87,25 +87,28 @@ class PPO:
         self._schedule = Schedule(config.lr, config.anneal_lr, config.n_steps * env.num_envs, device)
         self._generator = Generator(device).manual_seed(config.seed)
         self._telemetry = Telemetry(list(parameters), env.num_envs, device)
-        arguments: dict[str, Any] = {
-            "env": env,
-            "policy": self.policy,
-            "optimizer": self.optimizer,
-            "schedule": self._schedule,
-            "config": config,
-            "generator": self._generator,
-            "telemetry": self._telemetry,
-            "reward_normalizer": self.reward_normalizer,
-            "intrinsic": self.intrinsic,
-        }
-        self._obstacle = obstacle_to_fusing(env, self.policy, config)
-        update = FusedUpdate(**arguments) if self._obstacle is None else Update(**arguments)
-        self._loop = Loop(update)
+        self._loop = Loop(self._make_update())
         self._checkpoints: Path | None = None
         self._stopping = self._goes_on = self._is_training = False
         # Of a saved training: what the policy remembers, and the states of PyTorch's own generators.
         self._memory: Mapping[str, Tensor] | None = None
         self._own_generators: Mapping[str, Tensor] = {}
+
+    def _make_update(self) -> Update:
+        """Return what takes an iteration, fused where kernels fit network and precision."""
+        self._obstacle = obstacle_to_fusing(self.env, self.policy, self.config)
+        self._precision = getattr(self.policy, "precision", None)
+        return (Update if self._obstacle else FusedUpdate)(
+            env=self.env,
+            policy=self.policy,
+            optimizer=self.optimizer,
+            schedule=self._schedule,
+            config=self.config,
+            generator=self._generator,
+            telemetry=self._telemetry,
+            reward_normalizer=self.reward_normalizer,
+            intrinsic=self.intrinsic,
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.env}, engine={self.engine!r}, timesteps={self.timesteps})"
@@ -340,6 +343,8 @@ class PPO:
             if not self._goes_on:
                 self.env.reset(seed=self.config.seed)
         self._memory = None
+        if self._precision != getattr(self.policy, "precision", None):
+            self._loop.update, self._loop.rollout = self._make_update(), None
         self._loop.begin(self.iterations, memory)
 
     def _train(self, callback: Callback | None, progress: bool) -> PPO:

@@ -34,6 +34,7 @@ class Loop:
         self.update, self._stopwatch = update, Stopwatch(update.env.device)
         self.rollout: Rollout | None = None
         self.stages: list[Stage] = []
+        self._fingerprint: object = None
         self._has_warned = False
 
     @property
@@ -60,6 +61,10 @@ class Loop:
         update = self.update
         if self.rollout is None:
             self.rollout = Rollout(update.env, update.policy, update.config.n_steps, update.is_fused)
+            self._fingerprint = None
+        if self._fingerprint != (fingerprint := update.fingerprint()):
+            # Graphs read the memory, and do the work, of the time when they were captured.
+            self._fingerprint, self._has_warned = fingerprint, False
             self.stages = self._make_stages(self.rollout)
         self.rollout.begin(update.env)
         if memory:

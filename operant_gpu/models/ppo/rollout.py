@@ -43,15 +43,13 @@ class Rollout:
 
     def __init__(self, env: VecEnv, policy: Policy, n_steps: int, stores_rows: bool = False) -> None:
         self.n_steps = n_steps
-        layouts = observation_layout(env.single_observation_space), action_layout(env.single_action_space)
-        choices = 0 if env.action_mask is None else env.action_mask.shape[1]
-        storage = Storage(env.num_envs, env.device, *layouts, choices, stores_rows or env.stores_rows)
+        storage = storage_of(env, env.num_envs, stores_rows or env.stores_rows)
 
         def zeros(name: str, steps: int = n_steps) -> Tensor:
             return storage.allocate(name, steps).zero_()
 
         self.obs, self.final_obs = zeros("obs", n_steps + 1), zeros("final_obs")
-        self.action_mask = zeros("action_mask", n_steps + 1) if choices else None
+        self.action_mask = None if env.action_mask is None else zeros("action_mask", n_steps + 1)
         self.action, self.log_prob, self.value = map(zeros, ("action", "log_prob", "value"))
         self.reward, self.final_value = zeros("reward"), zeros("final_value")
         self.terminated, self.truncated = zeros("terminated"), zeros("truncated")
@@ -83,11 +81,16 @@ class Rollout:
 
     def begin(self, env: VecEnv) -> None:
         """Write what the environments show now to the last row, to go on from there with an empty memory."""
-        self.obs[-1] = env.observe()
-        if self.action_mask is not None and env.action_mask is not None:
-            self.action_mask[-1] = env.action_mask
+        env.observe()
+        self.follow(env)
         if self.starts is not None:
             self.starts[-1] = True
+
+    def follow(self, env: VecEnv) -> None:
+        """Write what the environments showed last to the last row."""
+        self.obs[-1] = env.shown
+        if self.action_mask is not None and env.action_mask is not None:
+            self.action_mask[-1] = env.action_mask
 
     def note(self, env: VecEnv, moment: int) -> None:
         """Note what the episodes under way have come to, before the steps (moment 0) or after them (1)."""
@@ -105,6 +108,13 @@ class Rollout:
         """Go on with a memory."""
         if self.states is not None and self.starts is not None:
             self.states[-1], self.starts[-1] = memory["state"], memory["starts"]
+
+
+def storage_of(env: VecEnv, num_envs: int, stores_rows: bool) -> Storage:
+    """Return what allocates the steps of so many environments like these."""
+    layouts = observation_layout(env.single_observation_space), action_layout(env.single_action_space)
+    choices = 0 if env.action_mask is None else env.action_mask.shape[1]
+    return Storage(num_envs, env.device, *layouts, choices, stores_rows)
 
 
 def _row(tensor: Tensor | None, step: int) -> Tensor | None:

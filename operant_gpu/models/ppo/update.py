@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from operant_gpu.errors import BackendError, InvalidConfig
 from operant_gpu.hyperparameters import KL_MARGIN
@@ -71,6 +71,14 @@ class Update:
 
     def begin(self, iterations: int) -> None:
         """Go on after so many iterations, which not every engine has to know."""
+
+    def fingerprint(self) -> object:
+        """Return what callers can change between trainings and a CUDA graph keeps: memory, and what is computed."""
+        modules = [one for one in (self.policy, self._reward_normalizer, self._intrinsic) if isinstance(one, nn.Module)]
+        tensors = [tensor for one in modules for tensor in (*one.parameters(), *one.buffers())]
+        modes = [part.training for one in modules for part in one.modules()]
+        precisions = getattr(self.policy, "precision", None), self.policy.use_amp, torch.get_float32_matmul_precision()
+        return [(one.data_ptr(), one.dtype, one.requires_grad) for one in tensors], modes, precisions
 
     def collect(self, rollout: Rollout) -> None:
         """Step the environments `n_steps` times, into the rollout."""

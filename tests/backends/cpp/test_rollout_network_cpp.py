@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from contract_envs import assert_same_tensors
-from here import INTERPRETED
+from here import HAS_TRITON
 from network_rollouts import assert_network_rollout
 from rollouts import Outputs, Policy, all_names, make, make_network
 
@@ -16,7 +16,7 @@ from operant_gpu.backends.cpp import rollout as cpp_rollout
 
 pytestmark = pytest.mark.quick
 
-if INTERPRETED:
+if HAS_TRITON:
     pytest.skip("of the C++ alone", allow_module_level=True)
 
 STEPS = 12

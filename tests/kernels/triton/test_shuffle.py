@@ -7,11 +7,12 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from here import INTERPRETED
+from here import HAS_TRITON
 
 pytest.importorskip("triton", reason="the kernel's file needs Triton")
 
 from operant_gpu.backends.triton.launching import launch
+from operant_gpu.backends.triton.update import OPTIONS
 from operant_gpu.kernels.triton.shuffle import permutation, shuffle_kernel, widths
 
 SIZES = [1, 2, 3, 5, 41, 341, 4231]
@@ -47,17 +48,17 @@ def test_every_sample_is_as_frequent_at_every_place() -> None:
 
 
 @pytest.mark.quick
-@pytest.mark.skipif(not INTERPRETED, reason="runs in Triton's interpreter")
+@pytest.mark.skipif(not HAS_TRITON, reason="needs what runs Triton's kernels")
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("block", [16, 8192])
 def test_the_triton_kernel_gives_the_same_orders(size: int, block: int) -> None:
     if block == 16 and size > 1_000:
-        pytest.skip("many programs take long in the interpreter")
+        pytest.skip("many programs take long")
     epochs, seed = 2, 2**40 + 5
     order = torch.full((epochs, size), -1, dtype=torch.int32)
     iteration = torch.tensor(9, dtype=torch.int32)
     grid = -(-size // block), epochs
     arguments = (order, iteration, seed, size, *widths(size))
-    launch(shuffle_kernel, grid, arguments, {"BLOCK": block}, order.device, {}, "")
+    launch(shuffle_kernel, grid, arguments, {"BLOCK": block}, order.device, OPTIONS, "")
     for epoch in range(epochs):
         assert (order[epoch].numpy() == permutation(size, seed, 9, epoch)).all()

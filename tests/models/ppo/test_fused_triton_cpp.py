@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from here import INTERPRETED
+from here import HAS_TRITON
 from learning_envs import Forbidden
 from torch import Tensor, nn
 from updates import assert_learns_as_eager
@@ -22,7 +22,7 @@ from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.vector import VecEnv
 
 STEPS, ENVS = 8, 12
-ON: dict[str, Any] = {"device": "cpu", "backend": "triton" if INTERPRETED else "auto"}
+ON: dict[str, Any] = {"device": "cpu", "backend": "triton" if HAS_TRITON else "auto"}
 ENVIRONMENTS = {
     "CartPole": lambda: operant_gpu.make("CartPole-v1", ENVS, max_episode_steps=6, **ON),
     "Pendulum": lambda: operant_gpu.make("Pendulum-v1", ENVS, max_episode_steps=5, **ON),
@@ -41,7 +41,7 @@ every_variant = pytest.mark.parametrize(
     ("environment", "variant"),
     [
         pytest.param(*pair, marks=[pytest.mark.quick] * (pair == WIRED[0]))
-        for pair in (WIRED if INTERPRETED else dict.fromkeys(ALL))
+        for pair in (WIRED if HAS_TRITON else dict.fromkeys(ALL))
     ],
 )
 
@@ -64,7 +64,7 @@ def test_an_iteration_is_that_of_the_eager_loop(
     assert_learns_as_eager(ENVIRONMENTS[environment], small(**VARIANTS[variant]), monkeypatch)
 
 
-@pytest.mark.parametrize("environment", ["CartPole"] if INTERPRETED else ["CartPole", "Pendulum"])
+@pytest.mark.parametrize("environment", ["CartPole"] if HAS_TRITON else ["CartPole", "Pendulum"])
 def test_episodes_are_counted_as_the_environments_count_them(environment: str) -> None:
     env = ENVIRONMENTS[environment]()
     learner, history = learned(env, 3)
@@ -130,7 +130,7 @@ class Own(nn.Module):
 def test_other_networks_are_not_fused_and_it_is_said_why() -> None:
     env = ENVIRONMENTS["CartPole"]()
     learner = PPO(env, small(engine="auto", hidden_sizes=(100,)))
-    if INTERPRETED:
+    if HAS_TRITON:
         limit = "its kernels hold up to 64 inputs, units and outputs, the network has 100"
         assert (learner.engine, learner.engine_reason) == ("eager", f"not fused: {limit}")
     else:
@@ -145,7 +145,7 @@ def test_other_networks_are_not_fused_and_it_is_said_why() -> None:
         PPO(env, small(compile=True))
 
 
-@pytest.mark.skipif(INTERPRETED, reason="of the C++ alone")
+@pytest.mark.skipif(HAS_TRITON, reason="of the C++ alone")
 def test_without_a_compiler_it_is_not_fused_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     cpp_learner.library.cache_clear()

@@ -110,6 +110,7 @@ def pretend(patch: pytest.MonkeyPatch | None = None) -> None:
         "set_stream": lambda stream: None,
         "get_rng_state": lambda device=None: torch.get_rng_state(),
         "set_rng_state": lambda state, device=None: None,
+        "graph_pool_handle": lambda: (0, 1),
         "CUDAGraph": Graph,
         "graph": capturing,
     }

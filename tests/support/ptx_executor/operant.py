@@ -13,14 +13,19 @@ from ptx_executor.kernels import Executor
 from ptx_executor.triton_driver import PtxDriver, activate
 
 
-def install(executor: Executor | None = None, capability: int = 80) -> PtxDriver:
-    """Run `backend="triton"` with `device="cpu"`, and the fused learner, on the executor from now on."""
+def install(executor: Executor | None = None, capability: int = 80, shared: int = 166_912) -> PtxDriver:
+    """Run `backend="triton"` with `device="cpu"`, and the fused learner, on the executor from now on.
+
+    Args:
+        executor: What runs kernels.
+        capability: The generation that they are compiled for.
+        shared: Bytes of shared memory that a program can have: those of an A100 unless given.
+    """
     assert not launching.INTERPRETED, "unset TRITON_INTERPRET: kernels are to be compiled"
     found = activate(executor, capability)
     torch.cuda.get_device_capability = lambda device=None: divmod(capability, 10)
     torch.cuda.device = lambda device: contextlib.nullcontext()
     select._check_interpreter = lambda *_: None
-    # What an A100 gives a program.
-    triton_update._shared_memory = lambda device: 166_912
-    triton_update._programs_at_once = lambda device, roles: 3
+    triton_update._shared_memory = lambda device: shared
+    triton_update._programs_at_once = lambda device, fit: 6
     return found

@@ -1,12 +1,11 @@
-"""Runs the tests of the Triton backend on compiled kernels: `pytest -p ptx_executor.pytest_plugin -m interpreted`.
+"""Runs the tests of the Triton backend on compiled kernels: `PTX_EXECUTE=1 pytest -m triton`.
 
-The tests take the backends from the environment: with TRITON_INTERPRET there is "triton" on a CPU. It is set while
-`conftest.py` is read, and gone before Triton is imported.
+`conftest.py` registers it then, and tests take "triton" for a backend of the CPU, as they do in Triton's interpreter.
 
 What else the environment may set:
     PTX_CUDA: The tests for GPUs run too: "cuda" is the host's memory, with Triton. Those that need what is `LACKING`
         are expected to fail.
-    PTX_APPROXIMATION: Seed of the errors of approximate instructions.
+    PTX_APPROXIMATION: Seed of the errors of approximate instructions, 1 if it is not set.
     PTX_CLOSE: Floats that a test wants equal may differ as those of two libraries of mathematics do.
     PTX_PRECISION: That of networks for which a test asks no other: "ieee" tells the errors of tf32 from others.
     PTX_SCHEDULE: Seed of an order of warps.
@@ -20,8 +19,6 @@ from typing import Any
 
 import pytest
 
-assert "TRITON_INTERPRET" not in os.environ
-os.environ["TRITON_INTERPRET"] = "1"
 # What tests for GPUs need (`pytest.mark.needs`) and the executor has not, with what is so.
 LACKING = {
     "CUDA C++": "CUDA C++ is not run on the executor yet",
@@ -40,15 +37,14 @@ _patch = pytest.MonkeyPatch()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Install the executor, now that `conftest.py` has been read."""
+    """Install the executor, before tests are imported."""
     global _driver
-    del os.environ["TRITON_INTERPRET"]
     from ptx_executor.kernels import Executor
     from ptx_executor.operant import install
 
-    seeds = {"approximation": "PTX_APPROXIMATION", "schedule": "PTX_SCHEDULE"}
-    options = {name: int(os.environ[key]) for name, key in seeds.items() if key in os.environ}
-    _driver = install(Executor(strict_warps="PTX_STRICT" in os.environ, **options))
+    schedule = {"schedule": int(os.environ["PTX_SCHEDULE"])} if "PTX_SCHEDULE" in os.environ else {}
+    seed = int(os.environ.get("PTX_APPROXIMATION", "1"))
+    _driver = install(Executor(strict_warps="PTX_STRICT" in os.environ, approximation=seed, **schedule))
     if "PTX_CUDA" in os.environ:
         from ptx_executor.cuda_on_host import pretend
 

@@ -40,7 +40,8 @@ class PtxDriver:
     # What a launch asks for.
 
     def get_current_device(self) -> int:
-        return 0
+        # Triton keeps what it has compiled by device.
+        return self._capability
 
     def get_current_stream(self, device: int) -> int:
         return 0

@@ -1,0 +1,176 @@
+"""The learner on other cards: the compiler is asked for which shape of the gradient kernel there is room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from executed import executed
+from here import HAS_TRITON
+
+pytest.importorskip("triton", reason="compilation needs Triton")
+
+import triton
+import triton.language as tl
+from updates import DISCRETE, Fused, case
+
+import operant_gpu
+from operant_gpu.backends.triton import update as triton_update
+from operant_gpu.backends.triton.launching import launch
+from operant_gpu.backends.triton.update import Fit, Shape
+from operant_gpu.errors import InvalidConfig
+from operant_gpu.kernels.triton.objective import piece_of
+from operant_gpu.models import PPO, PPOConfig
+from operant_gpu.models.ppo import fused
+
+# Inputs and outputs, narrow ones first.
+WIDTHS = ("4x2", "17x6", "33x6", "33x33", "64x63")
+# Samples of a tile for each of them, in tf32 and exact; None where PyTorch's kernels are taken.
+LARGE = {"4x2": (64, 32), "17x6": (64, 32), "33x6": (64, 32), "33x33": (64, 32), "64x63": (64, 32)}
+SMALL = {"4x2": (32, 16), "17x6": (32, None), "33x6": (None, None), "33x33": (None, None), "64x63": (None, None)}
+OF_A100 = {"4x2": (64, 32), "17x6": (64, 32), "33x6": (64, 32), "33x33": (64, None), "64x63": (64, None)}
+TILES = {"sm_80": OF_A100, "sm_86": SMALL, "sm_89": SMALL, "sm_90": LARGE, "sm_120": SMALL}
+LIMITS = {"sm_80": 166_912, "sm_86": 101_376, "sm_89": 101_376, "sm_90": 232_448, "sm_120": 101_376}
+
+
+@pytest.mark.parametrize(
+    ("target", "widths"),
+    [
+        pytest.param("sm_86", ("17x6",)),
+        *(pytest.param(target, WIDTHS, marks=pytest.mark.thorough) for target in TILES),
+    ],
+)
+def test_the_first_shape_that_fits_is_taken(target: str, widths: tuple[str, ...]) -> None:
+    table = executed("fits.py", target.removeprefix("sm_"), ",".join(widths))
+    for name, fit in table.items():
+        _, width, precision = name.split()
+        tile = None if fit is None else fit[0]
+        assert tile == TILES[target][width][precision == "ieee"], name
+        assert fit is None or fit[2] <= LIMITS[target], name
+    assert len(table) == 2 * len(widths)
+
+
+# A card of 128 multiprocessors with 100 KiB each, an A100 and an H100.
+CARDS = {"small": (128, 102_400), "A100": (108, 167_936), "H100": (132, 233_472)}
+
+
+@pytest.mark.parametrize(
+    ("card", "fit", "each"),
+    [
+        ("H100", Fit(Shape(64, 4), 102_400), 2),
+        ("A100", Fit(Shape(64, 4), 102_400), 1),
+        ("small", Fit(Shape(32, 8), 86_016), 1),
+        # 256 threads take all registers there are.
+        ("H100", Fit(Shape(16, 8), 77_824), 1),
+        ("A100", Fit(Shape(16, 4), 77_824), 2),
+    ],
+)
+def test_as_many_programs_as_a_card_holds(card: str, fit: Fit, each: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    count, memory = CARDS[card]
+    properties = SimpleNamespace(multi_processor_count=count, shared_memory_per_multiprocessor=memory)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert triton_update._programs_at_once(torch.device("cuda", 0), fit) == each * count
+
+
+class Compiler:
+    """Says that each shape of the gradient kernel takes so many bytes."""
+
+    def __init__(self, bytes_of: Callable[[int], int]) -> None:
+        self.bytes_of, self.asked = bytes_of, list[int]()
+
+    def __call__(self, kernel: Any, arguments: Any, constants: dict[str, Any], *options: Any) -> Any:
+        self.asked.append(constants["BLOCK"])
+        return SimpleNamespace(metadata=SimpleNamespace(shared=self.bytes_of(constants["BLOCK"])))
+
+
+@pytest.fixture
+def learner_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., PPO]:
+    """Make learners whose kernels are Triton's, on a card with 99 KiB for a program; nothing is launched."""
+    monkeypatch.setattr(fused, "kernels_for", lambda env: triton_update)
+    monkeypatch.setattr(triton_update, "INTERPRETED", False)
+    monkeypatch.setattr(triton_update, "_shared_memory", lambda device: 101_376)
+
+    def make(compiler: Compiler, **settings: Any) -> PPO:
+        monkeypatch.setattr(triton_update, "compiled", compiler)
+        env = operant_gpu.make("CartPole-v1", 4, device="cpu", backend="numpy")
+        return PPO(env, PPOConfig(**{"n_steps": 4, "batch_size": 8, "hidden_sizes": (64, 64), **settings}))
+
+    return make
+
+
+def test_auto_takes_other_engines_where_no_shape_fits(learner_of: Callable[..., PPO]) -> None:
+    compiler = Compiler(lambda block: 110_592)
+    learner = learner_of(compiler).learn(16)
+    assert compiler.asked == [64, 32, 16]
+    assert learner.engine == "eager"
+    expected = "not fused: its kernels do not fit in the 101,376 bytes that a program has on cpu"
+    assert learner.engine_reason == expected
+    with pytest.raises(InvalidConfig, match="'fused' cannot be had here: its kernels do not fit in the 101,376 bytes"):
+        learner_of(compiler, engine="fused")
+
+
+def test_a_precision_that_is_set_later_has_a_shape_of_its_own(learner_of: Callable[..., PPO]) -> None:
+    learner = learner_of(Compiler(lambda block: 1_500 * block))
+    assert learner.engine == "fused"
+    assert learner._loop.update._steps._shape == Shape(64, 4)
+    learner.policy.precision = "ieee"
+    learner._begin()
+    assert learner._loop.update._steps._shape == Shape(32, 8)
+    # Exact products have no such shape.
+    learner = learner_of(Compiler(lambda block: 90_000 if block == 64 else 110_592))
+    assert learner.engine == "fused"
+    learner.policy.precision = "ieee"
+    learner.learn(16)
+    assert learner.engine == "eager"
+    assert "do not fit" in learner.engine_reason
+    assert learner.policy.flat.isfinite().all()
+
+
+def test_grids_hold_for_more_gradient_steps_than_a_grid_has_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = case(DISCRETE, size=(2, 32_769), minibatches=32_769, n_epochs=2)
+    monkeypatch.setattr(triton_update, "find_fit", lambda *_: Fit(Shape(16, 4), 0))
+    fused_steps = Fused(given, triton_update)
+    grids: dict[str, tuple[int, ...]] = {}
+    monkeypatch.setattr(
+        triton_update, "launch", lambda kernel, grid, *_: grids.update({getattr(kernel, "__name__", ""): grid})
+    )
+    fused_steps.run()
+    assert grids["moments_kernel"] == (65_538, triton_update.PIECES)
+    assert len(grids) == 5
+    for grid in grids.values():
+        assert all(size <= 65_535 for size in grid[1:]), grids
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_envs", "named"),
+    [
+        ({"n_steps": 2**20, "batch_size": 2**20}, 2**11, "n_steps: 1048576 x 2048 = 2,147,483,648 steps"),
+        ({"n_steps": 2**10, "batch_size": 2}, 2**11, r"batch_size: 2 of 2,097,152 steps .* makes 4,194,304 gradient"),
+    ],
+)
+def test_more_steps_than_there_are_numbers_for_are_refused(settings: dict[str, int], num_envs: int, named: str) -> None:
+    with pytest.raises(InvalidConfig, match=named):
+        PPOConfig(**settings).check_rollout(num_envs)
+
+
+@triton.jit
+def pieces_kernel(bounds_ptr, count, PIECES: tl.constexpr):
+    first, last = piece_of(count, tl.program_id(0), PIECES)
+    tl.store(bounds_ptr + 2 * tl.program_id(0), first)
+    tl.store(bounds_ptr + 2 * tl.program_id(0) + 1, last)
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="needs what runs Triton's kernels")
+@pytest.mark.parametrize("count", [1, 31, 1_000, 70_000_000, 2**31 - 1])
+def test_triton_cuts_minibatches_of_any_size_in_pieces(count: int) -> None:
+    bounds = torch.zeros(triton_update.PIECES, 2, dtype=torch.int64)
+    constants = {"PIECES": triton_update.PIECES}
+    launch(pieces_kernel, (triton_update.PIECES,), (bounds, count), constants, bounds.device, triton_update.OPTIONS, "")
+    assert bounds[0, 0] == 0
+    assert bounds[-1, 1] == count
+    assert torch.equal(bounds[1:, 0], bounds[:-1, 1])
+    sizes = bounds[:, 1] - bounds[:, 0]
+    assert sizes.max() - sizes.min() <= 1
