@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,17 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import CUDABackend
 from triton.runtime import driver
 
-from ptx_executor.kernels import Executor, Kernel, Module
+from ptx_executor.kernels import Executor, Kernel, Module, Queue
 
 
-class PtxDriver:
+class PtxDriver(Queue):
     """What Triton asks of a driver."""
 
     def __init__(self, executor: Executor, capability: int = 80, max_shared: int = 166_912) -> None:
-        self.executor, self._capability, self._max_shared = executor, capability, max_shared
+        super().__init__(executor)
+        self._capability, self._max_shared = capability, max_shared
         self.launcher_cls = self._launcher
         self.utils = self
-        # Of what was launched: name of the kernel, grid, seconds.
-        self.launches: list[tuple[str, tuple[int, int, int], float]] = []
-        # While a graph is captured, launches are put here and not done.
-        self.captured: list[Callable[[], None]] | None = None
         self._text = ""
         self._kernels: dict[str, Kernel] = {}
         knobs.runtime.kernel_load_start_hook.add(self._note_text)
@@ -78,12 +74,6 @@ class PtxDriver:
             x: int, y: int, z: int, stream: Any, kernel: Kernel, packed: Any, launch: Any, enter: Any, leave: Any,
             *arguments: Any,
         ) -> None:  # fmt: skip
-            if self.captured is None:
-                run(kernel, (x, y, z), arguments)
-            else:
-                self.captured.append(lambda: run(kernel, (x, y, z), arguments))
-
-        def run(kernel: Kernel, grid: tuple[int, int, int], arguments: tuple[Any, ...]) -> None:
             flat = list(flattened(signature, arguments))
             values, buffers = [], []
             for kind, value in flat:
@@ -94,10 +84,8 @@ class PtxDriver:
                 elif kind.startswith("*") and value is not None:
                     raise TypeError(f"a pointer {value!r} that is no tensor")
                 values.append(float(value) if kind.startswith("fp") else int(value))
-            begin = time.perf_counter()
-            block = (32 * metadata.num_warps,)
-            self.executor.launch(kernel, grid, block, kernel.packed(values), buffers, metadata.shared)
-            self.launches.append((metadata.name, grid, time.perf_counter() - begin))
+            block, parameters = (32 * metadata.num_warps,), kernel.packed(values)
+            self.launch(kernel, (x, y, z), block, parameters, buffers, metadata.shared, keep=arguments)
 
         return launched
 
