@@ -41,12 +41,36 @@ def saturated(x: Array) -> Array:
 
 
 def fma(a: Array, b: Array, c: Array) -> Array:
-    """Return a * b + c, rounded once."""
+    """Return a * b + c, rounded once, to the nearest."""
     if a.dtype == np.float64:
         return _fma64(a, b, c).astype(np.float64)
+    return _fused_to_odd(a, b, c).astype(np.float32)
+
+
+def fma_directed(a: Array, b: Array, c: Array, mode: str) -> Array:
+    """Return a * b + c of float32, rounded once: to zero (z), to minus infinity (m) or to infinity (p)."""
+    total = _fused_to_odd(a, b, c)
+    nearest = total.astype(np.float32)
+    high = nearest.astype(np.float64) > total
+    low = nearest.astype(np.float64) < total
+    is_positive = total > 0
+    down, up = {"z": (high & is_positive, low & ~is_positive), "m": (high, np.False_), "p": (np.False_, low)}[mode]
+    result = np.where(down, np.nextafter(nearest, np.float32(-np.inf)), nearest)
+    result = np.where(up, np.nextafter(nearest, np.float32(np.inf)), result)
+    if mode != "m":
+        return result
+    # The sum of a number and its opposite is -0 then, and so is that of two zeros unless both are +0.
+    has_minus = (np.signbit(a) != np.signbit(b)) | np.signbit(c)
+    return np.where((total == 0) & has_minus, np.float32(-0.0), result)
+
+
+def _fused_to_odd(a: Array, b: Array, c: Array) -> Array:
+    """Return a * b + c of float32 as float64 rounded to odd (Boldo and Melquiond, 2008).
+
+    So a rounding to float32 sees on which side of a number, or of a tie, the exact sum lies.
+    """
     a, b, c = (x.astype(np.float64) for x in (a, b, c))
-    # The product is exact. The sum is rounded to odd (Boldo and Melquiond, 2008), so that the rounding to float32 sees
-    # on which side of a tie the exact sum lies.
+    # Exact.
     product = a * b
     total = product + c
     part = total - product
@@ -56,7 +80,7 @@ def fma(a: Array, b: Array, c: Array) -> Array:
     if is_even.any():
         step = np.where((error > 0) == (total > 0), 1, -1)
         total = np.where(is_even, bits + step, bits).view(np.float64)
-    return total.astype(np.float32)
+    return total
 
 
 def minimum(a: Array, b: Array) -> Array:
@@ -203,6 +227,12 @@ def leading_zeros(a: Array) -> Array:
             count += np.where(is_clear, step, 0).astype(np.uint32)
             x = np.where(is_clear, x << np.array(step, a.dtype), x)
     return np.where(a == 0, np.uint32(width), count)
+
+
+def highest_bit(a: Array) -> Array:
+    """Return the place of the highest bit that is no sign, -1 if there is none: `bfind`."""
+    x = np.where(a < 0, ~a, a).view(UNSIGNED[a.dtype.itemsize * 8])
+    return np.uint32(a.dtype.itemsize * 8 - 1) - leading_zeros(x)
 
 
 def reverse_bits(a: Array) -> Array:

@@ -155,8 +155,12 @@ class Compiler:
         self._external_shared = len(static) < len(shared)
         self._symbols = {name: ("shared", offset) for name, (offset, _) in places.items()}
         self._symbols |= {variable.name: ("shared", self._shared_bytes) for variable in shared if not variable.size}
-        places, self._local_bytes = _placed([one for one in function.variables if one.space == "local"])
+        # Those of a thread: its own, and what it gives functions that it calls.
+        own = [one for one in function.variables if one.space in ("local", "param")]
+        places, self._local_bytes = _placed(own)
+        self.arguments = {one.name: places[one.name] for one in own if one.space == "param"}
         self._symbols |= {name: ("local", offset) for name, (offset, _) in places.items()}
+        self._symbols |= {name: ("param", offset) for name, (offset, _) in self.parameters.items()}
         self._symbols |= {name: ("global", address) for name, address in symbols.items()}
 
     def program(self) -> Program:
@@ -256,9 +260,9 @@ class Compiler:
             i = self.constant(immediate_bits(*operand, kind), kind)
             return lambda state: state.constants[i]
         if isinstance(operand, Symbol):
-            space, address = self.symbol(operand.name)
-            del space
-            i = self.constant(address, kind)
+            if operand.name in self.arguments:
+                raise Unsupported("the address of what a function is given")
+            i = self.constant(self.symbol(operand.name)[1], kind)
             return lambda state: state.constants[i]
         if not isinstance(operand, Register):
             raise Unsupported(f"operand {operand} as .{kind.name}")

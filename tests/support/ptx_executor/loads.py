@@ -23,8 +23,7 @@ _SPACES = ("global", "shared", "local", "param", "const", "shared::cta")
 
 def _space(modifiers: Modifiers) -> str:
     space = modifiers.one_of(*_SPACES)
-    # Without a space an address is generic: those of global memory are the only ones there are.
-    return {None: "global", "const": "global", "shared::cta": "shared"}.get(space, space)
+    return {None: "generic", "const": "global", "shared::cta": "shared"}.get(space, space)
 
 
 def _count(modifiers: Modifiers) -> int:
@@ -44,14 +43,16 @@ def _load(compiler: Compiler, one: Instruction) -> Operation:
     if len(parts) != count:
         raise Unsupported("parts of a vector")
     writes = [compiler.writer(part, kind) for part in parts]
-    if space == "param":
-        return _load_parameter(compiler, source, writes, kind)
+    if space == "param" and isinstance(source, Address) and isinstance(source.base, Symbol):
+        if source.base.name in compiler.parameters:
+            return _load_parameter(compiler, source, writes, kind)
+        space = _of_argument(compiler, source, kind.size * count)
     address, place, size = compiler.address(source), one.place, np.uint64(kind.size)
 
     def operation(state: Any, mask: Array | None) -> None:
         active, at, access = state.accessing(mask, address(state))
         if count > 1:
-            state.check_vector(at, kind.size * count, active, place)
+            state.check_vector(space, at, kind.size * count, active, place)
         for i, write in enumerate(writes):
             values = state.load(space, at + np.uint64(i) * size if i else at, kind, active, access, place)
             write(state, values, mask)
@@ -59,14 +60,20 @@ def _load(compiler: Compiler, one: Instruction) -> Operation:
     return operation
 
 
-def _load_parameter(compiler: Compiler, source: Any, writes: list[Any], kind: Type) -> Operation:
-    if not isinstance(source, Address) or not isinstance(source.base, Symbol):
-        raise Unsupported("a parameter by a computed address")
-    name, first = source.base.name, source.offset
-    if name not in compiler.parameters:
+def _of_argument(compiler: Compiler, address: Any, size: int) -> str:
+    """Return where functions find what they are given, by an address there."""
+    name = address.base.name if isinstance(address, Address) and isinstance(address.base, Symbol) else None
+    if name not in compiler.arguments:
         raise Unsupported(f"parameter {name!r}")
-    start, size = compiler.parameters[name]
-    if first + kind.size * len(writes) > size:
+    if not 0 <= address.offset <= compiler.arguments[name][1] - size:
+        raise Unsupported("an access beyond the end of a parameter")
+    return "local"
+
+
+def _load_parameter(compiler: Compiler, source: Any, writes: list[Any], kind: Type) -> Operation:
+    first = source.offset
+    start, size = compiler.parameters[source.base.name]
+    if not 0 <= first <= size - kind.size * len(writes):
         raise Unsupported("a load beyond the end of a parameter")
 
     def operation(state: Any, mask: Array | None) -> None:
@@ -85,19 +92,19 @@ def _store(compiler: Compiler, one: Instruction) -> Operation:
     space, count, kind = _space(modifiers), _count(modifiers), modifiers.type()
     modifiers.skip(_HINTS)
     modifiers.done()
-    if space == "param":
-        raise Unsupported("a store of a parameter")
     target, source = one.operands[:2]
     parts = parts_of(source)
     if len(parts) != count:
         raise Unsupported("parts of a vector")
+    if space == "param":
+        space = _of_argument(compiler, target, kind.size * count)
     reads = [compiler.reader(part, unsigned(kind.width)) for part in parts]
     address, place, size = compiler.address(target), one.place, np.uint64(kind.size)
 
     def operation(state: Any, mask: Array | None) -> None:
         active, at, access = state.accessing(mask, address(state))
         if count > 1:
-            state.check_vector(at, kind.size * count, active, place)
+            state.check_vector(space, at, kind.size * count, active, place)
         for i, read in enumerate(reads):
             values = read(state)
             values = values if active is None else values[active]
@@ -127,7 +134,7 @@ def _atomic(compiler: Compiler, one: Instruction) -> Operation:
     modifiers.skip(("relaxed", "acquire", "release", "acq_rel", "cta", "gpu", "sys", "noftz"))
     name, kind = modifiers.one_of(*_ATOMICS, "cas"), modifiers.type()
     modifiers.done()
-    if space != "global" or name is None:
+    if space not in ("global", "generic") or name is None:
         raise Unsupported("an atomic of this kind")
     operands = list(one.operands)
     write = compiler.writer(operands.pop(0), kind) if one.opcode == "atom" else None
@@ -180,8 +187,8 @@ def _asynchronous_copy(compiler: Compiler, one: Instruction) -> Operation:
         active, at, access = state.accessing(mask, start(state))
         everywhere = to(state)
         there = everywhere if active is None else everywhere[active]
-        state.check_vector(at, count * 4, active, place)
-        state.check_vector(there, count * 4, active, place)
+        state.check_vector("global", at, count * 4, active, place)
+        state.check_vector("shared", there, count * 4, active, place)
         given = None if filled is None else (filled(state) if active is None else filled(state)[active])
         for i in range(count):
             step = np.uint64(4 * i)

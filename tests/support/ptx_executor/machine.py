@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from ptx_executor import loads, scalar, warps  # noqa: F401  (they register what
 from ptx_executor.approximations import Approximations
 from ptx_executor.compiler import Barrier, Branch, Exit, Program
 from ptx_executor.errors import ExecutionFault, RaceFault
-from ptx_executor.memory import Access, BankedMemory, GlobalMemory, fault
+from ptx_executor.memory import SPACE_OF_WINDOW, WINDOW_BITS, Access, BankedMemory, GlobalMemory, fault
 from ptx_executor.syntax import Place
 from ptx_executor.types import Array, Type
 from ptx_executor.warps import WARP
@@ -48,6 +48,8 @@ class State:
         shared_bytes = program.shared_bytes + options.dynamic_shared
         self.shared = BankedMemory(len(self.blocks), shared_bytes, options.detects_races, "shared")
         self.local = BankedMemory(count, program.local_bytes, False, "local")
+        self._parameters = BankedMemory(1, len(options.parameters), False, "parameter")
+        self._parameters.fill(options.parameters)
         self.epochs = np.zeros(count, np.int32)
         in_block = np.tile(np.arange(self.threads_each), len(self.blocks))
         per_block = self.threads_each if options.strict_warps else -(-self.threads_each // WARP)
@@ -104,16 +106,26 @@ class State:
         return self.spread(self.load_active(space, at, kind, active, access, place), active)
 
     def load_active(self, space: str, at: Array, kind: Type, active: Any, access: Access, place: Place) -> Array:
-        report = self._reporter(active, place)
+        report = self._reporter(space, active, place)
+        if space == "generic":
+            values = np.empty(len(at), kind.dtype)
+            for part, inner, *which in self._by_space(at, active, access):
+                values[part] = self.load_active(inner, which[0], kind, which[1], which[2], place)
+            return values
         if space == "global":
             return self.options.memory.load(at, kind.dtype, access, report)
         if space == "shared":
             return self.shared.load(self._owners(active), at, kind.dtype, access, report)
+        if space == "param":
+            return self._parameters.load(np.zeros(len(at), np.int64), at, kind.dtype, access, report)
         return self.local.load(self._selves(active), at, kind.dtype, access, report)
 
     def store(self, space: str, at: Array, values: Array, active: Any, access: Access, place: Place) -> None:
-        report = self._reporter(active, place)
-        if space == "global":
+        report = self._reporter(space, active, place)
+        if space == "generic":
+            for part, inner, *which in self._by_space(at, active, access):
+                self.store(inner, which[0], values[part], which[1], which[2], place)
+        elif space == "global":
             self.options.memory.store(at, values, access, report)
         elif space == "shared":
             self.shared.store(self._owners(active), at, values, access, report)
@@ -125,7 +137,7 @@ class State:
     ) -> Array:
         """Change memory thread by thread; return what each found."""
         memory = self.options.memory
-        memory.check_atomic(at, kind.size, self._reporter(active, place))
+        memory.check_atomic(at, kind.size, self._reporter("global", active, place))
         found = np.empty(len(at), kind.dtype)
         for i in range(len(at)):
             here = at[i : i + 1]
@@ -136,33 +148,47 @@ class State:
                 memory.write_value(here, given[i : i + 1])
         return found
 
+    def _by_space(self, at: Array, active: Array | None, access: Access) -> Iterator[Any]:
+        """Return, of generic addresses, which lie in a space, its name, and addresses, threads and agents there."""
+        windows = at >> WINDOW_BITS
+        if not windows.any():
+            yield slice(None), "global", at, active, access
+            return
+        for window in np.unique(windows):
+            here = windows == window
+            # What lies in no window is an address of global memory, where nothing is.
+            space = SPACE_OF_WINDOW.get(int(window), "global")
+            inside = at[here] if space == "global" else at[here] - (window << WINDOW_BITS)
+            yield here, space, inside, self._selves(active)[here], Access(*(x[here] for x in access))
+
     def _owners(self, active: Array | None) -> Array:
         return self.block_of if active is None else self.block_of[active]
 
     def _selves(self, active: Array | None) -> Array:
         return np.arange(self.num_threads) if active is None else active
 
-    def check_vector(self, at: Array, size: int, active: Array | None, place: Place) -> None:
+    def check_vector(self, space: str, at: Array, size: int, active: Array | None, place: Place) -> None:
         wrong = at % np.uint64(size) != 0
         if wrong.any():
-            self._reporter(active, place)("misaligned", at, wrong, None)
+            self._reporter(space, active, place)("misaligned", at, wrong, None)
 
-    def _reporter(self, active: Array | None, place: Place) -> Callable[..., None]:
+    def _reporter(self, space: str, active: Array | None, place: Place) -> Callable[..., None]:
         def report(kind: str, at: Array, which: Array, _: Any) -> None:
             first = int(np.flatnonzero(which)[0])
             thread = self.name_of(first if active is None else int(active[first]))
             address = int(at[first])
             if kind == "race":
-                self.options.report_race(f"{thread} at address {self._described(place, address)}: {place}")
+                self.options.report_race(f"{thread} at address {self._described(space, address)}: {place}")
                 return
-            raise fault(kind, place, thread, self._described(place, address))
+            raise fault(kind, place, thread, self._described(space, address))
 
         return report
 
-    def _described(self, place: Place, address: int) -> str:
-        if ".global" in place.text or address > 2**32:
-            return f"{address:#x}, {self.options.memory.describe(address)}"
-        return f"{address:#x} of {self.shared.size} shared bytes"
+    def _described(self, space: str, address: int) -> str:
+        banks = {"shared": self.shared, "local": self.local, "param": self._parameters}
+        if space in banks:
+            return f"{address:#x} of {banks[space].size} {banks[space].what} bytes"
+        return f"{address:#x}, {self.options.memory.describe(address)}"
 
     def name_of(self, thread: int) -> str:
         return f"thread {thread % self.threads_each} of block {int(self.blocks[thread // self.threads_each])}"

@@ -15,6 +15,9 @@ from ptx_executor.errors import MemoryFault
 from ptx_executor.types import Array
 
 _FIRST = 1 << 16  # No host maps what lies below.
+# Generic addresses name their space by the bits above the host's own, none of them for global memory.
+WINDOW_BITS = np.uint64(48)
+SPACE_OF_WINDOW = {1: "local", 2: "shared"}
 _MANY = -1
 _NOBODY = 0
 
@@ -212,11 +215,15 @@ class BankedMemory:
     """Memory that each owner has of its own: the shared memory of blocks, the local memory of threads."""
 
     def __init__(self, owners: int, size: int, detects_races: bool, what: str) -> None:
-        self.size, self._what = size, what
+        self.size, self.what = size, what
         self._stride = -(-size // 16) * 16
         # Neither zero nor a number: what nobody wrote should not look like something.
         self._bytes = np.full(owners * self._stride, 0xA5, np.uint8)
         self._shadow = Shadow(len(self._bytes)) if detects_races else None
+
+    def fill(self, data: bytes) -> None:
+        """Set what the first owner has."""
+        self._bytes[: len(data)] = np.frombuffer(data, np.uint8)
 
     def load(self, owner: Array, at: Array, dtype: np.dtype[Any], access: Access, report: Callable[..., None]) -> Array:
         flat = self._flat(owner, at, dtype.itemsize, report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from ptx_executor import arithmetic
 from ptx_executor.compiler import Compiler, Modifiers, Operation, both_of, decoder
 from ptx_executor.errors import Unsupported
+from ptx_executor.memory import SPACE_OF_WINDOW, WINDOW_BITS
 from ptx_executor.syntax import Immediate, Instruction, Vector
 from ptx_executor.types import Array, Type, type_of, unsigned
 
@@ -175,9 +177,11 @@ def _product_and_sum(compiler: Compiler, one: Instruction) -> Operation:
 def _fused(compiler: Compiler, one: Instruction) -> Operation:
     modifiers = Modifiers(one)
     kind = modifiers.type()
-    if not modifiers.flag("rn"):
-        raise Unsupported("rounding other than .rn")
-    function = _float_function(arithmetic.fma, modifiers)
+    rounding = modifiers.one_of("rn", "rz", "rm", "rp")
+    if rounding is None or (rounding != "rn" and kind.width != 32):
+        raise Unsupported(f"rounding .{rounding}")
+    plain = arithmetic.fma if rounding == "rn" else functools.partial(arithmetic.fma_directed, mode=rounding[1])
+    function = _float_function(plain, modifiers)
     modifiers.done()
     return _applied(compiler, one, function, kind, kind, kind, kind)
 
@@ -350,6 +354,21 @@ def _count(compiler: Compiler, one: Instruction) -> Operation:
     return _applied(compiler, one, _COUNTS[one.opcode], U32, kind)
 
 
+@decoder("bfind")
+def _highest_bit(compiler: Compiler, one: Instruction) -> Operation:
+    modifiers = Modifiers(one)
+    as_shift = modifiers.flag("shiftamt")
+    kind = modifiers.type()
+    modifiers.done()
+    last, nowhere = np.uint32(kind.width - 1), np.uint32(0xFFFFFFFF)
+
+    def shift(x: Array) -> Array:
+        place = arithmetic.highest_bit(x)
+        return np.where(place == nowhere, nowhere, last - place)
+
+    return _applied(compiler, one, shift if as_shift else arithmetic.highest_bit, U32, kind)
+
+
 @decoder("brev")
 def _reversal(compiler: Compiler, one: Instruction) -> Operation:
     modifiers = Modifiers(one)
@@ -505,14 +524,17 @@ def _unpacked(compiler: Compiler, destination: Vector, source: Any, kind: Type) 
 @decoder("cvta")
 def _converted_address(compiler: Compiler, one: Instruction) -> Operation:
     modifiers = Modifiers(one)
-    modifiers.flag("to")
+    is_back = modifiers.flag("to")
     space = modifiers.one_of("global", "const", "shared", "local", "param")
     kind = modifiers.type()
     modifiers.done()
-    if space not in ("global", "const"):
-        # Generic addresses are those of global memory here; of others there are none.
+    if space in ("global", "const"):
+        return _applied(compiler, one, lambda x: x, kind, kind)
+    if space not in SPACE_OF_WINDOW.values() or kind.width != 64:
         raise Unsupported(f"generic addresses of {space} memory")
-    return _applied(compiler, one, lambda x: x, kind, kind)
+    (window,) = (number for number, name in SPACE_OF_WINDOW.items() if name == space)
+    start = np.uint64(window) << WINDOW_BITS
+    return _applied(compiler, one, (lambda x: x - start) if is_back else (lambda x: x + start), kind, kind)
 
 
 @decoder("cvt")
