@@ -92,6 +92,11 @@ def cubin(environment: CudaEnvironment, params: Any, arch: str) -> Path:
     return path
 
 
+def _loadable(compilation: Any) -> bytes:
+    """Return what a module loads."""
+    return _whole(nvrtc.getCUBIN(compilation))
+
+
 def _whole(elf: bytes) -> bytes:
     """Return an ELF file with all bytes that its header speaks of: CuPy takes the last, a zero, for the end of text."""
     programs, sections = struct.unpack_from("<QQ", elf, 32)
@@ -107,7 +112,7 @@ def _check_nvrtc(arch: str) -> tuple[int, int]:
     except (ImportError, OSError, RuntimeError) as error:
         advice = f"{installation('cupy')}, or use backend='cpp' on the CPU"
         raise BackendError(f"the cuda backend needs NVRTC ({str(error).splitlines()[0]}): {advice}") from error
-    if int(arch.removeprefix("sm_")) not in known:
+    if int(arch.rpartition("_")[2]) not in known:
         found = ".".join(map(str, version))
         raise BackendError(f"NVRTC {found} does not know {arch}: install a newer one with CuPy, or use backend='cpp'")
     return version
@@ -122,7 +127,7 @@ def _compiled(environment: CudaEnvironment, params: Any, source: str, options: t
     compilation = nvrtc.createProgram(source, f"{_folder(environment)}/program.cu", (), ())
     try:
         nvrtc.compileProgram(compilation, options)
-        result = _whole(nvrtc.getCUBIN(compilation))
+        result = _loadable(compilation)
     except nvrtc.NVRTCError as error:
         raise explained(environment, params, nvrtc.getProgramLog(compilation)) from error
     finally:
