@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from contract_envs import EVERY_MAKER, assert_same_tensors, every_mode
+from contract_envs import CUDA_MAKERS, EVERY_MAKER, assert_same_tensors, every_mode
 from gpu_checks import (
     NUM_ENVS,
     capture,
-    case,
     compilations,
     every_environment_in_modes,
     needs,
@@ -102,12 +101,17 @@ ONE_KERNEL = [
         for policy in ("random", "given", "network")
     ),
     *(
-        case(name, policy)
+        (name, policy)
         for name in ("CudaDrift-v0", "CudaLedge-v0", "MinAtar-Seaquest-v1")
         for policy in ("random", "given")
     ),
 ]
-NETWORKS_OF_CUDA = [case("CudaDrift-v0", "network"), case("CudaLedge-v0", "network")]
+NETWORKS_OF_CUDA = [("CudaDrift-v0", "network"), ("CudaLedge-v0", "network")]
+# It also copies the actions that are given there.
+GRAPHS = [
+    pytest.param(name, policy, marks=needs("graphs of PyTorch") if name in CUDA_MAKERS and policy != "random" else ())
+    for name, policy in ONE_KERNEL + NETWORKS_OF_CUDA
+]
 
 
 @needs("allocator", "waiting")
@@ -122,7 +126,7 @@ def test_a_rollout_neither_waits_nor_allocates(name: str, mode: AutoresetMode, p
             env.rollout(STEPS, policy, out)
 
 
-@pytest.mark.parametrize(("name", "policy_name"), ONE_KERNEL + NETWORKS_OF_CUDA)
+@pytest.mark.parametrize(("name", "policy_name"), GRAPHS)
 def test_graph_replay_equals_eager_rollouts(name: str, policy_name: str) -> None:
     eager, captured, other = started(name), started(name), started(name)
     policy = policies_of(other)[policy_name]

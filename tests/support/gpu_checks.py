@@ -11,26 +11,19 @@ import pytest
 import torch
 from contract_envs import CUDA_MAKERS, EVERY_MAKER, modes_of
 
-from operant_gpu import AutoresetMode, BackendError, VecEnv
+from operant_gpu import BackendError, VecEnv
 from operant_gpu.models.ppo.graphs import captured
 
 T = TypeVar("T")
 
 # Fills no block of environments.
 NUM_ENVS = 1_061
-# What a test needs beyond Triton's kernels; `ptx_executor/pytest_plugin.py` lists what the executor has not.
+# What a test needs beyond kernels; `ptx_executor/pytest_plugin.py` lists what the executor has not.
 needs = pytest.mark.needs
-
-
-def case(name: str, *values: Any) -> Any:
-    """Return parameters of a test that begin with an environment: those in CUDA C++ need more than Triton."""
-    words = [value.name.lower() if isinstance(value, AutoresetMode) else value for value in (name, *values)]
-    return pytest.param(name, *values, id="-".join(words), marks=needs("CUDA C++") if name in CUDA_MAKERS else ())
-
-
-every_environment = pytest.mark.parametrize("name", [case(name) for name in EVERY_MAKER])
+every_environment = pytest.mark.parametrize("name", EVERY_MAKER)
 every_environment_in_modes = pytest.mark.parametrize(
-    ("name", "mode"), [case(name, mode) for name in EVERY_MAKER for mode in modes_of(name)]
+    ("name", "mode"),
+    [pytest.param(name, mode, id=f"{name}-{mode.name.lower()}") for name in EVERY_MAKER for mode in modes_of(name)],
 )
 
 

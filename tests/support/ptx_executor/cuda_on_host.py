@@ -1,13 +1,14 @@
-"""What lets programs for GPUs run on the executor: for them "cuda" is the host's memory, with Triton.
+"""What lets programs for GPUs run on the executor: for them "cuda" is the host's memory.
 
-Environments made for "cuda", or for "auto", have the device "cpu" and the backend "triton". What asks whether there is
-a GPU is told so. Graphs replay what they captured, which must be Triton's kernels alone. What there is no stand-in for
-fails as in PyTorch without CUDA: the allocator's counts, clocks, streams beyond one, CUDA C++.
+Environments made for "cuda", or for "auto", have the device "cpu" and the backend "triton", or "cuda" where CuPy is.
+What asks whether there is a GPU is told so. Graphs replay what they captured: kernels of backends, and nothing else.
+What there is no stand-in for fails as in PyTorch without CUDA: the allocator's counts, clocks, streams beyond one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -46,7 +47,7 @@ class _Refusing(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not function.is_view and not function.name().startswith(("aten::empty", "aten::detach")):
-            raise NotImplementedError(f"{function} while a graph is captured: here it holds Triton's kernels alone")
+            raise NotImplementedError(f"{function} while a graph is captured: here it holds kernels of backends alone")
         return function(*args, **(kwargs or {}))
 
 
@@ -69,6 +70,10 @@ def pretend(patch: pytest.MonkeyPatch | None = None) -> None:
     """
     patch, driver = patch or pytest.MonkeyPatch(), runtime.driver.active
     assert isinstance(driver, PtxDriver), "call ptx_executor.operant.install() first"
+    if importlib.util.find_spec("cupy") is not None:
+        from ptx_executor import cuda_driver
+
+        cuda_driver.install(driver, patch, driver.get_current_target().arch)
     _OnHost().__enter__()
     patch.setattr(torch.Tensor, "cuda", lambda self, *_, **__: self)
     plain_to = torch.nn.Module.to
@@ -119,8 +124,9 @@ def pretend(patch: pytest.MonkeyPatch | None = None) -> None:
     resolve = select.resolve
 
     def resolved(environment: Any, params: Any, device: Any, backend: str) -> Any:
-        if _is_cuda(device) or (device == "auto" and backend in ("auto", "triton")):
-            return _HOST, resolve(environment, params, "cpu", "triton")[1]
+        on_gpu = select.backends_of(environment)[0]
+        if _is_cuda(device) or (device == "auto" and backend in ("auto", on_gpu)):
+            return _HOST, resolve(environment, params, "cpu", on_gpu)[1]
         return resolve(environment, params, device, backend)
 
     patch.setattr(select, "resolve", resolved)

@@ -3,7 +3,7 @@
 `conftest.py` registers it then, and tests take "triton" for a backend of the CPU, as they do in Triton's interpreter.
 
 What else the environment may set:
-    PTX_CUDA: The tests for GPUs run too: "cuda" is the host's memory, with Triton. Those that need what is `LACKING`
+    PTX_CUDA: The tests for GPUs run too: "cuda" is the host's memory. Those that need what is `LACKING`
         are expected to fail.
     PTX_APPROXIMATION: Seed of the errors of approximate instructions, 1 if it is not set.
     PTX_CLOSE: Floats that a test wants equal may differ as those of two libraries of mathematics do.
@@ -21,7 +21,6 @@ import pytest
 
 # What tests for GPUs need (`pytest.mark.needs`) and the executor has not, with what is so.
 LACKING = {
-    "CUDA C++": "CUDA C++ is not run on the executor yet",
     "host memory apart": "memory of the host is that of the device",
     "CuPy": "CuPy takes memory of a GPU alone",
     "allocator": "memory is the host's: there is nothing that counts its allocations",
