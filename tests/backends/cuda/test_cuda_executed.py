@@ -116,11 +116,16 @@ def test_a_network_acts_on_the_executor(name: str, mode: AutoresetMode) -> None:
 
 @every_environment
 def test_draws_are_those_of_cpp(name: str) -> None:
-    """From the same numbers of a network, in rows and in columns: choices are equal, other numbers nearly."""
+    """From the same numbers of a network, in rows and in columns: choices are equal, other numbers nearly.
+
+    Networks that went wrong give what is not a number, too.
+    """
     envs = pair(name)
     network = make_network(envs[0])
     size = network.layout.outputs
     outputs = torch.randn(NUM_ENVS, size, generator=torch.Generator().manual_seed(5))
+    outputs[3:6, 0] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    outputs[6], outputs[7], outputs[8] = torch.nan, torch.inf, 3e38
     for given in (outputs, outputs.T.contiguous().T):
         found, expected = (env._backend._draw(network, given, env._outputs) for env in envs)
         named = [dict(zip(("drawn", "taken", "log_prob"), drawn, strict=True)) for drawn in (found, expected)]
@@ -145,7 +150,7 @@ def test_large_blocks_do_the_same(num_envs: int, monkeypatch: pytest.MonkeyPatch
 def test_an_access_beyond_the_batch_is_found() -> None:
     env, _ = pair("CudaDials-v0")
     env._backend.record.set("num_envs", NUM_ENVS + 1)
-    with pytest.raises(MemoryFault, match=r"\+0 bytes from the end|outside all memory .* by thread 9 of block 1"):
+    with pytest.raises(MemoryFault, match=r"outside all memory .* by thread 9 of block 1"):
         env.step(np.zeros((NUM_ENVS, 2), np.int64))
 
 
