@@ -1,4 +1,4 @@
-"""Verify CartPole's kernels, compiled for the executor: `python tests/support/verified.py REGEX` prints JSON.
+"""Verify an environment's kernels, compiled for the executor: `python tests/support/verified.py ID REGEX` prints JSON.
 
 Those checks are made whose names match, with few environments and steps.
 """
@@ -18,11 +18,11 @@ from operant_gpu.verification import Check, examine, learning, report, stepping
 if __name__ == "__main__":
     install()
     pretend()
-    made, chosen = report._made, re.compile(sys.argv[1])
+    made, chosen = report._made, re.compile(sys.argv[2])
 
     def made_if_chosen(name: str, *arguments: Any) -> Check:
         return made(name, *arguments) if chosen.search(name) else Check(name, "not made", "")
 
     report._made = made_if_chosen
     stepping.NUM_ENVS, stepping.STEPS, learning._ITERATIONS = 44, 5, 1
-    print(json.dumps([check._asdict() for check in examine("CartPole-v1") if check.state != "not made"]))
+    print(json.dumps([check._asdict() for check in examine(sys.argv[1]) if check.state != "not made"]))

@@ -224,8 +224,14 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_compiled_kernels_are_verified() -> None:
-    found = executed("verified.py", "SAME_STEP|network|autograd|graph")
+    found = executed("verified.py", "CartPole-v1", "SAME_STEP|network|autograd|graph")
     assert [check["state"] for check in found] == ["ok"] * 6, found
+
+
+def test_compiled_kernels_of_cuda_are_verified() -> None:
+    pytest.importorskip("cupy", reason="compilation needs CuPy")
+    found = executed("verified.py", "MinAtar-Breakout-v1", "_STEP|graph")
+    assert [check["state"] for check in found] == ["ok"] * 5, found
 
 
 @pytest.mark.parametrize(
@@ -263,7 +269,7 @@ def test_a_wrong_compiled_kernel_is_found_and_named(
     assert right in source
     path.write_text(source.replace(right, wrong))
     try:
-        (check,) = executed("verified.py", named, package=package)
+        (check,) = executed("verified.py", "CartPole-v1", named, package=package)
     finally:
         path.write_text(source)
     assert (check["name"], check["state"]) == (f"CartPole-v1: {named}", "failed")
