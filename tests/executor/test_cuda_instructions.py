@@ -273,6 +273,8 @@ def test_accesses_outside_local_memory_are_found() -> None:
     body = ".local .align 8 .b8 own[16]; mov.u64 %rd4, own; cvta.local.u64 %rd5, %rd4; add.u64 %rd5, %rd5, %rd1;"
     with pytest.raises(MemoryFault, match=r"0x10 of 16 local bytes, by thread 2 "):
         run(f"{body} st.u64 [%rd5], %rd1;")
+    with pytest.raises(MemoryFault, match=r"0xfffffffffffffff8 of 16 local bytes, by thread 0 "):
+        run(f"{body} ld.local.u64 %rd6, [%rd4+-8];")
     # Beyond the window of local memory there is nothing.
     with pytest.raises(MemoryFault, match="outside all memory"):
         run(f"{body} shl.b64 %rd6, %rd5, 8; ld.u64 %rd7, [%rd6];")

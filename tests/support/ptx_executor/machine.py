@@ -109,8 +109,8 @@ class State:
         report = self._reporter(space, active, place)
         if space == "generic":
             values = np.empty(len(at), kind.dtype)
-            for part, inner, *which in self._by_space(at, active, access):
-                values[part] = self.load_active(inner, which[0], kind, which[1], which[2], place)
+            for part, inner, there, threads, agents in self._by_space(at, active, access):
+                values[part] = self.load_active(inner, there, kind, threads, agents, place)
             return values
         if space == "global":
             return self.options.memory.load(at, kind.dtype, access, report)
@@ -123,8 +123,8 @@ class State:
     def store(self, space: str, at: Array, values: Array, active: Any, access: Access, place: Place) -> None:
         report = self._reporter(space, active, place)
         if space == "generic":
-            for part, inner, *which in self._by_space(at, active, access):
-                self.store(inner, which[0], values[part], which[1], which[2], place)
+            for part, inner, there, threads, agents in self._by_space(at, active, access):
+                self.store(inner, there, values[part], threads, agents, place)
         elif space == "global":
             self.options.memory.store(at, values, access, report)
         elif space == "shared":

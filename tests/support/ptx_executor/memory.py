@@ -169,7 +169,7 @@ class GlobalMemory:
         if not len(self._sorted):
             report("outside", at, np.ones(len(at), bool), None)
         which = np.searchsorted(self._starts, at, side="right").astype(np.int64) - 1
-        outside = (which < 0) | (at + np.uint64(size) > self._ends[which])
+        outside = (which < 0) | (at >= self._ends[which]) | (at + np.uint64(size) > self._ends[which])
         if outside.any():
             report("outside", at, outside, None)
         misaligned = at % np.uint64(size) != 0
@@ -245,7 +245,8 @@ class BankedMemory:
             report("race", at, worst, None)
 
     def _flat(self, owner: Array, at: Array, size: int, report: Callable[..., None]) -> Array:
-        outside = at + np.uint64(size) > self.size
+        # Also where a sum begins anew from zero.
+        outside = (at >= self.size) | (at + np.uint64(size) > self.size)
         if outside.any():
             report("outside", at, outside, None)
         misaligned = at % np.uint64(size) != 0
