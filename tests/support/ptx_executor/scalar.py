@@ -69,13 +69,35 @@ def _float_function(function: Function, modifiers: Modifiers) -> Function:
     return whole
 
 
+_PAIRS = {"u16x2": "u16", "s16x2": "s16", "f32x2": "f32"}
+
+
+def _one_or_pair(modifiers: Modifiers) -> tuple[Type, Callable[[Function], Function], Type]:
+    """Return the type of numbers, what makes a function of them one of registers, and the type of these.
+
+    A register has one number, or two of half its width.
+    """
+    name = modifiers.one_of(*_PAIRS)
+    if name is None:
+        kind = modifiers.type()
+        return kind, lambda function: function, kind
+    kind = type_of(_PAIRS[name])
+    whole = unsigned(2 * kind.width)
+
+    def of_pairs(function: Function) -> Function:
+        return lambda *values: function(*(value.view(kind.dtype) for value in values)).view(whole.dtype)
+
+    return kind, of_pairs, whole
+
+
 _SIMPLE: dict[str, Function] = {"add": np.add, "sub": np.subtract}
 
 
 @decoder("add", "sub")
 def _sum(compiler: Compiler, one: Instruction) -> Operation:
     modifiers = Modifiers(one)
-    kind, function = modifiers.type(), _SIMPLE[one.opcode]
+    kind, of_registers, held = _one_or_pair(modifiers)
+    function = _SIMPLE[one.opcode]
     if kind.is_float:
         modifiers.skip(["rn"])
         function = _float_function(function, modifiers)
@@ -83,7 +105,7 @@ def _sum(compiler: Compiler, one: Instruction) -> Operation:
         modifiers.done()
         return _with_carry(compiler, one, kind, takes=False, gives=True)
     modifiers.done()
-    return _applied(compiler, one, function, kind, kind, kind)
+    return _applied(compiler, one, of_registers(function), held, held, held)
 
 
 @decoder("addc", "subc")
@@ -121,12 +143,12 @@ def _with_carry(compiler: Compiler, one: Instruction, kind: Type, takes: bool, g
 @decoder("mul")
 def _product(compiler: Compiler, one: Instruction) -> Operation:
     modifiers = Modifiers(one)
-    kind = modifiers.type()
+    kind, of_registers, held = _one_or_pair(modifiers)
     if kind.is_float:
         modifiers.skip(["rn"])
         function = _float_function(np.multiply, modifiers)
         modifiers.done()
-        return _applied(compiler, one, function, kind, kind, kind)
+        return _applied(compiler, one, of_registers(function), held, held, held)
     part = modifiers.one_of("lo", "hi", "wide")
     modifiers.done()
     function, result = _integer_product(part, kind)
@@ -176,14 +198,14 @@ def _product_and_sum(compiler: Compiler, one: Instruction) -> Operation:
 @decoder("fma")
 def _fused(compiler: Compiler, one: Instruction) -> Operation:
     modifiers = Modifiers(one)
-    kind = modifiers.type()
+    kind, of_registers, held = _one_or_pair(modifiers)
     rounding = modifiers.one_of("rn", "rz", "rm", "rp")
     if rounding is None or (rounding != "rn" and kind.width != 32):
         raise Unsupported(f"rounding .{rounding}")
     plain = arithmetic.fma if rounding == "rn" else functools.partial(arithmetic.fma_directed, mode=rounding[1])
-    function = _float_function(plain, modifiers)
+    function = of_registers(_float_function(plain, modifiers))
     modifiers.done()
-    return _applied(compiler, one, function, kind, kind, kind, kind)
+    return _applied(compiler, one, function, held, held, held, held)
 
 
 @decoder("div", "rem")
@@ -233,9 +255,23 @@ def _extreme(compiler: Compiler, one: Instruction) -> Operation:
     function = plain
     if modifiers.flag("NaN"):
         function = lambda a, b: np.where((a != a) | (b != b), kind.dtype.type(np.nan), plain(a, b))  # noqa: E731
+    if modifiers.flag("xorsign"):
+        if not modifiers.flag("abs"):
+            raise Unsupported(".xorsign without .abs")
+        function = _with_product_of_signs(function)
     function = _float_function(function, modifiers)
     modifiers.done()
     return _applied(compiler, one, function, kind, kind, kind)
+
+
+def _with_product_of_signs(function: Function) -> Function:
+    """Return a function of absolute values whose results have the sign of the operands' product."""
+
+    def signed(a: Array, b: Array) -> Array:
+        size = function(abs(a), abs(b))
+        return np.where(np.signbit(a) != np.signbit(b), -size, size)
+
+    return signed
 
 
 @decoder("abs", "neg")
