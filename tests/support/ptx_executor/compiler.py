@@ -35,6 +35,7 @@ Writer = Callable[[Any, Array, "Array | None"], None]
 Operation = Callable[[Any, "Array | None"], None]
 Decoder = Callable[["Compiler", Instruction], Operation]
 
+WARP, WARPGROUP = 32, 128
 DECODERS: dict[str, Decoder] = {}
 # Of which a launch knows the values.
 SPECIAL = tuple(f"%{name}.{axis}" for name in ("tid", "ntid", "ctaid", "nctaid") for axis in "xyz")
@@ -108,13 +109,15 @@ class Barrier(NamedTuple):
 class Block(NamedTuple):
     """Operations that run one after the other, and what follows; None falls through to the next block.
 
-    `members` reads which lanes of its warp a thread waits for before the first operation; None if for nobody.
+    Before the first operation a thread waits for others of as many as `width` says: those lanes of its warp that
+    `members` reads, or, if that is None, all.
     """
 
     operations: list[tuple[Operation, Place]]
     end: Branch | Exit | Barrier | None
     place: Place | None
     members: Reader | None = None
+    width: int = 1
 
 
 class Program(NamedTuple):
@@ -172,8 +175,8 @@ class Compiler:
         starts |= {
             i + 1 for i, one in enumerate(body) if one.opcode in ("bra", "ret", "exit", "bar", "barrier", "trap")
         }
-        # Where threads wait for others of their warp, a block begins.
-        starts |= {i for i, one in enumerate(body) if _waits_for_lanes(one)}
+        # Where threads wait for others of their warp or warpgroup, a block begins.
+        starts |= {i for i, one in enumerate(body) if _width(one) > 1}
         order = sorted(start for start in starts if start < len(body))
         number = {start: i for i, start in enumerate(order)}
         # A label at the end of a function has nothing to run.
@@ -187,9 +190,8 @@ class Compiler:
                 if last is None:
                     operations.append((self._operation(one), one.place))
             first = body[start]
-            blocks.append(
-                Block(operations, last, first.place, self._members(first) if _waits_for_lanes(first) else None)
-            )
+            members = self._members(first) if _width(first) == WARP else None
+            blocks.append(Block(operations, last, first.place, members, _width(first)))
         blocks.append(Block([], Exit(None), None))
         function = self._function
         return Program(
@@ -354,11 +356,14 @@ class Compiler:
         return self._indices[name]
 
 
-_OF_WARPS = ("shfl", "vote", "redux", "mma", "ldmatrix", "bar", "barrier")
+_OF_WARPS = ("shfl", "vote", "redux", "mma", "ldmatrix", "stmatrix", "bar", "barrier")
 
 
-def _waits_for_lanes(one: Instruction) -> bool:
-    return one.guard is None and one.opcode in _OF_WARPS and "sync" in one.modifiers
+def _width(one: Instruction) -> int:
+    """Return among how many threads an instruction has some wait for others."""
+    if one.guard is not None or "sync" not in one.modifiers:
+        return 1
+    return WARPGROUP if one.opcode == "wgmma" else WARP if one.opcode in _OF_WARPS else 1
 
 
 def _placed(variables: Iterable[Variable]) -> tuple[dict[str, tuple[int, int]], int]:

@@ -158,9 +158,26 @@ def _atomic(compiler: Compiler, one: Instruction) -> Operation:
 
 @decoder("membar", "fence")
 def _fence(compiler: Compiler, one: Instruction) -> Operation:
+    modifiers = Modifiers(one)
+    if modifiers.flag("proxy"):
+        return _fence_of_proxies(modifiers)
     # Accesses are made in the order of the text: there is nothing to wait for.
-    Modifiers(one).skip(("cta", "gl", "sys", "gpu", "sc", "acq_rel"))
+    modifiers.skip(("cta", "gl", "sys", "gpu", "sc", "acq_rel"))
+    modifiers.done()
     return lambda state, mask: None
+
+
+def _fence_of_proxies(modifiers: Modifiers) -> Operation:
+    if not modifiers.flag("async"):
+        raise Unsupported("a fence of this kind")
+    modifiers.skip(("shared::cta",))
+    modifiers.done()
+
+    def operation(state: Any, mask: Array | None) -> None:
+        _, blocks, access = state.accessing(mask, state.block_of)
+        state.shared.fence(blocks, access)
+
+    return operation
 
 
 @decoder("cp")

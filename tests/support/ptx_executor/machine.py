@@ -15,12 +15,12 @@ import numpy as np
 
 from ptx_executor import loads, scalar, warps  # noqa: F401  (they register what they compile)
 from ptx_executor.approximations import Approximations
-from ptx_executor.compiler import Barrier, Branch, Exit, Program
+from ptx_executor.compiler import WARP, Barrier, Block, Branch, Exit, Program
 from ptx_executor.errors import ExecutionFault, RaceFault
-from ptx_executor.memory import SPACE_OF_WINDOW, WINDOW_BITS, Access, BankedMemory, GlobalMemory, fault
+from ptx_executor.memory import SEVERAL, SPACE_OF_WINDOW, WINDOW_BITS, Access, BankedMemory, GlobalMemory, fault
 from ptx_executor.syntax import Place
 from ptx_executor.types import Array, Type
-from ptx_executor.warps import WARP
+from ptx_executor.warpgroups import Products
 
 Grid = tuple[int, int, int]
 
@@ -50,6 +50,7 @@ class State:
         self.local = BankedMemory(count, program.local_bytes, False, "local")
         self._parameters = BankedMemory(1, len(options.parameters), False, "parameter")
         self._parameters.fill(options.parameters)
+        self.products = Products(count, options.poison)
         self.epochs = np.zeros(count, np.int32)
         in_block = np.tile(np.arange(self.threads_each), len(self.blocks))
         per_block = self.threads_each if options.strict_warps else -(-self.threads_each // WARP)
@@ -94,6 +95,11 @@ class State:
             return None, at, self._every
         active = np.flatnonzero(mask)
         return active, at[active], Access(*(x[active] for x in self._every))
+
+    def access_together(self, threads: Array) -> Access:
+        """Return who accesses memory for whole warpgroups, of each of which a thread is given."""
+        agents = np.full(len(threads), SEVERAL, np.int32)
+        return Access(agents, *(x[threads] for x in self._every[1:]))
 
     def spread(self, values: Array, active: Array | None) -> Array:
         if active is None:
@@ -268,6 +274,8 @@ def launch(program: Program, grid: Grid, block: Grid, options: Options, threads_
         raise ExecutionFault(f"{program.name} is for blocks of {program.block_size} threads, not {block}")
     if threads % WARP:
         raise ExecutionFault(f"blocks of {threads} threads: whole warps only")
+    if width := next((block.width for block in program.blocks if threads % block.width), 0):
+        raise ExecutionFault(f"blocks of {threads} threads: whole groups of {width} only")
     if len(options.parameters) != program.parameter_bytes:
         raise ExecutionFault(f"{program.name} takes {program.parameter_bytes} bytes, not {len(options.parameters)}")
     options.memory.begin_launch()
@@ -298,8 +306,6 @@ class _Run:
                 number = self._common
             else:
                 runnable = ~self._waiting if state.alive is None else state.alive & ~self._waiting
-                if state.options.schedule is not None:
-                    runnable = self._chosen(runnable, state.options.schedule)
                 if not runnable.any():
                     if self._waiting.any():
                         raise ExecutionFault(
@@ -324,37 +330,49 @@ class _Run:
                 return
 
     def _next(self, runnable: Array) -> tuple[int, Array]:
-        """Return the lowest block where threads can go on, and those threads: some wait for lanes of their warp."""
-        candidates = runnable
-        while True:
-            number = int(self._at[candidates].min())
-            here = candidates & (self._at == number)
-            block = self._program.blocks[number]
-            together = here if block.members is None else self._together(here, block.members(self._state))
-            if together.any():
-                return number, together
-            candidates = candidates & ~here
-            if not candidates.any():
-                thread = int(np.flatnonzero(here)[0])
-                raise ExecutionFault(f"{self._state.name_of(thread)} waits for lanes that never come: {block.place}")
+        """Return the lowest block where threads can go on, and those threads: some wait for others."""
+        for candidates in self._turns(runnable):
+            while candidates.any():
+                number = int(self._at[candidates].min())
+                standing = self._at == number
+                here = candidates & standing
+                block = self._program.blocks[number]
+                together = here if block.width == 1 else self._together(here, runnable & standing, block)
+                if together.any():
+                    return number, together
+                candidates = candidates & ~here
+        thread = int(np.flatnonzero(runnable)[0])
+        place = self._program.blocks[self._at[thread]].place
+        raise ExecutionFault(f"{self._state.name_of(thread)} waits for lanes that never come: {place}")
 
-    def _together(self, here: Array, members: Array) -> Array:
-        """Return the threads of the warps of which all living lanes that are named are there."""
+    def _together(self, here: Array, standing: Array, block: Block) -> Array:
+        """Return the groups of threads with some here of which nobody is missing whom these wait for."""
         state = self._state
-        present, living = state.by_warp(here), state.by_warp(state.present(None))
-        words = np.where(present, state.by_warp(members), 0).max(1)
-        named = (words[:, None] >> np.arange(WARP, dtype=np.uint32) & np.uint32(1)).astype(bool)
-        whole = present.any(1) & ~(named & living & ~present).any(1)
-        return here & np.repeat(whole, WARP)
+        missing = state.present(None) & ~standing
+        if block.members is not None:
+            words = np.where(state.by_warp(standing), state.by_warp(block.members(state)), 0).max(1)
+            named = words[:, None] >> np.arange(WARP, dtype=np.uint32) & np.uint32(1)
+            missing &= state.by_thread(named.astype(bool))
+        groups = here.reshape(-1, block.width).any(1) & ~missing.reshape(-1, block.width).any(1)
+        return standing & np.repeat(groups, block.width)
 
-    def _chosen(self, runnable: Array, schedule: np.random.Generator) -> Array:
-        """Return those of one half of the warps, drawn anew when the last half can go no further."""
+    def _turns(self, runnable: Array) -> Iterator[Array]:
+        """Give all threads, or, of a random schedule, those whose turn it is and then, if these cannot go on, others.
+
+        A turn is that of one half of the warps, drawn anew when the last half can go no further.
+        """
+        schedule = self._state.options.schedule
+        if schedule is None:
+            yield runnable
+            return
         if self._turn is None or not (runnable & self._turn).any():
             half = schedule.random(self._state.num_threads // WARP) < 0.5
             self._turn = np.repeat(half, WARP)
             if not (runnable & self._turn).any():
                 self._turn = ~self._turn
-        return runnable & self._turn
+        yield runnable & self._turn
+        self._turn = ~self._turn
+        yield runnable & self._turn
 
     def _leave(self, number: int, end: Any, mask: Array | None) -> None:
         state = self._state

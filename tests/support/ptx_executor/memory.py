@@ -20,6 +20,8 @@ WINDOW_BITS = np.uint64(48)
 SPACE_OF_WINDOW = {1: "local", 2: "shared"}
 _MANY = -1
 _NOBODY = 0
+# The agent of an access that threads of several warps make together.
+SEVERAL = _MANY - 1
 
 
 class _Everything:
@@ -220,6 +222,8 @@ class BankedMemory:
         # Neither zero nor a number: what nobody wrote should not look like something.
         self._bytes = np.full(owners * self._stride, 0xA5, np.uint8)
         self._shadow = Shadow(len(self._bytes)) if detects_races else None
+        # What tensor cores may not read yet.
+        self._is_unfenced = np.zeros(len(self._bytes), bool)
 
     def fill(self, data: bytes) -> None:
         """Set what the first owner has."""
@@ -239,10 +243,27 @@ class BankedMemory:
         if self._shadow is None:
             view[index] = values
             return
-        conflicts = self._shadow.write(flat[:, None] + np.arange(values.dtype.itemsize), access)
+        every = flat[:, None] + np.arange(values.dtype.itemsize)
+        self._is_unfenced[every] = True
+        conflicts = self._shadow.write(every, access)
         worst = _stored(view, index, values, conflicts)
         if worst is not None:
             report("race", at, worst, None)
+
+    def fence(self, owner: Array, access: Access) -> None:
+        """Let tensor cores read what some threads wrote, and all that was written before their last barrier."""
+        if self._shadow is None:
+            return
+        at = np.flatnonzero(self._is_unfenced)
+        epochs = np.full(len(self._bytes) // max(1, self._stride), -1, np.int32)
+        epochs[owner] = access.epochs
+        is_own = np.isin(self._shadow.writer[at], access.agents + np.int32(1))
+        self._is_unfenced[at[is_own | (self._shadow.writer_epoch[at] < epochs[at // self._stride])]] = False
+
+    def are_fenced(self, owner: Array, at: Array, size: int) -> bool:
+        """Return whether tensor cores may read what threads wrote."""
+        flat = owner.astype(np.int64) * self._stride + at.astype(np.int64)
+        return not self._is_unfenced[flat[:, None] + np.arange(size)].any()
 
     def _flat(self, owner: Array, at: Array, size: int, report: Callable[..., None]) -> Array:
         # Also where a sum begins anew from zero.

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from ptx_executor.compiler import Compiler, Modifiers, Operation, both_of, decoder, parts_of
+from ptx_executor.compiler import WARP, Compiler, Modifiers, Operation, both_of, decoder, parts_of
 from ptx_executor.errors import Unsupported
 from ptx_executor.syntax import Instruction
 from ptx_executor.types import Array, type_of
 
-WARP = 32
-B32, PRED = type_of("b32"), type_of("pred")
+B16, B32, PRED = type_of("b16"), type_of("b32"), type_of("pred")
 _LANES = np.arange(WARP, dtype=np.int64)
 
 
@@ -150,42 +149,52 @@ def _active(compiler: Compiler, one: Instruction) -> Operation:
     return operation
 
 
-@decoder("ldmatrix")
-def _load_matrices(compiler: Compiler, one: Instruction) -> Operation:
+@decoder("ldmatrix", "stmatrix")
+def _matrices(compiler: Compiler, one: Instruction) -> Operation:
     modifiers = Modifiers(one)
     known = [modifiers.flag(name) for name in ("sync", "aligned", "m8n8")]
     count = int((modifiers.one_of("x1", "x2", "x4") or "x1")[1:])
     transposes = modifiers.flag("trans")
     known += [modifiers.flag("shared") or modifiers.flag("shared::cta"), modifiers.flag("b16")]
     modifiers.done()
-    parts = parts_of(one.operands[0])
+    loads = one.opcode == "ldmatrix"
+    registers, rows = one.operands if loads else reversed(one.operands)
+    parts, address, place = parts_of(registers), compiler.address(rows), one.place
     if not all(known) or len(parts) != count:
-        raise Unsupported("a load of matrices of this kind")
-    writes, address, place = (
-        [compiler.writer(part, B32) for part in parts],
-        compiler.address(one.operands[1]),
-        one.place,
-    )
-    half = type_of("b16")
+        raise Unsupported("matrices of this kind")
+    writes = [compiler.writer(part, B32) for part in parts] if loads else []
+    reads = [] if loads else [compiler.reader(part, B32) for part in parts]
+    # Each lane has two neighbours of a row, or of a column.
+    neighbours = [(_LANES // 4, 2 * (_LANES % 4) + j) for j in range(2)]
+    if transposes:
+        neighbours = [(column, row) for row, column in neighbours]
 
-    def operation(state: Any, mask: Array | None) -> None:
+    def addresses(state: Any, matrix: int, half: int, active: Array | None) -> Array:
+        # Lanes 8 i to 8 i + 7 give the addresses of the rows of matrix i.
+        row, column = neighbours[half]
+        at = state.by_thread(state.by_warp(address(state))[:, 8 * matrix + row] + (2 * column).astype(np.uint64))
+        return at if active is None else at[active]
+
+    def load(state: Any, mask: Array | None) -> None:
         state.check_whole_warps(mask, place)
         active, _, access = state.accessing(mask, address(state))
-        rows = state.by_warp(address(state)).astype(np.uint64)
-        # Lanes 8 i to 8 i + 7 give the addresses of the rows of matrix i; each lane gets two neighbours of a row, or
-        # of a column.
         for i, write in enumerate(writes):
-            halves = []
-            for j in range(2):
-                row = 2 * (_LANES % 4) + j if transposes else _LANES // 4
-                column = _LANES // 4 if transposes else 2 * (_LANES % 4) + j
-                at = rows[:, 8 * i + row] + (2 * column).astype(np.uint64)
-                flat = state.by_thread(at)
-                flat = flat if active is None else flat[active]
-                halves.append(state.load("shared", flat, half, active, access, place).astype(np.uint32))
-            write(state, halves[0] | halves[1] << np.uint32(16), mask)
+            low, high = (
+                state.load("shared", addresses(state, i, j, active), B16, active, access, place).astype(np.uint32)
+                for j in range(2)
+            )
+            write(state, low | high << np.uint32(16), mask)
 
-    return operation
+    def store(state: Any, mask: Array | None) -> None:
+        state.check_whole_warps(mask, place)
+        active, _, access = state.accessing(mask, address(state))
+        for i, read in enumerate(reads):
+            given = read(state) if active is None else read(state)[active]
+            for j in range(2):
+                half = (given >> np.uint32(16 * j)).astype(np.uint16)
+                state.store("shared", addresses(state, i, j, active), half, active, access, place)
+
+    return load if loads else store
 
 
 @decoder("mma")
