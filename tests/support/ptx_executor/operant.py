@@ -10,22 +10,21 @@ from operant_gpu.backends import select
 from operant_gpu.backends.triton import launching
 from operant_gpu.backends.triton import update as triton_update
 from ptx_executor.kernels import Executor
-from ptx_executor.triton_driver import PtxDriver, activate
+from ptx_executor.triton_driver import PtxDriver, activate, shared_memory_of
 
 
-def install(executor: Executor | None = None, capability: int = 80, shared: int = 166_912) -> PtxDriver:
+def install(executor: Executor | None = None, capability: int = 80) -> PtxDriver:
     """Run `backend="triton"` with `device="cpu"`, and the fused learner, on the executor from now on.
 
     Args:
         executor: What runs kernels.
         capability: The generation that they are compiled for.
-        shared: Bytes of shared memory that a program can have: those of an A100 unless given.
     """
     assert not launching.INTERPRETED, "unset TRITON_INTERPRET: kernels are to be compiled"
     found = activate(executor, capability)
     torch.cuda.get_device_capability = lambda device=None: divmod(capability, 10)
     torch.cuda.device = lambda device: contextlib.nullcontext()
     select._check_interpreter = lambda *_: None
-    triton_update._shared_memory = lambda device: shared
+    triton_update._shared_memory = lambda device: shared_memory_of(capability)
     triton_update._programs_at_once = lambda device, fit: 6
     return found

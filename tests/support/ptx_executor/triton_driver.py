@@ -20,13 +20,21 @@ from triton.runtime import driver
 
 from ptx_executor.kernels import Executor, Kernel, Module, Queue
 
+# Bytes that a program can have, by compute capability: the most of any GPU of these, and of all others.
+_SHARED, _SHARED_OF_OTHERS = {80: 166_912, 90: 232_448, 100: 232_448}, 101_376
+
+
+def shared_memory_of(capability: int) -> int:
+    """Return how many bytes of shared memory a program can have."""
+    return _SHARED.get(capability, _SHARED_OF_OTHERS)
+
 
 class PtxDriver(Queue):
     """What Triton asks of a driver."""
 
-    def __init__(self, executor: Executor, capability: int = 80, max_shared: int = 166_912) -> None:
+    def __init__(self, executor: Executor, capability: int = 80) -> None:
         super().__init__(executor)
-        self._capability, self._max_shared = capability, max_shared
+        self._capability = capability
         self.launcher_cls = self._launcher
         self.utils = self
         self._text = ""
@@ -49,7 +57,7 @@ class PtxDriver(Queue):
         return torch.device("cpu")
 
     def get_device_properties(self, device: int) -> dict[str, int]:
-        return {"max_shared_mem": self._max_shared}
+        return {"max_shared_mem": shared_memory_of(self._capability)}
 
     def unload_module(self, module: Any) -> None:
         pass
@@ -108,6 +116,7 @@ def activate(executor: Executor | None = None, capability: int = 80, runs_ptxas:
     if "TRITON_CACHE_DIR" not in os.environ:
         knobs.cache.dir = os.path.join(tempfile.gettempdir(), "ptx-executor")
     found = PtxDriver(executor or Executor(), capability)
+    found.executor.max_shared = shared_memory_of(capability)
     if not runs_ptxas:
         CUDABackend.make_cubin = lambda self, text, metadata, options, capability: b"no binary"
     driver.set_active(found)
