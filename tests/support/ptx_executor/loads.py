@@ -9,7 +9,7 @@ import numpy as np
 
 from ptx_executor.compiler import Compiler, Modifiers, Operation, decoder, parts_of
 from ptx_executor.errors import Unsupported
-from ptx_executor.syntax import Address, Immediate, Instruction, Symbol
+from ptx_executor.syntax import Address, Immediate, Instruction, Operand, Symbol
 from ptx_executor.types import Array, Type, type_of, unsigned
 
 # What tells caches, and threads of other devices, how to treat an access; results are the same.
@@ -185,10 +185,9 @@ def _asynchronous_copy(compiler: Compiler, one: Instruction) -> Operation:
     modifiers = Modifiers(one)
     if not modifiers.flag("async"):
         raise Unsupported("a copy of this kind")
-    if modifiers.flag("commit_group") or modifiers.flag("wait_group") or modifiers.flag("wait_all"):
-        # Copies are made at once. What reads them too early is not seen.
+    if name := modifiers.one_of("commit_group", "wait_group", "wait_all"):
         modifiers.done()
-        return lambda state, mask: None
+        return _group_of_copies(name, *one.operands)
     modifiers.skip(_HINTS)
     if not modifiers.flag("shared") or not modifiers.flag("global"):
         raise Unsupported("a copy of this kind")
@@ -207,6 +206,7 @@ def _asynchronous_copy(compiler: Compiler, one: Instruction) -> Operation:
         state.check_vector("global", at, count * 4, active, place)
         state.check_vector("shared", there, count * 4, active, place)
         given = None if filled is None else (filled(state) if active is None else filled(state)[active])
+        words = np.empty((len(at), count), np.uint32)
         for i in range(count):
             step = np.uint64(4 * i)
             if given is None:
@@ -218,6 +218,24 @@ def _asynchronous_copy(compiler: Compiler, one: Instruction) -> Operation:
                     chosen = (np.arange(state.num_threads) if active is None else active)[inside]
                     part = type(access)(*(x[inside] for x in access))
                     values[inside] = state.load_active("global", at[inside] + step, word, chosen, part, place)
-            state.store("shared", there + step, values, active, access, place)
+            words[:, i] = values
+        threads = np.arange(state.num_threads) if active is None else active
+        state.copies.begin(state, threads, there, words, place)
+
+    return operation
+
+
+def _group_of_copies(name: str, *operands: Operand) -> Operation:
+    if name == "commit_group":
+        return lambda state, mask: state.copies.commit(state.present(mask))
+    most = operands[0] if operands else Immediate(0)
+    if not isinstance(most, Immediate):
+        raise Unsupported(f"{most} as a number of groups")
+
+    def operation(state: Any, mask: Array | None) -> None:
+        who = state.present(mask)
+        if name == "wait_all":
+            state.copies.commit(who)
+        state.copies.wait(state, who, most.value)
 
     return operation

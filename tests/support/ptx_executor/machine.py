@@ -17,6 +17,7 @@ from ptx_executor import loads, scalar, warps  # noqa: F401  (they register what
 from ptx_executor.approximations import Approximations
 from ptx_executor.compiler import WARP, Barrier, Block, Branch, Exit, Program
 from ptx_executor.errors import ExecutionFault, RaceFault
+from ptx_executor.groups import Copies
 from ptx_executor.memory import SEVERAL, SPACE_OF_WINDOW, WINDOW_BITS, Access, BankedMemory, GlobalMemory, fault
 from ptx_executor.syntax import Place
 from ptx_executor.types import Array, Type
@@ -50,6 +51,7 @@ class State:
         self.local = BankedMemory(count, program.local_bytes, False, "local")
         self._parameters = BankedMemory(1, len(options.parameters), False, "parameter")
         self._parameters.fill(options.parameters)
+        self.copies = Copies(count, options.poison)
         self.products = Products(count, options.poison)
         self.epochs = np.zeros(count, np.int32)
         in_block = np.tile(np.arange(self.threads_each), len(self.blocks))

@@ -17,6 +17,7 @@ import numpy as np
 
 from ptx_executor.compiler import WARPGROUP, Compiler, Modifiers, Operation, Reader, Writer, decoder, parts_of
 from ptx_executor.errors import ExecutionFault, Unsupported
+from ptx_executor.groups import Groups
 from ptx_executor.syntax import Immediate, Instruction, Operand, Place, Register
 from ptx_executor.types import Array, type_of
 
@@ -51,12 +52,12 @@ class _Operand(NamedTuple):
     place: Place
 
 
-class Products:
+class Products(Groups):
     """The products that the warpgroups of a state have begun and not waited for."""
 
     def __init__(self, num_threads: int, poison: int) -> None:
         count = num_threads // WARPGROUP
-        self._committed = np.zeros(count, np.int64)
+        super().__init__(count)
         self._is_fenced = np.zeros(count, bool)
         self._results: dict[tuple[str, ...], _Result] = {}
         self._operands: list[_Operand] = []
@@ -65,9 +66,6 @@ class Products:
     def fence(self, warpgroups: Array) -> None:
         self._is_fenced[warpgroups] = True
 
-    def commit(self, warpgroups: Array) -> None:
-        self._committed[warpgroups] += 1
-
     def check_fence(self, warpgroups: Array, place: Place) -> None:
         if not self._is_fenced[warpgroups].all():
             raise ExecutionFault(f"no wgmma.fence since the last wait: {place}")
@@ -75,7 +73,7 @@ class Products:
     def keep(self, warpgroups: Array, read: Read, place: Place) -> Array:
         """Return an operand, and see to it that it stays as it is."""
         bits = read(warpgroups)
-        self._operands.append(_Operand(warpgroups, self._committed[warpgroups], bits, read, place))
+        self._operands.append(_Operand(warpgroups, self.committed[warpgroups], bits, read, place))
         return bits
 
     def accumulators(self, state: Any, names: tuple[str, ...], reads: list[Reader], warpgroups: Array) -> Array:
@@ -91,7 +89,7 @@ class Products:
         """Take a result that registers get when it is waited for."""
         result = self._results.setdefault(names, empty)
         result.matrix[warpgroups] = matrix
-        result.group[warpgroups] = self._committed[warpgroups]
+        result.group[warpgroups] = self.committed[warpgroups]
         threads = self._threads(warpgroups)
         for write in result.writes:
             write(state, self._poison, threads)
@@ -99,9 +97,7 @@ class Products:
     def wait(self, state: Any, warpgroups: Array, most: int) -> None:
         """Finish all groups but the last `most` that were committed."""
         self._is_fenced[warpgroups] = False
-        # Groups before these end.
-        ends = np.full(len(self._committed), -1)
-        ends[warpgroups] = self._committed[warpgroups] - most
+        ends = self.ends(warpgroups, most)
         self._operands = [left for one in self._operands if (left := self._checked(one, ends)) is not None]
         for names, result in list(self._results.items()):
             done = np.flatnonzero((result.group >= 0) & (result.group < ends))
@@ -133,7 +129,7 @@ class Products:
             write(state, value, threads)
 
     def _threads(self, warpgroups: Array) -> Array:
-        chosen = np.zeros(len(self._committed), bool)
+        chosen = np.zeros(len(self.committed), bool)
         chosen[warpgroups] = True
         return np.repeat(chosen, WARPGROUP)
 
