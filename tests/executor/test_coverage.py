@@ -8,6 +8,7 @@ import pytest
 from executed import executed
 
 ALL = ("steps", "rollouts", "arrays", "networks", "updates")
+OTHERS = ("steps", "rollouts", "snake", "networks", "updates")
 
 
 @pytest.mark.parametrize(
@@ -17,6 +18,8 @@ ALL = ("steps", "rollouts", "arrays", "networks", "updates")
         pytest.param("90", ["networks", "updates"], id="products on sm_90"),
         pytest.param("80", ALL, id="all on sm_80", marks=pytest.mark.thorough),
         pytest.param("90", ALL, id="all on sm_90", marks=pytest.mark.thorough),
+        # Those that `test_compile.py` compiles too.
+        pytest.param("120", OTHERS, id="most on sm_120", marks=pytest.mark.thorough),
     ],
 )
 def test_every_instruction_is_known(target: str, kinds: list[str], record_property: Any) -> None:

@@ -1,4 +1,4 @@
-"""What sm_90 adds to the instructions of one warp and of one thread."""
+"""What sm_90 and later generations add to the instructions of one warp and of one thread."""
 
 from __future__ import annotations
 
@@ -87,3 +87,10 @@ def test_pairs_of_floats() -> None:
     both = "mov.b64 %rd4, {%r1,%r2};\nmov.b64 %rd5, {%r3,%r4};\n"
     found = run(f"{both}fma.rn.f32x2 %rd6, %rd4, %rd5, %rd5;\nmov.b64 {{%r5,%r6}}, %rd6;", given)
     assert found[0, :2].tolist() == [0.625, -3.0]
+
+
+def test_extremes_of_three() -> None:
+    given = np.array([[1.5, -2.0, 0.25, np.nan]] * 32, np.float32)
+    found = run("max.f32 %r5, %r1, %r2, %r3;\nmin.f32 %r6, %r1, %r4, %r2;\nmax.NaN.f32 %r7, %r4, %r2, %r3;", given)
+    assert found[0, :2].tolist() == [1.5, -2.0]
+    assert np.isnan(found[0, 2])

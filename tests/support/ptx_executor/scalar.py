@@ -259,9 +259,11 @@ def _extreme(compiler: Compiler, one: Instruction) -> Operation:
         if not modifiers.flag("abs"):
             raise Unsupported(".xorsign without .abs")
         function = _with_product_of_signs(function)
-    function = _float_function(function, modifiers)
+    of_two = function
+    # Of two, and with sm_100 of three.
+    function = _float_function(lambda *values: functools.reduce(of_two, values), modifiers)
     modifiers.done()
-    return _applied(compiler, one, function, kind, kind, kind)
+    return _applied(compiler, one, function, kind, *[kind] * (len(one.operands) - 1))
 
 
 def _with_product_of_signs(function: Function) -> Function:
