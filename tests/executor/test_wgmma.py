@@ -250,6 +250,14 @@ def test_faults_are_found(fault: str) -> None:
         run(product, text.replace(old, new, 1))
 
 
+def test_each_wait_asks_for_another_fence() -> None:
+    product = operands(8, 8, mode=3)
+    text, wait = text_of(product), "wgmma.wait_group.sync.aligned 0;"
+    (line,) = (line for line in text.splitlines() if "mma_async" in line)
+    with pytest.raises(ExecutionFault, match="since the last wait"):
+        run(product, text.replace(wait, f"{wait}\n{line}"))
+
+
 @pytest.mark.parametrize("line", ["wgmma.wait_group.sync.aligned 0;", "wgmma.commit_group.sync.aligned;"])
 def test_without_a_wait_registers_hold_poison(line: str) -> None:
     product = operands(8, 16, mode=2)

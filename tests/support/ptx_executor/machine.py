@@ -370,8 +370,6 @@ class _Run:
         if self._turn is None or not (runnable & self._turn).any():
             half = schedule.random(self._state.num_threads // WARP) < 0.5
             self._turn = np.repeat(half, WARP)
-            if not (runnable & self._turn).any():
-                self._turn = ~self._turn
         yield runnable & self._turn
         self._turn = ~self._turn
         yield runnable & self._turn
