@@ -297,3 +297,9 @@ def test_products_that_triton_compiles() -> None:
         assert found["products"] > 0, name
         # Sums are rounded once in eight terms.
         assert found["error"] < 3e-7, name
+
+
+def test_without_detection_of_races_fences_are_not_asked_for() -> None:
+    product = operands(8, 16, mode=2)
+    text = text_of(product).replace("fence.proxy.async.shared::cta;", "")
+    assert_near(product, run(product, text, detects_races=False))

@@ -222,8 +222,8 @@ class BankedMemory:
         # Neither zero nor a number: what nobody wrote should not look like something.
         self._bytes = np.full(owners * self._stride, 0xA5, np.uint8)
         self._shadow = Shadow(len(self._bytes)) if detects_races else None
-        # What tensor cores may not read yet.
-        self._is_unfenced = np.zeros(len(self._bytes), bool)
+        # Who wrote what tensor cores may not read yet, and after how many barriers.
+        self._unfenced, self._unfenced_epoch = np.zeros((2, len(self._bytes) if detects_races else 0), np.int32)
 
     def fill(self, data: bytes) -> None:
         """Set what the first owner has."""
@@ -244,7 +244,7 @@ class BankedMemory:
             view[index] = values
             return
         every = flat[:, None] + np.arange(values.dtype.itemsize)
-        self._is_unfenced[every] = True
+        self._unfenced[every], self._unfenced_epoch[every] = access.agents[:, None] + 1, access.epochs[:, None]
         conflicts = self._shadow.write(every, access)
         worst = _stored(view, index, values, conflicts)
         if worst is not None:
@@ -252,18 +252,21 @@ class BankedMemory:
 
     def fence(self, owner: Array, access: Access) -> None:
         """Let tensor cores read what some threads wrote, and all that was written before their last barrier."""
-        if self._shadow is None:
+        at = np.flatnonzero(self._unfenced)
+        if not len(at):
             return
-        at = np.flatnonzero(self._is_unfenced)
-        epochs = np.full(len(self._bytes) // max(1, self._stride), -1, np.int32)
+        epochs = np.full(len(self._bytes) // self._stride, -1, np.int32)
         epochs[owner] = access.epochs
-        is_own = np.isin(self._shadow.writer[at], access.agents + np.int32(1))
-        self._is_unfenced[at[is_own | (self._shadow.writer_epoch[at] < epochs[at // self._stride])]] = False
+        is_own = np.isin(self._unfenced[at], access.agents + 1)
+        is_older = self._unfenced_epoch[at] < epochs[at // self._stride]
+        self._unfenced[at[is_own | is_older]] = _NOBODY
 
     def are_fenced(self, owner: Array, at: Array, size: int) -> bool:
         """Return whether tensor cores may read what threads wrote."""
+        if self._shadow is None:
+            return True
         flat = owner.astype(np.int64) * self._stride + at.astype(np.int64)
-        return not self._is_unfenced[flat[:, None] + np.arange(size)].any()
+        return not self._unfenced[flat[:, None] + np.arange(size)].any()
 
     def _flat(self, owner: Array, at: Array, size: int, report: Callable[..., None]) -> Array:
         # Also where a sum begins anew from zero.
