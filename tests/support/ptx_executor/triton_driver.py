@@ -108,7 +108,7 @@ def flattened(signature: Any, arguments: Any) -> Iterator[tuple[str, Any]]:
 
 
 def activate(executor: Executor | None = None, capability: int = 80, runs_ptxas: bool = False) -> PtxDriver:
-    """Make the executor Triton's device; return its driver.
+    """Make the executor Triton's device, with the shared memory that its capability has; return its driver.
 
     What `ptxas` makes of the PTX is not run here, and of large blocks it takes minutes: it is left out unless asked
     for. There are no binaries in the cache then, so it is one apart, unless TRITON_CACHE_DIR names another.
