@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from contract_envs import WITH_ARRAYS, assert_same_tensors
-from here import HAS_TRITON
+from here import EXECUTED, HAS_TRITON
 from network_rollouts import assert_network_rollout
 from rollouts import (
     Outputs,
@@ -21,7 +21,7 @@ from rollouts import (
 from operant_gpu import VecEnv
 
 STEPS = 3
-# A masked one, and one of random steps; neither has a sine, which differs between NumPy and Triton.
+# A masked one, and one of random steps.
 NUMBERS = ["Drift-v0", "Ledge-v0"]
 # The interpreter's programs are many and odd with 341; the last is for many threads.
 every_size = pytest.mark.parametrize("num_envs", [1, 341] if HAS_TRITON else [1, 41, 341, 4_231])
@@ -31,11 +31,14 @@ BEFORE, AFTER = 2, 3
 
 @pytest.fixture(autouse=True)
 def _several_programs(backend: str, monkeypatch: pytest.MonkeyPatch, num_envs: int) -> None:
-    """Have the interpreter cut batches in two to six; it takes all environments in one program otherwise."""
+    """Have batches cut in two to six; the interpreter takes all environments in one program otherwise."""
     if backend == "triton":
         shape = max(32, 2 ** num_envs.bit_length() // 8), 1
         monkeypatch.setattr("operant_gpu.backends.triton.backend.launch_shape", lambda num_envs, width=1: shape)
         monkeypatch.setattr("operant_gpu.backends.triton.backend.rollout_shape", lambda num_envs, network, width: shape)
+        if EXECUTED:
+            # A GPU's logarithms and sines, of which Drift's normal numbers are made, are not NumPy's.
+            monkeypatch.setattr(assert_same_tensors, "__defaults__", (128, 1e-6))
 
 
 def poisoned(expected: Outputs) -> Outputs:
@@ -90,7 +93,7 @@ def test_steps_and_rollouts_write_their_rows_and_no_others(name: str, backend: s
     assert_same_environments(env, reference)
     mask = torch.arange(num_envs) % 3 == 0
     fresh, expected_fresh = (each.reset(options={"reset_mask": mask})[0] for each in (env, reference))
-    assert fresh.equal(expected_fresh)
+    assert_same_tensors({"obs": fresh}, {"obs": expected_fresh})
     assert_same_environments(env, reference)
 
 

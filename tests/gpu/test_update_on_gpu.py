@@ -37,7 +37,7 @@ every_case = pytest.mark.parametrize("options", CASES.values(), ids=CASES.keys()
 @every_case
 @pytest.mark.parametrize(("precision", "bound"), [("ieee", 1e-5), ("tf32", 1e-3)])
 def test_gradients_are_those_of_autograd(options: dict[str, Any], precision: str, bound: float) -> None:
-    one_step = {"parts": 1, "n_epochs": 1, "precision": precision, "device": "cuda"}
+    one_step = {"minibatches": 1, "n_epochs": 1, "precision": precision, "device": "cuda"}
     given = case(**{"actions": DISCRETE, **options, **one_step})
     fused = Fused(given, triton_update)
     assert_gradients_near(given, fused.gradient_of_first_step(), by_autograd(given), bound)

@@ -21,6 +21,7 @@ import torch
 import triton
 from contract_envs import Lamps, Ledge, MaskedDials, modes_of
 from gymnasium.vector import AutoresetMode
+from ptx_executor.triton_driver import shared_memory_of
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.cache import get_cache_manager
@@ -70,8 +71,6 @@ BATCH_SIZE = 1_048_576
 CPU = torch.device("cpu")
 # A multiple of 16, as most batches are: the launcher compiles kernels of their own for those.
 ROWS_OF_BATCH = 48
-# Bytes of shared memory that a program can have, by compute capability.
-SHARED = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
 # In a folder of Triton's cache.
 REPORT = "ptxas.txt"
 SETTINGS = Hyperparameters(0.2, None, 0.5, 0.01, 0.5, 0.1, True, 4, 4)
@@ -349,7 +348,7 @@ if __name__ == "__main__":
         usage_of(launch, target)
         for launch in all_launches(kind)
         for target in map(int, targets)
-        if not launch.is_large or SHARED[target] > 101_376
+        if not launch.is_large or shared_memory_of(target) > 101_376
     ]
     for usage in usages:
         print(*usage, sep="\t")

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 import torch
-from aot import SETTINGS, SHARED
+from aot import SETTINGS
 from gymnasium import spaces
 from ptx_executor.operant import install
 
@@ -35,7 +35,7 @@ if __name__ == "__main__":
     targets, widths = (argument.split(",") for argument in sys.argv[1:])
     table: dict[str, Any] = {}
     for target in map(int, targets):
-        install(capability=target, shared=SHARED[target])
+        install(capability=target)
         for width in widths:
             inputs, outputs = map(int, width.split("x"))
             for precision in ("tf32", "ieee"):

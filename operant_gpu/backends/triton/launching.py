@@ -85,7 +85,17 @@ def _refused(kernel: Any, device: torch.device, advice: str) -> Iterator[None]:
 
 @functools.cache
 def check_compiler(capability: tuple[int, int], version: str) -> None:
-    """Raise `BackendError` where Triton miscompiles networks: up to 3.7 at the least, for compute capability 10."""
+    """Raise `BackendError` where networks cannot be compiled.
+
+    Triton up to 3.7 at the least miscompiles them for compute capability 10, and before 7.5 there is no instruction for
+    their hyperbolic tangents.
+    """
+    if capability < (7, 5):
+        found = ".".join(map(str, capability))
+        raise BackendError(
+            f"networks in rollouts need a device of compute capability 7.5 or newer, found {found}: "
+            "let PyTorch evaluate them step by step (engine='graph'), or use device='cpu'"
+        )
     if capability[0] == 10 and tuple(map(int, version.split(".")[:2])) < (3, 9):
         raise BackendError(
             "networks in rollouts on a device of compute capability 10 need Triton 3.9 or newer, "

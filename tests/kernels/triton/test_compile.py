@@ -158,7 +158,7 @@ def test_the_learners_kernels_compile_within_what_a_program_may_have(
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize(("capability", "version"), [((10, 0), "3.9.0"), ((9, 0), "3.6.0"), ((12, 0), "3.6.0")])
+@pytest.mark.parametrize(("capability", "version"), [((10, 0), "3.9.0"), ((9, 0), "3.6.0"), ((12, 0), "3.6.0"), ((7, 5), "3.6.0")])
 def test_compilers_that_are_known_to_work_are_taken(capability: tuple[int, int], version: str) -> None:
     check_compiler(capability, version)
 
@@ -168,3 +168,9 @@ def test_compilers_that_are_known_to_work_are_taken(capability: tuple[int, int],
 def test_compilers_that_fail_on_networks_are_refused(version: str) -> None:
     with pytest.raises(BackendError, match=f"need Triton 3.9 or newer, found {re.escape(version)}: pip install"):
         check_compiler((10, 3), version)
+
+
+@pytest.mark.quick
+def test_cards_without_the_instructions_of_networks_are_refused() -> None:
+    with pytest.raises(BackendError, match=r"need a device of compute capability 7.5 or newer, found 7.0: let PyTorch"):
+        check_compiler((7, 0), "3.9.0")

@@ -5,6 +5,7 @@
 What else the environment may set:
     PTX_CUDA: The tests for GPUs run too: "cuda" is the host's memory. Those that need what is `LACKING`
         are expected to fail.
+    PTX_CAPABILITY: The generation that kernels are compiled for, 80 or 90; 80 if it is not set.
     PTX_APPROXIMATION: Seed of the errors of approximate instructions, 1 if it is not set.
     PTX_CLOSE: Floats that a test wants equal may differ as those of two libraries of mathematics do.
     PTX_PRECISION: That of networks for which a test asks no other: "ieee" tells the errors of tf32 from others.
@@ -42,8 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
     from ptx_executor.operant import install
 
     schedule = {"schedule": int(os.environ["PTX_SCHEDULE"])} if "PTX_SCHEDULE" in os.environ else {}
-    seed = int(os.environ.get("PTX_APPROXIMATION", "1"))
-    _driver = install(Executor(strict_warps="PTX_STRICT" in os.environ, approximation=seed, **schedule))
+    seed, capability = (int(os.environ.get(*one)) for one in (("PTX_APPROXIMATION", "1"), ("PTX_CAPABILITY", "80")))
+    _driver = install(Executor(strict_warps="PTX_STRICT" in os.environ, approximation=seed, **schedule), capability)
     if "PTX_CUDA" in os.environ:
         from ptx_executor.cuda_on_host import pretend
 
