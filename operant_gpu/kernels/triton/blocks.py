@@ -59,6 +59,9 @@ def choose(condition, chosen, other, ENV: tl.constexpr):
 def _cells(row, mask, row_stride, cell_stride, SIZE: tl.constexpr):
     """Return where the cells of the environments' arrays are, and which exist: blocks (BLOCK, width)."""
     cell = cells(SIZE)
+    # Always 0, which the compiler does not know. Of cells that it knows to be aligned it gives a thread 16 in a row, so
+    # a copy of each number of 16 environments too, and spills kilobytes.
+    row = row + tl.program_id(1)
     return row[:, None] * row_stride + cell * tl.cast(cell_stride, tl.int64), mask[:, None] & (cell < SIZE)
 
 

@@ -40,11 +40,11 @@ MAX_STACK = 72
 # Of a network: what fits beside the products of three layers of 128 units, and of two of 64. Only the latter are fast.
 MAX_SPILLS_OF_LARGE, MAX_STACK_OF_LARGE = 2_816, 1_152
 MAX_SPILLS_OF_SMALL, MAX_STACK_OF_SMALL = 160, 96
-# Of 16 cells a thread, by environment: their addresses are what does not fit.
+# Of 16 cells a thread, by environment: what Triton 3.6 spills in rollouts.
 MAX_OF_ARRAYS = {
-    "Game2048-v0": {"spills": 10_240, "stack": 3_584},
-    "Snake-v0": {"spills": 5_632, "stack": 2_304},
-    "Lamps-v0": {"spills": 32, "stack": 64},
+    "Game2048-v0": {"spills": 384, "stack": 192},
+    "Snake-v0": {"spills": 32, "stack": 64},
+    "Lamps-v0": {"spills": 0, "stack": 64},
 }
 MAX_SHARED_OF_ARRAYS = 16_384
 # Of the learner's gradient, which holds those of all weights: two layers of 64 units, and three.
@@ -158,7 +158,9 @@ def test_the_learners_kernels_compile_within_what_a_program_may_have(
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize(("capability", "version"), [((10, 0), "3.9.0"), ((9, 0), "3.6.0"), ((12, 0), "3.6.0"), ((7, 5), "3.6.0")])
+@pytest.mark.parametrize(
+    ("capability", "version"), [((10, 0), "3.9.0"), ((9, 0), "3.6.0"), ((12, 0), "3.6.0"), ((7, 5), "3.6.0")]
+)
 def test_compilers_that_are_known_to_work_are_taken(capability: tuple[int, int], version: str) -> None:
     check_compiler(capability, version)
 
