@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 
-.PHONY: help train check test thorough lowest lint docs bench results gpu gpu-smoke clean
+.PHONY: help train check test thorough gpu-check lowest lint docs bench results gpu gpu-smoke clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -24,13 +24,20 @@ train: $(VENV)/installed  ## Train ENV (CartPole-v1) until it is solved
 check: lint  ## Check style, types and imports, and run the tests that find most mistakes, in a minute
 	$(PYTEST) -m "quick and not thorough"
 
-test: $(VENV)/tested  ## Run the suite, then the quick tests in Triton's interpreter
+test: $(VENV)/tested  ## Run the suite; Triton's kernels compiled, on the executor, and some in Triton's interpreter
 	$(PYTEST)
-	TRITON_INTERPRET=1 $(PYTEST) -m "triton and quick"
+	PTX_EXECUTE=1 $(PYTEST) -m "triton and not thorough"
+	TRITON_INTERPRET=1 $(PYTEST) -m "triton and quick" tests/backends
 
-thorough: $(VENV)/tested $(LOWEST)  ## Run what `make test` leaves out: every GPU generation, sanitizers, the rest of the interpreter
+thorough: $(VENV)/tested $(LOWEST)  ## Run what `make test` leaves out: every GPU generation, sanitizers, more in the interpreter
 	$(PYTEST) -m thorough
-	TRITON_INTERPRET=1 $(PYTEST) -m "triton and not quick"
+	TRITON_INTERPRET=1 $(PYTEST) -m "triton and quick" --ignore tests/backends
+
+gpu-check: $(VENV)/tested  ## Run Triton's kernels compiled for two generations, in three orders of warps, and the tests for GPUs on them
+	PTX_EXECUTE=1 PTX_APPROXIMATION=2 PTX_SCHEDULE=1 $(PYTEST) -m triton
+	PTX_EXECUTE=1 PTX_APPROXIMATION=3 PTX_SCHEDULE=2 PTX_STRICT=1 $(PYTEST) -m triton
+	PTX_EXECUTE=1 PTX_CAPABILITY=90 PTX_SCHEDULE=3 $(PYTEST) -m triton
+	PTX_EXECUTE=1 PTX_CUDA=1 $(PYTEST) tests/gpu
 
 lowest: $(VENV)/tested $(LOWEST)  ## Run the quick tests on the lowest versions of what the package needs
 	PYTHONPATH=$(CURDIR)/$(LOWEST) $(PYTEST) -m "quick and not thorough"
