@@ -239,7 +239,7 @@ def test_parameters_are_read_by_computed_addresses() -> None:
 
 def test_what_lies_beyond_parameters_is_found() -> None:
     body = "mov.b64 %rd3, table; mul.wide.u32 %rd4, %r0, 8; add.u64 %rd5, %rd3, %rd4; ld.param.u32 %r1, [%rd5];"
-    with pytest.raises(MemoryFault, match=r"0x88 of 136 parameter bytes, by thread 16 "):
+    with pytest.raises(MemoryFault, match=r"0x88 of 136 param bytes, by thread 16 "):
         run(body, TABLE.tobytes(), parameters=OF_TABLE)
     with pytest.raises(Unsupported, match="beyond the end of a parameter"):
         run("ld.param.u32 %r1, [table+128];", TABLE.tobytes(), parameters=OF_TABLE)
@@ -267,6 +267,22 @@ def test_generic_addresses_lead_to_memory_of_all_kinds() -> None:
     lanes = np.arange(LANES)
     assert given.tolist() == (5000 + lanes + (lanes % 3 == 1)).tolist()
     assert found.tolist() == (3000 + 2 * lanes + (lanes % 3 != 1)).tolist()
+
+
+def test_one_atomic_changes_memory_of_two_kinds() -> None:
+    body = """
+        .shared .align 8 .b8 block[8];
+        ld.param.u64 %rd3, [given];
+        mov.u64 %rd4, block; st.shared.u64 [%rd4], 100; cvta.shared.u64 %rd5, %rd4;
+        bar.sync 0;
+        and.b32 %r1, %r0, 1; setp.eq.u32 %p1, %r1, 0; selp.b64 %rd6, %rd3, %rd5, %p1;
+        cvt.u64.u32 %rd7, %r0; atom.add.u64 %rd8, [%rd6], %rd7;
+        bar.sync 0;
+        ld.shared.u64 %rd9, [%rd4]; st.global.u64 [%rd2], %rd9;
+    """
+    given = np.full(1, 1000, np.uint64)
+    assert set(run(body, given, parameters=", .param .u64 given").tolist()) == {100 + sum(range(1, LANES, 2))}
+    assert given[0] == 1000 + sum(range(0, LANES, 2))
 
 
 def test_accesses_outside_local_memory_are_found() -> None:

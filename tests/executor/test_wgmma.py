@@ -191,6 +191,12 @@ STORE = "setp.eq.u32 %p2, %r0, 0;\n@%p2 st.shared.b32 [0], %r7;"
 # What is changed in the text, and what the executor says.
 FAULTS = {
     "no fence of proxies": ("fence.proxy.async.shared::cta;", "", ExecutionFault, "no fence.proxy.async"),
+    "no fence after an atomic": (
+        "bar.sync 0;",
+        "bar.sync 0;\nred.shared.add.u32 [0], 0;\nbar.sync 0;",
+        ExecutionFault,
+        "no fence.proxy.async",
+    ),
     "no barrier": ("bar.sync 0;", "", RaceFault, "shared bytes"),
     "no fence of registers": ("wgmma.fence.sync.aligned;", "", ExecutionFault, "no wgmma.fence"),
     "shared memory written before the wait": (

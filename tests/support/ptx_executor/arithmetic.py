@@ -15,8 +15,12 @@ _libm.fma.restype = ctypes.c_double
 _libm.fma.argtypes = [ctypes.c_double] * 3
 _fma64 = np.frompyfunc(_libm.fma, 3, 1)
 
-_TINY = {np.dtype(np.float32): np.float32(2.0**-126), np.dtype(np.float64): np.float64(2.0**-1022)}
-_NAN_BITS = {np.dtype(np.float32): np.uint32(0x7FFFFFFF), np.dtype(np.float64): np.uint64(0x7FFFFFFFFFFFFFFF)}
+_TINY = {np.dtype(kind): np.finfo(kind).tiny for kind in (np.float16, np.float32, np.float64)}
+_NAN_BITS = {
+    np.dtype(np.float16): np.uint16(0x7FFF),
+    np.dtype(np.float32): np.uint32(0x7FFFFFFF),
+    np.dtype(np.float64): np.uint64(0x7FFFFFFFFFFFFFFF),
+}
 
 
 def flushed(x: Array) -> Array:
@@ -44,7 +48,7 @@ def fma(a: Array, b: Array, c: Array) -> Array:
     """Return a * b + c, rounded once, to the nearest."""
     if a.dtype == np.float64:
         return _fma64(a, b, c).astype(np.float64)
-    return _fused_to_odd(a, b, c).astype(np.float32)
+    return _fused_to_odd(a, b, c).astype(a.dtype)
 
 
 def fma_directed(a: Array, b: Array, c: Array, mode: str) -> Array:
@@ -65,12 +69,12 @@ def fma_directed(a: Array, b: Array, c: Array, mode: str) -> Array:
 
 
 def _fused_to_odd(a: Array, b: Array, c: Array) -> Array:
-    """Return a * b + c of float32 as float64 rounded to odd (Boldo and Melquiond, 2008).
+    """Return a * b + c of narrower floats as float64 rounded to odd (Boldo and Melquiond, 2008).
 
-    So a rounding to float32 sees on which side of a number, or of a tie, the exact sum lies.
+    So the next rounding sees on which side of a number, or of a tie, the exact sum lies.
     """
     a, b, c = (x.astype(np.float64) for x in (a, b, c))
-    # Exact.
+    # The product is exact.
     product = a * b
     total = product + c
     part = total - product

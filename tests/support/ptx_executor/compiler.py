@@ -153,9 +153,10 @@ class Compiler:
         static = [variable for variable in shared if variable.size]
         static += [variable for variable in function.variables if variable.space == "shared"]
         places, self._shared_bytes = _placed(static)
-        # Dynamic shared memory follows what is static.
-        self._shared_bytes = -(-self._shared_bytes // 16) * 16
-        self._external_shared = len(static) < len(shared)
+        self._external_shared = any(not variable.size for variable in shared)
+        if self._external_shared:
+            # Dynamic shared memory follows what is static.
+            self._shared_bytes = -(-self._shared_bytes // 16) * 16
         self._symbols = {name: ("shared", offset) for name, (offset, _) in places.items()}
         self._symbols |= {variable.name: ("shared", self._shared_bytes) for variable in shared if not variable.size}
         # Those of a thread: its own, and what it gives functions that it calls.
@@ -327,10 +328,10 @@ class Compiler:
             raise Unsupported(f"{operand} as an address")
         offset = operand.offset
         if operand.base is None:
-            i = self.constant(offset, type_of("u64"))
+            i = self.constant(offset & (2**64 - 1), type_of("u64"))
             return lambda state: state.constants[i]
         if isinstance(operand.base, Symbol):
-            i = self.constant(self.symbol(operand.base.name)[1] + offset, type_of("u64"))
+            i = self.constant((self.symbol(operand.base.name)[1] + offset) & (2**64 - 1), type_of("u64"))
             return lambda state: state.constants[i]
         held = self._types[self._index(operand.base.name)]
         base = self.reader(operand.base, type_of(f"u{held.width}"))
@@ -339,12 +340,6 @@ class Compiler:
             return base if not offset else lambda state: base(state) + step
         small = np.uint32(offset & (2**32 - 1))
         return lambda state: (base(state) + small).astype(np.uint64)
-
-    def width_of(self, operand: Operand) -> int:
-        """Return the bits of a register."""
-        if not isinstance(operand, Register):
-            raise Unsupported(f"{operand} is no register")
-        return self._types[self._index(operand.name)].width
 
     def _index(self, name: str) -> int:
         if name in self._indices:

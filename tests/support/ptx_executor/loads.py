@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ptx_executor.arithmetic import flushed
 from ptx_executor.compiler import Compiler, Modifiers, Operation, decoder, parts_of
-from ptx_executor.errors import Unsupported
+from ptx_executor.errors import ExecutionFault, Unsupported
 from ptx_executor.syntax import Address, Immediate, Instruction, Operand, Symbol
 from ptx_executor.types import Array, Type, type_of, unsigned
 
@@ -38,7 +39,7 @@ def _load(compiler: Compiler, one: Instruction) -> Operation:
     space, count, kind = _space(modifiers), _count(modifiers), modifiers.type()
     modifiers.skip(_HINTS)
     modifiers.done()
-    destination, source = one.operands[:2]
+    destination, source = one.operands
     parts = parts_of(destination)
     if len(parts) != count:
         raise Unsupported("parts of a vector")
@@ -92,7 +93,7 @@ def _store(compiler: Compiler, one: Instruction) -> Operation:
     space, count, kind = _space(modifiers), _count(modifiers), modifiers.type()
     modifiers.skip(_HINTS)
     modifiers.done()
-    target, source = one.operands[:2]
+    target, source = one.operands
     parts = parts_of(source)
     if len(parts) != count:
         raise Unsupported("parts of a vector")
@@ -125,31 +126,41 @@ _ATOMICS: dict[str, Callable[[Array, Array], Array]] = {
     "add": np.add, "min": np.minimum, "max": np.maximum, "and": np.bitwise_and, "or": np.bitwise_or,
     "xor": np.bitwise_xor, "exch": lambda old, value: value, "inc": _increment, "dec": _decrement,
 }  # fmt: skip
+_ATOMIC_TYPES = {
+    "add": "u32 s32 u64 f16 f32 f64", "min": "u32 s32 u64 s64", "max": "u32 s32 u64 s64", "and": "b32 b64",
+    "or": "b32 b64", "xor": "b32 b64", "exch": "b32 b64", "inc": "u32", "dec": "u32", "cas": "b16 b32 b64",
+}  # fmt: skip
 
 
 @decoder("atom", "red")
 def _atomic(compiler: Compiler, one: Instruction) -> Operation:
     modifiers = Modifiers(one)
     space = _space(modifiers)
-    modifiers.skip(("relaxed", "acquire", "release", "acq_rel", "cta", "gpu", "sys", "noftz"))
-    name, kind = modifiers.one_of(*_ATOMICS, "cas"), modifiers.type()
+    modifiers.skip(("relaxed", "acquire", "release", "acq_rel", "cta", "gpu", "sys"))
+    name, kind = modifiers.one_of(*_ATOMIC_TYPES), modifiers.type()
+    if kind.name == "f16" and not modifiers.flag("noftz"):
+        raise Unsupported("an atomic of halves without .noftz")
     modifiers.done()
-    if space not in ("global", "generic") or name is None:
+    if space not in ("global", "shared", "generic") or name is None or kind.name not in _ATOMIC_TYPES[name].split():
         raise Unsupported("an atomic of this kind")
+    if one.opcode == "red" and name in ("exch", "cas"):
+        raise Unsupported("a reduction of this kind")
     operands = list(one.operands)
     write = compiler.writer(operands.pop(0), kind) if one.opcode == "atom" else None
-    if name == "cas":
-        compared: Any = compiler.reader(operands.pop(1), kind)
-    address, value = compiler.address(operands[0]), compiler.reader(operands[1], kind)
-    place = one.place
+    compared = compiler.reader(operands.pop(1), kind) if name == "cas" else None
+    target, given = operands
+    address, value, place = compiler.address(target), compiler.reader(given, kind), one.place
+    change, flushes = _ATOMICS.get(name), (name, kind.name) == ("add", "f32")
+
+    def changed(where: str, old: Array, by: Array) -> Array:
+        # Sums of float32 in global memory know no subnormal numbers; those in shared memory do.
+        return flushed(flushed(old) + flushed(by)) if flushes and where == "global" else change(old, by)
 
     def operation(state: Any, mask: Array | None) -> None:
-        active, at, _ = state.accessing(mask, address(state))
-        given = value(state) if active is None else value(state)[active]
-        expected = None
-        if name == "cas":
-            expected = compared(state) if active is None else compared(state)[active]
-        found = state.atomic(at, kind, given, expected, _ATOMICS.get(name), active, place)
+        active, at, access = state.accessing(mask, address(state))
+        chosen = slice(None) if active is None else active
+        expected = None if compared is None else compared(state)[chosen]
+        found = state.atomic(space, at, kind, value(state)[chosen], expected, changed, active, access, place)
         if write is not None:
             write(state, state.spread(found, active), mask)
 
@@ -189,11 +200,11 @@ def _asynchronous_copy(compiler: Compiler, one: Instruction) -> Operation:
         modifiers.done()
         return _group_of_copies(name, *one.operands)
     modifiers.skip(_HINTS)
-    if not modifiers.flag("shared") or not modifiers.flag("global"):
+    if not modifiers.flag("shared") or not modifiers.flag("global") or ".shared.global" not in one.place.text:
         raise Unsupported("a copy of this kind")
     modifiers.done()
     target, source, size, *rest = one.operands
-    if not isinstance(size, Immediate) or len(rest) > 1:
+    if not isinstance(size, Immediate) or size.value not in (4, 8, 16) or len(rest) > 1:
         raise Unsupported("a copy of this kind")
     count = size.value // 4
     to, start, word, place = compiler.address(target), compiler.address(source), type_of("b32"), one.place
@@ -206,6 +217,11 @@ def _asynchronous_copy(compiler: Compiler, one: Instruction) -> Operation:
         state.check_vector("global", at, count * 4, active, place)
         state.check_vector("shared", there, count * 4, active, place)
         given = None if filled is None else (filled(state) if active is None else filled(state)[active])
+        odd = None if given is None else (given % 4 != 0) | (given > count * 4)
+        if odd is not None and odd.any():
+            first = int(np.flatnonzero(odd)[0])
+            thread = state.name_of(first if active is None else int(active[first]))
+            raise ExecutionFault(f"{thread} copies part of a word, or more than there is room for: {place}")
         words = np.empty((len(at), count), np.uint32)
         for i in range(count):
             step = np.uint64(4 * i)

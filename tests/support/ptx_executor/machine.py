@@ -47,9 +47,9 @@ class State:
         ]
         self._set_special()
         shared_bytes = program.shared_bytes + options.dynamic_shared
-        self.shared = BankedMemory(len(self.blocks), shared_bytes, options.detects_races, "shared")
-        self.local = BankedMemory(count, program.local_bytes, False, "local")
-        self._parameters = BankedMemory(1, len(options.parameters), False, "parameter")
+        self.shared = BankedMemory(len(self.blocks), shared_bytes, options.detects_races)
+        self.local = BankedMemory(count, program.local_bytes, False)
+        self._parameters = BankedMemory(1, len(options.parameters), False)
         self._parameters.fill(options.parameters)
         self.copies = Copies(count, options.poison)
         self.products = Products(count, options.poison)
@@ -141,19 +141,29 @@ class State:
             self.local.store(self._selves(active), at, values, access, report)
 
     def atomic(
-        self, at: Array, kind: Type, given: Array, expected: Array | None, function: Any, active: Any, place: Place
-    ) -> Array:
-        """Change memory thread by thread; return what each found."""
-        memory = self.options.memory
-        memory.check_atomic(at, kind.size, self._reporter("global", active, place))
-        found = np.empty(len(at), kind.dtype)
-        for i in range(len(at)):
-            here = at[i : i + 1]
-            found[i : i + 1] = old = memory.read_value(here, kind.dtype)
+        self, space: str, at: Array, kind: Type, given: Array, expected: Array | None, change: Any, active: Any,
+        access: Access, place: Place,
+    ) -> Array:  # fmt: skip
+        """Change memory thread by thread, in any order if that of warps is random; return what each found."""
+        found, schedule = np.empty(len(at), kind.dtype), self.options.schedule
+        if space == "generic":
+            for part, inner, there, threads, agents in self._by_space(at, active, access):
+                wanted = None if expected is None else expected[part]
+                found[part] = self.atomic(inner, there, kind, given[part], wanted, change, threads, agents, place)
+            return found
+        report = self._reporter(space, active, place)
+        if space == "global":
+            memory, index = self.options.memory.atomic(at, kind.dtype, access, report)
+        elif space == "shared":
+            memory, index = self.shared.atomic(self._owners(active), at, kind.dtype, access, report)
+        else:
+            raise ExecutionFault(f"an atomic of {space} memory: {place}")
+        for i in range(len(at)) if schedule is None else schedule.permutation(len(at)):
+            found[i : i + 1] = old = memory[index[i : i + 1]]
             if expected is None:
-                memory.write_value(here, function(old, given[i : i + 1]))
+                memory[index[i]] = change(space, old, given[i : i + 1])[0]
             elif old[0] == expected[i]:
-                memory.write_value(here, given[i : i + 1])
+                memory[index[i]] = given[i]
         return found
 
     def _by_space(self, at: Array, active: Array | None, access: Access) -> Iterator[Any]:
@@ -195,7 +205,7 @@ class State:
     def _described(self, space: str, address: int) -> str:
         banks = {"shared": self.shared, "local": self.local, "param": self._parameters}
         if space in banks:
-            return f"{address:#x} of {banks[space].size} {banks[space].what} bytes"
+            return f"{address:#x} of {banks[space].size} {space} bytes"
         return f"{address:#x}, {self.options.memory.describe(address)}"
 
     def name_of(self, thread: int) -> str:
@@ -455,4 +465,5 @@ class _Run:
     def _describe_waiting(self) -> str:
         state = self._state
         first = int(np.flatnonzero(self._waiting)[0])
-        return f"{state.name_of(first)} before {self._program.blocks[self._at[first]].place}"
+        # Who waits stands behind the barrier already.
+        return f"{state.name_of(first)} at {self._program.blocks[self._at[first] - 1].end.place}"

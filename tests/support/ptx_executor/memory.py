@@ -1,7 +1,7 @@
 """Memory: the host's, by its own addresses, and that of blocks and threads. Each access is checked before it is made.
 
 Shadows remember, byte by byte, who wrote and read since the launch began, for the detection of races. A barrier orders
-the threads of its block; nothing orders threads of two blocks.
+the threads of its block; nothing orders threads of two blocks, but atomics do not race with each other.
 """
 
 from __future__ import annotations
@@ -42,51 +42,75 @@ class Access(NamedTuple):
     epochs: Array
 
 
-class Shadow:
-    """Who touched each byte of a piece of memory."""
+class _Touches:
+    """Who touched each byte last, in which block and after how many barriers; of several, that they are many."""
 
     def __init__(self, size: int) -> None:
-        self.writer = np.zeros(size, np.int32)
-        self.writer_block = np.zeros(size, np.int32)
-        self.writer_epoch = np.zeros(size, np.int32)
-        self.reader = np.zeros(size, np.int32)
-        self.reader_block = np.zeros(size, np.int32)
-        self.reader_epoch = np.zeros(size, np.int32)
+        self._who, self._block, self._epoch = (np.zeros(size, np.int32) for _ in range(3))
+
+    def unordered(self, at: Array, own: Array, block: Array, epoch: Array) -> Array:
+        """Return which bytes others have touched without a barrier since."""
+        who = self._who[at]
+        return (who != _NOBODY) & (who != own) & ((self._block[at] != block) | (self._epoch[at] >= epoch))
+
+    def replace(self, at: Array, own: Array, block: Array, epoch: Array) -> None:
+        self._who[at], self._block[at], self._epoch[at] = own, block, epoch
+
+    def add(self, at: Array, own: Array, block: Array, epoch: Array) -> None:
+        who, their_block = self._who[at], self._block[at]
+        same_time = (who != _NOBODY) & ((their_block != block) | (self._epoch[at] == epoch))
+        others = same_time & (who != own)
+        other_block = same_time & (their_block != block)
+        new_who, new_block = np.where(others, _MANY, own), np.where(other_block, _MANY, block)
+        self.replace(at, new_who, new_block, epoch)
+        # Of several in one instruction the last is noted: say that there are more.
+        for noted, new in ((self._who, new_who), (self._block, new_block)):
+            differs = noted[at] != new
+            if differs.any():
+                noted[at[differs]] = _MANY
+
+
+class Shadow:
+    """Who touched each byte of a piece of memory. Atomics are ordered with each other, and with nothing else."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._writes, self._reads = _Touches(size), _Touches(size)
+        # None while there were none, as in most kernels.
+        self._atomics: _Touches | None = None
 
     def read(self, at: Array, access: Access) -> Array:
         """Note a read of bytes (n, size); return which of n conflict with a write."""
-        own, block, epoch = (x[:, None] for x in self._columns(access))
-        conflict = self._unordered(self.writer[at], self.writer_block[at], self.writer_epoch[at], own, block, epoch)
-        same_time = (self.reader[at] != _NOBODY) & ((self.reader_block[at] != block) | (self.reader_epoch[at] == epoch))
-        others = same_time & (self.reader[at] != own)
-        other_block = same_time & (self.reader_block[at] != block)
-        self.reader[at] = np.where(others, _MANY, own)
-        self.reader_block[at] = np.where(other_block, _MANY, block)
-        self.reader_epoch[at] = epoch
-        # Of several in one instruction the last is noted: say that there are more.
-        noted = self.reader[at]
-        if ((noted != own) & (noted != _MANY)).any():
-            several = (noted != own) & (noted != _MANY)
-            self.reader[at[several]] = _MANY
-            noted_block = self.reader_block[at]
-            self.reader_block[at[(noted_block != block) & (noted_block != _MANY)]] = _MANY
+        who = self._columns(access)
+        conflict = self._writes.unordered(at, *who)
+        if self._atomics is not None:
+            conflict |= self._atomics.unordered(at, *who)
+        self._reads.add(at, *who)
         return conflict.any(1)
 
     def write(self, at: Array, access: Access) -> Array:
         """Note a write of bytes (n, size); return which of n conflict with another access."""
-        own, block, epoch = (x[:, None] for x in self._columns(access))
-        conflict = self._unordered(self.writer[at], self.writer_block[at], self.writer_epoch[at], own, block, epoch)
-        conflict |= self._unordered(self.reader[at], self.reader_block[at], self.reader_epoch[at], own, block, epoch)
-        self.writer[at], self.writer_block[at], self.writer_epoch[at] = own, block, epoch
+        who = self._columns(access)
+        conflict = self._writes.unordered(at, *who) | self._reads.unordered(at, *who)
+        if self._atomics is not None:
+            conflict |= self._atomics.unordered(at, *who)
+        self._writes.replace(at, *who)
+        return conflict.any(1)
+
+    def atomic(self, at: Array, access: Access) -> Array:
+        """Note an atomic change of bytes (n, size); return which of n conflict with a plain access."""
+        who = self._columns(access)
+        conflict = self._writes.unordered(at, *who) | self._reads.unordered(at, *who)
+        self._atomics = self._atomics or _Touches(self.size)
+        self._atomics.add(at, *who)
         return conflict.any(1)
 
     @staticmethod
     def _columns(access: Access) -> tuple[Array, Array, Array]:
-        return access.agents + np.int32(1), access.blocks, access.epochs
+        return (access.agents + np.int32(1))[:, None], access.blocks[:, None], access.epochs[:, None]
 
-    @staticmethod
-    def _unordered(who: Array, their_block: Array, their_epoch: Array, own: Array, block: Array, epoch: Array) -> Array:
-        return (who != _NOBODY) & (who != own) & ((their_block != block) | (their_epoch >= epoch))
+
+_Touch = Callable[[Shadow, Array, Access], Array]
 
 
 def _stored(view: Array, index: Array, values: Array, conflicts: Array | None) -> Array | None:
@@ -139,24 +163,21 @@ class GlobalMemory:
         self._shadows.clear()
 
     def load(self, at: Array, dtype: np.dtype[Any], access: Access, report: Callable[..., None]) -> Array:
-        self._checked(at, dtype.itemsize, access, report, is_write=False)
+        self._checked(at, dtype.itemsize, access, report, Shadow.read)
         return self._view(dtype)[self._index(at, dtype)]
 
     def store(self, at: Array, values: Array, access: Access, report: Callable[..., None]) -> None:
-        checked = self._checked(at, values.dtype.itemsize, access, report, is_write=True)
+        checked = self._checked(at, values.dtype.itemsize, access, report, Shadow.write)
         worst = _stored(self._view(values.dtype), self._index(at, values.dtype), values, checked)
         if worst is not None:
             report("race", at, worst, None)
 
-    def read_value(self, at: Array, dtype: np.dtype[Any]) -> Array:
-        """Return what atomics find; they are checked by `check_atomic`."""
-        return self._view(dtype)[self._index(at, dtype)]
-
-    def write_value(self, at: Array, values: Array) -> None:
-        self._view(values.dtype)[self._index(at, values.dtype)] = values
-
-    def check_atomic(self, at: Array, size: int, report: Callable[..., None]) -> None:
-        self._bounds(at, size, report, is_write=True)
+    def atomic(
+        self, at: Array, dtype: np.dtype[Any], access: Access, report: Callable[..., None]
+    ) -> tuple[Array, Array]:
+        """Return memory and where in it each thread changes what it finds."""
+        self._checked(at, dtype.itemsize, access, report, Shadow.atomic)
+        return self._view(dtype), self._index(at, dtype)
 
     def _view(self, dtype: np.dtype[Any]) -> Array:
         if dtype not in self._views:
@@ -171,7 +192,7 @@ class GlobalMemory:
         if not len(self._sorted):
             report("outside", at, np.ones(len(at), bool), None)
         which = np.searchsorted(self._starts, at, side="right").astype(np.int64) - 1
-        outside = (which < 0) | (at >= self._ends[which]) | (at + np.uint64(size) > self._ends[which])
+        outside = (which < 0) | (at > self._ends[which] - np.uint64(size))
         if outside.any():
             report("outside", at, outside, None)
         misaligned = at % np.uint64(size) != 0
@@ -183,9 +204,9 @@ class GlobalMemory:
                     report("constant", at, which == i, None)
         return which
 
-    def _checked(self, at: Array, size: int, access: Access, report: Callable[..., None], is_write: bool) -> Any:
-        """Return which writes conflict with what was done before, and which with each other; None if nobody asks."""
-        which = self._bounds(at, size, report, is_write)
+    def _checked(self, at: Array, size: int, access: Access, report: Callable[..., None], touch: _Touch) -> Any:
+        """Return which writes conflict with what was done before; None if nobody asks."""
+        which = self._bounds(at, size, report, touch is not Shadow.read)
         if not self._detects_races:
             return None
         conflicts = np.zeros(len(at), bool)
@@ -194,13 +215,13 @@ class GlobalMemory:
             if not buffer.is_writable:
                 continue
             shadow = self._shadows.get(buffer.start)
-            if shadow is None or len(shadow.writer) != buffer.end - buffer.start:
+            if shadow is None or shadow.size != buffer.end - buffer.start:
                 shadow = self._shadows[buffer.start] = Shadow(buffer.end - buffer.start)
             here = which == i if len(self._sorted) > 1 else slice(None)
             offset = (at[here] - np.uint64(buffer.start)).astype(np.int64)[:, None] + np.arange(size)
             part = Access(*(x[here] for x in access))
-            conflicts[here] = shadow.write(offset, part) if is_write else shadow.read(offset, part)
-        if not is_write and conflicts.any():
+            conflicts[here] = touch(shadow, offset, part)
+        if touch is not Shadow.write and conflicts.any():
             report("race", at, conflicts, None)
         return conflicts
 
@@ -216,8 +237,8 @@ class GlobalMemory:
 class BankedMemory:
     """Memory that each owner has of its own: the shared memory of blocks, the local memory of threads."""
 
-    def __init__(self, owners: int, size: int, detects_races: bool, what: str) -> None:
-        self.size, self.what = size, what
+    def __init__(self, owners: int, size: int, detects_races: bool) -> None:
+        self.size = size
         self._stride = -(-size // 16) * 16
         # Neither zero nor a number: what nobody wrote should not look like something.
         self._bytes = np.full(owners * self._stride, 0xA5, np.uint8)
@@ -230,12 +251,27 @@ class BankedMemory:
         self._bytes[: len(data)] = np.frombuffer(data, np.uint8)
 
     def load(self, owner: Array, at: Array, dtype: np.dtype[Any], access: Access, report: Callable[..., None]) -> Array:
+        view, index = self._checked(owner, at, dtype, access, report, Shadow.read)
+        return view[index]
+
+    def atomic(
+        self, owner: Array, at: Array, dtype: np.dtype[Any], access: Access, report: Callable[..., None]
+    ) -> tuple[Array, Array]:
+        """Return memory and where in it each thread changes what it finds."""
+        view, index = self._checked(owner, at, dtype, access, report, Shadow.atomic)
+        if self._shadow is not None:
+            self._note_unfenced(self._bytes_of(index * dtype.itemsize, dtype.itemsize), access)
+        return view, index
+
+    def _checked(
+        self, owner: Array, at: Array, dtype: np.dtype[Any], access: Access, report: Callable[..., None], touch: _Touch
+    ) -> tuple[Array, Array]:
         flat = self._flat(owner, at, dtype.itemsize, report)
         if self._shadow is not None:
-            conflicts = self._shadow.read(flat[:, None] + np.arange(dtype.itemsize), access)
+            conflicts = touch(self._shadow, self._bytes_of(flat, dtype.itemsize), access)
             if conflicts.any():
                 report("race", at, conflicts, None)
-        return self._bytes.view(dtype)[flat // dtype.itemsize]
+        return self._bytes.view(dtype), flat // dtype.itemsize
 
     def store(self, owner: Array, at: Array, values: Array, access: Access, report: Callable[..., None]) -> None:
         flat = self._flat(owner, at, values.dtype.itemsize, report)
@@ -243,12 +279,15 @@ class BankedMemory:
         if self._shadow is None:
             view[index] = values
             return
-        every = flat[:, None] + np.arange(values.dtype.itemsize)
-        self._unfenced[every], self._unfenced_epoch[every] = access.agents[:, None] + 1, access.epochs[:, None]
+        every = self._bytes_of(flat, values.dtype.itemsize)
+        self._note_unfenced(every, access)
         conflicts = self._shadow.write(every, access)
         worst = _stored(view, index, values, conflicts)
         if worst is not None:
             report("race", at, worst, None)
+
+    def _note_unfenced(self, at: Array, access: Access) -> None:
+        self._unfenced[at], self._unfenced_epoch[at] = access.agents[:, None] + 1, access.epochs[:, None]
 
     def fence(self, owner: Array, access: Access) -> None:
         """Let tensor cores read what some threads wrote, and all that was written before their last barrier."""
@@ -266,7 +305,11 @@ class BankedMemory:
         if self._shadow is None:
             return True
         flat = owner.astype(np.int64) * self._stride + at.astype(np.int64)
-        return not self._unfenced[flat[:, None] + np.arange(size)].any()
+        return not self._unfenced[self._bytes_of(flat, size)].any()
+
+    @staticmethod
+    def _bytes_of(flat: Array, size: int) -> Array:
+        return flat[:, None] + np.arange(size)
 
     def _flat(self, owner: Array, at: Array, size: int, report: Callable[..., None]) -> Array:
         # Also where a sum begins anew from zero.

@@ -54,9 +54,10 @@ def _approximate(compiler: Compiler, one: Instruction, name: str, flushes: bool,
     return operation
 
 
-def _float_function(function: Function, modifiers: Modifiers) -> Function:
+def _float_function(function: Function, modifiers: Modifiers, kind: Type, may_saturate: bool = False) -> Function:
     """Return a float function with what `.ftz` and `.sat` do around it, and the NaN of GPUs."""
-    flushes, saturates = modifiers.flag("ftz"), modifiers.flag("sat")
+    flushes = kind.width < 64 and modifiers.flag("ftz")
+    saturates = kind.width < 64 and may_saturate and modifiers.flag("sat")
     canonical, flushed, saturated = arithmetic.canonical, arithmetic.flushed, arithmetic.saturated
     if not flushes and not saturates:
         return lambda *values: canonical(function(*values))
@@ -100,7 +101,7 @@ def _sum(compiler: Compiler, one: Instruction) -> Operation:
     function = _SIMPLE[one.opcode]
     if kind.is_float:
         modifiers.skip(["rn"])
-        function = _float_function(function, modifiers)
+        function = _float_function(function, modifiers, kind, may_saturate=True)
     elif modifiers.flag("cc"):
         modifiers.done()
         return _with_carry(compiler, one, kind, takes=False, gives=True)
@@ -146,7 +147,7 @@ def _product(compiler: Compiler, one: Instruction) -> Operation:
     kind, of_registers, held = _one_or_pair(modifiers)
     if kind.is_float:
         modifiers.skip(["rn"])
-        function = _float_function(np.multiply, modifiers)
+        function = _float_function(np.multiply, modifiers, kind, may_saturate=True)
         modifiers.done()
         return _applied(compiler, one, of_registers(function), held, held, held)
     part = modifiers.one_of("lo", "hi", "wide")
@@ -171,12 +172,14 @@ def _product_and_sum(compiler: Compiler, one: Instruction) -> Operation:
     kind = modifiers.type()
     if kind.is_float:
         modifiers.skip(["rn"])
-        function = _float_function(arithmetic.fma, modifiers)
+        function = _float_function(arithmetic.fma, modifiers, kind, may_saturate=True)
         modifiers.done()
         return _applied(compiler, one, function, kind, kind, kind, kind)
     product, result = _integer_product(modifiers.one_of("lo", "hi", "wide"), kind)
     takes, gives = one.opcode == "madc", modifiers.flag("cc")
     modifiers.done()
+    if (takes or gives) and result is not kind:
+        raise Unsupported("a carry of a wide product")
     if not takes and not gives:
         return _applied(compiler, one, lambda a, b, c: product(a, b) + c, result, kind, kind, result)
     bits = unsigned(kind.width)
@@ -203,7 +206,7 @@ def _fused(compiler: Compiler, one: Instruction) -> Operation:
     if rounding is None or (rounding != "rn" and kind.width != 32):
         raise Unsupported(f"rounding .{rounding}")
     plain = arithmetic.fma if rounding == "rn" else functools.partial(arithmetic.fma_directed, mode=rounding[1])
-    function = of_registers(_float_function(plain, modifiers))
+    function = of_registers(_float_function(plain, modifiers, kind, may_saturate=True))
     modifiers.done()
     return _applied(compiler, one, function, held, held, held, held)
 
@@ -222,7 +225,7 @@ def _division(compiler: Compiler, one: Instruction) -> Operation:
         return _approximate(compiler, one, f"div.{name}", flushes, 2)
     if not modifiers.flag("rn"):
         raise Unsupported("rounding other than .rn")
-    function = _float_function(np.divide, modifiers)
+    function = _float_function(np.divide, modifiers, kind)
     modifiers.done()
     return _applied(compiler, one, function, kind, kind, kind)
 
@@ -238,7 +241,7 @@ def _function(compiler: Compiler, one: Instruction) -> Operation:
     exact = {"sqrt": np.sqrt, "rcp": np.reciprocal}
     if one.opcode not in exact or not modifiers.flag("rn"):
         raise Unsupported("rounding other than .rn")
-    function = _float_function(exact[one.opcode], modifiers)
+    function = _float_function(exact[one.opcode], modifiers, kind)
     modifiers.done()
     return _applied(compiler, one, function, kind, kind)
 
@@ -261,7 +264,7 @@ def _extreme(compiler: Compiler, one: Instruction) -> Operation:
         function = _with_product_of_signs(function)
     of_two = function
     # Of two, and with sm_100 of three.
-    function = _float_function(lambda *values: functools.reduce(of_two, values), modifiers)
+    function = _float_function(lambda *values: functools.reduce(of_two, values), modifiers, kind)
     modifiers.done()
     return _applied(compiler, one, function, kind, *[kind] * (len(one.operands) - 1))
 
@@ -498,7 +501,8 @@ def _selection(compiler: Compiler, one: Instruction) -> Operation:
 
 _PROPERTIES: dict[str, Callable[[Array], Array]] = {
     "finite": np.isfinite, "infinite": np.isinf, "notanumber": np.isnan, "number": lambda x: ~np.isnan(x),
-    "normal": lambda x: np.isfinite(x) & (abs(x) >= np.finfo(x.dtype).tiny),
+    # Zeros are normal numbers here.
+    "normal": lambda x: np.isfinite(x) & ((abs(x) >= np.finfo(x.dtype).tiny) | (x == 0)),
     "subnormal": lambda x: (abs(x) < np.finfo(x.dtype).tiny) & (x != 0),
 }  # fmt: skip
 

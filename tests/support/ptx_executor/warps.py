@@ -69,13 +69,15 @@ def _vote(compiler: Compiler, one: Instruction) -> Operation:
     mode = modifiers.one_of("all", "any", "uni", "ballot")
     kind = modifiers.type()
     modifiers.done()
+    if mode is None or kind != (B32 if mode == "ballot" else PRED):
+        raise Unsupported("a vote of this kind")
     write = compiler.writer(one.operands[0], kind)
     asked, members = compiler.reader(one.operands[1], PRED), compiler.reader(one.operands[2], B32)
     place = one.place
 
     def operation(state: Any, mask: Array | None) -> None:
-        state.check_members(mask, members(state), place)
-        named = _named(state, members)
+        # Those named are those present; what others hold in the register of members says nothing.
+        named = state.check_members(mask, members(state), place)
         yes = state.by_warp(asked(state)) & named
         if mode == "ballot":
             answer = (yes.astype(np.uint32) << _LANES.astype(np.uint32)).sum(1, dtype=np.uint32)
@@ -112,18 +114,12 @@ def _reduction(compiler: Compiler, one: Instruction) -> Operation:
     members, place = compiler.reader(one.operands[2], B32), one.place
 
     def operation(state: Any, mask: Array | None) -> None:
-        state.check_members(mask, members(state), place)
-        values = np.where(_named(state, members), state.by_warp(read(state)), neutral)
+        present = state.check_members(mask, members(state), place)
+        values = np.where(present, state.by_warp(read(state)), neutral)
         answer = function.reduce(values, 1, dtype=kind.dtype)
         write(state, state.by_thread(np.repeat(answer[:, None], WARP, 1)), mask)
 
     return operation
-
-
-def _named(state: Any, members: Any) -> Array:
-    """Return which lanes the member masks name, as each warp's first active lane has it."""
-    words = state.by_warp(members(state))
-    return (words >> _LANES.astype(np.uint32) & np.uint32(1)).astype(bool)
 
 
 @decoder("bar")
@@ -169,6 +165,11 @@ def _matrices(compiler: Compiler, one: Instruction) -> Operation:
     if transposes:
         neighbours = [(column, row) for row, column in neighbours]
 
+    def check_rows(state: Any, active: Array | None) -> None:
+        # Only lanes that give a row have to give an aligned address.
+        given = state.by_thread(state.by_warp(address(state))[:, _LANES % (8 * count)])
+        state.check_vector("shared", given if active is None else given[active], 16, active, place)
+
     def addresses(state: Any, matrix: int, half: int, active: Array | None) -> Array:
         # Lanes 8 i to 8 i + 7 give the addresses of the rows of matrix i.
         row, column = neighbours[half]
@@ -178,6 +179,7 @@ def _matrices(compiler: Compiler, one: Instruction) -> Operation:
     def load(state: Any, mask: Array | None) -> None:
         state.check_whole_warps(mask, place)
         active, _, access = state.accessing(mask, address(state))
+        check_rows(state, active)
         for i, write in enumerate(writes):
             low, high = (
                 state.load("shared", addresses(state, i, j, active), B16, active, access, place).astype(np.uint32)
@@ -188,6 +190,7 @@ def _matrices(compiler: Compiler, one: Instruction) -> Operation:
     def store(state: Any, mask: Array | None) -> None:
         state.check_whole_warps(mask, place)
         active, _, access = state.accessing(mask, address(state))
+        check_rows(state, active)
         for i, read in enumerate(reads):
             given = read(state) if active is None else read(state)[active]
             for j in range(2):
