@@ -74,12 +74,16 @@ def operands_of(sources: tuple[str, ...]) -> list[tuple[Any, ...]]:
     every = [values_of(kind) for kind in sources]
     # Products halfway between two numbers, which a third number decides however small it is.
     ties: list[tuple[Any, ...]] = []
+    draw = np.random.default_rng(1)
     if len(sources) == 3 and set(sources) <= set(FLOATS):
         half = FLOATS[sources[0]][0] // 2
         ties = [(1 + 2.0**-half, 1 + 2.0 ** (half - FLOATS[sources[0]][0]), x) for x in every[2]]
+        # Products of which only what rounding takes is left.
+        a, b = draw.normal(size=(2, 200)).astype(dtype_of(sources[0]))
+        nearest = (a.astype(np.float64) * b).astype(a.dtype)
+        ties += zip(a.tolist(), b.tolist(), (-nearest).tolist(), strict=True)
     if math.prod(len(values) for values in every) <= 1500:
         return list(itertools.product(*every))
-    draw = np.random.default_rng(1)
     return ties + list(
         zip(*([values[i] for i in draw.integers(len(values), size=1500)] for values in every), strict=True)
     )
@@ -129,6 +133,14 @@ def inserted(width: int) -> Callable[[int, int, int, int], int]:
         for i in range(min(length, max(0, width - position))):
             bits[position + i] = field[i]
         return of_bits(bits)
+
+    return reference
+
+
+def highest_bit(width: int, is_shift: bool) -> Callable[[int], int]:
+    def reference(a: int) -> int:
+        place = (~a if a < 0 else a).bit_length() - 1
+        return width - 1 - place if is_shift and place >= 0 else place
 
     return reference
 
@@ -203,6 +215,8 @@ def integer_rows() -> Iterator[Row]:
         for sign in "us":
             kind = f"{sign}{width}"
             yield row(f"bfe.{kind} d, a, b, c", f"u{width}", f"u{width} u32 u32", extracted(width, sign == "s"))
+            yield row(f"bfind.{kind} d, a", "u32", kind, highest_bit(width, False))
+            yield row(f"bfind.shiftamt.{kind} d, a", "u32", kind, highest_bit(width, True))
     for way, mode in itertools.product("lr", ("clamp", "wrap")):
         line = f"shf.{way}.{mode}.b32 d, a, b, c"
         yield row(line, "b32", "b32 b32 u32", funnel(way == "l", mode == "clamp"))
@@ -238,7 +252,11 @@ def exact_difference(a: float, b: float) -> tuple[Fraction, float]:
 
 
 def exact_product(a: float, b: float) -> tuple[Fraction, float]:
-    return Fraction(a) * Fraction(b), math.copysign(0.0, a) * math.copysign(1.0, b)
+    return Fraction(a) * Fraction(b), 0.0 * sign_of_product(a, b)
+
+
+def sign_of_product(a: float, b: float) -> float:
+    return math.copysign(1.0, a) * math.copysign(1.0, b)
 
 
 def exact_fma(a: float, b: float, c: float) -> tuple[Fraction, float]:
@@ -246,8 +264,14 @@ def exact_fma(a: float, b: float, c: float) -> tuple[Fraction, float]:
     return product + Fraction(c), 0.0 if product else sign + c
 
 
+def exact_fma_downwards(a: float, b: float, c: float) -> tuple[Fraction, float]:
+    # A sum of zeros is -0 unless both are +0, and so is what cancels.
+    product, sign = exact_product(a, b)
+    return product + Fraction(c), -0.0 if product else -(-sign - c)
+
+
 def exact_quotient(a: float, b: float) -> tuple[Fraction, float]:
-    return Fraction(a) / Fraction(b), math.copysign(0.0, a) * math.copysign(1.0, b)
+    return Fraction(a) / Fraction(b), 0.0 * sign_of_product(a, b)
 
 
 def special_fma(a: float, b: float, c: float) -> float:
@@ -262,10 +286,12 @@ def special_quotient(a: float, b: float) -> float:
     if math.isnan(a) or math.isnan(b) or (a == 0 and b == 0) or (math.isinf(a) and math.isinf(b)):
         return NAN
     size = 0.0 if math.isinf(b) else INF
-    return math.copysign(size, a) * math.copysign(1.0, b)
+    return size * sign_of_product(a, b)
 
 
-def of_float(exact: Any, special: Any, kind: str, ftz: bool = False, sat: bool = False) -> Callable[..., float]:
+def of_float(
+    exact: Any, special: Any, kind: str, ftz: bool = False, sat: bool = False, mode: str = "n"
+) -> Callable[..., float]:
     """Return what is exact, rounded once; `special` where an operand is infinite or no number, or a divisor zero."""
 
     def reference(*operands: float) -> float:
@@ -275,7 +301,7 @@ def of_float(exact: Any, special: Any, kind: str, ftz: bool = False, sat: bool =
             found = special(*operands)
         else:
             fraction, zero = exact(*operands)
-            found = rounded(fraction, kind, zero=zero)
+            found = rounded(fraction, kind, zero, mode)
         found = flushed(found, kind) if ftz else found
         return saturated(found) if sat else found
 
@@ -334,6 +360,15 @@ def float_rows() -> Iterator[Row]:
                 yield row(f"sqrt.rn{ftz}.{kind} d, a", kind, kind, lambda x, f=flush, k=kind: root(f(x), k))
         if kind != "f16":
             yield row(f"copysign.{kind} d, a, b", kind, f"{kind} {kind}", lambda a, b: math.copysign(b, a))
+    for mode, ftz, sat in itertools.product("zmp", ("", ".ftz"), ("", ".sat")):
+        exact = exact_fma_downwards if mode == "m" else exact_fma
+        reference = of_float(exact, special_fma, "f32", bool(ftz), bool(sat), mode)
+        yield row(f"fma.r{mode}{ftz}{sat}.f32 d, a, b, c", "f32", "f32 f32 f32", reference)
+    for name, sign in (("min", 1), ("max", -1)):
+        yield row(
+            f"{name}.xorsign.abs.f32 d, a, b", "f32", "f32 f32",
+            lambda a, b, s=sign: math.copysign(least(abs(a), abs(b), False, s), sign_of_product(a, b)),
+        )  # fmt: skip
     yield row("add.f32 d, a, 0f3F800001", "f32", "f32", lambda a: float(np.float32(a) + np.float32(1 + 2.0**-23)))
 
 

@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
-from ptx_executor import Executor, Module
+from ptx_lines import Array, compiled, launched
 
 pytestmark = pytest.mark.quick
 
-TEXT = """
-.version 8.0
-.target sm_90a
-.address_size 64
-.visible .entry kernel(.param .u64 given, .param .u64 found) .reqntid 32
-{
-    .reg .b32 %r<16>;
-    .reg .b64 %rd<8>;
-    .shared .align 16 .b8 memory[512];
-    ld.param.u64 %rd1, [given];
-    ld.param.u64 %rd2, [found];
-    mov.u32 %r0, %tid.x;
-    mul.wide.u32 %rd3, %r0, 16;
-    add.u64 %rd1, %rd1, %rd3;
-    add.u64 %rd2, %rd2, %rd3;
-    ld.global.v4.b32 {%r1,%r2,%r3,%r4}, [%rd1];
-    shl.b32 %r9, %r0, 4;
-    BODY
-    st.global.v4.b32 [%rd2], {%r5,%r6,%r7,%r8};
-    ret;
-}
-"""
 
-
-def run(body: str, given: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def run(body: str, given: Array) -> Array:
     """Return what four registers of each lane hold, r5 to r8, after r1 to r4 were given."""
-    kernel, found = Module(TEXT.replace("BODY", body)).kernel(), np.zeros_like(given)
-    buffers = [(one.ctypes.data, one.nbytes, name) for one, name in ((given, "given"), (found, "found"))]
-    Executor().launch(kernel, (1,), (32,), kernel.packed([address for address, *_ in buffers]), buffers)
+    found = np.zeros_like(given)
+    text = f"""
+    mad.wide.u32 %d1, %t, 16, %a0; mad.wide.u32 %d2, %t, 16, %a1; shl.b32 %r9, %t, 4;
+    ld.global.v4.b32 {{%r1,%r2,%r3,%r4}}, [%d1];
+    {body}
+    st.global.v4.b32 [%d2], {{%r5,%r6,%r7,%r8}};
+    """
+    launched(compiled(text, 2, declared=".shared .align 16 .b8 memory[512];"), given, found)
     return found
 
 
@@ -54,27 +34,6 @@ def test_matrices_are_stored_as_lanes_hold_them(transposes: bool) -> None:
     np.testing.assert_array_equal(found.view(np.uint16).reshape(4, 8, 8), expected)
 
 
-@pytest.mark.parametrize("transposes", [False, True], ids=["rows", "columns"])
-def test_matrices_come_back(transposes: bool) -> None:
-    given, trans = np.random.default_rng(0).integers(0, 2**32, (32, 4), np.uint32), ".trans" * transposes
-    found = run(
-        f"stmatrix.sync.aligned.m8n8.x4{trans}.shared.b16 [%r9], {{%r1,%r2,%r3,%r4}};\nbar.warp.sync -1;\n"
-        f"ldmatrix.sync.aligned.m8n8.x4{trans}.shared.b16 {{%r5,%r6,%r7,%r8}}, [%r9];",
-        given,
-    )
-    np.testing.assert_array_equal(found, given)
-
-
-def test_extremes_of_sizes_have_the_sign_of_the_product() -> None:
-    pairs = [(1, 2), (-1, 2), (1, -2), (-1, -2), (-0.0, 3), (np.nan, -2), (-2, np.nan), (np.inf, -1)]
-    given = np.zeros((32, 4), np.float32)
-    given[: len(pairs), :2] = pairs
-    found = run("min.xorsign.abs.f32 %r5, %r1, %r2;\nmax.xorsign.abs.f32 %r6, %r1, %r2;", given)[: len(pairs), :2]
-    expected = [(1, 2), (-1, -2), (-1, -2), (1, 2), (-0.0, -3), (-2, -2), (-2, -2), (-1, -np.inf)]
-    assert np.signbit(found).tolist() == np.signbit(np.array(expected, np.float32)).tolist()
-    np.testing.assert_array_equal(abs(found), abs(np.array(expected, np.float32)))
-
-
 def test_pairs_do_not_carry_into_each_other() -> None:
     given = np.zeros((32, 4), np.uint32)
     given[:, 0], given[:, 1] = 0xFFFF_8000, 0x0001_8001
@@ -84,8 +43,8 @@ def test_pairs_do_not_carry_into_each_other() -> None:
 
 def test_pairs_of_floats() -> None:
     given = np.array([[1.5, -2.0, 0.25, 3.0]] * 32, np.float32)
-    both = "mov.b64 %rd4, {%r1,%r2};\nmov.b64 %rd5, {%r3,%r4};\n"
-    found = run(f"{both}fma.rn.f32x2 %rd6, %rd4, %rd5, %rd5;\nmov.b64 {{%r5,%r6}}, %rd6;", given)
+    both = "mov.b64 %d4, {%r1,%r2};\nmov.b64 %d5, {%r3,%r4};\n"
+    found = run(f"{both}fma.rn.f32x2 %d6, %d4, %d5, %d5;\nmov.b64 {{%r5,%r6}}, %d6;", given)
     assert found[0, :2].tolist() == [0.625, -3.0]
 
 

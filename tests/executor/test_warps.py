@@ -19,10 +19,10 @@ SHARED = ".shared .align 16 .b8 shared[1024];"
 STORE = "mad.wide.u32 %d0, %i, 4, %a0; st.global.u32 [%d0], %r9;"
 
 
-def stored(body: str, *buffers: Array, threads: int = WARP, declared: str = SHARED, **options: Any) -> list[int]:
+def stored(body: str, *buffers: Array, threads: int = WARP, **options: Any) -> list[int]:
     """Return what each thread of a block has in `%r9` at the end; buffers are `%a1` and so on."""
     out = np.zeros(threads, np.uint32)
-    kernel = compiled(body + "\n" + STORE, 1 + len(buffers), declared=declared)
+    kernel = compiled(body + "\n" + STORE, 1 + len(buffers), declared=SHARED)
     launched(kernel, out, *buffers, block=threads, **options)
     return out.tolist()
 

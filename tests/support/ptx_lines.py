@@ -25,9 +25,14 @@ def dtype_of(kind: str) -> np.dtype[Any]:
     return np.dtype(_DTYPES.get(kind) or f"<{'i' if kind[0] == 's' else 'u'}{int(kind[1:]) // 8}")
 
 
-def text_of(body: str, pointers: int = 3, outside: str = "", declared: str = "", name: str = "kernel") -> str:
-    """Return a kernel: `%a0` and so on are its arguments, `%i` is the number of its thread in the grid."""
-    parameters = ", ".join(f".param .u64 {name}_p{i}" for i in range(pointers))
+def text_of(
+    body: str, pointers: int = 3, outside: str = "", declared: str = "", more: str = "", name: str = "kernel"
+) -> str:
+    """Return a kernel: `%a0` and so on are its arguments, `%i` is the number of its thread in the grid.
+
+    `more` declares parameters behind its arguments, `outside` what stands before it.
+    """
+    parameters = ", ".join([*(f".param .u64 {name}_p{i}" for i in range(pointers)), *([more] if more else [])])
     loads = "\n".join(f"ld.param.u64 %a{i}, [{name}_p{i}];" for i in range(pointers))
     return f"""
 {outside}
@@ -47,16 +52,19 @@ ret;
 """
 
 
-def compiled(body: str, pointers: int = 3, outside: str = "", declared: str = "") -> Kernel:
-    return Module(text_of(body, pointers, outside, declared)).kernel()
+def compiled(body: str, pointers: int = 3, outside: str = "", declared: str = "", more: str = "") -> Kernel:
+    return Module(text_of(body, pointers, outside, declared, more)).kernel()
 
 
-def launched(kernel: Kernel | str, *buffers: Array, grid: int = 1, block: int = 32, **options: Any) -> None:
-    """Run a kernel, or the body of one, on arrays."""
+def launched(
+    kernel: Kernel | str, *buffers: Array, more: Sequence[bytes] = (), grid: int = 1, block: int = 32, **options: Any
+) -> None:
+    """Run a kernel, or the body of one, on arrays, and on values of more parameters."""
     if isinstance(kernel, str):
         kernel = compiled(kernel, len(buffers))
     named = [(array.ctypes.data, array.nbytes, f"buffer {i}") for i, array in enumerate(buffers)]
-    Executor(**options).launch(kernel, (grid,), (block,), kernel.packed([one[0] for one in named]), named)
+    parameters = kernel.packed([*(one[0] for one in named), *more])
+    Executor(**options).launch(kernel, (grid,), (block,), parameters, named)
 
 
 def assembled(kernels: Iterable[str]) -> list[str]:
@@ -110,14 +118,17 @@ def result_of(line: str, result: str, sources: Sequence[str], operands: Sequence
     return out[:count]
 
 
-def rounded(x: Fraction, kind: str, zero: float = 0.0) -> float:
-    """Return the nearest number of a float type, the even one on a tie; `zero` for zero, which has two signs."""
+def rounded(x: Fraction, kind: str, zero: float = 0.0, mode: str = "n") -> float:
+    """Return a number of a float type, rounded as `integral` does; `zero` for zero, which has two signs."""
     if x == 0:
         return zero
     precision, lowest = FLOATS[kind]
     unit = Fraction(2) ** (max(_exponent(abs(x)), lowest) - precision + 1)
-    found, sign = round(abs(x) / unit) * unit, 1 if x > 0 else -1
-    return sign * (math.inf if found >= 2 ** (2 - lowest) else float(found))
+    found, highest, sign = abs(integral(x / unit, mode) * unit), 1 - lowest, 1 if x > 0 else -1
+    if found < Fraction(2) ** (highest + 1):
+        return sign * float(found)
+    is_infinite = mode == "n" or mode == ("p" if x > 0 else "m")
+    return sign * (math.inf if is_infinite else (2 - 2.0 ** (1 - precision)) * 2.0**highest)
 
 
 def integral(x: Fraction, mode: str) -> int:
