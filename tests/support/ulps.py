@@ -21,7 +21,6 @@ from ptx_executor.operant import install
 from operant_gpu.verification import stepping
 
 SEEDS = (1, 2, 3)
-# A thousand steps of Pendulum, which turns fast, and of poles that fall.
 NUM_ENVS, STEPS, LIMIT = 100, 40, 30
 _TOLD = re.compile(r"floats within (\S+) ulps, integers equal(?: but in (\d+))?")
 

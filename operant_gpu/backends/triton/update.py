@@ -286,7 +286,11 @@ def find_misfit(mlp: MLP, actions: ActionLayout, settings: Hyperparameters, exam
         limit = f"up to {MAX_TRAINABLE_WIDTH} inputs, units and outputs"
         return f"its kernels hold {limit}, the network has {max(widest, head)}"
     if device.type == "cuda":
-        check_compiler(torch.cuda.get_device_capability(device), triton.__version__)
+        capability = torch.cuda.get_device_capability(device)
+        check_compiler(capability, triton.__version__)
+        if capability < (8, 0):
+            # Warps race in the sums that Triton compiles for them.
+            return "its kernels are for compute capability 8.0 and newer, found " + ".".join(map(str, capability))
     if find_fit(mlp, actions, settings, example) is None:
         return f"its kernels do not fit in the {_shared_memory(device):,} bytes that a program has on {device}"
     return None

@@ -112,6 +112,16 @@ def test_auto_takes_other_engines_where_no_shape_fits(learner_of: Callable[..., 
         learner_of(compiler, engine="fused")
 
 
+def test_cards_before_ampere_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    mlp = SimpleNamespace(
+        parameters=SimpleNamespace(device=torch.device("cuda", 0)),
+        layout=SimpleNamespace(inputs=4, hidden_sizes=(64,), outputs=2),
+    )
+    expected = "its kernels are for compute capability 8.0 and newer, found 7.5"
+    assert triton_update.find_misfit(mlp, None, None, None) == expected
+
+
 def test_a_precision_that_is_set_later_has_a_shape_of_its_own(learner_of: Callable[..., PPO]) -> None:
     learner = learner_of(Compiler(lambda block: 1_500 * block))
     assert learner.engine == "fused"

@@ -1,4 +1,4 @@
-"""How far compiled kernels are from NumPy: draws and integers are equal, floats within a few units in the last place."""
+"""How far compiled kernels are from NumPy: draws and integers are equal, floats within units in the last place."""
 
 from __future__ import annotations
 

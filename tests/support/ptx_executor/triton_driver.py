@@ -21,7 +21,7 @@ from triton.runtime import driver
 from ptx_executor.kernels import Executor, Kernel, Module, Queue
 
 # Bytes that a program can have, by compute capability: the most of any GPU of these, and of all others.
-_SHARED, _SHARED_OF_OTHERS = {80: 166_912, 90: 232_448, 100: 232_448}, 101_376
+_SHARED, _SHARED_OF_OTHERS = {75: 65_536, 80: 166_912, 90: 232_448, 100: 232_448}, 101_376
 
 
 def shared_memory_of(capability: int) -> int:
