@@ -78,16 +78,12 @@ def test_episodes_are_counted_as_the_environments_count_them(environment: str) -
     assert all(map(math.isfinite, measured.values())), measured
 
 
-def test_collecting_launches_a_rollout_and_nothing_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_collecting_observes_nothing_beside_the_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
     learner, _ = learned(ENVIRONMENTS["CartPole"](), 1)
-    calls: list[str] = []
-    for name in ("reset", "step", "rollout"):
-        plain = getattr(learner.env._backend, name)
-        monkeypatch.setattr(
-            learner.env._backend, name, lambda *given, name=name, plain=plain: (calls.append(name), plain(*given))
-        )
-    learner._loop.update.collect(learner._loop.rollout)
-    assert calls == ["rollout"]
+    with monkeypatch.context() as patch:
+        # On a GPU it would be a launch more.
+        patch.delattr(type(learner.env), "observe")
+        learner._loop.update.collect(learner._loop.rollout)
     assert torch.equal(learner._loop.rollout.obs[-1], learner.env.observe())
 
 
