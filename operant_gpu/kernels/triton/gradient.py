@@ -42,9 +42,9 @@ def _rounded(x):
     """Return numbers rounded to tf32: the interpreter would take them whole, and tensor cores cut their last bits off.
 
     Cut off, all errors lean to one side, and gradients were wrong by up to 3e-3 of their norm. A GPU's NaN has all bits
-    set but the sign: the minimum keeps it from overflowing to a zero.
+    set but the sign: the minimum keeps it from overflowing to a zero. With a sign, the sum takes that away.
     """
-    bits = x.to(tl.int32, bitcast=True)
+    bits = (x + 0.0).to(tl.int32, bitcast=True)
     return ((tl.minimum(bits, 0x7FFFEFFF) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
 
 
