@@ -22,8 +22,8 @@ else:
 
 Activation = Literal["tanh", "relu", "elu", "silu", "gelu"]
 Engine = Literal["auto", "fused", "graph", "eager"]
-# Of one iteration: numbers of samples have 32 bits, and those of gradient steps 20 where faults are noted.
-_MOST_STEPS, _MOST_GRADIENT_STEPS = 2**31 - 1, 2**20
+# Of one iteration: numbers of samples have 31 bits in kernels, and those of gradient steps 20 where faults are noted.
+_MOST_STEPS, _MOST_GRADIENT_STEPS = 2**31 - 1, 2**20 - 1
 
 
 class _Rule(NamedTuple):
@@ -154,15 +154,14 @@ class PPOConfig:
         """
         steps = self.n_steps * num_envs
         if steps > _MOST_STEPS:
-            message = (
-                f"{self.n_steps} x {num_envs} = {steps:,} steps of an iteration, at most {_MOST_STEPS:,}: lower it"
-            )
+            collected = f"{self.n_steps} x {num_envs} = {steps:,} steps of an iteration"
+            message = f"expected at most {_MOST_STEPS:,}, got {collected}: lower it or num_envs"
             raise InvalidConfig("n_steps", message)
-        gradient_steps = self.n_epochs * max(1, steps // self.batch_size)
-        if gradient_steps > _MOST_GRADIENT_STEPS:
+        minibatches = max(1, steps // self.batch_size)
+        if self.n_epochs * minibatches > _MOST_GRADIENT_STEPS:
             message = (
-                f"{self.batch_size} of {steps:,} steps with n_epochs={self.n_epochs} makes {gradient_steps:,} gradient "
-                f"steps an iteration, at most {_MOST_GRADIENT_STEPS:,}: raise it"
+                f"expected at most {_MOST_GRADIENT_STEPS:,} gradient steps an iteration, got {self.n_epochs} epochs of "
+                f"{minibatches:,} minibatches: raise it, or lower n_epochs"
             )
             raise InvalidConfig("batch_size", message)
         if steps < self.batch_size:

@@ -121,7 +121,8 @@ def compare_replays(make: Maker) -> str:
     start, action = captured.state_dict(), actions[0].clone()
     # Compiled and loaded before the capture.
     captured.step(action)
-    graph, result = graphs.captured(lambda: captured.step(action))
+    with torch.cuda.device(captured.device):
+        graph, result = graphs.captured(lambda: captured.step(action))
     captured.load_state_dict(start)
     for step, taken in enumerate(actions):
         action.copy_(taken)

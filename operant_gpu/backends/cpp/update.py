@@ -24,7 +24,7 @@ class GradientSteps:
         mlp: The network.
         actions: Of the environment.
         settings: Of the steps.
-        example: Samples of the kind that there will be; others do as well.
+        example: Any samples; kernels that are compiled for their dtypes take it.
         samples: Environment steps of an iteration.
 
     Raises:

@@ -27,7 +27,7 @@ MAX_TRAINABLE_WIDTH = 64
 CHUNK, ROWS = 256, 16
 # Into so many pieces are minibatches cut for the moments of their advantages.
 PIECES = 32
-# Registers of a thread and of a multiprocessor.
+# Registers that a thread of the gradient kernel is given, and those of a multiprocessor.
 _MOST_REGISTERS, _REGISTERS = 256, 65_536
 
 
@@ -37,7 +37,7 @@ _ADVICE = "set engine='graph' or engine='eager'"
 
 
 class Shape(NamedTuple):
-    """How the gradient kernel is launched."""
+    """A tile of the gradient kernel, and the warps that work on it."""
 
     block: int  # samples of a tile
     warps: int
@@ -67,7 +67,7 @@ def find_fit(mlp: MLP, actions: ActionLayout, settings: Hyperparameters, example
         mlp: The network.
         actions: Of the environment.
         settings: Of the steps.
-        example: Samples of the kind that there will be, in memory as theirs.
+        example: Samples with the dtypes and the alignment of those to come.
 
     Raises:
         BackendError: If the compiler fails.
@@ -109,7 +109,7 @@ class GradientSteps:
         mlp: The network.
         actions: Of the environment.
         settings: Of the steps.
-        example: Samples of the kind that there will be.
+        example: Samples with the dtypes and the alignment of those to come.
         samples: Environment steps of an iteration.
     """
 
@@ -292,7 +292,8 @@ def find_misfit(mlp: MLP, actions: ActionLayout, settings: Hyperparameters, exam
             # Warps race in the sums that Triton compiles for them.
             return "its kernels are for compute capability 8.0 and newer, found " + ".".join(map(str, capability))
     if find_fit(mlp, actions, settings, example) is None:
-        return f"its kernels do not fit in the {_shared_memory(device):,} bytes that a program has on {device}"
+        room = f"the {_shared_memory(device):,} bytes that a program has on {device}"
+        return f"its kernels for {mlp.precision} do not fit in {room}"
     return None
 
 

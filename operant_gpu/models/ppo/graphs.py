@@ -33,19 +33,19 @@ def captured(
     if generator is not None:
         _register(graph, generator)
     pool = torch.cuda.graph_pool_handle()
-    reason: Exception | None = None
+    reason: BaseException | None = None
     try:
         # Other threads may allocate meanwhile.
         with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             try:
                 result = function()
-            except Exception as error:
+            except BaseException as error:
                 reason = error
                 raise
-    except Exception as error:
+    except BaseException as error:
         _failed.append(graph)
-        # Until 2.13 PyTorch goes on taking all memory from the pool of a capture that failed, and frees none.
-        with contextlib.suppress(RuntimeError):
+        # Until 2.13 PyTorch takes a capture that failed to be under way for good, and frees less memory meanwhile.
+        with contextlib.suppress(AttributeError, RuntimeError):
             torch._C._cuda_endAllocateToPool(before.device.index, pool)
         # Of a function that failed, CUDA tells no more than that the capture did.
         raise reason or error from None
@@ -120,11 +120,13 @@ class Stage:
         backups = [generator.clone_state() for generator in drawn]
         try:
             self._graph, _ = captured(self._function, self._stream, self._generator)
-        except Exception as error:
+        except BaseException as error:
             self._wanted, self.failure = False, f"{type(error).__name__}: {error}"
             # A capture that failed leaves its generators waiting for its end.
             for generator, backup in zip(drawn, backups, strict=True):
                 generator.graphsafe_set_state(backup)
+            if not isinstance(error, Exception):
+                raise
             self._function()
         else:
             self._graph.replay()

@@ -89,7 +89,7 @@ class PPO:
         self._telemetry = Telemetry(list(parameters), env.num_envs, device)
         self._loop = Loop(self._make_update())
         self._checkpoints: Path | None = None
-        self._stopping = self._goes_on = self._is_training = False
+        self._stopping = self._goes_on = self._is_training = self._has_begun = False
         # Of a saved training: what the policy remembers, and the states of PyTorch's own generators.
         self._memory: Mapping[str, Tensor] | None = None
         self._own_generators: Mapping[str, Tensor] = {}
@@ -98,7 +98,7 @@ class PPO:
         """Return what takes an iteration, fused where kernels fit network and precision."""
         self._obstacle = obstacle_to_fusing(self.env, self.policy, self.config)
         self._precision = getattr(self.policy, "precision", None)
-        return (Update if self._obstacle else FusedUpdate)(
+        return (FusedUpdate if self._obstacle is None else Update)(
             env=self.env,
             policy=self.policy,
             optimizer=self.optimizer,
@@ -337,15 +337,16 @@ class PPO:
 
     def _begin(self, memory: Mapping[str, Tensor] | None = None) -> None:
         """Make ready for iterations, in which the policy goes on from a memory or with none."""
-        if self._loop.rollout is None:
+        if self._precision != getattr(self.policy, "precision", None):
+            self._loop = Loop(self._make_update())
+        if not self._has_begun:
             if self._checkpoints is None and self.config.checkpoint_dir is not None:
                 self._checkpoints = self._begun(Path(self.config.checkpoint_dir), "checkpoint_dir")
             if not self._goes_on:
                 self.env.reset(seed=self.config.seed)
         self._memory = None
-        if self._precision != getattr(self.policy, "precision", None):
-            self._loop.update, self._loop.rollout = self._make_update(), None
         self._loop.begin(self.iterations, memory)
+        self._has_begun = True
 
     def _train(self, callback: Callback | None, progress: bool) -> PPO:
         """Iterate up to the target, unless something asks to stop."""

@@ -61,7 +61,6 @@ class Loop:
         update = self.update
         if self.rollout is None:
             self.rollout = Rollout(update.env, update.policy, update.config.n_steps, update.is_fused)
-            self._fingerprint = None
         if self._fingerprint != (fingerprint := update.fingerprint()):
             # Graphs read the memory, and do the work, of the time when they were captured.
             self._fingerprint, self._has_warned = fingerprint, False

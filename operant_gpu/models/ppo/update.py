@@ -73,11 +73,15 @@ class Update:
         """Go on after so many iterations, which not every engine has to know."""
 
     def fingerprint(self) -> object:
-        """Return what callers can change between trainings and a CUDA graph keeps: memory, and what is computed."""
+        """Return what graphs are captured with: memory and dtypes of what learns, what is frozen, modes, precisions."""
         modules = [one for one in (self.policy, self._reward_normalizer, self._intrinsic) if isinstance(one, nn.Module)]
         tensors = [tensor for one in modules for tensor in (*one.parameters(), *one.buffers())]
         modes = [part.training for one in modules for part in one.modules()]
-        precisions = getattr(self.policy, "precision", None), self.policy.use_amp, torch.get_float32_matmul_precision()
+        precisions = (
+            getattr(self.policy, "precision", None),
+            self.policy.use_amp,
+            torch.backends.cuda.matmul.fp32_precision,
+        )
         return [(one.data_ptr(), one.dtype, one.requires_grad) for one in tensors], modes, precisions
 
     def collect(self, rollout: Rollout) -> None:

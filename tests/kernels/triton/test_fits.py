@@ -106,9 +106,9 @@ def test_auto_takes_other_engines_where_no_shape_fits(learner_of: Callable[..., 
     learner = learner_of(compiler).learn(16)
     assert compiler.asked == [64, 32, 16]
     assert learner.engine == "eager"
-    expected = "not fused: its kernels do not fit in the 101,376 bytes that a program has on cpu"
+    expected = "not fused: its kernels for tf32 do not fit in the 101,376 bytes that a program has on cpu"
     assert learner.engine_reason == expected
-    with pytest.raises(InvalidConfig, match="'fused' cannot be had here: its kernels do not fit in the 101,376 bytes"):
+    with pytest.raises(InvalidConfig, match="'fused' cannot be had here: its kernels for tf32 do not fit"):
         learner_of(compiler, engine="fused")
 
 
@@ -157,8 +157,12 @@ def test_grids_hold_for_more_gradient_steps_than_a_grid_has_rows(monkeypatch: py
 @pytest.mark.parametrize(
     ("settings", "num_envs", "named"),
     [
-        ({"n_steps": 2**20, "batch_size": 2**20}, 2**11, "n_steps: 1048576 x 2048 = 2,147,483,648 steps"),
-        ({"n_steps": 2**10, "batch_size": 2}, 2**11, r"batch_size: 2 of 2,097,152 steps .* makes 4,194,304 gradient"),
+        (
+            {"n_steps": 2**20, "batch_size": 2**20},
+            2**11,
+            "n_steps: expected at most 2,147,483,647, got 1048576 x 2048 =",
+        ),
+        ({"n_steps": 2**10, "batch_size": 2}, 2**11, "batch_size: .* got 4 epochs of 1,048,576 minibatches: raise it"),
     ],
 )
 def test_more_steps_than_there_are_numbers_for_are_refused(settings: dict[str, int], num_envs: int, named: str) -> None:

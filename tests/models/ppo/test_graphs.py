@@ -43,7 +43,7 @@ class Cuda:
     Attributes:
         current: The current device.
         streams: The current stream of each device.
-        pools: Those that memory is taken from.
+        pools: Those that a capture is under way with.
         made_on: Where generators were registered and graphs begun.
     """
 
@@ -104,8 +104,8 @@ class Cuda:
         self.pools.append((self.current, pool))
         try:
             yield
-        except Exception:
-            # The stream stays, and memory goes on being taken from the pool.
+        except BaseException:
+            # The stream stays, and the allocator takes the capture to be under way.
             raise INVALID  # noqa: B904
         self.pools.remove((self.current, pool))
         self._set_stream(before)
@@ -175,6 +175,23 @@ def test_where_pytorch_itself_has_ended_the_pool_that_is_no_error(cuda: Cuda, mo
     assert len(calls) == 4
 
 
+def test_an_interrupt_ends_a_capture_and_the_training(cuda: Cuda) -> None:
+    calls = []
+
+    def function() -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    one = stage(function)
+    one()
+    with pytest.raises(KeyboardInterrupt):
+        one()
+    assert len(calls) == 2
+    assert cuda.pools == []
+    assert one._generator.is_set_back
+
+
 def test_newer_releases_have_no_generators_to_register(cuda: Cuda) -> None:
     del torch.cuda.CUDAGraph.register_generator_state
     one = stage(lambda: None)
@@ -218,3 +235,17 @@ def test_a_training_after_a_change_captures_anew(change: str | None) -> None:
     learner.learn(16)
     assert (learner._loop.stages is before) is (change is None)
     assert learner.iterations == 2
+
+
+def test_a_training_heeds_any_way_to_ask_for_tf32() -> None:
+    config = PPOConfig(n_steps=4, batch_size=8, n_epochs=1, hidden_sizes=(8,), engine="eager")
+    learner = PPO(operant_gpu.make("CartPole-v1", 4, device="cpu", backend="numpy"), config).learn(16)
+    before, products = learner._loop.stages, torch.backends.cuda.matmul
+    asked = products.fp32_precision
+    try:
+        # After it, PyTorch's older functions raise.
+        products.fp32_precision = "tf32"
+        learner.learn(16)
+    finally:
+        products.fp32_precision = asked
+    assert learner._loop.stages is not before
