@@ -161,6 +161,13 @@ def test_without_a_legal_choice_the_draw_is_still_in_range() -> None:
     assert (integers((4,), (7,), none) == 6).all()
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_logits_that_are_all_no_numbers_choose_the_first(size: int) -> None:
+    choices, log_prob = categorical(blocks([np.nan] * size, 100), (), (4,))
+    assert (choices == 4).all()
+    assert np.isnan(log_prob).all()
+
+
 def test_components_are_drawn_apart_and_their_probabilities_multiplied() -> None:
     numbers = [0.5, -0.5, 1.0, 0.0, 2.0, -1.0, 0.3, 0.3, 0.3]
     parts = [numbers[:2], numbers[2:5], numbers[5:6], numbers[6:]]

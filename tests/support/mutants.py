@@ -5,13 +5,16 @@ that kernels, C++ and compiled programs change too, runs the quick tests and tho
 the first fails, and undoes it. Equal seeds draw equal mutants from equal sources, whatever the tests are. The last line
 is JSON.
 
-A mutant is a comparison, an operator or a constant that is another one, or a mask that is left out.
+A mutant is a comparison, an operator or a constant that is another one, or a mask that is left out. With `--gpu` it is
+a fault of a kernel or of a launch, as `gpu_faults.py` lists them by kind, and the tests are those that run such code:
+compiled and executed, with races, ahead of time, then interpreted.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import itertools
 import json
 import os
 import random
@@ -20,9 +23,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+from gpu_faults import FILES, faults
+from gpu_faults import KINDS as GPU_KINDS
 
 SWAPS = {
     "comparison": {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "=="},
@@ -60,6 +68,14 @@ NEAREST = {
     "envs": "tests/envs tests/backends tests/vector",
     "": "tests/backends tests/vector",
 }
+# The same for faults of code for GPUs, by a pattern of the path: the first that matches.
+_EXECUTED, _INTERPRETED = {"PTX_EXECUTE": "1"}, {"TRITON_INTERPRET": "1"}
+_LEARNERS = "tests/backends/test_update_kernels.py tests/kernels/triton/test_shuffle.py"
+_AGREEMENT = "tests/backends/test_contract_backends.py tests/vector/test_rollout_network.py"
+_ROWS = "tests/backends/test_batch_sizes.py tests/vector/test_rollout_steps.py tests/vector/test_rollout_outputs.py"
+_FUNCTIONS = "tests/test_random.py tests/test_arrays.py tests/test_sampling.py"
+_FAR = "tests/backends/test_far_memory.py"
+_OTHERS = "tests/vector/test_action_masks.py tests/vector/test_autoreset.py tests/vector/test_rollout_random.py"
 _TOKEN = re.compile(
     r"(?P<skip>//[^\n]*|/\*.*?\*/|#\s*include[^\n]*|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*')"
     r"|(?P<number>\b\d+(?:\.\d+)?(?:e[+-]?\d+)?f?\b)"
@@ -84,6 +100,24 @@ class Mutant:
         """Return the file with the edit."""
         assert text[self.start : self.end] == self.before
         return text[: self.start] + self.after + text[self.end :]
+
+
+class Check(NamedTuple):
+    """Tests, which of them by their marks, and what the environment sets for them."""
+
+    name: str
+    tests: str
+    marks: str
+    variables: Mapping[str, str] = MappingProxyType({})
+
+
+# What may tell how a fault was found, in the order in which they are looked for.
+_SIGNS = {
+    "race": "RaceFault",
+    "address": "MemoryFault",
+    "compiler": "CompilationError|NVRTC|BackendError|InvalidConfig|IncompatibleTypeErrorImpl",
+    "numbers": "AssertionError|assert ",
+}
 
 
 def other_number(text: str) -> str:
@@ -138,6 +172,30 @@ def _is_number(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, int | float)
 
 
+def draw_faults(checkout: Path, seed: int, count: int) -> list[Mutant]:
+    """Return so many faults of code for GPUs: of each kind in turn, a file, then a place, each with the same chance."""
+    chance, drawn = random.Random(seed), list[Mutant]()
+    places: dict[str, dict[str, list[Mutant]]] = {kind: {} for kind in GPU_KINDS}
+    for path in sorted(path for pattern in FILES for path in (checkout / "operant_gpu").glob(pattern)):
+        name, text = str(path.relative_to(checkout)), path.read_text(encoding="utf-8")
+        is_python = name.endswith(".py")
+        comments = re.finditer(r"#[^\n]*" if is_python else r"//[^\n]*", text)
+        skipped = [*(_not_code(text) if is_python else ()), *(found.span() for found in comments)]
+        for kind, start, end, after in faults(name, text):
+            if not any(first <= start < last for first, last in skipped):
+                one = Mutant(name, text.count("\n", 0, start) + 1, kind, start, end, text[start:end], after)
+                places[kind].setdefault(name, []).append(one)
+    for kind in itertools.cycle(GPU_KINDS):
+        if len(drawn) == count or not any(places.values()):
+            return drawn
+        if files := places[kind]:
+            name = chance.choice(sorted(files))
+            drawn.append(files[name].pop(chance.randrange(len(files[name]))))
+            if not files[name]:
+                del files[name]
+    raise AssertionError
+
+
 def draw(checkout: Path, seed: int, count: int) -> list[Mutant]:
     """Return so many edits of the package: a room, then a kind, then a place, each with the same chance."""
     chance, drawn = random.Random(seed), []
@@ -155,27 +213,49 @@ def draw(checkout: Path, seed: int, count: int) -> list[Mutant]:
     return drawn
 
 
-def passes(path: str) -> Iterator[tuple[str, str, bool]]:
-    """Yield tests, which of them by their marks, and whether in Triton's interpreter: those that tell most first."""
+def checks(path: str) -> Iterator[Check]:
+    """Yield what may notice an edit of a file: what tells most first."""
     inside = path.removeprefix("operant_gpu/")
     nearest = next(tests for start, tests in NEAREST.items() if inside.startswith(start))
     if "/triton" not in path:
-        yield "tests", "quick and not thorough", False
-        yield nearest, "not quick and not thorough", False
+        yield Check("suite", "tests", "quick and not thorough")
+        yield Check("suite", nearest, "not quick and not thorough")
         return
-    yield nearest, "triton and quick", True
-    yield "tests/kernels tests/verification", "not thorough", False
-    yield nearest, "triton and not quick", True
+    yield Check("interpreter", nearest, "triton and quick", _INTERPRETED)
+    yield Check("suite", "tests/kernels tests/verification", "not thorough")
+    yield Check("interpreter", nearest, "triton and not quick", _INTERPRETED)
 
 
-def judge(checkout: Path, mutant: Mutant, seconds: float) -> str:
+def gpu_checks(path: str) -> Iterator[Check]:
+    """Yield the same for faults of code for GPUs."""
+    if path.endswith(("random.py", "philox.py", "sampling.py", "arrays.py")):
+        yield Check("NumPy and numba", _FUNCTIONS, "not thorough")
+    if "cuda" in path:
+        yield Check("CUDA C++ executed", "tests/backends/cuda/test_cuda_executed.py", "not thorough")
+        yield Check("CUDA C++ executed, far", _FAR, "not triton")
+        yield Check("C++", "tests/backends tests/vector", "quick and not thorough")
+        return
+    is_learners = re.search(r"/(?:adam|advantages|gradient|objective|shuffle|update)\.py", path)
+    nearest = _LEARNERS if is_learners else _AGREEMENT
+    yield Check("executor", nearest, "triton and quick", _EXECUTED)
+    yield Check("executor, far", _FAR, "triton", _EXECUTED)
+    yield Check("suite", nearest, "not triton and not thorough" if is_learners else "quick and not thorough")
+    if not is_learners:
+        yield Check("races", "tests/kernels/triton/test_races.py", "")
+        yield Check("executor", _ROWS, "triton", _EXECUTED)
+    yield Check("executor", nearest if is_learners else f"{nearest} {_OTHERS}", "triton and not quick", _EXECUTED)
+    yield Check("interpreter", nearest, "triton", _INTERPRETED)
+    yield Check("ahead of time", "tests/kernels", "not thorough")
+
+
+def judge(checkout: Path, mutant: Mutant, checks: Iterable[Check], seconds: float, workers: int = 2) -> str:
     """Return "caught" with the test that failed, "survived" the tests, or "survived so far" for want of time."""
     path, end = checkout / mutant.path, time.monotonic() + seconds
     original = path.read_text(encoding="utf-8")
     path.write_text(mutant.applied(original), encoding="utf-8")
     try:
-        for tests, marks, is_interpreted in passes(mutant.path):
-            if found := caught(checkout, tests, marks, is_interpreted, end - time.monotonic()):
+        for check in checks:
+            if found := caught(checkout, check, workers, end - time.monotonic()):
                 return found
         return "survived"
     except subprocess.TimeoutExpired:
@@ -184,16 +264,16 @@ def judge(checkout: Path, mutant: Mutant, seconds: float) -> str:
         path.write_text(original, encoding="utf-8")
 
 
-def caught(checkout: Path, tests: str, marks: str, is_interpreted: bool, seconds: float) -> str:
-    """Return which test failed, or nothing.
+def caught(checkout: Path, check: Check, workers: int, seconds: float) -> str:
+    """Return which check and test failed and how, or nothing.
 
     Raises:
         subprocess.TimeoutExpired: If none has after so many seconds.
     """
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-n", "2", "--dist", "worksteal"]
-    variables = {**os.environ, "PYTHONPATH": str(checkout)} | ({"TRITON_INTERPRET": "1"} if is_interpreted else {})
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-n", str(workers)]
+    variables = {**os.environ, "PYTHONPATH": str(checkout), **check.variables}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    command += ["-m", marks, *tests.split()]
+    command += ["--dist", "worksteal"] * (workers > 0) + ["-m", check.marks, *check.tests.split()]
     process = subprocess.Popen(command, cwd=checkout, env=variables, start_new_session=True, **pipes)
     try:
         output = process.communicate(timeout=max(0.0, seconds))[0]
@@ -203,9 +283,11 @@ def caught(checkout: Path, tests: str, marks: str, is_interpreted: bool, seconds
             process.communicate()
     failed = re.search(r"^(?:FAILED|ERROR) (.*?)(?: - .*)?$", output, re.MULTILINE)
     if failed:
-        return f"caught by {failed[1]}"
+        errors = "\n".join(re.findall(r"^E .*", output, re.MULTILINE))
+        how = next((name for name, sign in _SIGNS.items() if re.search(sign, errors)), "error")
+        return f"caught by {check.name} ({how}): {failed[1]}"
     # 5 says that there were no tests.
-    return "" if process.returncode in (0, 5) else "caught"
+    return "" if process.returncode in (0, 5) else f"caught by {check.name}"
 
 
 def main() -> None:
@@ -215,18 +297,24 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=24)
     parser.add_argument("--count", type=int, default=30)
     parser.add_argument("--seconds", type=float, default=90.0)
+    parser.add_argument("--workers", type=int, default=2, help="processes that run tests; 0 for none beside pytest's")
+    parser.add_argument("--gpu", action="store_true", help="plant faults of code for GPUs")
     parser.add_argument("--list", action="store_true", help="draw and tell, and judge none")
     given = parser.parse_args()
     checkout = given.checkout.resolve()
+    draw_some, checks_of = (draw_faults, gpu_checks) if given.gpu else (draw, checks)
     told = []
-    for number, mutant in enumerate(draw(checkout, given.seed, given.count)):
+    for number, mutant in enumerate(draw_some(checkout, given.seed, given.count)):
         line = (checkout / mutant.path).read_text(encoding="utf-8").splitlines()[mutant.line - 1].strip()
-        found = "" if given.list else judge(checkout, mutant, given.seconds)
+        of_path, begin = checks_of(mutant.path), time.monotonic()
+        found = "" if given.list else judge(checkout, mutant, of_path, given.seconds, given.workers)
+        taken = round(time.monotonic() - begin)
         print(
-            f"{number}: {mutant.path}:{mutant.line} {mutant.before!r} -> {mutant.after!r}: {found}\n    {line}",
+            f"{number}: {mutant.path}:{mutant.line} {mutant.kind} {mutant.before!r} -> {mutant.after!r}: {found}"
+            f" {taken} s\n    {line}",
             flush=True,
         )
-        told.append({**asdict(mutant), "text": line, "found": found})
+        told.append({**asdict(mutant), "text": line, "found": found, "seconds": taken})
     print(json.dumps(told))
 
 
