@@ -239,11 +239,14 @@ def gpu_checks(path: str) -> Iterator[Check]:
     nearest = _LEARNERS if is_learners else _AGREEMENT
     yield Check("executor", nearest, "triton and quick", _EXECUTED)
     yield Check("executor, far", _FAR, "triton", _EXECUTED)
-    yield Check("suite", nearest, "not triton and not thorough" if is_learners else "quick and not thorough")
-    if not is_learners:
+    if is_learners:
+        yield Check("executor", nearest, "triton and not quick", _EXECUTED)
+        yield Check("suite", nearest, "not triton and not thorough")
+    else:
+        yield Check("suite", nearest, "quick and not thorough")
         yield Check("races", "tests/kernels/triton/test_races.py", "")
         yield Check("executor", _ROWS, "triton", _EXECUTED)
-    yield Check("executor", nearest if is_learners else f"{nearest} {_OTHERS}", "triton and not quick", _EXECUTED)
+        yield Check("executor", f"{nearest} {_OTHERS}", "triton and not quick", _EXECUTED)
     yield Check("interpreter", nearest, "triton", _INTERPRETED)
     yield Check("ahead of time", "tests/kernels", "not thorough")
 
