@@ -102,6 +102,12 @@ def far(tensor: Tensor, axes: int, apart: int, are_rows_whole: bool = False) -> 
     return reserved(tuple(flat.shape), tuple(strides), tensor.dtype).copy_(flat).view(tensor.shape)
 
 
+def far_and_wrong(tensor: Tensor, axes: int, apart: int) -> Tensor:
+    """Return memory for an output, with other numbers in it: what has components has any strides."""
+    other = ~tensor if tensor.dtype is torch.bool else tensor + 1
+    return far(other, axes, apart, are_rows_whole=tensor.ndim == axes)
+
+
 @pytest.fixture(autouse=True)
 def _no_races(monkeypatch: pytest.MonkeyPatch) -> None:
     """Detect none: who touched which of so many bytes is too much to remember."""
@@ -127,15 +133,19 @@ def compare(env: VecEnv, reference: VecEnv, apart: int) -> None:
     policies = ((far(given, 2, apart), given), ("random", "random"))
     for found_policy, expected_policy in policies:
         expected = reference.rollout(STEPS, expected_policy, names)
-        out = {name: far(tensor, 2, apart, are_rows_whole=tensor.ndim == 2) for name, tensor in expected.items()}
+        out = {name: far_and_wrong(tensor, 2, apart) for name, tensor in expected.items()}
         assert_same_tensors(env.rollout(STEPS, found_policy, out), expected)
 
-    *expected, info = reference.step(given[0])
-    results = {"obs": expected[0], "final_obs": info["final_obs"]}
+    *_, info = reference.step(given[0])
+    results = {"obs": reference.observe(), "final_obs": info["final_obs"]}
     results |= {} if reference.action_mask is None else {"action_mask": reference.action_mask}
-    out = {name: far(tensor, 1, apart) for name, tensor in results.items()}
+    out = {name: far_and_wrong(tensor, 1, apart) for name, tensor in results.items()}
     env.step(far(given[0], 1, apart), out=out)
     assert_same_tensors(out, results)
+    written = {name: far_and_wrong(tensor, 1, apart) for name, tensor in results.items() if name != "final_obs"}
+    flat = {name: tensor.flatten(1) for name, tensor in written.items()}
+    env._backend.reset(torch.zeros(NUM_ENVS, dtype=torch.bool), env._outputs._replace(**flat))
+    assert_same_tensors(written, {name: results[name] for name in written})
 
     network, outputs = make_network(env), env._outputs
     numbers = torch.randn(NUM_ENVS, network.layout.outputs, generator=torch.Generator().manual_seed(5))
