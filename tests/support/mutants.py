@@ -70,8 +70,9 @@ NEAREST = {
 }
 # The same for faults of code for GPUs, by a pattern of the path: the first that matches.
 _EXECUTED, _INTERPRETED = {"PTX_EXECUTE": "1"}, {"TRITON_INTERPRET": "1"}
+_RACES = "tests/kernels/triton/test_races.py"
 _LEARNERS = "tests/backends/test_update_kernels.py tests/kernels/triton/test_shuffle.py"
-_AGREEMENT = "tests/backends/test_contract_backends.py tests/vector/test_rollout_network.py"
+_AGREEMENT = f"{_RACES} tests/backends/test_contract_backends.py tests/vector/test_rollout_network.py"
 _ROWS = "tests/backends/test_batch_sizes.py tests/vector/test_rollout_steps.py tests/vector/test_rollout_outputs.py"
 _FUNCTIONS = "tests/test_random.py tests/test_arrays.py tests/test_sampling.py"
 _FAR = "tests/backends/test_far_memory.py"
@@ -244,7 +245,7 @@ def gpu_checks(path: str) -> Iterator[Check]:
         yield Check("suite", nearest, "not triton and not thorough")
     else:
         yield Check("suite", nearest, "quick and not thorough")
-        yield Check("races", "tests/kernels/triton/test_races.py", "")
+        yield Check("races", _RACES, "thorough")
         yield Check("executor", _ROWS, "triton", _EXECUTED)
         yield Check("executor", f"{nearest} {_OTHERS}", "triton and not quick", _EXECUTED)
     yield Check("interpreter", nearest, "triton", _INTERPRETED)

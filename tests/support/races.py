@@ -93,6 +93,9 @@ def shown(env: VecEnv, actions: torch.Tensor) -> list[torch.Tensor]:
         found = [tensor.clone() for tensor in found]
     stored = env.rollout(STEPS, actions, out=["obs", "reward", "terminated", "truncated", "final_obs"])
     found += [*stored.values(), *env.rollout(STEPS, "random", out=["obs", "action", "reward"]).values()]
+    # Threads of a program wait for each other where observations are stored at every step: here they do not.
+    env.reset(seed=4)
+    env.rollout(STEPS)
     columns = env.state_dict()
     return [*found, *columns["state"].values(), *columns["columns"].values()]
 
