@@ -74,7 +74,7 @@ _RACES = "tests/kernels/triton/test_races.py"
 _LEARNERS = "tests/backends/test_update_kernels.py tests/kernels/triton/test_shuffle.py"
 _AGREEMENT = f"{_RACES} tests/backends/test_contract_backends.py tests/vector/test_rollout_network.py"
 _ROWS = "tests/backends/test_batch_sizes.py tests/vector/test_rollout_steps.py tests/vector/test_rollout_outputs.py"
-_FUNCTIONS = "tests/test_random.py tests/test_arrays.py tests/test_sampling.py"
+_FUNCTIONS = "tests/test_random.py tests/test_arrays.py tests/test_sampling.py tests/backends/cpp"
 _FAR = "tests/backends/test_far_memory.py"
 _OTHERS = "tests/vector/test_action_masks.py tests/vector/test_autoreset.py tests/vector/test_rollout_random.py"
 _TOKEN = re.compile(
@@ -230,7 +230,7 @@ def checks(path: str) -> Iterator[Check]:
 def gpu_checks(path: str) -> Iterator[Check]:
     """Yield the same for faults of code for GPUs."""
     if path.endswith(("random.py", "philox.py", "sampling.py", "arrays.py")):
-        yield Check("NumPy and numba", _FUNCTIONS, "not thorough")
+        yield Check("other backends", _FUNCTIONS, "not thorough")
     if "cuda" in path:
         yield Check("CUDA C++ executed", "tests/backends/cuda/test_cuda_executed.py", "not thorough")
         yield Check("CUDA C++ executed, far", _FAR, "not triton")
