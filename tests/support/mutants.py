@@ -68,7 +68,7 @@ NEAREST = {
     "envs": "tests/envs tests/backends tests/vector",
     "": "tests/backends tests/vector",
 }
-# The same for faults of code for GPUs, by a pattern of the path: the first that matches.
+# How kernels run here, and the tests that tell most of faults in them.
 _EXECUTED, _INTERPRETED = {"PTX_EXECUTE": "1"}, {"TRITON_INTERPRET": "1"}
 _RACES = "tests/kernels/triton/test_races.py"
 _LEARNERS = "tests/backends/test_update_kernels.py tests/kernels/triton/test_shuffle.py"
@@ -186,15 +186,14 @@ def draw_faults(checkout: Path, seed: int, count: int) -> list[Mutant]:
             if not any(first <= start < last for first, last in skipped):
                 one = Mutant(name, text.count("\n", 0, start) + 1, kind, start, end, text[start:end], after)
                 places[kind].setdefault(name, []).append(one)
-    for kind in itertools.cycle(GPU_KINDS):
-        if len(drawn) == count or not any(places.values()):
-            return drawn
-        if files := places[kind]:
+    kinds = itertools.cycle(GPU_KINDS)
+    while len(drawn) < count and any(places.values()):
+        if files := places[next(kinds)]:
             name = chance.choice(sorted(files))
             drawn.append(files[name].pop(chance.randrange(len(files[name]))))
             if not files[name]:
                 del files[name]
-    raise AssertionError
+    return drawn
 
 
 def draw(checkout: Path, seed: int, count: int) -> list[Mutant]:
