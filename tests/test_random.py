@@ -74,6 +74,7 @@ def test_words_are_those_of_seed_id_episode_step_and_stream(backend: str, seed: 
     assert drawn() == expected(episode=1, elapsed=0, stream=0)
 
 
+@pytest.mark.quick
 @pytest.mark.skipif(not HAS_TRITON, reason="needs what runs Triton's kernels")
 def test_uniforms_and_integers_of_numpy_and_triton_are_equal_bit_for_bit() -> None:
     envs = [started(AllDraws, 300, backend, seed=123456789) for backend in ("numpy", "triton")]

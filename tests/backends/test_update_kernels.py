@@ -143,6 +143,7 @@ def some_flags(share: float, seed: int) -> Tensor:
     return torch.rand(13, 41, generator=torch.Generator().manual_seed(seed)) < share
 
 
+@pytest.mark.quick
 def test_advantages_are_those_of_the_reference(kernels: Any) -> None:
     generator = torch.Generator().manual_seed(1)
     rewards, values, final = torch.randn(3, 13, 41, generator=generator)

@@ -230,6 +230,7 @@ def gpu_checks(path: str) -> Iterator[Check]:
     """Yield the same for faults of code for GPUs."""
     if path.endswith(("random.py", "philox.py", "sampling.py", "arrays.py")):
         yield Check("other backends", _FUNCTIONS, "not thorough")
+        yield Check("executor", _FUNCTIONS, "triton", _EXECUTED)
     if "cuda" in path:
         yield Check("CUDA C++ executed", "tests/backends/cuda/test_cuda_executed.py", "not thorough")
         yield Check("CUDA C++ executed, far", _FAR, "not triton")
