@@ -29,8 +29,9 @@ test: $(VENV)/tested  ## Run the suite; Triton's kernels compiled, on the execut
 	PTX_EXECUTE=1 $(PYTEST) -m "triton and not thorough"
 	TRITON_INTERPRET=1 $(PYTEST) -m "triton and quick" tests/backends
 
-thorough: $(VENV)/tested $(LOWEST)  ## Run what `make test` leaves out: every GPU generation, sanitizers, more in the interpreter
+thorough: $(VENV)/tested $(LOWEST)  ## Run what `make test` leaves out: other GPU generations, sanitizers, more in the interpreter
 	$(PYTEST) -m thorough
+	PTX_EXECUTE=1 PTX_CAPABILITY=90 PTX_SCHEDULE=1 $(PYTEST) -m "triton and quick"
 	TRITON_INTERPRET=1 $(PYTEST) -m "triton and quick" --ignore tests/backends
 
 gpu-check: $(VENV)/tested  ## Run Triton's kernels compiled for two generations, in three orders of warps, and the tests for GPUs on them
