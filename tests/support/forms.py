@@ -11,10 +11,11 @@ import sys
 from collections import Counter
 
 import triton
-from aot import SHARED, NoGPU, all_launches, compile_launch
+from aot import NoGPU, all_launches, compile_launch
 from ptx_executor import PtxError
 from ptx_executor.compiler import Compiler
 from ptx_executor.syntax import parse
+from ptx_executor.triton_driver import shared_memory_of
 from triton.runtime import driver
 
 if __name__ == "__main__":
@@ -25,7 +26,7 @@ if __name__ == "__main__":
     forms: Counter[str] = Counter()
     kernels, refused = 0, {}
     for launch in (launch for kind in kinds for launch in all_launches(kind)):
-        if launch.is_large and SHARED[target] <= 101_376:
+        if launch.is_large and shared_memory_of(target) <= 101_376:
             continue
         module = parse(compile_launch(launch, target)[0].asm["ptx"])
         kernels += 1
