@@ -159,3 +159,23 @@ def test_cupy_sees_the_same_memory() -> None:
     torch.cuda.synchronize()
     assert stepped.data.ptr == obs.data.ptr
     assert float(cupy.abs(reward).max()) > 0
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "CudaDials-v0"])
+def test_steps_on_several_streams_are_in_the_order_of_their_waits(name: str) -> None:
+    streamed, reference = make(name), make(name)
+    rng, side = np.random.default_rng(3), torch.cuda.Stream()
+    for env in (streamed, reference):
+        env.reset(seed=5)
+    for step in range(6):
+        actions = random_actions(reference, rng).to("cuda")
+        expected = flat(reference.step(actions))
+        main = torch.cuda.current_stream()
+        if step % 2:
+            side.wait_stream(main)
+            with torch.cuda.stream(side):
+                found = flat(streamed.step(actions))
+            main.wait_stream(side)
+        else:
+            found = flat(streamed.step(actions))
+        assert_same_tensors(found, expected)

@@ -2,7 +2,7 @@
 
 Environments made for "cuda", or for "auto", have the device "cpu" and the backend "triton", or "cuda" where CuPy is.
 What asks whether there is a GPU is told so. Graphs replay what they captured: kernels of backends, and nothing else.
-What there is no stand-in for fails as in PyTorch without CUDA: the allocator's counts, clocks, streams beyond one.
+What there is no stand-in for fails as in PyTorch without CUDA: the allocator's counts, clocks.
 """
 
 from __future__ import annotations
@@ -51,6 +51,25 @@ class _Refusing(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+class _Stream:
+    """Stands for `torch.cuda.Stream`: all have launches done in the order in which they come, so none has to wait."""
+
+    cuda_stream = 0
+
+    def __init__(self, device: Any = None) -> None:
+        self.device = torch.device("cuda", 0)
+
+    def wait_stream(self, other: Any) -> None:
+        """Wait for nothing."""
+
+
+@contextlib.contextmanager
+def _current(streams: list[Any], stream: Any) -> Iterator[None]:
+    streams.append(stream)
+    yield
+    streams.pop()
+
+
 class Graph:
     """Stands for `torch.cuda.CUDAGraph`: the kernels that were launched while it was captured, in order."""
 
@@ -82,7 +101,7 @@ def pretend(patch: pytest.MonkeyPatch | None = None) -> None:
         "to",
         lambda self, *args, **named: plain_to(self, *("cpu" if _is_cuda(x) else x for x in args), **named),
     )
-    stream = SimpleNamespace(cuda_stream=0, device=torch.device("cuda", 0))
+    streams = [_Stream()]
     capability = driver.get_current_target().arch
     properties = SimpleNamespace(
         name=f"PTX executor, sm_{capability}",
@@ -111,7 +130,9 @@ def pretend(patch: pytest.MonkeyPatch | None = None) -> None:
         "get_device_capability": lambda device=None: (properties.major, properties.minor),
         "get_device_properties": lambda device=None: properties,
         "synchronize": lambda device=None: None,
-        "current_stream": lambda device=None: stream,
+        "Stream": _Stream,
+        "stream": lambda stream: _current(streams, stream),
+        "current_stream": lambda device=None: streams[-1],
         "set_stream": lambda stream: None,
         "get_rng_state": lambda device=None: torch.get_rng_state(),
         "set_rng_state": lambda state, device=None: None,
