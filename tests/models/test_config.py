@@ -34,6 +34,7 @@ NUMBERS = [*POSITIVE, *FRACTIONS, "vf_coef", "ent_coef", "rnd_coef", "log_std_in
 
 OUT_OF_RANGE = [
     *((name, value) for name in COUNTS for value in (0, -1)),
+    ("n_epochs", 65_536),
     *((name, value) for name in POSITIVE for value in (0.0, -1e-3)),
     *((name, -1) for name in NON_NEGATIVE),
     *((name, value) for name in FRACTIONS for value in (-1e-6, 1 + 1e-6)),
@@ -143,6 +144,7 @@ VALID = st.fixed_dictionaries(
     {},
     optional={
         **{name: st.integers(2, 10**12) for name in COUNTS},
+        "n_epochs": st.integers(2, 65_535),
         **dict.fromkeys(POSITIVE, POSITIVE_FLOATS),
         **{name: st.none() | POSITIVE_FLOATS for name in ("vf_clip_eps", "target_kl")},
         **dict.fromkeys(("vf_coef", "ent_coef", "rnd_coef"), NON_NEGATIVE_FLOATS),
