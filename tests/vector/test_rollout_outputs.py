@@ -79,8 +79,8 @@ def test_names_come_in_any_container(backend: str) -> None:
 @every_mode
 @some_environments
 def test_each_output_is_the_same_alone_and_among_all(name: str, backend: str, mode: AutoresetMode) -> None:
-    if backend == "triton" and mode is not AutoresetMode.SAME_STEP:
-        pytest.skip("slow in the interpreter, and no mode has stores of its own")
+    if backend == "triton" and (mode, name) != (AutoresetMode.SAME_STEP, "MaskedDials-v0"):
+        pytest.skip("each is a kernel of its own; no mode has stores of its own, and MaskedDials has all outputs")
     env, steps = started(name, backend, mode), 2 if backend == "triton" else STEPS
     network = Policy(make_network(env))
     for policy, names in (("random", output_names(env)), (network, all_names(env))):
@@ -155,6 +155,8 @@ def beside(tensor: torch.Tensor) -> torch.Tensor:
 def test_given_tensors_are_written_completely_and_nothing_beside_them(
     name: str, backend: str, layout: Layout, integers: torch.dtype
 ) -> None:
+    if backend == "triton" and name != "MaskedDials-v0" and layout is not by_component:
+        pytest.skip("kernels see strides, whatever environment they are of")
     env, reference = started(name, backend), started(name, backend)
     policies = [("random", output_names(env)), (Policy(make_network(env)), all_names(env))]
     for flag, (policy, names) in zip((True, False), policies, strict=True):
