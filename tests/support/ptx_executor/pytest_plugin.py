@@ -10,7 +10,7 @@ What else the environment may set:
     PTX_CLOSE: Floats that a test wants equal may differ as those of two libraries of mathematics do.
     PTX_PRECISION: That of networks for which a test asks no other: "ieee" tells the errors of tf32 from others.
     PTX_SCHEDULE: Seed of an order of warps.
-    PTX_STRICT: Threads of one warp race as well.
+    PTX_STRICT: Threads of one warp race as well. That `bar.warp.sync` orders what they do is not followed.
 """
 
 from __future__ import annotations
