@@ -327,6 +327,9 @@ FLOAT_LINES = {
     "add": (exact_sum, operator.add, "a b"),
     "sub": (exact_difference, operator.sub, "a b"),
     "mul": (exact_product, operator.mul, "a b"),
+    "add.rn": (exact_sum, operator.add, "a b"),
+    "sub.rn": (exact_difference, operator.sub, "a b"),
+    "mul.rn": (exact_product, operator.mul, "a b"),
     "fma.rn": (exact_fma, special_fma, "a b c"),
     "mad.rn": (exact_fma, special_fma, "a b c"),
     "div.rn": (exact_quotient, special_quotient, "a b"),
@@ -498,6 +501,9 @@ def conversion_rows() -> Iterator[Row]:
             yield row(f"cvt{mode}{ftz}{sat}.{to}.{source} d, a", to, source, reference)
     for kind, mode in itertools.product(FLOATS, "nzmp"):
         yield row(f"cvt.r{mode}i.{kind}.{kind} d, a", kind, kind, lambda x, m=mode: to_whole(x, m))
+    for mode in "nzmp":
+        reference = lambda x, m=mode: to_whole(flushed(x, "f32"), m)  # noqa: E731
+        yield row(f"cvt.r{mode}i.ftz.f32.f32 d, a", "f32", "f32", reference)
     yield row("cvt.rna.tf32.f32 d, a", "f32", "f32", nearest_tf32)
 
 

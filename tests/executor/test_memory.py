@@ -36,14 +36,21 @@ def words(count: int = 64, start: int = 0) -> Array:
 # Loads and stores.
 
 
+@pytest.mark.parametrize("space", ["global", "global.nc", "shared", "local"])
 @pytest.mark.parametrize("kind", ["u8", "s8", "b8", "u16", "s16", "b16", "u32", "s32", "b32", "f32"])
-def test_narrow_loads_are_extended_as_their_type_says(kind: str) -> None:
+def test_narrow_loads_are_extended_as_their_type_says(kind: str, space: str) -> None:
     width = int(kind[1:])
     edges = np.array([0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFFFFFF], np.uint32)
     given = edges.astype(f"<u{width // 8}").repeat(4)
     out = np.zeros(32, np.uint32)
     index = f"mad.wide.u32 %d0, %i, 4, %a0; mad.wide.u32 %d1, %i, {width // 8}, %a1;"
-    run(f"{index} ld.global.{kind} %r5, [%d1]; st.global.b32 [%d0], %r5;", out, given)
+    store = f"st.{space}.b{width} [%d1], %r4;"
+    moved = {
+        "shared": f"ld.global.b{width} %r4, [%d1]; mov.u64 %d1, wide; mad.wide.u32 %d1, %t, 16, %d1; {store}",
+        "local": f"ld.global.b{width} %r4, [%d1]; mov.u64 %d1, local; {store}",
+    }.get(space, "")
+    load = f"ld.{space}.{kind} %r5, [%d1];"
+    run(f"{index} {moved} {load} st.global.b32 [%d0], %r5;", out, given, declared=WIDE + LOCAL)
     signed = given.view(f"<i{width // 8}") if kind[0] == "s" else given
     assert np.array_equal(out, signed.astype(np.int64).astype(np.uint32))
 
@@ -112,17 +119,18 @@ def test_asynchronous_copies_fill_with_zeros(size: int, filled: int | None) -> N
 
 def test_parameters_of_all_sizes_are_read_where_they_stand() -> None:
     kernel = Module("""
-    .visible .entry k(.param .u64 out, .param .u8 a, .param .f64 b, .param .u16 c, .param .align 16 .b8 d[16])
+    .visible .entry k(.param .u64 out, .param .u8 a, .param .f64 b, .param .u16 c, .param .align 16 .b8 d[16],
+        .param .u32 e)
     { .reg .b64 %d<6>; .reg .b32 %r<6>;
     ld.param.u64 %d0, [out]; ld.param.u8 %r0, [a]; ld.param.f64 %d1, [b]; ld.param.u16 %r1, [c];
-    ld.param.v2.b32 {%r2, %r3}, [d+8];
+    ld.param.v2.b32 {%r2, %r3}, [d+8]; ld.param.s32 %r4, [e];
     st.global.u32 [%d0], %r0; st.global.f64 [%d0+8], %d1; st.global.u32 [%d0+16], %r1;
-    st.global.v2.b32 [%d0+24], {%r2, %r3};
+    st.global.u32 [%d0+20], %r4; st.global.v2.b32 [%d0+24], {%r2, %r3};
     ret; }""").kernel()
     out = np.zeros(8, np.uint32)
-    parameters = kernel.packed([out.ctypes.data, 200, 1.5, 65535, bytes(range(16))])
+    parameters = kernel.packed([out.ctypes.data, 200, 1.5, 65535, bytes(range(16)), -7])
     Executor().launch(kernel, (1,), (32,), parameters, [(out.ctypes.data, out.nbytes, "out")])
-    assert (out[0], out[2:4].view(np.float64)[0], out[4]) == (200, 1.5, 65535)
+    assert (out[0], out[2:4].view(np.float64)[0], out[4], out[5]) == (200, 1.5, 65535, 2**32 - 7)
     assert out[6:].tobytes() == bytes(range(8, 16))
 
 

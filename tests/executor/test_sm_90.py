@@ -34,6 +34,19 @@ def test_matrices_are_stored_as_lanes_hold_them(transposes: bool) -> None:
     np.testing.assert_array_equal(found.view(np.uint16).reshape(4, 8, 8), expected)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_of_fewer_matrices_fewer_lanes_give_addresses(count: int) -> None:
+    numbers = np.arange(64 * count, dtype=np.uint16).reshape(count, 8, 8)
+    given = np.zeros((32, 4), np.uint32)
+    given[:, :count] = np.ascontiguousarray(numbers.reshape(count, 32, 2).transpose(1, 0, 2)).view(np.uint32)[:, :, 0]
+    registers = ",".join(f"%r{1 + i}" for i in range(count))
+    # Addresses of other lanes are not looked at: no memory is there.
+    store = f"stmatrix.sync.aligned.m8n8.x{count}.shared.b16 [%r10], {{{registers}}};"
+    address = f"setp.lt.u32 %p1, %t, {8 * count}; selp.b32 %r10, %r9, 0x7fffffff, %p1;"
+    found = run(f"{address}\n{store}\nbar.warp.sync -1;\nld.shared.v4.b32 {{%r5,%r6,%r7,%r8}}, [%r9];", given)
+    np.testing.assert_array_equal(found[: 8 * count].view(np.uint16).reshape(count, 8, 8), numbers)
+
+
 def test_pairs_do_not_carry_into_each_other() -> None:
     given = np.zeros((32, 4), np.uint32)
     given[:, 0], given[:, 1] = 0xFFFF_8000, 0x0001_8001

@@ -174,7 +174,7 @@ def test_products_of_every_layout(mode: int, has_registers: bool) -> None:
     assert_near(product, run(product))
 
 
-@pytest.mark.parametrize("columns", [8, 64, 256])
+@pytest.mark.parametrize("columns", [8, 16, 32, 64, 128, 256])
 def test_products_of_every_width(columns: int) -> None:
     product = operands(columns, 32)
     assert_near(product, run(product, schedule=1))
