@@ -229,7 +229,9 @@ def integer_rows() -> Iterator[Row]:
     yield row("mov.b64 d, {a, b, c, e}", "b64", "b16 b16 b16 b16", lambda *x: of_parts(x, 16))
     yield row("mov.b64 {_, d}, a", "b32", "b64", lambda a: a >> 32)
     yield row("mov.b32 {d, _}, a", "b16", "b32", lambda a: a)
-    for kind in ("b16", "u32", "s64", "f32", "f64"):
+    for kind in ("u16", "s32", "u64"):
+        yield row(f"mov.{kind} d, a", kind, kind, lambda a: a)
+    for kind in ("b16", "b32", "b64", "u32", "s64", "f32", "f64"):
         yield row(f"selp.{kind} d, a, b, c", kind, f"{kind} {kind} pred", lambda a, b, p: a if p else b)
     yield row("selp.f32 d, a, 0fBF800000, b", "f32", "f32 pred", lambda a, p: a if p else -1.0)
     yield row("slct.u32.s32 d, a, b, c", "u32", "u32 u32 s32", lambda a, b, c: a if c >= 0 else b)

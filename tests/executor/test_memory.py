@@ -59,7 +59,7 @@ def test_narrow_loads_are_extended_as_their_type_says(kind: str, space: str) -> 
     ("kind", "parts"),
     [(f"b{width}", parts) for width in (8, 16, 32, 64) for parts in (1, 2, 4) if width * parts <= 128],
 )
-@pytest.mark.parametrize("space", ["global", "shared", "local"])
+@pytest.mark.parametrize("space", ["global", "shared", "shared::cta", "local"])
 def test_vectors_keep_their_order_in_every_space(kind: str, parts: int, space: str) -> None:
     size = int(kind[1:]) // 8
     given = np.frombuffer(np.random.default_rng(0).bytes(32 * size * parts), f"<u{size}").copy()
@@ -74,7 +74,7 @@ def test_vectors_keep_their_order_in_every_space(kind: str, parts: int, space: s
         "global": "mov.b64 %d20, %d0;",
         "shared": "mov.u64 %d20, wide; mad.wide.u32 %d20, %t, 16, %d20;",
         "local": "mov.u64 %d20, local;",
-    }[space]
+    }[space.removesuffix("::cta")]
     run(
         f"""mad.wide.u32 %d0, %i, {size * parts}, %a0; mad.wide.u32 %d1, %i, {size * parts}, %a1; {base}
         ld.global.{vector}{kind} {first}, [%d1];
@@ -123,15 +123,16 @@ def test_parameters_of_all_sizes_are_read_where_they_stand() -> None:
         .param .u32 e)
     { .reg .b64 %d<6>; .reg .b32 %r<6>;
     ld.param.u64 %d0, [out]; ld.param.u8 %r0, [a]; ld.param.f64 %d1, [b]; ld.param.u16 %r1, [c];
-    ld.param.v2.b32 {%r2, %r3}, [d+8]; ld.param.s32 %r4, [e];
+    ld.param.v2.b32 {%r2, %r3}, [d+8]; ld.param.s32 %r4, [e]; ld.param.b32 %r5, [e];
     st.global.u32 [%d0], %r0; st.global.f64 [%d0+8], %d1; st.global.u32 [%d0+16], %r1;
-    st.global.u32 [%d0+20], %r4; st.global.v2.b32 [%d0+24], {%r2, %r3};
+    st.global.v2.b32 [%d0+32], {%r4, %r5}; st.global.v2.b32 [%d0+24], {%r2, %r3};
     ret; }""").kernel()
-    out = np.zeros(8, np.uint32)
+    out = np.zeros(10, np.uint32)
     parameters = kernel.packed([out.ctypes.data, 200, 1.5, 65535, bytes(range(16)), -7])
     Executor().launch(kernel, (1,), (32,), parameters, [(out.ctypes.data, out.nbytes, "out")])
-    assert (out[0], out[2:4].view(np.float64)[0], out[4], out[5]) == (200, 1.5, 65535, 2**32 - 7)
-    assert out[6:].tobytes() == bytes(range(8, 16))
+    assert (out[0], out[2:4].view(np.float64)[0], out[4]) == (200, 1.5, 65535)
+    assert out[8:].tolist() == [2**32 - 7] * 2
+    assert out[6:8].tobytes() == bytes(range(8, 16))
 
 
 # Atomics.
