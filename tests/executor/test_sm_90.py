@@ -9,6 +9,15 @@ from ptx_lines import Array, compiled, launched
 pytestmark = pytest.mark.quick
 
 
+# Of 0xFFFF and 1, and of 0x8000 and 0x8001.
+EXTREMES = {
+    ("max", "s16"): 0x0001_8001,
+    ("min", "s16"): 0xFFFF_8000,
+    ("max", "u16"): 0xFFFF_8001,
+    ("min", "u16"): 0x0001_8000,
+}
+
+
 def run(body: str, given: Array) -> Array:
     """Return what four registers of each lane hold, r5 to r8, after r1 to r4 were given."""
     found = np.zeros_like(given)
@@ -52,6 +61,13 @@ def test_pairs_do_not_carry_into_each_other() -> None:
     given[:, 0], given[:, 1] = 0xFFFF_8000, 0x0001_8001
     found = run("add.s16x2 %r5, %r1, %r2;\nadd.u16x2 %r6, %r2, %r2;", given)
     assert found[0, :2].tolist() == [0x0000_0001, 0x0002_0002]
+
+
+def test_each_of_a_pair_has_an_extreme_of_its_own() -> None:
+    given = np.zeros((32, 4), np.uint32)
+    given[:, 0], given[:, 1] = 0xFFFF_8000, 0x0001_8001
+    lines = [f"{name}.{kind}x2 %r{5 + i}, %r1, %r2;" for i, (name, kind) in enumerate(EXTREMES)]
+    assert run("\n".join(lines), given)[0].tolist() == list(EXTREMES.values())
 
 
 def test_pairs_of_floats() -> None:

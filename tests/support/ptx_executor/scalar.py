@@ -249,11 +249,11 @@ def _function(compiler: Compiler, one: Instruction) -> Operation:
 @decoder("min", "max")
 def _extreme(compiler: Compiler, one: Instruction) -> Operation:
     modifiers = Modifiers(one)
-    kind = modifiers.type()
+    kind, of_registers, held = _one_or_pair(modifiers)
     is_min = one.opcode == "min"
     if not kind.is_float:
         modifiers.done()
-        return _applied(compiler, one, np.minimum if is_min else np.maximum, kind, kind, kind)
+        return _applied(compiler, one, of_registers(np.minimum if is_min else np.maximum), held, held, held)
     plain = arithmetic.minimum if is_min else arithmetic.maximum
     function = plain
     if modifiers.flag("NaN"):
@@ -266,7 +266,7 @@ def _extreme(compiler: Compiler, one: Instruction) -> Operation:
     # Of two, and with sm_100 of three.
     function = _float_function(lambda *values: functools.reduce(of_two, values), modifiers, kind)
     modifiers.done()
-    return _applied(compiler, one, function, kind, *[kind] * (len(one.operands) - 1))
+    return _applied(compiler, one, of_registers(function), held, *[held] * (len(one.operands) - 1))
 
 
 def _with_product_of_signs(function: Function) -> Function:
