@@ -501,11 +501,10 @@ def conversion_rows() -> Iterator[Row]:
                 continue
             reference = lambda x, s=source, t=to, f=bool(ftz), c=bool(sat): to_float(x, s, t, f, c)  # noqa: E731
             yield row(f"cvt{mode}{ftz}{sat}.{to}.{source} d, a", to, source, reference)
-    for kind, mode in itertools.product(FLOATS, "nzmp"):
-        yield row(f"cvt.r{mode}i.{kind}.{kind} d, a", kind, kind, lambda x, m=mode: to_whole(x, m))
-    for mode in "nzmp":
-        reference = lambda x, m=mode: to_whole(flushed(x, "f32"), m)  # noqa: E731
-        yield row(f"cvt.r{mode}i.ftz.f32.f32 d, a", "f32", "f32", reference)
+    for kind in FLOATS:
+        for mode, ftz in itertools.product("nzmp", ("", ".ftz")[: 2 if kind == "f32" else 1]):
+            reference = lambda x, k=kind, m=mode, f=bool(ftz): to_whole(flushed(x, k) if f else x, m)  # noqa: E731
+            yield row(f"cvt.r{mode}i{ftz}.{kind}.{kind} d, a", kind, kind, reference)
     yield row("cvt.rna.tf32.f32 d, a", "f32", "f32", nearest_tf32)
 
 

@@ -18,6 +18,11 @@ pytestmark = pytest.mark.quick
 SHARED = ".shared .align 16 .b8 shared[508];"
 LOCAL = ".local .align 16 .b8 local[60];"
 WIDE = ".shared .align 16 .b8 wide[512];"
+# `%d20` becomes the address of 16 bytes of each thread.
+BASES = {
+    "shared": "mov.u64 %d20, wide; mad.wide.u32 %d20, %t, 16, %d20;",
+    "local": "mov.u64 %d20, local;",
+}
 # Each thread's word: `%d0` in the first buffer, `%d1` in the second, `%r1` in shared memory.
 WORDS = """
 mad.wide.u32 %d0, %i, 4, %a0; mad.wide.u32 %d1, %i, 4, %a1;
@@ -44,12 +49,10 @@ def test_narrow_loads_are_extended_as_their_type_says(kind: str, space: str) -> 
     given = edges.astype(f"<u{width // 8}").repeat(4)
     out = np.zeros(32, np.uint32)
     index = f"mad.wide.u32 %d0, %i, 4, %a0; mad.wide.u32 %d1, %i, {width // 8}, %a1;"
-    store = f"st.{space}.b{width} [%d1], %r4;"
-    moved = {
-        "shared": f"ld.global.b{width} %r4, [%d1]; mov.u64 %d1, wide; mad.wide.u32 %d1, %t, 16, %d1; {store}",
-        "local": f"ld.global.b{width} %r4, [%d1]; mov.u64 %d1, local; {store}",
-    }.get(space, "")
-    load = f"ld.{space}.{kind} %r5, [%d1];"
+    moved = "mov.b64 %d20, %d1;"
+    if space in BASES:
+        moved = f"{BASES[space]} ld.global.b{width} %r4, [%d1]; st.{space}.b{width} [%d20], %r4;"
+    load = f"ld.{space}.{kind} %r5, [%d20];"
     run(f"{index} {moved} {load} st.global.b32 [%d0], %r5;", out, given, declared=WIDE + LOCAL)
     signed = given.view(f"<i{width // 8}") if kind[0] == "s" else given
     assert np.array_equal(out, signed.astype(np.int64).astype(np.uint32))
@@ -70,11 +73,7 @@ def test_vectors_keep_their_order_in_every_space(kind: str, parts: int, space: s
         for start in (2, 8)
     )
     vector = f"v{parts}." if parts > 1 else ""
-    base = {
-        "global": "mov.b64 %d20, %d0;",
-        "shared": "mov.u64 %d20, wide; mad.wide.u32 %d20, %t, 16, %d20;",
-        "local": "mov.u64 %d20, local;",
-    }[space.removesuffix("::cta")]
+    base = BASES.get(space.removesuffix("::cta"), "mov.b64 %d20, %d0;")
     run(
         f"""mad.wide.u32 %d0, %i, {size * parts}, %a0; mad.wide.u32 %d1, %i, {size * parts}, %a1; {base}
         ld.global.{vector}{kind} {first}, [%d1];

@@ -31,29 +31,22 @@ def run(body: str, given: Array) -> Array:
     return found
 
 
+@pytest.mark.parametrize("count", [1, 2, 4])
 @pytest.mark.parametrize("transposes", [False, True], ids=["rows", "columns"])
-def test_matrices_are_stored_as_lanes_hold_them(transposes: bool) -> None:
-    numbers = np.arange(256, dtype=np.uint16).reshape(4, 8, 8)
-    # Of each lane: two neighbours of a row of each matrix.
-    given = np.ascontiguousarray(numbers.reshape(4, 32, 2).transpose(1, 0, 2)).view(np.uint32)[:, :, 0].copy()
-    store = f"stmatrix.sync.aligned.m8n8.x4{'.trans' if transposes else ''}.shared.b16 [%r9], {{%r1,%r2,%r3,%r4}};"
-    # Each lane reads the row whose address it gave.
-    found = run(f"{store}\nbar.warp.sync -1;\nld.shared.v4.b32 {{%r5,%r6,%r7,%r8}}, [%r9];", given)
-    expected = numbers.transpose(0, 2, 1) if transposes else numbers
-    np.testing.assert_array_equal(found.view(np.uint16).reshape(4, 8, 8), expected)
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_of_fewer_matrices_fewer_lanes_give_addresses(count: int) -> None:
+def test_matrices_are_stored_as_lanes_hold_them(transposes: bool, count: int) -> None:
     numbers = np.arange(64 * count, dtype=np.uint16).reshape(count, 8, 8)
     given = np.zeros((32, 4), np.uint32)
+    # Of each lane: two neighbours of a row of each matrix.
     given[:, :count] = np.ascontiguousarray(numbers.reshape(count, 32, 2).transpose(1, 0, 2)).view(np.uint32)[:, :, 0]
-    registers = ",".join(f"%r{1 + i}" for i in range(count))
-    # Addresses of other lanes are not looked at: no memory is there.
-    store = f"stmatrix.sync.aligned.m8n8.x{count}.shared.b16 [%r10], {{{registers}}};"
+    # Addresses of lanes that have no row are not looked at: no memory is there.
     address = f"setp.lt.u32 %p1, %t, {8 * count}; selp.b32 %r10, %r9, 0x7fffffff, %p1;"
-    found = run(f"{address}\n{store}\nbar.warp.sync -1;\nld.shared.v4.b32 {{%r5,%r6,%r7,%r8}}, [%r9];", given)
-    np.testing.assert_array_equal(found[: 8 * count].view(np.uint16).reshape(count, 8, 8), numbers)
+    registers = ",".join(f"%r{1 + i}" for i in range(count))
+    opcode = f"stmatrix.sync.aligned.m8n8.x{count}{'.trans' if transposes else ''}.shared.b16"
+    store = f"{opcode} [%r10], {{{registers}}};\nbar.warp.sync -1;"
+    # Each lane reads the row whose address it gave.
+    found = run(f"{address}\n{store}\nld.shared.v4.b32 {{%r5,%r6,%r7,%r8}}, [%r9];", given)
+    expected = numbers.transpose(0, 2, 1) if transposes else numbers
+    np.testing.assert_array_equal(found[: 8 * count].view(np.uint16).reshape(count, 8, 8), expected)
 
 
 def test_pairs_do_not_carry_into_each_other() -> None:
