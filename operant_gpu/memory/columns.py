@@ -12,6 +12,9 @@ class Columns(NamedTuple):
     """What the library keeps of each environment, beside its state. Tensors of shape (num_envs,).
 
     `episode` and `elapsed` are the clock of the random streams, the time limit and the statistics in one.
+    Sums are float64 and counts int64, so that long runs lose nothing; `episode` and `elapsed` are words of the random
+    streams, of 32 bits.
+
     An ended episode leaves `elapsed` and `episode_return` standing until the next step, which reads them as zero
     where `ended` is set: so they serve as the statistics of the episode that ended, at no cost.
     """
@@ -48,11 +51,11 @@ COLUMN_DTYPES = {
     "env_id": torch.int32,
     "episode": torch.int32,
     "elapsed": torch.int32,
-    "episode_return": torch.float32,
+    "episode_return": torch.float64,
     "ended": torch.bool,
-    "log_count": torch.int32,
-    "log_return": torch.float32,
+    "log_count": torch.int64,
+    "log_return": torch.float64,
     "log_length": torch.int64,
-    "bad_actions": torch.int32,
-    "late_steps": torch.int32,
+    "bad_actions": torch.int64,
+    "late_steps": torch.int64,
 }

@@ -29,7 +29,8 @@ from operant_gpu.vector.actions import ActionReader, raise_refused
 
 Info = dict[str, Any]
 
-_STATE_FORMAT = 1
+# Of state dictionaries. In those of format 1, some columns are narrower.
+_STATE_FORMAT, _STATE_FORMATS = 2, (1, 2)
 
 
 class VecEnv(VectorEnv[Any, Any, Any]):
@@ -193,8 +194,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         Returns:
             Observations (num_envs, *shape) of the space's dtype, rewards (num_envs,) float32, `terminated` and
             `truncated` (num_envs,) bool, and info. Info has `final_obs`, the observation before any reset, valid in
-            every row, with the mask `_final_obs` of episodes that ended, and `episode` with the return "r" and length
-            "l" so far, with the mask `_episode`. If the environment tells which actions are legal, `action_mask`
+            every row, with the mask `_final_obs` of episodes that ended, and `episode` with the return "r" (float64) and
+            length "l" (int32) so far, with the mask `_episode`. If the environment tells which actions are legal, `action_mask`
             (num_envs, n) bool has those of the states that the observations show. What an illegal action does is up to
             the environment's `step`. The arrays inside info are for reading: the environments go on from them.
 
@@ -277,7 +278,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
 
     @property
     def episode_so_far(self) -> tuple[Tensor, Tensor]:
-        """Return and length of the episode under way, (num_envs,) float32 and int32; 0 once it has ended."""
+        """Return and length of the episode under way, (num_envs,) float64 and int32; 0 once it has ended."""
         columns = self._columns
         return columns.episode_return.masked_fill(columns.ended, 0.0), columns.elapsed.masked_fill(columns.ended, 0)
 
@@ -334,8 +335,10 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         Raises:
             InvalidConfig: If it belongs to other environments; nothing is changed then.
         """
-        expected = {"format": _STATE_FORMAT, **self._identity()}
-        for name, value in expected.items():
+        found = state_dict.get("format", "missing")
+        if found not in _STATE_FORMATS:
+            raise InvalidConfig("state_dict", f"format is {found!r}, this version reads {_STATE_FORMATS}")
+        for name, value in self._identity().items():
             if name not in state_dict or state_dict[name] != value:
                 raise InvalidConfig("state_dict", f"{name} is {state_dict.get(name, 'missing')!r}, expected {value!r}")
         pairs = []
@@ -343,6 +346,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             saved = state_dict.get(part, {})
             for name, column in owner._asdict().items():
                 given = saved.get(name)
+                if found == 1 and part == "columns" and isinstance(given, Tensor):
+                    given = given.to(column.dtype)
                 if not isinstance(given, Tensor) or given.shape != column.shape or given.dtype != column.dtype:
                     kind = f"{column.dtype} {tuple(column.shape)}"
                     raise InvalidConfig("state_dict", f"{part}[{name!r}] is missing or not {kind}")

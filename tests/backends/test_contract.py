@@ -103,7 +103,7 @@ def test_shapes_dtypes_and_bounds(name: str, backend: str, mode: AutoresetMode) 
             (moved.terminated, torch.bool),
             (moved.truncated, torch.bool),
             (moved.ended, torch.bool),
-            (moved.episode_return, torch.float32),
+            (moved.episode_return, torch.float64),
             (moved.length, torch.int32),
         ):
             assert (part.shape, part.dtype, part.device) == ((NUM_ENVS,), dtype, env.device)

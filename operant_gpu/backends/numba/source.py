@@ -15,8 +15,8 @@ import numpy as np
 
 from operant_gpu.backends.lowering.tracing import Call, Program, Traced, reinterpreted, select
 from operant_gpu.errors import UnsupportedConstruct
-from operant_gpu.kernels.numba.block import ELAPSED, ENV_ID, EPISODE, FREE, REWARD, SEED, TERMINATED
-from operant_gpu.kernels.numba.memory import PITCH
+from operant_gpu.kernels.numba.block import ELAPSED, ENV_ID, EPISODE, FREE, REWARD, TERMINATED
+from operant_gpu.kernels.numba.memory import FREE_WIDE, PITCH, SEED
 
 
 class Slots:
@@ -28,7 +28,7 @@ class Slots:
     """
 
     def __init__(self) -> None:
-        self.narrow, self.wide = FREE, SEED + 1
+        self.narrow, self.wide = FREE, FREE_WIDE
         self._places: dict[str, tuple[np.dtype[Any], int]] = {}
         for name, dtype, slot in (
             ("rng.seed", np.int64, SEED),

@@ -80,8 +80,9 @@ struct Block {
     States states;
     // With a cache line, so that no vector lies across two.
     alignas(BLOCK > 1 ? 64 : 8) int64_t seed[BLOCK];
+    double episode_return[BLOCK];
     int32_t env_id[BLOCK], episode[BLOCK], elapsed[BLOCK];
-    float episode_return[BLOCK], reward[BLOCK];
+    float reward[BLOCK];
     int32_t ended[BLOCK], terminated[BLOCK], truncated[BLOCK], active[BLOCK], done[BLOCK];
     Action action[BLOCK];
 
@@ -108,7 +109,7 @@ struct Block {
     __device__ void begin_clock() {
         OPERANT_EACH(k, n) {
             elapsed[k] = ended[k] ? 0 : elapsed[k];
-            episode_return[k] = ended[k] ? 0.0f : episode_return[k];
+            episode_return[k] = ended[k] ? 0.0 : episode_return[k];
         }
     }
 

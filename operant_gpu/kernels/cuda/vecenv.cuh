@@ -136,7 +136,7 @@ __device__ void reset_some(const Batch& batch, const Call& call, int64_t row, in
     block.begin_episodes(block.done);
     OPERANT_EACH(k, n) {
         block.elapsed[k] = block.done[k] ? 0 : block.elapsed[k];
-        block.episode_return[k] = block.done[k] ? 0.0f : block.episode_return[k];
+        block.episode_return[k] = block.done[k] ? 0.0 : block.episode_return[k];
         block.ended[k] = block.done[k] ? 0 : block.ended[k];
     }
     block.states.keep();

@@ -13,7 +13,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from numba import carray, cfunc, float32, int32, int64, types, uint32
+from numba import carray, cfunc, float32, float64, int32, int64, types, uint32
 
 from operant_gpu.kernels.numba import block, mathematics, memory
 from operant_gpu.kernels.numba.block import (
@@ -22,9 +22,7 @@ from operant_gpu.kernels.numba.block import (
     ENDED,
     ENV_ID,
     EPISODE,
-    RETURN,
     REWARD,
-    SEED,
     TERMINATED,
     TRUNCATED,
     batch_at,
@@ -43,11 +41,14 @@ from operant_gpu.kernels.numba.mathematics import call, lowest_bit, set_bits
 from operant_gpu.kernels.numba.memory import (
     BLOCK,
     PITCH,
+    RETURN,
+    SEED,
     UNSIGNED_BYTE,
     copy_row,
     copy_state,
+    doubles,
+    doubles_at,
     floats,
-    floats_at,
     ints,
     ints_at,
     kernel,
@@ -59,8 +60,8 @@ from operant_gpu.memory import records
 from operant_gpu.memory.records import DISABLED, NEXT_STEP, SAME_STEP
 
 # Where columns begin, for loops over several: at fixed distances from one start, which the vectorizer can tell apart.
-_ELAPSED, _RETURN, _ENDED = ELAPSED * PITCH, RETURN * PITCH, ENDED * PITCH
-_REWARD, _TERMINATED, _TRUNCATED, _ACTIVE = REWARD * PITCH, TERMINATED * PITCH, TRUNCATED * PITCH, ACTIVE * PITCH
+_ELAPSED, _ENDED = ELAPSED * PITCH, ENDED * PITCH
+_TERMINATED, _TRUNCATED, _ACTIVE = TERMINATED * PITCH, TRUNCATED * PITCH, ACTIVE * PITCH
 
 
 @kernel
@@ -81,19 +82,19 @@ def _rows_where(narrow: Any, slot: Any, value: Any, rows: Any, n: Any) -> int:
 
 @kernel
 def _count(address: Any, base: Any, narrow: Any, slot: Any, value: Any, rows: Any, n: Any) -> None:
-    """Add 1 to an int32 column of memory where a flag has this value."""
+    """Add 1 to an int64 column of memory where a flag has this value."""
     for j in range(_rows_where(narrow, slot, value, rows, n)):
-        ints_at(address + 4 * (base + rows[j]))[0] += 1
+        longs_at(address + 8 * (base + rows[j]))[0] += 1
 
 
 @kernel
-def _begin_clock(narrow: Any, n: Any) -> None:
+def _begin_clock(narrow: Any, wide: Any, n: Any) -> None:
     """Read the clock and the return of an episode that ended as zero."""
-    whole, real = ints_at(narrow), floats_at(narrow)
+    whole, total = ints_at(narrow), doubles(wide, RETURN)
     for k in range(n):
-        ended = whole[_ENDED + k]
-        whole[_ELAPSED + k] = int32(0) if ended else whole[_ELAPSED + k]
-        real[_RETURN + k] = float32(0.0) if ended else real[_RETURN + k]
+        whole[_ELAPSED + k] = int32(0) if whole[_ENDED + k] else whole[_ELAPSED + k]
+    for k in range(n):
+        total[k] = 0.0 if whole[_ENDED + k] else total[k]
 
 
 @kernel
@@ -126,26 +127,27 @@ def _advance(batch: Any, narrow: Any, wide: Any, kept: Any, kept_wide: Any, rows
 
 
 @kernel
-def _finish(narrow: Any, limit: Any, n: Any) -> None:
+def _finish(narrow: Any, wide: Any, limit: Any, n: Any) -> None:
     """Move the clock and the statistics of active rows on; leave in ACTIVE what ended."""
-    whole, real, last = ints_at(narrow), floats_at(narrow), int32(limit)
+    whole, reward, total, last = ints_at(narrow), floats(narrow, REWARD), doubles(wide, RETURN), int32(limit)
     for k in range(n):
         active = whole[_ACTIVE + k]
         elapsed = int32(whole[_ELAPSED + k] + active)
         truncated = active & int32(elapsed >= last)
         whole[_ELAPSED + k] = elapsed
-        real[_RETURN + k] += real[_REWARD + k]
         whole[_TRUNCATED + k] = truncated
         whole[_ACTIVE + k] = whole[_TERMINATED + k] | truncated
+    for k in range(n):
+        total[k] += float64(reward[k])
 
 
 @kernel
-def _log(batch: Any, base: Any, narrow: Any, rows: Any, m: Any) -> None:
+def _log(batch: Any, base: Any, narrow: Any, wide: Any, rows: Any, m: Any) -> None:
     """Add the episodes that ended at the given rows to the logs."""
     for j in range(m):
         at = base + rows[j]
-        ints_at(batch.log_count + 4 * at)[0] += 1
-        floats_at(batch.log_return + 4 * at)[0] += floats(narrow, RETURN)[rows[j]]
+        longs_at(batch.log_count + 8 * at)[0] += 1
+        doubles_at(batch.log_return + 8 * at)[0] += doubles(wide, RETURN)[rows[j]]
         longs_at(batch.log_length + 8 * at)[0] += int64(ints(narrow, ELAPSED)[rows[j]])
 
 
@@ -194,7 +196,7 @@ def _run_block(batch: Any, call_: Any, base: Any, n: Any, num_steps: Any, space:
     observed = False
     for step in range(num_steps):
         if batch.mode != DISABLED:
-            _begin_clock(narrow, n)
+            _begin_clock(narrow, wide, n)
         show(batch, call_, step, base, narrow, wide, observed, n)
         for k in range(n):
             active[k] = 1
@@ -202,10 +204,10 @@ def _run_block(batch: Any, call_: Any, base: Any, n: Any, num_steps: Any, space:
             load_actions(batch, call_, step, base, narrow, n)
         _find_active(batch, call_, base, narrow, rows, n)
         _advance(batch, narrow, wide, kept, kept_wide, rows, n)
-        _finish(narrow, batch.limit, n)
+        _finish(narrow, wide, batch.limit, n)
         show_outcome(call_, step, base, narrow, wide, n)
         m = _rows_where(narrow, ACTIVE, True, rows, n)
-        _log(batch, base, narrow, rows, m)
+        _log(batch, base, narrow, wide, rows, m)
 
         observed = call_.final_obs != 0
         if observed and batch.mode == SAME_STEP:
@@ -249,7 +251,7 @@ def _reset(batch_address: Any, call_address: Any, workspace: Any, first: Any, la
             _begin_episodes(batch, base, narrow, wide, fresh, fresh_wide, rows, m)
             for j in range(m):
                 ints(narrow, ELAPSED)[rows[j]] = 0
-                floats(narrow, RETURN)[rows[j]] = float32(0.0)
+                doubles(wide, RETURN)[rows[j]] = 0.0
                 ints(narrow, ENDED)[rows[j]] = 0
             store_block(batch, base, narrow, wide, n)
         show_present(batch, call_, base, narrow, wide, False, n)

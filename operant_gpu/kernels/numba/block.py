@@ -16,6 +16,8 @@ from operant_gpu.kernels.numba.memory import (
     EIGHT_BYTES,
     FOUR_BYTES,
     PITCH,
+    RETURN,
+    SEED,
     UNSIGNED_BYTE,
     floats_at,
     ints_at,
@@ -27,9 +29,8 @@ from operant_gpu.kernels.numba.memory import (
 )
 from operant_gpu.memory.records import CALL, FLOAT32, INT64, record_dtype
 
-# The first columns of a block's 4-byte stretch, and the first of its 8-byte one.
-ENV_ID, EPISODE, ELAPSED, RETURN, ENDED, REWARD, TERMINATED, TRUNCATED, ACTIVE, FREE = map(np.int64, range(10))
-SEED = np.int64(0)
+# The first columns of a block's 4-byte stretch.
+ENV_ID, EPISODE, ELAPSED, ENDED, REWARD, TERMINATED, TRUNCATED, ACTIVE, FREE = map(np.int64, range(9))
 
 # Where a column of the state is, how it lies there, and its place in the block.
 STATE_COLUMN = ("address", "kind", "slot")
@@ -53,7 +54,7 @@ def load_block(batch: Any, base: Any, narrow: Any, wide: Any, draws: Any, n: Any
     for column in carray(_columns(batch.state), batch.num_columns):
         load(column.address, column.kind, base, narrow, wide, column.slot, n)
     load(batch.elapsed, FOUR_BYTES, base, narrow, wide, ELAPSED, n)
-    load(batch.episode_return, FOUR_BYTES, base, narrow, wide, RETURN, n)
+    load(batch.episode_return, EIGHT_BYTES, base, narrow, wide, RETURN, n)
     load(batch.ended, UNSIGNED_BYTE, base, narrow, wide, ENDED, n)
     if draws:
         load(batch.episode, FOUR_BYTES, base, narrow, wide, EPISODE, n)
@@ -67,7 +68,7 @@ def store_block(batch: Any, base: Any, narrow: Any, wide: Any, n: Any) -> None:
     for column in carray(_columns(batch.state), batch.num_columns):
         store(column.address, column.kind, base, narrow, wide, column.slot, n)
     store(batch.elapsed, FOUR_BYTES, base, narrow, wide, ELAPSED, n)
-    store(batch.episode_return, FOUR_BYTES, base, narrow, wide, RETURN, n)
+    store(batch.episode_return, EIGHT_BYTES, base, narrow, wide, RETURN, n)
     store(batch.ended, UNSIGNED_BYTE, base, narrow, wide, ENDED, n)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import carray, float32, int8, int16, int32, int64
+from numba import carray, float32, float64, int8, int16, int32, int64
 
 from operant_gpu.kernels.numba.mathematics import inline, pointer_to
 
@@ -28,9 +28,12 @@ PITCH = BLOCK + 16
 # How a column lies in memory: as in the block, or as narrower integers. For Python's integers, numba would compile a
 # function anew with each that it is called with.
 FOUR_BYTES, EIGHT_BYTES, UNSIGNED_BYTE, SIGNED_BYTE, TWO_BYTES = map(np.int64, range(5))
+# The first columns of a block's 8-byte stretch; those of the state follow.
+SEED, RETURN, FREE_WIDE = map(np.int64, range(3))
 
 kernel = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-_byte, _short, _int, _long, _float = (pointer_to(kind) for kind in (int8, int16, int32, int64, float32))
+_byte, _short, _int, _long = (pointer_to(kind) for kind in (int8, int16, int32, int64))
+_float, _double = pointer_to(float32), pointer_to(float64)
 
 
 @inline
@@ -64,6 +67,12 @@ def longs_at(address: Any) -> Any:
 
 
 @inline
+def doubles_at(address: Any) -> Any:
+    """Return float64 rows."""
+    return carray(_double(address), BLOCK)
+
+
+@inline
 def ints(narrow: Any, slot: Any) -> Any:
     """Return a 4-byte column of a block as integers."""
     return ints_at(narrow + 4 * PITCH * slot)
@@ -77,8 +86,14 @@ def floats(narrow: Any, slot: Any) -> Any:
 
 @inline
 def longs(wide: Any, slot: Any) -> Any:
-    """Return an 8-byte column of a block."""
+    """Return an 8-byte column of a block as integers."""
     return longs_at(wide + 8 * PITCH * slot)
+
+
+@inline
+def doubles(wide: Any, slot: Any) -> Any:
+    """Return an 8-byte column of a block as floats."""
+    return doubles_at(wide + 8 * PITCH * slot)
 
 
 @kernel
@@ -143,7 +158,7 @@ def copy_row(narrow: Any, wide: Any, row: Any, to_narrow: Any, to_wide: Any, to_
     """Copy the state in one row of a block to a row of another."""
     for slot in range(batch.state_slot, batch.state_end):
         ints(to_narrow, slot)[to_row] = ints(narrow, slot)[row]
-    for slot in range(1, batch.wide):
+    for slot in range(FREE_WIDE, batch.wide):
         longs(to_wide, slot)[to_row] = longs(wide, slot)[row]
 
 
@@ -153,6 +168,6 @@ def copy_state(narrow: Any, wide: Any, to_narrow: Any, to_wide: Any, batch: Any,
     for slot in range(batch.state_slot, batch.state_end):
         for k in range(n):
             ints(to_narrow, slot)[k] = ints(narrow, slot)[k]
-    for slot in range(1, batch.wide):
+    for slot in range(FREE_WIDE, batch.wide):
         for k in range(n):
             longs(to_wide, slot)[k] = longs(wide, slot)[k]

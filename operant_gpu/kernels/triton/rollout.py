@@ -22,6 +22,7 @@ from operant_gpu.kernels.triton.blocks import (
     DISABLED,
     NEXT_STEP,
     SAME_STEP,
+    add,
     choose,
     load,
     load_action,
@@ -105,8 +106,9 @@ def rollout_kernel(
     mask = row < num_envs
     state = load_state(state_ptr, row, mask, num_envs, ENV)
     seed, env_id, episode, elapsed, episode_return, ended = load_clock(columns, row, mask)
-    log_count, log_return = load(columns.log_count, row, mask), load(columns.log_return, row, mask)
-    log_length, bad_actions = load(columns.log_length, row, mask), load(columns.bad_actions, row, mask)
+    log_return, log_length = load(columns.log_return, row, mask), load(columns.log_length, row, mask)
+    # Of this rollout, in 32 bits.
+    log_count, bad_actions = tl.zeros_like(elapsed), tl.zeros_like(elapsed)
     if POLICY == NETWORK:
         components = ENV.OBSERVE(state, ENV.PARAMS)
         tl.static_assert(len(components) == NET.SIZES[0], "a network in a rollout sees numbers, not arrays")
@@ -196,8 +198,8 @@ def rollout_kernel(
     settle(row)
     store_state(state_ptr, state, row, mask, num_envs, ENV)
     store_clock(columns, row, mask, episode, elapsed, episode_return, ended)
-    tl.store(columns.log_count + row, log_count, mask=mask)
     tl.store(columns.log_return + row, log_return, mask=mask)
     tl.store(columns.log_length + row, log_length, mask=mask)
-    tl.store(columns.bad_actions + row, bad_actions, mask=mask)
+    add(columns.log_count, row, log_count, mask)
+    add(columns.bad_actions, row, bad_actions, mask)
     show(state, row, mask, present, present_row, present_column, ENV)
