@@ -194,10 +194,11 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         Returns:
             Observations (num_envs, *shape) of the space's dtype, rewards (num_envs,) float32, `terminated` and
             `truncated` (num_envs,) bool, and info. Info has `final_obs`, the observation before any reset, valid in
-            every row, with the mask `_final_obs` of episodes that ended, and `episode` with the return "r" (float64) and
-            length "l" (int32) so far, with the mask `_episode`. If the environment tells which actions are legal, `action_mask`
-            (num_envs, n) bool has those of the states that the observations show. What an illegal action does is up to
-            the environment's `step`. The arrays inside info are for reading: the environments go on from them.
+            every row, with the mask `_final_obs` of episodes that ended, and `episode` with the return "r" (float64)
+            and the length "l" (int32) so far, with the mask `_episode`. If the environment tells which actions are
+            legal, `action_mask` (num_envs, n) bool has those of the states that the observations show. What an illegal
+            action does is up to the environment's `step`. The arrays inside info are for reading: the environments go
+            on from them.
 
         Raises:
             ActionError: If actions have the wrong shape, dtype or device; with `debug`, also for values out of

@@ -146,6 +146,24 @@ def test_the_same_seed_repeats_a_network_rollout(backend: str) -> None:
     assert_same_tensors(*runs)
 
 
+@pytest.mark.parametrize("size", [1e-2, 1e-4, 1e-6])
+def test_small_observations_keep_their_digits(backend: str, size: float) -> None:
+    env = make("Drift-v0", backend)
+    inputs = env.single_observation_space.shape[0]
+    scaling = {"shift": torch.zeros(inputs), "scale": torch.full((inputs,), size), "clip": 10.0}
+    network = make_network(env, (16, 16), **scaling)
+    for view in network.views():
+        if view.ndim == 1:
+            view.zero_()
+    env.reset(seed=7)
+    stored = env.rollout(1, Policy(network), ["obs", "value"])
+    expected = evaluate_by_hand(network, stored["obs"][0]).values
+    errors = np.abs(stored["value"][0].double().numpy() - expected)
+    # Without biases values are about as small as observations are.
+    assert expected.std() < 100 * size
+    assert errors.max() < 3e-6 * expected.std()
+
+
 def test_a_network_of_zeros_leaves_all_to_chance(backend: str) -> None:
     env = make("Ledge-v0", backend, num_envs=2000)
     network = make_network(env)

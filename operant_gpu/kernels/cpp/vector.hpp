@@ -24,9 +24,9 @@ inline void store(float* at, Lanes lanes) { std::memcpy(at, &lanes, sizeof lanes
 
 inline Lanes filled(float value) { return Lanes{} + value; }
 
-// The exponential of numbers in [-87, 88], within 2 units of the last place: 2^n e^r with |r| <= ln(2) / 2, and e^r by its
-// series. What is not a number stays so.
-inline Lanes exp(Lanes x) {
+// e^x - 1 of numbers in [-87, 88], within some units of the last place also where that is near 0: 2^n e^r - 1 with
+// |r| <= ln(2) / 2, and e^r - 1 by its series. What is not a number stays so.
+inline Lanes expm1(Lanes x) {
     // Beyond 2^23 a float has no fraction left: adding such a number rounds to the nearest integer.
     const Lanes magic = filled(12582912.0f);
     const Lanes shifted = x * 1.44269504f + magic;
@@ -41,16 +41,17 @@ inline Lanes exp(Lanes x) {
     p = p * r + 1.0f / 6.0f;
     p = p * r + 0.5f;
     p = p * r + 1.0f;
-    p = p * r + 1.0f;
-    const IntLanes exponent = (IntLanes)shifted << 23;
-    return (Lanes)((IntLanes)p + exponent);
+    p = p * r;
+    const Lanes power = (Lanes)((IntLanes)filled(1.0f) + ((IntLanes)shifted << 23));
+    return power * p + (power - 1.0f);
 }
 
 inline Lanes tanh(Lanes x) {
     // Beyond 9 it is 1 to the last place; what is not a number compares with nothing.
     x = x > 9.0f ? filled(9.0f) : x;
     x = x < -9.0f ? filled(-9.0f) : x;
-    return 1.0f - 2.0f / (exp(x + x) + 1.0f);
+    const Lanes grown = expm1(x + x);
+    return grown / (grown + 2.0f);
 }
 
 inline Lanes relu(Lanes x) { return x < 0.0f ? Lanes{} : x; }
