@@ -8,10 +8,14 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from operant_gpu.backends.base import Batch
+from operant_gpu.backends.threads import Pieces
 from operant_gpu.memory.columns import Outputs
 from operant_gpu.memory.records import CALL, GIVEN, Record, given, present, stored
 from operant_gpu.memory.trajectory import Trajectory
 from operant_gpu.mlp import MLP
+
+# Environment steps of the first piece of a rollout: few, for it is not known yet how long they take.
+FIRST_STEPS = 4096
 
 
 class NetworkActs(Protocol):
@@ -34,6 +38,8 @@ class CompiledBackend:
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
         self._known: tuple[Outputs | None, Any] = (None, None)
+        is_on_cpu = batch.columns.seed.device.type == "cpu"
+        self._pieces = Pieces(FIRST_STEPS // batch.num_envs) if is_on_cpu else None
 
     def run_steps(self, call: Record, num_steps: int) -> None:
         """Take steps; actions that are not given are random."""
@@ -56,10 +62,21 @@ class CompiledBackend:
         self.run_steps(call, 1)
 
     def rollout(self, num_steps: int, policy: Tensor | MLP | None, trajectory: Trajectory, outputs: Outputs) -> None:
-        """Take many steps, in one call unless a network acts."""
+        """Take many steps, in one call unless a network acts; on a CPU, in as many as signals want to be heeded."""
         if isinstance(policy, MLP):
             self.acting.run(num_steps, policy, trajectory, outputs)
             return
+        if self._pieces is None:
+            self._roll_out(num_steps, policy, trajectory, outputs)
+            return
+
+        def take(first: int, count: int) -> None:
+            given_actions = None if policy is None else policy[first : first + count]
+            self._roll_out(count, given_actions, trajectory.part(first, count), outputs)
+
+        self._pieces.each(num_steps, take)
+
+    def _roll_out(self, num_steps: int, policy: Tensor | None, trajectory: Trajectory, outputs: Outputs) -> None:
         values = present(outputs)
         if policy is not None:
             values |= zip(GIVEN, given(policy[0], policy.stride(0)), strict=True)

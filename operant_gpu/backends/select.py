@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 from typing import NamedTuple
 
 import torch
 
+from operant_gpu.backends import threads
 from operant_gpu.backends.base import Backend, Batch
 from operant_gpu.backends.lowering.trial import Trial
 from operant_gpu.cuda_environment import CudaEnvironment
@@ -44,6 +46,10 @@ BACKENDS = {
     "cuda": Entry(CudaEnvironment, ("cupy", "cpp"), on_gpu=True, learner="triton"),
     "cpp": Entry(CudaEnvironment, stores_rows=True),
 }
+
+# Here, since all of them use PyTorch's threads, in the library's own operations or in those around them.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=threads.begin_anew)
 
 
 def backends_of(definition: Definition, has_arrays: bool = False) -> list[str]:

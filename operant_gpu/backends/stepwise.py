@@ -85,7 +85,9 @@ class StepwiseRollout:
     def _step(self, action: Tensor, row: Trajectory, outputs: Outputs) -> Outputs:
         """Take a step; return where it wrote."""
         if not self._spare:
-            self._spare = {name: torch.empty_like(getattr(outputs, name)) for name in self._written}
+            # What is made in inference mode could not be written outside.
+            with torch.inference_mode(False):
+                self._spare = {name: torch.empty_like(getattr(outputs, name)) for name in self._written}
         wanted = {name: getattr(row, name) for name in self._written if getattr(row, name) is not None}
         written = outputs._replace(**{**self._spare, **wanted})
         self._backend.step(action, written)

@@ -1,13 +1,15 @@
-"""Kernels on the CPU in parts, by as many threads as their work is worth."""
+"""Kernels on the CPU: in parts, by as many threads as their work is worth, and in pieces, for signals to be heeded."""
 
 from __future__ import annotations
 
 import functools
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import torch
+
+_SECONDS_OF_PIECE = 0.25
 
 
 def in_parts(
@@ -31,9 +33,44 @@ def in_parts(
     part = -(-num_envs // (threads * multiple)) * multiple
     parts = [(number, first, min(first + part, num_envs)) for number, first in enumerate(range(0, num_envs, part))]
     others = [_pool().submit(kernel, *arguments) for arguments in parts[1:]]
-    kernel(*parts[0])
+    try:
+        kernel(*parts[0])
+    finally:
+        # Also where a signal's handler raises: all environments are then as after the same step.
+        _await(others)
     for other in others:
         other.result()
+
+
+def _await(others: Sequence[Future[None]]) -> None:
+    """Wait for threads, whatever signals come meanwhile."""
+    try:
+        wait(others)
+    except BaseException:
+        _await(others)
+        raise
+
+
+class Pieces:
+    """Cuts long work into pieces of some tenths of a second, between which Python heeds signals such as Ctrl-C.
+
+    Args:
+        first: Steps of the first piece; from the last one it is known how long a step takes.
+    """
+
+    def __init__(self, first: int) -> None:
+        self._first, self._seconds_of_step = max(1, first), 0.0
+
+    def each(self, steps: int, take: Callable[[int, int], None]) -> None:
+        """Call `take(first, count)` for pieces that together are all steps."""
+        first = 0
+        while first < steps:
+            count = int(_SECONDS_OF_PIECE / self._seconds_of_step) if self._seconds_of_step else self._first
+            count = min(max(1, count), steps - first)
+            before = time.perf_counter()
+            take(first, count)
+            self._seconds_of_step = (time.perf_counter() - before) / count
+            first += count
 
 
 @functools.cache
@@ -41,6 +78,8 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(thread_name_prefix="operant_gpu")
 
 
-# The threads of a pool do not live on in a forked process.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+def begin_anew() -> None:
+    """Let a forked process have threads of its own: those of its parent do not live on in it."""
+    _pool.cache_clear()
+    # PyTorch's operations on large tensors would wait for OpenMP's threads for ever; one thread needs no other.
+    torch.set_num_threads(1)

@@ -39,6 +39,10 @@ class Trajectory(NamedTuple):
     final_obs: Tensor | None = None  # after the step and before a reset of SAME_STEP
     final_value: Tensor | None = None  # float32, of `final_obs` where it is to be bootstrapped from, else 0
 
+    def part(self, first: int, count: int) -> Trajectory:
+        """Return where some of the steps are stored."""
+        return Trajectory(*(None if tensor is None else tensor[first : first + count] for tensor in self))
+
 
 class _Kind(NamedTuple):
     """Shape of one environment's entry, the dtypes it may have, the default first, and how it lies in fresh memory."""

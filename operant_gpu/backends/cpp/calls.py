@@ -47,7 +47,8 @@ Network = _structure(
 Climb = _structure(
     *("Climb", "The gradient steps of an iteration, on arrays of samples, one after the other."),
     ("Network", "network"),
-    ("int64_t", "samples epochs minibatches tensors", "minibatches of an epoch, tensors of parameters"),
+    ("int64_t", "samples minibatches tensors", "minibatches of an epoch, tensors of parameters"),
+    ("int64_t", "first_step last_step", "from the former on, up to the latter"),
     ("int64_t", "threads seed iteration normalizes_advantages clips_values has_target_kl"),
     ("double", "clip_eps vf_clip_eps vf_coef ent_coef max_grad_norm max_kl lr"),
     ("const void*", "obs", "(samples, inputs)"),
@@ -68,7 +69,7 @@ Rows = _structure(
 Rollout = _structure(
     *("Rollout", "Steps in which a network acts."),
     ("Network", "network"),
-    ("int64_t", "num_steps"),
+    ("int64_t", "num_steps is_last", "whether the rollout ends with them"),
     ("void*", "kernel", "a function that takes a step"),
     ("const void*", "batch", "its record that is the same for all calls"),
     ("const int64_t*", "call", "the words of a call, which say where a step writes"),

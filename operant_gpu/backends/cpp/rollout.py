@@ -1,4 +1,4 @@
-"""Rollouts of the compiled backends on a CPU in which a network acts, in one call of C++."""
+"""Rollouts of the compiled backends on a CPU in which a network acts, by C++."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from operant_gpu.backends.base import Backend, Batch
-from operant_gpu.backends.compiled import NetworkActs
+from operant_gpu.backends.compiled import FIRST_STEPS, NetworkActs
 from operant_gpu.backends.cpp.calls import KINDS, Rollout, Rows
 from operant_gpu.backends.cpp.learner import address, library, network_of
-from operant_gpu.backends.threads import in_parts
+from operant_gpu.backends.threads import Pieces, in_parts
 from operant_gpu.errors import BackendError
 from operant_gpu.memory.columns import Outputs
 from operant_gpu.memory.records import CALL, GIVEN, Record, given, present, stored
@@ -56,6 +56,7 @@ class NetworkRollout:
         self._backend, self._fallback, self._workspace = backend, fallback, workspace
         self._nobody = torch.zeros(batch.num_envs, dtype=torch.bool, device="cpu")
         self._batch, actions = batch, batch.actions
+        self._pieces = Pieces(FIRST_STEPS // batch.num_envs)
         dtype = torch.int64 if actions.is_discrete else torch.float32
         self._taken = torch.zeros(batch.num_envs, *actions.shape, dtype=dtype, device="cpu")
         self._bounds = torch.tensor((actions.box_low, actions.box_high), dtype=torch.float32, device="cpu")
@@ -79,6 +80,14 @@ class NetworkRollout:
         self._backend.reset(self._nobody, outputs)
         if trajectory.final_value is not None:
             trajectory = self._with_spares(trajectory, num_steps)
+
+        def take(first: int, count: int) -> None:
+            self._take(count, first + count == num_steps, policy, trajectory.part(first, count), outputs)
+
+        self._pieces.each(num_steps, take)
+
+    def _take(self, num_steps: int, is_last: bool, policy: MLP, trajectory: Trajectory, outputs: Outputs) -> None:
+        """Take some of a rollout's steps."""
         stepped = trajectory._replace(action=None, **dict.fromkeys(NETWORK_OUTPUTS))
         actions = dict(zip(GIVEN, given(self._taken, 0), strict=True))
         call = Record(CALL, present(outputs) | stored(stepped) | actions)
@@ -87,6 +96,7 @@ class NetworkRollout:
         rollout = Rollout(
             network=network_of(policy, self._batch.actions),
             num_steps=num_steps,
+            is_last=is_last,
             call=call.address,
             call_size=len(CALL),
             num_moved=len(strides),

@@ -1,4 +1,4 @@
-"""The gradient steps of an iteration on a CPU, in one call of C++."""
+"""The gradient steps of an iteration on a CPU, by C++."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from operant_gpu.backends.cpp.calls import KINDS, Climb
 from operant_gpu.backends.cpp.learner import address, library, network_of
+from operant_gpu.backends.threads import Pieces
 from operant_gpu.hyperparameters import KL_MARGIN, MEASURED, AdamState, Hyperparameters, Samples, StepTable
 from operant_gpu.mlp import MLP
 from operant_gpu.spaces import ActionLayout
@@ -42,7 +43,6 @@ class GradientSteps:
         self._status = torch.zeros(steps + 1, dtype=torch.int32, device="cpu")
         self._fields = Climb(
             samples=samples,
-            epochs=settings.n_epochs,
             minibatches=settings.minibatches,
             tensors=tensors,
             normalizes_advantages=settings.normalize_advantages,
@@ -58,6 +58,7 @@ class GradientSteps:
             norms=self._norms.data_ptr(),
             status=self._status.data_ptr(),
         )
+        self._pieces = Pieces(first=1)
         self._most_threads = max(1, samples // settings.minibatches // _SAMPLES_PER_THREAD)
 
     def run(
@@ -82,9 +83,13 @@ class GradientSteps:
         self._status[0] = status
         self._measured.zero_()
         self._norms.zero_()
+        self._pieces.each(len(self._measured), self._take)
+        return StepTable(self._measured, self._norms, self._status)
+
+    def _take(self, first: int, count: int) -> None:
+        self._fields.first_step, self._fields.last_step = first, first + count
         if not self._climb(ctypes.byref(self._fields)):
             raise MemoryError("the gradient steps of an iteration need more memory than there is")
-        return StepTable(self._measured, self._norms, self._status)
 
 
 def find_misfit(mlp: MLP, actions: ActionLayout, settings: Hyperparameters, example: Samples) -> str | None:

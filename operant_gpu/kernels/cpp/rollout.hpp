@@ -137,7 +137,8 @@ private:
         for (int64_t env = first; env < last; ++env) {
             values[env] = 0.0f;
             const bool is_cut = truncated[env] && !terminated[env];
-            if (!is_cut && (step + 1 < call.num_steps || call.ended[env])) continue;
+            const bool goes_on = call.is_last && step + 1 == call.num_steps && !call.ended[env];
+            if (!is_cut && !goes_on) continue;
             wanted[rows] = env;
             observe(network, call.obs_kind, states, env * call.final_obs.row, call.final_obs.column,
                     observation(rows++));

@@ -1,4 +1,4 @@
-// The gradient steps of an iteration of PPO on a CPU, in one call.
+// The gradient steps of an iteration of PPO on a CPU.
 //
 // A minibatch is cut into slots, whatever the number of threads: a slot's tiles are taken in order, and slots are summed in
 // order, so that equal seeds give equal bits. Slots are what threads share; the caller's does the rest, which is little.
@@ -42,7 +42,7 @@ public:
     void run() {
         const int64_t others = std::min(climb.threads, int64_t(slots.size())) - 1;
         Team team(others, int32_t(slots.size()), [this](int32_t slot) { fill(slot); });
-        for (int64_t step = 0; step < climb.epochs * climb.minibatches; ++step) {
+        for (int64_t step = climb.first_step; step < climb.last_step; ++step) {
             if (climb.status[step] & STOPPED) {
                 climb.status[step + 1] = climb.status[step];
                 continue;
@@ -69,7 +69,8 @@ private:
     void begin(int64_t step) {
         const int64_t share = climb.samples / climb.minibatches, more = climb.samples % climb.minibatches;
         const int64_t number = step % climb.minibatches;
-        if (number == 0) shuffle(climb.seed, climb.iteration, step / climb.minibatches, climb.samples, order.data());
+        if (number == 0 || step == climb.first_step)
+            shuffle(climb.seed, climb.iteration, step / climb.minibatches, climb.samples, order.data());
         start = number * share + std::min(number, more);
         count = share + (number < more);
         batch = {1.0f / float(count), 0.0f, 1.0f};

@@ -170,24 +170,6 @@ print(json.dumps([sum(text.count("mulps") for text in texts) for texts in assemb
         assert run_python(code_of, tmp_path)[0] > 10
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_process_has_threads_of_its_own(filled: Filled) -> None:
-    code = """
-import torch, os
-torch.set_num_threads(2)
-env = operant_gpu.make("CartPole-v1", 40_000, device="cpu", backend="numba")
-env.reset(seed=1)
-env.rollout(2)
-child = os.fork()
-if child == 0:
-    env.rollout(2)
-    os._exit(7)
-_, status = os.waitpid(child, 0)
-print(json.dumps(os.waitstatus_to_exitcode(status)))
-"""
-    assert run_python(STEP + code, filled.folder) == 7
-
-
 def test_every_environment_runs_on_numba_but_for_those_with_arrays() -> None:
     for name in MAKERS:
         assert make_cpu(name, 2, "auto").backend == ("numpy" if name in WITH_ARRAYS else "numba")
