@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
 import re
@@ -117,6 +118,27 @@ class Definition:
         """Whether the environment tells which actions are legal."""
         raise NotImplementedError
 
+    def __copy__(self) -> Definition:
+        """Return this one: definitions do not change."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> Definition:
+        """Return this one."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by the name that a module has for it, as functions are pickled.
+
+        Raises:
+            InvalidConfig: If no module has it.
+        """
+        for module in list(sys.modules.values()):
+            for name, value in list(getattr(module, "__dict__", {}).items()):
+                if value is self and module.__name__ != "__mp_main__":
+                    return _attribute, (module.__name__, name)
+        message = f"{self.id} can be pickled by its name only, and no module has one for it"
+        raise InvalidConfig("environment", f"{message}: assign it to a name at the top level of a file")
+
     def __call__(self, num_envs: int = 1, **settings: Any) -> VecEnv:
         """Make a `VecEnv` of `num_envs` environments.
 
@@ -231,6 +253,11 @@ def _column_type(name: str, annotation: object) -> ColumnType:
     if isinstance(annotation, Array) and not shape:
         raise InvalidConfig("state", f"{name} is an Array without an axis: annotate it {dtype_of!r}")
     return ColumnType(dtype, shape)
+
+
+def _attribute(module: str, name: str) -> Any:
+    """Return what a module has by a name, imported if need be."""
+    return getattr(importlib.import_module(module), name)
 
 
 def _check_named_tuple(param: str, value: object) -> None:

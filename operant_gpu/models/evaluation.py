@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import Generator
 
 from operant_gpu.errors import InvalidConfig, whole
+from operant_gpu.models.contexts import plain, undisturbed
 from operant_gpu.models.policies.controller import Controller
 from operant_gpu.models.policies.policy import Policy
 from operant_gpu.models.ppo.learner import PPO
@@ -129,14 +129,10 @@ def _play(learner: PPO, episodes: int, deterministic: bool, seed: int) -> Evalua
     return Evaluation(returns.cpu().numpy(), lengths.cpu().numpy(), 0 if has_limit else int(was_cut.sum()))
 
 
+@plain()
 def copy_of(policy: Policy) -> Policy:
     """Return a copy of a policy that acts and does not learn, whatever its network does in training."""
     return copy.deepcopy(policy).eval().requires_grad_(False)
-
-
-def undisturbed(device: torch.device) -> AbstractContextManager[None]:
-    """Keep the states of PyTorch's own generators, from which networks of the caller's own may draw."""
-    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def check_learner(learner: Any) -> None:

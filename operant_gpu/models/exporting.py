@@ -17,7 +17,8 @@ from torch.export import Dim
 
 from operant_gpu.errors import BackendError, ExportError, InvalidConfig, needed
 from operant_gpu.files import as_path, write_whole
-from operant_gpu.models.evaluation import check_learner, copy_of, sibling, undisturbed
+from operant_gpu.models.contexts import undisturbed
+from operant_gpu.models.evaluation import check_learner, copy_of, sibling
 from operant_gpu.models.networks import FLOATS
 from operant_gpu.models.policies.policy import Policy
 from operant_gpu.models.ppo.learner import PPO

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.utils import skip_init
 
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.models.config import PPOConfig
@@ -74,7 +75,7 @@ class RecurrentActorCritic(nn.Module):
         self.trunks = nn.ModuleList(_trunk(shape, config, generator) for _ in range(trunks))
         width = _width(self.trunks[0], shape)
         self.memories = nn.ModuleList(
-            orthogonal(nn.GRUCell(width, config.gru_size, **FLOATS), 1.0, generator) for _ in range(trunks)
+            orthogonal(nn.GRUCell, (width, config.gru_size), 1.0, generator) for _ in range(trunks)
         )
         self.actor = _linear(config.gru_size, outputs, _POLICY_GAIN, generator)
         self.critic = _linear(config.gru_size, 1, _VALUE_GAIN, generator)
@@ -113,7 +114,7 @@ def _trunk(shape: tuple[int, ...], config: PPOConfig, generator: Generator) -> n
     if len(shape) == 3:
         for inputs, channels in itertools.pairwise([shape[0], *config.cnn_channels]):
             layers += [
-                orthogonal(nn.Conv2d(inputs, channels, _KERNEL, **FLOATS), _HIDDEN_GAIN, generator),
+                orthogonal(nn.Conv2d, (inputs, channels, _KERNEL), _HIDDEN_GAIN, generator),
                 activation(),
             ]
     layers.append(nn.Flatten())
@@ -133,11 +134,13 @@ def _width(layers: nn.Module, shape: tuple[int, ...]) -> int:
 
 
 def _linear(inputs: int, outputs: int, gain: float, generator: Generator) -> nn.Linear:
-    return orthogonal(nn.Linear(inputs, outputs, **FLOATS), gain, generator)
+    return orthogonal(nn.Linear, (inputs, outputs), gain, generator)
 
 
-def orthogonal(layer: Layer, gain: float, generator: Generator) -> Layer:
-    """Return the layer with orthogonal weights and biases of zero."""
+def orthogonal(kind: type[Layer], sizes: tuple[int, ...], gain: float, generator: Generator) -> Layer:
+    """Return a layer with orthogonal weights and biases of zero."""
+    # Layers that are made as usual draw from PyTorch's own generator, which is the caller's.
+    layer: Layer = skip_init(kind, *sizes, **FLOATS)  # type: ignore[no-untyped-call]
     for name, parameter in layer.named_parameters():
         if name.startswith("weight"):
             nn.init.orthogonal_(parameter, gain, generator=generator)

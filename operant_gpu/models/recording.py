@@ -16,12 +16,12 @@ from gymnasium.vector import AutoresetMode
 from operant_gpu.envs.drawing import Frame
 from operant_gpu.errors import InvalidConfig, OperantError, needed, whole
 from operant_gpu.files import as_path, make_whole
+from operant_gpu.models.contexts import undisturbed
 from operant_gpu.models.evaluation import (
     STEP_LIMIT,
     check_learner,
     sibling,
     sibling_controller,
-    undisturbed,
 )
 from operant_gpu.models.ppo.learner import PPO
 from operant_gpu.vector import VecEnv

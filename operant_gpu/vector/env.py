@@ -81,6 +81,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         UnsupportedConstruct: If an environment function uses what the backend does not know.
     """
 
+    # What is made in inference mode could not be written outside.
+    @torch.inference_mode(False)
     def __init__(
         self,
         environment: Definition,
@@ -359,6 +361,30 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         for column, saved_column in pairs:
             column.copy_(saved_column)
         self._started = bool(state_dict.get("started"))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle a twin, in memory of its own: with the same future, and the outputs of the last step."""
+        settings = {
+            "params": self.params._asdict(),
+            "device": str(self.device),
+            "backend": self.backend,
+            "autoreset_mode": self.autoreset_mode,
+            "max_episode_steps": -1 if self.max_episode_steps is None else self.max_episode_steps,
+            "output": self.output,
+            "copy": self._copy,
+            "debug": self._debug,
+            "render_mode": self.render_mode,
+        }
+        twin = functools.partial(type(self), **settings)
+        return twin, (self.environment, self.num_envs), (self.state_dict(), self._outputs, self.closed)
+
+    def __setstate__(self, state: tuple[Info, Outputs, bool]) -> None:
+        """Go on as the twin of another."""
+        saved, outputs, self.closed = state
+        self.load_state_dict(saved)
+        for own, given in zip(self._outputs, outputs, strict=True):
+            if own is not None and given is not None:
+                own.copy_(given)
 
     def render(self, indices: Iterable[int] | None = None) -> tuple[np.ndarray[Any, Any], ...] | None:
         """Draw environments.

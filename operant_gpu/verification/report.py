@@ -18,7 +18,7 @@ from operant_gpu.backends.select import backends_of, existing
 from operant_gpu.environment import Definition
 from operant_gpu.errors import BackendError, InvalidConfig, one_line
 from operant_gpu.machine import machine_name, versions
-from operant_gpu.models.evaluation import undisturbed
+from operant_gpu.models.contexts import undisturbed
 from operant_gpu.registry import find
 from operant_gpu.vector import VecEnv
 from operant_gpu.verification.comparing import Differs, Inapplicable, Unavailable

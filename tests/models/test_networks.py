@@ -57,8 +57,11 @@ def test_weights_begin_orthogonal_and_biases_zero(shape: tuple[int, ...], gru_si
 
 @pytest.mark.parametrize("shape", [(3, 7), (7, 3), (5, 2, 3, 3)])
 def test_orthogonal_takes_any_shape(shape: tuple[int, ...]) -> None:
-    layer = nn.Conv2d(2, 5, 3) if len(shape) == 4 else nn.Linear(shape[1], shape[0])
-    assert orthogonal(layer, 0.5, Generator()) is layer
+    layer: nn.Conv2d | nn.Linear
+    if len(shape) == 4:
+        layer = orthogonal(nn.Conv2d, (2, 5, 3), 0.5, Generator())
+    else:
+        layer = orthogonal(nn.Linear, (shape[1], shape[0]), 0.5, Generator())
     assert layer.weight.shape == shape
     assert_orthogonal(layer.weight, 0.5)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from operant_gpu.errors import InvalidConfig
+from operant_gpu.models.contexts import plain, undisturbed
 from operant_gpu.models.policies.policy import Policy
 
 
@@ -26,6 +28,7 @@ class Controller:
         self._deterministic = deterministic
         self._state: Tensor | None = None
 
+    @plain()
     @torch.no_grad()
     def __call__(self, obs: Any, ended: Any = None, action_mask: Any = None) -> Tensor:
         """Return actions that the environment takes.
@@ -46,10 +49,11 @@ class Controller:
             if len(mask) != len(batch):
                 raise InvalidConfig("action_mask", f"expected one row for each of {len(batch)}, got {len(mask)}")
         state, starts = self._memory(len(batch), ended)
-        if self._deterministic:
-            actions, self._state = self._policy.mode(batch, state, starts, mask)
-        else:
-            actions, _, _, self._state = self._policy.act(batch, state, starts, mask, self._generator)
+        with contextlib.nullcontext() if self._policy.is_built_in else undisturbed(self._generator.device):
+            if self._deterministic:
+                actions, self._state = self._policy.mode(batch, state, starts, mask)
+            else:
+                actions, _, _, self._state = self._policy.act(batch, state, starts, mask, self._generator)
         actions = self._policy.distribution.for_environment(actions)
         return actions[0] if len(torch.as_tensor(obs).shape) == len(self._shape) else actions
 

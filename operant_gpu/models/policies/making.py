@@ -75,6 +75,9 @@ def _check_protocol(policy: Policy, shape: tuple[int, ...]) -> None:
         raise InvalidConfig(
             "network", f"{call} must return shapes {expected} for observations {tuple(obs.shape)}, got {shapes}"
         )
+    if any(parameter.is_inference() for parameter in network.parameters()):
+        message = f"{type(network).__name__} was made in torch.inference_mode, and cannot learn: make it outside"
+        raise InvalidConfig("network", message)
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise InvalidConfig("network", f"{type(network).__name__} has no parameter to train")
     for name, parameter in network.named_parameters():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.mlp import ACTIVATIONS, MAX_LAYERS, MAX_WIDTH, MLP, PRECISIONS, MLPLayout
 from operant_gpu.models.config import PPOConfig
+from operant_gpu.models.contexts import plain
 from operant_gpu.models.policies.distributions import DiagonalGaussian
 from operant_gpu.models.policies.policy import Policy, policy_parts
 
@@ -34,6 +35,7 @@ class MLPPolicy(Policy):
         InvalidConfig: If settings or spaces describe another kind of policy.
     """
 
+    @plain()
     def __init__(
         self,
         observation_space: Space[Any],
@@ -117,6 +119,7 @@ class MLPPolicy(Policy):
             for parameter, start in zip(parameters, starts, strict=True)
         )
 
+    @plain()
     @torch.no_grad()
     def _flatten(self) -> None:
         """Take the parameters into a new flat tensor."""

@@ -106,6 +106,10 @@ class RewardNormalizer(nn.Module):
             state_dict[prefix + "returns"] = torch.zeros_like(self.returns)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
+    def begin(self, begun: Tensor) -> None:
+        """Begin the discounted returns of some environments anew, (num_envs,) bool."""
+        self.returns.masked_fill_(begun, 0.0)
+
     def forward(self, rewards: Tensor, ended: Tensor) -> Tensor:
         """Take in rewards (n_steps, num_envs), and return them scaled.
 

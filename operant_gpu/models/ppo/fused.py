@@ -42,6 +42,7 @@ class FusedUpdate(Update):
 
     def begin(self, iterations: int) -> None:
         """Go on after so many iterations: what the caller has frozen since stays as it is."""
+        super().begin(iterations)
         self._iteration.fill_(iterations)
         frozen = [not parameter.requires_grad for parameter in self.policy.parameters()]
         self._trainable.copy_(~torch.tensor(frozen, device=self._trainable.device))

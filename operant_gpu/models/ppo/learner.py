@@ -19,9 +19,11 @@ from torch import Generator, Tensor, nn
 from operant_gpu.errors import CheckpointError, InvalidConfig, TrainingError, one_line, whole
 from operant_gpu.files import as_path
 from operant_gpu.models.config import PPOConfig
+from operant_gpu.models.contexts import plain
 from operant_gpu.models.policies.controller import Controller
 from operant_gpu.models.policies.making import make_policy
 from operant_gpu.models.policies.normalization import RewardNormalizer
+from operant_gpu.models.policies.policy import Policy
 from operant_gpu.models.ppo import checkpoint
 from operant_gpu.models.ppo.fused import FusedUpdate
 from operant_gpu.models.ppo.loop import Loop
@@ -63,6 +65,7 @@ class PPO:
         InvalidConfig: If environments, settings and network do not fit, before anything is allocated.
     """
 
+    @plain()
     def __init__(
         self,
         env: VecEnv,
@@ -81,11 +84,14 @@ class PPO:
             RewardNormalizer(env.num_envs, config.gamma).to(device) if config.normalize_rewards else None
         )
         self.intrinsic = curiosity(env, config) if intrinsic is None else intrinsic.to(device)
+        self._given = network is not None, intrinsic is not None
         self.training = secrets.token_hex(8)
         self.timesteps = self.iterations = self.start = self.target = 0
         self.seconds = 0.0
         self._schedule = Schedule(config.lr, config.anneal_lr, config.n_steps * env.num_envs, device)
         self._generator = Generator(device).manual_seed(config.seed)
+        # Of actions that are none of the training, which goes on as if nobody had asked for them.
+        self._acting = Generator(device).manual_seed(config.seed)
         self._telemetry = Telemetry(list(parameters), env.num_envs, device)
         self._loop = Loop(self._make_update())
         self._checkpoints: Path | None = None
@@ -94,6 +100,7 @@ class PPO:
         self._memory: Mapping[str, Tensor] | None = None
         self._own_generators: Mapping[str, Tensor] = {}
 
+    @plain()
     def _make_update(self) -> Update:
         """Return what takes an iteration, fused where kernels fit network and precision."""
         self._obstacle = obstacle_to_fusing(self.env, self.policy, self.config)
@@ -109,6 +116,23 @@ class PPO:
             reward_normalizer=self.reward_normalizer,
             intrinsic=self.intrinsic,
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle a twin: a learner in environments of its own, with the same future.
+
+        Its checkpoints are of another training: `keep_checkpoints` gives them a folder.
+        """
+        own = self.policy.network, self.intrinsic
+        network, intrinsic = (part if given else None for part, given in zip(own, self._given, strict=True))
+        return _twin, (type(self), self.env, self.config, network, intrinsic), self.state_dict()
+
+    def __copy__(self) -> PPO:
+        """Return a twin too: two learners cannot share environments."""
+        return copy.deepcopy(self)
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Go on as the twin of another."""
+        self.load_state_dict(state)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.env}, engine={self.engine!r}, timesteps={self.timesteps})"
@@ -225,7 +249,7 @@ class PPO:
         Args:
             deterministic: Whether to take the likeliest actions rather than to sample.
         """
-        return Controller(self.policy, self.env.single_observation_space.shape or (), self._generator, deterministic)
+        return Controller(self.policy, self.env.single_observation_space.shape or (), self._acting, deterministic)
 
     def predict(self, obs: Any, deterministic: bool = True, action_mask: Any = None) -> Tensor:
         """Return actions that the environment takes, for observations that begin an episode or need no memory.
@@ -284,6 +308,7 @@ class PPO:
                 own["cuda"] = torch.cuda.get_rng_state(device)
         return {
             "progress": {name: getattr(self, name) for name in _PROGRESS},
+            "precision": getattr(self.policy, "precision", None),
             "memory": dict(self._present_memory()),
             "generators": {"device": device.type, "learner": self._generator.get_state(), "own": own},
             "telemetry": self._telemetry.state_dict(),
@@ -312,6 +337,8 @@ class PPO:
             part.load_state_dict(state[name])
         for name in _PROGRESS:
             setattr(self, name, state["progress"][name])
+        if state.get("precision") is not None:
+            self.policy.precision = state["precision"]
         self._telemetry.load_state_dict(state["telemetry"], self.iterations)
         generators = state["generators"]
         if generators["device"] == self.env.device.type:
@@ -337,7 +364,11 @@ class PPO:
 
     def _begin(self, memory: Mapping[str, Tensor] | None = None) -> None:
         """Make ready for iterations, in which the policy goes on from a memory or with none."""
-        if self._precision != getattr(self.policy, "precision", None):
+        # The caller may have given the policy other weights since, or the learner another policy.
+        if not isinstance(self.policy, Policy):
+            raise InvalidConfig("policy", f"expected a Policy, got {self.policy!r}")
+        self.optimizer.follow(dict(self.policy.named_parameters()))
+        if self._loop.update.policy is not self.policy or self._precision != getattr(self.policy, "precision", None):
             self._loop = Loop(self._make_update())
         if not self._has_begun:
             if self._checkpoints is None and self.config.checkpoint_dir is not None:
@@ -417,6 +448,10 @@ class PPO:
             if not patient:
                 raise
             warnings.warn(f"{error}. Training goes on, and tries again later", RuntimeWarning, stacklevel=4)
+
+
+def _twin(kind: type[PPO], env: VecEnv, config: PPOConfig, network: Any, intrinsic: Any) -> PPO:
+    return kind(env, config, network=network, intrinsic=intrinsic)
 
 
 def _display(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from operant_gpu.errors import ActionError, BackendError, TrainingError
+from operant_gpu.models.contexts import plain
 from operant_gpu.models.ppo.faults import Fault
 from operant_gpu.models.ppo.graphs import Stage
 from operant_gpu.models.ppo.rollout import Rollout
@@ -51,6 +52,7 @@ class Loop:
         """Return what the policy remembers of the episodes under way."""
         return {} if self.rollout is None else self.rollout.memory()
 
+    @plain()
     def begin(self, iterations: int, memory: Mapping[str, Tensor] | None = None) -> None:
         """Go on from where the environments are: the caller may have stepped or reset them since the last call.
 
@@ -67,7 +69,7 @@ class Loop:
             self.stages = self._make_stages(self.rollout)
         self.rollout.begin(update.env)
         if memory:
-            self.rollout.remember(memory)
+            self.rollout.remember(memory, update.env)
         update.begin(iterations)
 
     def _make_stages(self, rollout: Rollout) -> list[Stage]:
@@ -91,12 +93,11 @@ class Loop:
         functions = [both] if update.is_fused else [gather, improve]
         return [Stage(function, update.generator, capture=update.config.engine != "eager") for function in functions]
 
+    @plain()
     def iterate(self) -> None:
         """Collect steps and learn from them. Waits for nothing."""
-        # Gradients are wanted wherever the caller is.
-        with torch.enable_grad():
-            for stage in self.stages:
-                stage()
+        for stage in self.stages:
+            stage()
         self._go_on_without_graphs()
 
     def _go_on_without_graphs(self) -> None:
@@ -110,7 +111,7 @@ class Loop:
             raise BackendError(f"engine='graph', but an iteration cannot be captured: {self.failure}; use 'auto'")
         message = f"no CUDA graph, training goes on eagerly: {self.failure}"
         # Of the call of `learn` or `resume`.
-        warnings.warn(message, RuntimeWarning, stacklevel=6)
+        warnings.warn(message, RuntimeWarning, stacklevel=7)
 
     def read(self, iterations: int, is_due: bool) -> Metrics:
         """Read what was measured since the last time, and raise what has gone wrong. Waits for the device.

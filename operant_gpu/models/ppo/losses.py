@@ -12,8 +12,12 @@ _EPS = 1e-8
 
 
 def normalized(advantages: Tensor) -> Tensor:
-    """Return advantages shifted and scaled to mean 0 and deviation 1."""
-    return (advantages - advantages.mean()) / (advantages.std() + _EPS)
+    """Return advantages shifted and scaled to mean 0 and deviation 1; zeros where all are equal.
+
+    In float64: the mean of equal numbers may be off by a rounding in float32, which would be scaled to 1.
+    """
+    wide = advantages.double()
+    return ((wide - wide.mean()) / (wide.std() + _EPS)).to(advantages.dtype)
 
 
 def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_eps: float) -> Tensor:

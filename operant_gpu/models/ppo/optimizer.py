@@ -9,8 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from operant_gpu.errors import InvalidConfig
+
 _BETAS, _EPS = (0.9, 0.999), 1e-5
 _NORM_EPS = 1e-6
+_ADVICE = "give new weights the form of the old ones, or make a new learner"
 
 
 class Adam:
@@ -43,6 +46,26 @@ class Adam:
         """Apply a function to each tensor kept, such as a move to another device."""
         self.lr, self.count = function(self.lr), function(self.count)
         self.means, self.squares = function(self.means), function(self.squares)
+        self._view_moments()
+
+    def follow(self, parameters: Mapping[str, Tensor]) -> None:
+        """Optimize what stands in the place of the parameters so far, which keeps their moments.
+
+        Raises:
+            InvalidConfig: If these are others, by number, shape, dtype or device.
+        """
+        given = list(parameters.values())
+        if len(given) != len(self._parameters):
+            raise InvalidConfig("policy", f"expected {len(self._parameters)} parameters, got {len(given)}: {_ADVICE}")
+        for name, new, old in zip(parameters, given, self._parameters):
+            found, expected = ((one.dtype, tuple(one.shape), str(one.device)) for one in (new, old))
+            if found != expected:
+                raise InvalidConfig("policy", f"expected {name} to be {expected}, got {found}: {_ADVICE}")
+        self._parameters = given
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Go on as a copy: what were views of one memory are such again."""
+        self.__dict__.update(state)
         self._view_moments()
 
     def zero_grad(self) -> None:

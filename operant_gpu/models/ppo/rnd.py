@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from operant_gpu.models.networks import FLOATS, orthogonal
+from operant_gpu.models.contexts import plain
+from operant_gpu.models.networks import orthogonal
 from operant_gpu.models.policies.normalization import ObservationNormalizer, RewardNormalizer
 from operant_gpu.models.ppo.optimizer import Adam
 from operant_gpu.models.ppo.rollout import Rollout, permutation
@@ -48,6 +49,7 @@ class RND(IntrinsicReward):
         device: Where the rollouts are.
     """
 
+    @plain()
     def __init__(
         self,
         shape: tuple[int, ...],
@@ -105,5 +107,5 @@ class RND(IntrinsicReward):
 
 
 def _features(inputs: int, weights: Generator) -> nn.Sequential:
-    first, last = nn.Linear(inputs, _HIDDEN, **FLOATS), nn.Linear(_HIDDEN, _FEATURES, **FLOATS)
-    return nn.Sequential(orthogonal(first, 2**0.5, weights), nn.ReLU(), orthogonal(last, 2**0.5, weights))
+    first, last = (orthogonal(nn.Linear, sizes, 2**0.5, weights) for sizes in ((inputs, _HIDDEN), (_HIDDEN, _FEATURES)))
+    return nn.Sequential(first, nn.ReLU(), last)

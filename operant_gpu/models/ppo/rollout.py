@@ -104,10 +104,10 @@ class Rollout:
             return {}
         return {"state": self.states[-1].clone(), "starts": self.starts[-1].clone()}
 
-    def remember(self, memory: Mapping[str, Tensor]) -> None:
-        """Go on with a memory."""
+    def remember(self, memory: Mapping[str, Tensor], env: VecEnv) -> None:
+        """Go on with a memory, but for environments whose episodes have only begun."""
         if self.states is not None and self.starts is not None:
-            self.states[-1], self.starts[-1] = memory["state"], memory["starts"]
+            self.states[-1], self.starts[-1] = memory["state"], memory["starts"] | (env.episode_so_far[1] == 0)
 
 
 def storage_of(env: VecEnv, num_envs: int, stores_rows: bool) -> Storage:

@@ -70,7 +70,9 @@ class Update:
         self._stopped = torch.zeros((), dtype=torch.bool, device=generator.device)
 
     def begin(self, iterations: int) -> None:
-        """Go on after so many iterations, which not every engine has to know."""
+        """Go on after so many iterations, which not every engine has to know, from where the environments are."""
+        if self._reward_normalizer is not None:
+            self._reward_normalizer.begin(self.env.episode_so_far[1] == 0)
 
     def fingerprint(self) -> object:
         """Return what graphs are captured with: memory and dtypes of what learns, what is frozen, modes, precisions."""

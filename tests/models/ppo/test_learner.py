@@ -82,15 +82,7 @@ def test_pytorchs_defaults_make_no_difference(id: str, variant: str, engine: str
     request.getfixturevalue("other_defaults")
     weights = run()
     assert weights.dtype is torch.float32
-    torch.testing.assert_close(weights, expected, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.parametrize("engine", ["auto", "eager"])
-def test_learning_needs_no_gradients_of_its_caller(engine: str) -> None:
-    with torch.no_grad():
-        without = PPO(cartpole(), small(engine=engine)).learn(256)
-    within = PPO(cartpole(), small(engine=engine)).learn(256)
-    assert torch.equal(without.policy.flat, within.policy.flat)
+    assert torch.equal(weights, expected)
 
 
 def test_callback_gets_metrics_and_stops() -> None:
