@@ -1,4 +1,4 @@
-"""The comparison with the MinAtar package takes every branch of the games' sources, but for guards named here."""
+"""The comparison from random states takes every branch of the games' sources, but for guards named here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ needs_gcov = pytest.mark.skipif(
 )
 
 GAMES = Path(operant_gpu.__file__).parent / "envs" / "minatar"
-# What only a state that somebody wrote by hand can reach: places outside the board, and a sky without aliens.
+# Places outside the board, and a shot of an alien where there is none: the package has no answer to such states.
 GUARDS = {
     ("seaquest.cu", "const int bit = is_out(x) ? 0 : 1 << x;"),
     ("seaquest.cu", "if (!is_out(back)) obs(1, state.y, back) = 1;"),
@@ -47,7 +47,7 @@ def test_every_branch_of_the_games_is_compared_with_the_package(tmp_path: Path) 
         "0",
         "-p",
         "no:cacheprovider",
-        str(Path(__file__).with_name("test_minatar.py")),
+        str(Path(__file__).with_name("test_minatar_states.py")),
     ]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]

@@ -215,9 +215,10 @@ __device__ Outcome step(State& state, Action action, Rng rng, Params params) {
     state.spawn_timer -= state.spawn_timer > 0;
     state.diver_timer -= state.diver_timer > 0;
     state.cool_down -= state.cool_down > 0;
+    // Also at the surface: new air comes too late for a step that begins without any.
+    outcome.terminated |= state.oxygen <= 0;
     if (state.y > 0) {
         --state.oxygen;
-        outcome.terminated |= state.oxygen < 0;
         state.at_surface = 0;
     } else if (!state.at_surface) {
         if (state.crew == 0) outcome.terminated = true;

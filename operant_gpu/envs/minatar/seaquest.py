@@ -4,7 +4,8 @@ Observation: 10 channels of 10 by 10 cells, 0 or 1: front and back of the submar
 before they moved, bullets of enemies, fish, enemy submarines, gauge of the oxygen, gauge of the divers aboard, divers.
 Action: 0 nothing, 1 left, 2 up, 3 right, 4 down, 5 fire.
 Reward: 1 for each enemy, and up to 10 for bringing six divers home, by the oxygen that was left. Going up costs a diver
-otherwise. The episode ends when something hits the submarine, the oxygen is gone, or it comes up without a diver.
+otherwise. The episode ends when something hits the submarine, when a step begins without oxygen, at the surface too, or
+when the submarine comes up without a diver.
 """
 
 from __future__ import annotations
