@@ -28,14 +28,16 @@ _INTERVAL = 1.0
 
 
 def process_since(number: int) -> float | None:
-    """Return when a process of this machine began, in seconds since 1970; None if it is not there.
+    """Return when a process of this machine began, in seconds since the machine did; None if it is not there.
 
     With it a process is told from a later one that was given the same number.
     """
     import psutil
 
     try:
-        return float(psutil.Process(number).create_time())
+        # Both move with the system's clock when that is set. This one first: older psutil remember it for the other.
+        booted = psutil.boot_time()
+        return float(psutil.Process(number).create_time() - booted)
     except psutil.Error:
         return None
 

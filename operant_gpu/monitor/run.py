@@ -88,7 +88,7 @@ class Run:
         self._lock = FileLock(self.folder / "lock", timeout=0, thread_local=False)
         self._usage = Usage(learner.env.device)
         self._sessions: list[dict[str, Any]] = []
-        self._readings, self._written_at = 0, 0.0
+        self._readings, self._due = 0, 0.0
         self._unwritten: dict[str, float] | None = None
 
     def __enter__(self) -> Run:
@@ -139,7 +139,7 @@ class Run:
         if self._described != (view.start, view.target, view.details):
             self._describe(patient=True)
         self._readings, self._unwritten = self._readings + 1, record
-        if self._readings <= _ALL_READINGS or record["time"] - self._written_at >= _INTERVAL:
+        if self._readings <= _ALL_READINGS or time.monotonic() >= self._due:
             self._write()
         return not view.is_solved
 
@@ -148,7 +148,8 @@ class Run:
             return
         for writer in self._writers:
             writer.write(self._unwritten)
-        self._written_at, self._unwritten = self._unwritten["time"], None
+        # The clock that stamps readings may be set back.
+        self._due, self._unwritten = time.monotonic() + _INTERVAL, None
 
     def _begin(self, opened: contextlib.ExitStack) -> None:
         """Open everything; what is opened is closed in the reverse order."""

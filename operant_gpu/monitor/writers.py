@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import secrets
 import socket
 import time
@@ -25,6 +26,8 @@ _GROUPS = {
     "machine": ("cpu_percent", "ram_gib", "gpu_percent", "gpu_memory_gib", "gpu_temperature", "gpu_watts"),
 }
 _GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names}
+# When a file of events was begun, as its name says.
+_STAMP = re.compile(r"events\.out\.tfevents\.(\d+\.\d+)")
 
 
 class Writer(Protocol):
@@ -110,8 +113,11 @@ class TensorBoard:
         self._protocol, self._summary, self._frame = event_pb2, summary_pb2.Summary, RecordWriter
         now, events = time.time(), folder / "tensorboard"
         events.mkdir(exist_ok=True)
-        # TensorBoard reads the files of a folder in the order of their names.
-        name = f"events.out.tfevents.{now:017.6f}.{socket.gethostname()}.{os.getpid()}"
+        # TensorBoard reads the files of a folder in the order of their names: this one last, though the clock was set
+        # back.
+        before = (_STAMP.match(path.name) for path in events.iterdir())
+        stamp = max([now, *(float(found[1]) + 1e-3 for found in before if found)])
+        name = f"events.out.tfevents.{stamp:017.6f}.{socket.gethostname()}.{os.getpid()}"
         self._file = _Appender(events / name)
         # With the first record: an error here would leave a file open.
         self._file.put(self._framed(wall_time=now, file_version="brain.Event:2"))

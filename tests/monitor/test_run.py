@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -9,10 +10,12 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from here import ROOT
@@ -104,8 +107,13 @@ def test_tensorboard_reads_its_events(tmp_path: Path) -> None:
     assert len(events.Scalars("rollout/episodic_return")) == sum(kept_one["episodes"] > 0 for kept_one in kept)
 
 
-def test_a_run_that_goes_on_from_an_older_checkpoint_replaces_what_came_later(tmp_path: Path) -> None:
+@pytest.mark.parametrize("set_back", [0.0, 3600.0])
+def test_a_run_that_goes_on_from_an_older_checkpoint_replaces_what_came_later(
+    set_back: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train(tmp_path, 1280, checkpoint_interval=5)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() - set_back)
     (tmp_path / "checkpoints" / "step-000000001280.pt").unlink()
     learner = PPO.load(tmp_path)
     assert learner.timesteps == 640
@@ -130,6 +138,17 @@ def test_long_trainings_keep_all_of_the_first_readings_and_then_some_of_them(
     # The last one always.
     assert steps[-1] == 2560
     assert len(steps) < 20
+
+
+def test_a_clock_that_is_set_back_keeps_no_reading_from_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "_ALL_READINGS", 3)
+    monkeypatch.setattr(run_module, "_INTERVAL", 0.0)
+    clock = itertools.count(2e9, -600)
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    train(tmp_path, 2560)
+    assert len(readings(tmp_path)) == 20
 
 
 def test_the_goal_ends_the_training(tmp_path: Path) -> None:
@@ -365,6 +384,17 @@ def test_a_process_that_is_gone_is_seen_to_be(tmp_path: Path) -> None:
         description["sessions"] = [{**session, **change}]
         path.write_text(json.dumps(description))
         assert RunReader(tmp_path).refresh().state == state
+
+
+def test_a_process_is_there_though_the_clock_was_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Systems say when it began by the clock that they have now."""
+    train(tmp_path)
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "state": "running"}))
+    booted, began = psutil.boot_time, psutil.Process.create_time
+    monkeypatch.setattr(psutil, "boot_time", lambda: booted() - 3600)
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: began(self) - 3600)
+    assert RunReader(tmp_path).refresh().state == "running"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 99}', '{"format": 1}', "[" * 100_000])
