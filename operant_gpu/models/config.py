@@ -24,6 +24,8 @@ Activation = Literal["tanh", "relu", "elu", "silu", "gelu"]
 Engine = Literal["auto", "fused", "graph", "eager"]
 # Of one iteration: numbers of samples have 31 bits in kernels, and those of gradient steps 20 where faults are noted.
 _MOST_STEPS, _MOST_GRADIENT_STEPS = 2**31 - 1, 2**20 - 1
+# What stands for None in TOML, which has no such value.
+_NONE = "none"
 
 
 class _Rule(NamedTuple):
@@ -187,7 +189,7 @@ class PPOConfig:
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str], base: PPOConfig | None = None) -> PPOConfig:
-        """Read settings from a TOML file of `field = value` lines.
+        """Read settings from a TOML file of `field = value` lines; "none" stands for None.
 
         Args:
             path: The file.
@@ -202,18 +204,26 @@ class PPOConfig:
         try:
             if path.exists() and not path.is_file():
                 raise OSError("it is no regular file")
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            # With or without the mark that some editors put first.
+            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise InvalidConfig("config", f"cannot read settings from {os.fspath(path)!r}: {error}") from error
+        hints = get_type_hints(cls)
+        for name, value in values.items():
+            if _is_none(value) and type(None) in get_args(hints.get(name)):
+                values[name] = None
         return (base or cls())._with(values)
 
     def to_toml(self, path: str | os.PathLike[str]) -> None:
-        """Write all settings to a TOML file; those that are None are left out, as None is their default.
+        """Write all settings to a TOML file, None as "none": read upon any others, it gives these.
 
         Raises:
             InvalidConfig: If it cannot be written.
         """
-        values = {name: value for name, value in asdict(self).items() if value is not None}
+        values = {name: _NONE if value is None else value for name, value in asdict(self).items()}
+        if _is_none(self.checkpoint_dir):
+            # A folder of this name.
+            values["checkpoint_dir"] = f"./{self.checkpoint_dir}"
         try:
             write_whole(as_path("path", path), tomli_w.dumps(values))
         except OSError as error:
@@ -227,6 +237,11 @@ class PPOConfig:
                 hint = nearest(name, known)
                 raise InvalidConfig(name, f"unknown setting of PPO; {hint}settings: {', '.join(known)}")
         return replace(self, **values)
+
+
+def _is_none(value: object) -> bool:
+    """Tell whether a value in a file stands for None."""
+    return isinstance(value, str) and value.lower() == _NONE
 
 
 def _checked_type(name: str, value: Any, hint: Any) -> Any:

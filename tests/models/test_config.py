@@ -155,7 +155,7 @@ VALID = st.fixed_dictionaries(
         "engine": st.sampled_from(["auto", "fused", "graph", "eager"]),
         "log_std_init": st.floats(allow_nan=False, allow_infinity=False),
         "seed": st.integers(0, 2**63 - 1),
-        "checkpoint_dir": st.none() | TEXT,
+        "checkpoint_dir": st.none() | TEXT.filter(lambda text: text.lower() != "none"),
     },
 )
 
@@ -170,6 +170,27 @@ def test_a_written_file_reads_back_as_the_same_settings(
     config.to_toml(path)
     assert PPOConfig.from_toml(path) == config
     assert PPOConfig.from_toml(str(path)) == config
+    # Whatever it is read upon.
+    assert PPOConfig.from_toml(path, PPOConfig(target_kl=0.1, vf_clip_eps=0.1, checkpoint_dir="x")) == config
+
+
+@pytest.mark.parametrize("none", ["none", "None", "NONE"])
+def test_none_in_a_file_is_none_where_that_is_a_value(none: str, tmp_path: Path) -> None:
+    base = PPOConfig(target_kl=0.1, vf_clip_eps=0.1, checkpoint_dir="x")
+    path = write(tmp_path, f'target_kl = "{none}"\ncheckpoint_dir = "{none}"')
+    assert PPOConfig.from_toml(path, base) == PPOConfig(vf_clip_eps=0.1)
+    with pytest.raises(InvalidConfig, match=rf"^lr: expected float, got '{none}'"):
+        PPOConfig.from_toml(write(tmp_path, f'lr = "{none}"'))
+    # A folder of that name stays one.
+    PPOConfig(checkpoint_dir=none).to_toml(path)
+    assert PPOConfig.from_toml(path).checkpoint_dir == f"./{none}"
+
+
+@pytest.mark.parametrize(("before", "line_end"), [(b"", b"\r\n"), (b"\xef\xbb\xbf", b"\n"), (b"\xef\xbb\xbf", b"\r\n")])
+def test_files_of_other_systems_are_read(before: bytes, line_end: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(before + line_end.join([b"lr = 0.5", b"# comment", b"seed = 3", b""]))
+    assert PPOConfig.from_toml(path) == PPOConfig(lr=0.5, seed=3)
 
 
 def test_memory_comes_back_from_a_file(tmp_path: Path) -> None:
