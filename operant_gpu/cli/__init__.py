@@ -28,6 +28,7 @@ from operant_gpu.cli.policies import Eval, Export, Record
 from operant_gpu.cli.train import Settings, Train, recommended
 from operant_gpu.cli.watch import Monitor
 from operant_gpu.errors import InvalidConfig, OperantError
+from operant_gpu.monitor.display import is_watched
 from operant_gpu.version import __version__
 
 _WIDTH_OF_FILES = 140
@@ -118,5 +119,5 @@ def _console() -> Console:
     """Return the standard output; where it is no terminal, wide enough for tables that programs read."""
     console = _Console()
     # Zero columns, as some tools set, would print nothing.
-    has_width = console.width > 0 and (console.is_terminal or "COLUMNS" in os.environ)
+    has_width = console.width > 0 and (is_watched(console) or "COLUMNS" in os.environ)
     return console if has_width else _Console(width=_WIDTH_OF_FILES)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import json
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from rich import box
@@ -19,6 +20,7 @@ from rich.table import Table
 from operant_gpu.environment import Definition
 from operant_gpu.errors import InvalidConfig, one_line
 from operant_gpu.models import PPO
+from operant_gpu.monitor.display import is_lively
 from operant_gpu.registry import find, register
 
 FAILED = 1
@@ -26,13 +28,25 @@ USER_ERROR = 2
 # Of a verification: not everything could be verified here.
 INCOMPLETE = 2
 INTERRUPTED = 130
+# How rich prints text without changing it.
+_AS_IT_IS: dict[str, Any] = {"markup": False, "highlight": False, "emoji": False, "soft_wrap": True}
 
 
 def say(console: Console, *lines: str) -> None:
     """Print lines as they are: they may hold paths, which are no markup and are not to be broken."""
     # Where nothing can be printed, such as on a full disk, the work goes on.
     with contextlib.suppress(OSError):
-        console.print(*lines, sep="\n", markup=False, highlight=False, soft_wrap=True)
+        console.print(*lines, sep="\n", **_AS_IT_IS)
+
+
+def say_json(console: Console, value: Any) -> None:
+    """Print a value as JSON, which programs read: without colours, whatever FORCE_COLOR says."""
+    console.print(json.dumps(value, indent=2), **_AS_IT_IS)
+
+
+def busy(console: Console, text: str) -> contextlib.AbstractContextManager[object]:
+    """Show in a terminal, and there alone, that something goes on."""
+    return console.status(text) if is_lively(console) else contextlib.nullcontext()
 
 
 def complain(error: Exception) -> None:

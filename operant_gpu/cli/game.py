@@ -154,9 +154,9 @@ def play(env: VecEnv, fps: float, seed: int | None, console: Console) -> Game:
         console: Where to draw.
     """
     game = Game(env, seed)
+    if not is_lively(console):
+        raise InvalidConfig("play", "playing needs a terminal that shows pictures: run it in one, without pipes")
     with Keyboard() as keyboard, Live(console=console, screen=True, auto_refresh=False) as live:
-        if not is_lively(console):
-            raise InvalidConfig("play", "playing needs a terminal that shows pictures: run it in one, without pipes")
         while True:
             live.update(game.screen(*console.size), refresh=True)
             key = _next_key(keyboard, None if game.waits or game.is_over else 1.0 / fps)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from operant_gpu.cli.benchmark import measure
-from operant_gpu.cli.common import FAILED, INCOMPLETE, environment_id, plain_table, say, use_one_thread
+from operant_gpu.cli.common import FAILED, INCOMPLETE, busy, environment_id, plain_table, say, say_json, use_one_thread
 from operant_gpu.cli.doctor import examine
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.monitor.dashboard import short
@@ -62,7 +61,7 @@ class Bench:
     def run(self, console: Console) -> int:
         """Measure, and print a table; return the exit status."""
         use_one_thread(torch.device("cpu"))
-        with console.status("measuring"):
+        with busy(console, "measuring"):
             env, speeds = measure(environment_id(self.env), self.num_envs, self.device, self.seconds)
         table = plain_table("", "steps/s", "slowest - fastest of five", title=str(env))
         peer = next((speed.sps for speed in speeds if speed.name.startswith("Gymnasium")), None)
@@ -98,10 +97,10 @@ class Doctor:
             return self._verify(console)
         if self.env is not None:
             raise InvalidConfig("env", f"doctor looks at the machine; to verify {self.env!r} here, add --verify")
-        with console.status("looking, and compiling what is tried for the first time"):
+        with busy(console, "looking, and compiling what is tried for the first time"):
             findings = list(examine())
         if self.json:
-            console.print_json(json.dumps([finding._asdict() for finding in findings]))
+            say_json(console, [finding._asdict() for finding in findings])
         else:
             table = plain_table("", "", "found", "what to do")
             for finding in findings:
@@ -110,11 +109,11 @@ class Doctor:
         return FAILED if any(finding.state == "broken" for finding in findings) else 0
 
     def _verify(self, console: Console) -> int:
-        with console.status("comparing, and compiling what is compared for the first time"):
+        with busy(console, "comparing, and compiling what is compared for the first time"):
             report = verify(None if self.env is None else environment_id(self.env))
         if self.json:
             checks = [check._asdict() for check in report.checks]
-            console.print_json(json.dumps({**vars(report), "checks": checks}))
+            say_json(console, {**vars(report), "checks": checks})
         else:
             say(console, str(report))
         return FAILED if not report.passed else 0 if report.complete else INCOMPLETE

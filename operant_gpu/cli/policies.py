@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from operant_gpu.cli.common import load, plain_table, say
+from operant_gpu.cli.common import busy, load, plain_table, say, say_json
 from operant_gpu.models import Evaluation, evaluate, export, record
 from operant_gpu.models.evaluation import STEP_LIMIT
 
@@ -47,7 +46,7 @@ class Eval:
         id = learner.env.environment.id
         if self.json:
             rows = {name: _numbers(evaluation) for name, evaluation in kinds.items()}
-            console.print_json(json.dumps({"env": id, "timesteps": learner.timesteps, **rows}))
+            say_json(console, {"env": id, "timesteps": learner.timesteps, **rows})
             return 0
         title = f"{id} after {learner.timesteps:,} steps: {self.episodes:,} episodes each"
         headings = ("actions", "mean return", "deviation", "interquartile mean", "95 % interval", "mean length")
@@ -89,7 +88,7 @@ class Record:
     def run(self, console: Console) -> int:
         """Record; return the exit status."""
         learner = load(self.checkpoint, self.env, self.device)
-        with console.status("recording"):
+        with busy(console, "recording"):
             made = record(
                 learner,
                 self.out,
@@ -119,7 +118,7 @@ class Export:
     def run(self, console: Console) -> int:
         """Export; return the exit status."""
         learner = load(self.checkpoint, self.env, "cpu")
-        with console.status("exporting"):
+        with busy(console, "exporting"):
             made = export(learner, self.out)
         say(
             console,

@@ -18,6 +18,7 @@ from operant_gpu.cli.common import (
     FAILED,
     INTERRUPTED,
     Terminated,
+    busy,
     complain,
     environment_id,
     plain_warnings,
@@ -159,7 +160,7 @@ class Train:
         if not self.video or status or run.learner.env.environment.draw is None:
             return
         try:
-            with console.status("recording an episode"):
+            with busy(console, "recording an episode"):
                 record(run.learner, run.folder / "video.gif", max_steps=_VIDEO_STEPS)
         except Exception as error:
             # Whatever the environment's own drawing does: the training is saved.

@@ -161,6 +161,14 @@ def _silence(keyboard: int) -> None:
     termios.tcsetattr(keyboard, termios.TCSADRAIN, settings)
 
 
+def is_watched(console: Console) -> bool:
+    """Tell whether a console writes to a terminal; rich believes FORCE_COLOR and others that say so of files."""
+    # A file that is closed is none, nor is what has no such method.
+    with contextlib.suppress(AttributeError, ValueError):
+        return console.file.isatty()
+    return False
+
+
 def is_lively(console: Console) -> bool:
     """Tell whether a console can draw over what it has drawn."""
-    return console.is_terminal and not console.is_dumb_terminal
+    return is_watched(console) and console.is_terminal and not console.is_dumb_terminal

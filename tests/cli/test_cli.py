@@ -20,12 +20,13 @@ from here import ROOT
 
 import operant_gpu
 from operant_gpu import cli
-from operant_gpu.cli import main
+from operant_gpu.cli import doctor, machine, main
 from operant_gpu.cli.train import recommended
 from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.models.presets import PRESETS
 from operant_gpu.monitor import Run
 from operant_gpu.monitor.reader import read_description
+from operant_gpu.verification.report import Check, Report
 
 QUICK = ["--num-envs", "16", "--total-timesteps", "512", "--n-steps", "8", "--batch-size", "32"]
 SMALL = PPOConfig(num_envs=16, total_timesteps=512, n_steps=8, batch_size=32, gamma=0.5)
@@ -262,6 +263,39 @@ def test_what_programs_read_is_not_mixed_with_warnings(capsys: pytest.CaptureFix
     printed = capsys.readouterr()
     assert json.loads(printed.out)["env"] == "CartPole-v1"
     assert printed.err.startswith("warning: 'run/checkpoints/step-000000000512.pt' is damaged")
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{"FORCE_COLOR": "1"}, {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1"}, {"COLUMNS": "10", "TERM": "dumb"}],
+    ids=str,
+)
+def test_what_programs_read_is_plain_whatever_the_environment_says(
+    variables: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train("CartPole-v1", "--run", ":key:", *QUICK) == 0
+    finding = doctor.Finding(":key:", "ok", "[red]a text that is longer than some terminals are wide[/red]")
+    monkeypatch.setattr(machine, "examine", lambda: [finding])
+    monkeypatch.setattr(
+        machine, "verify", lambda env: Report("a card", {"python": "3"}, (Check(":key:", "ok", "", 1.0),))
+    )
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    capsys.readouterr()
+    for command in (["eval", ":key:", "--episodes", "4"], ["doctor"], ["doctor", "--verify"]):
+        main([*command, "--json"])
+        printed = capsys.readouterr().out
+        assert "\x1b" not in printed
+        json.loads(printed)
+    assert json.loads(printed)["checks"][0]["name"] == ":key:"
+    # Colours may be asked for, but nothing moves the cursor of a file.
+    for command in (
+        ["monitor", ":key:"],
+        ["record", ":key:", "--out", "x.gif", "--max-steps", "2"],
+        ["train", "CartPole-v1", "--run", "other", "--device", "cpu", *QUICK],
+    ):
+        assert main(command) == 0
+        assert re.search(r"\x1b\[[^m]*[A-Za-ln-z]|\r", capsys.readouterr().out) is None
 
 
 def test_more_than_the_memory_holds_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

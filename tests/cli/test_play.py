@@ -8,7 +8,6 @@ import os
 import select
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -131,7 +130,7 @@ def test_the_command_plays_in_a_terminal() -> None:
         (["Snak-v0"], "did you mean 'Snake-v0'"),
         (["Snake-v0", "--fps", "0"], "fps: expected 0.1 to 100 steps a second, got 0.0"),
         (["Snake-v0", "--seed", "-1"], "seed: expected an integer"),
-        (["Snake-v0"], "playing needs a terminal whose keys can be read"),
+        (["Snake-v0"], "playing needs a terminal that shows pictures"),
     ],
 )
 def test_a_mistake_gets_its_reason_and_status_2(
@@ -139,13 +138,19 @@ def test_a_mistake_gets_its_reason_and_status_2(
     message: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
 ) -> None:
-    (tmp_path / "empty").touch()
-    with (tmp_path / "empty").open() as nothing:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert main(["play", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert message in " ".join(printed.err.split())
+    assert printed.out == ""
+
+
+def test_an_input_that_is_no_terminal_has_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open(os.devnull) as nothing:
         monkeypatch.setattr("sys.stdin", nothing)
-        assert main(["play", *arguments]) == 2
-    assert message in " ".join(capsys.readouterr().err.split())
+        with pytest.raises(InvalidConfig, match="whose keys can be read"), Keyboard():
+            pass
 
 
 def test_keys_that_no_keyboard_has_are_refused() -> None:

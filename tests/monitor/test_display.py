@@ -17,6 +17,20 @@ from operant_gpu.monitor.display import Display, show_training
 from operant_gpu.monitor.view import View
 
 
+class Screen(io.StringIO):
+    """A terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(params=[{}, {"FORCE_COLOR": "1"}, {"TTY_COMPATIBLE": "1"}, {"TTY_INTERACTIVE": "1"}], ids=str)
+def _environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What continuous integration may say of terminals."""
+    for name, value in request.param.items():
+        monkeypatch.setenv(name, value)
+
+
 def learner() -> PPO:
     return PPO(
         operant_gpu.make("CartPole-v1", 16, device="cpu"), PPOConfig(n_steps=8, batch_size=32, hidden_sizes=(16,))
@@ -32,12 +46,13 @@ def train(console: Console) -> PPO:
 
 
 def test_a_terminal_gets_a_dashboard_that_ends_with_the_last_metrics() -> None:
-    screen = io.StringIO()
-    train(Console(file=screen, force_terminal=True, width=100, color_system=None))
+    screen = Screen()
+    train(Console(file=screen, width=100, color_system=None))
     assert "100%  512 of 512 steps" in screen.getvalue()
     assert "╰─ finished" in screen.getvalue().splitlines()[-2]
 
 
+@pytest.mark.usefixtures("_environment")
 def test_an_output_that_is_no_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(display, "_LEAST_GAP", 0.01)
     screen = io.StringIO()
@@ -56,9 +71,9 @@ def test_an_output_that_is_no_terminal_gets_lines(monkeypatch: pytest.MonkeyPatc
 
 
 class Broken(io.StringIO):
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: Exception, is_terminal: bool = True) -> None:
         super().__init__()
-        self._error = error
+        self._error, self.isatty = error, lambda: is_terminal
 
     def write(self, text: str) -> int:
         raise self._error
@@ -67,24 +82,24 @@ class Broken(io.StringIO):
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_a_terminal_that_is_gone_stops_the_display_alone(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(display, "_LEAST_GAP", 0.0)
-    console = Console(file=Broken(OSError(5, "Input/output error")), force_terminal=is_terminal)
+    console = Console(file=Broken(OSError(5, "Input/output error"), is_terminal))
     assert train(console).timesteps == 512
 
 
 def test_a_display_that_fails_says_so_and_training_goes_on() -> None:
-    console = Console(file=Broken(RuntimeError("no colours left")), force_terminal=True)
+    console = Console(file=Broken(RuntimeError("no colours left")))
     with pytest.warns(RuntimeWarning, match=r"the display stopped: RuntimeError\('no colours left'\)"):
         assert train(console).timesteps == 512
 
 
 def test_an_error_of_the_training_is_shown_and_raised() -> None:
-    screen = io.StringIO()
+    screen = Screen()
 
     def fail(metrics: dict[str, float]) -> None:
         raise ValueError("of the caller's own")
 
     made = learner()
-    console = Console(file=screen, force_terminal=True, width=100, color_system=None)
+    console = Console(file=screen, width=100, color_system=None)
     with pytest.raises(ValueError, match="own"), show_training(made, None, console):
         made.learn(512, fail)
     assert "ValueError: of the caller's own" in screen.getvalue()
@@ -106,7 +121,7 @@ def test_drawing_takes_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch
             self.is_over = True
             return True
 
-    shown = Display(View(title="x", target=1), Console(file=io.StringIO(), force_terminal=True, width=100))
+    shown = Display(View(title="x", target=1), Console(file=Screen(), width=100))
     monkeypatch.setattr(shown, "_over", Clock())
     real = display.dashboard
 
