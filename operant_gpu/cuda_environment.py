@@ -8,6 +8,7 @@ from pathlib import Path
 
 from operant_gpu.environment import Definition
 from operant_gpu.errors import InvalidConfig
+from operant_gpu.files import as_path
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -40,7 +41,7 @@ class CudaEnvironment(Definition):
         if not isinstance(self.source, str | PathLike):
             raise InvalidConfig("source", f"expected the path of a CUDA C++ file, got {self.source!r}")
         # The present folder may be another when the environment is made.
-        object.__setattr__(self, "source", Path(self.source).absolute())
+        object.__setattr__(self, "source", as_path("source", self.source).absolute())
         if not Path(self.source).is_file():
             raise InvalidConfig(
                 "source", f"expected the path of a CUDA C++ file, got {str(self.source)!r}: no such file"

@@ -13,10 +13,10 @@ from operant_gpu.errors import InvalidConfig
 
 
 def as_path(param: str, value: object) -> Path:
-    """Return what a user gives as a path.
+    """Return what a user gives as a path; "~" and "~name" at its beginning are home folders.
 
     Raises:
-        InvalidConfig: If it is none, for the setting `param`.
+        InvalidConfig: If it is none, or there is no such home folder, for the setting `param`.
     """
     try:
         text = os.fspath(value)  # type: ignore[call-overload]
@@ -24,7 +24,12 @@ def as_path(param: str, value: object) -> Path:
         text = None
     if not isinstance(text, str) or not text or "\0" in text:
         raise InvalidConfig(param, f"expected a path, got {value!r}")
-    return Path(text)
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        home = text.partition("/")[0]
+        message = f"{text!r} begins with {home!r}, which is nobody's home folder here"
+        raise InvalidConfig(param, f"{message}: write {f'./{text}'!r} for a folder of that name") from error
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:

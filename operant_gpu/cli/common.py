@@ -19,6 +19,7 @@ from rich.table import Table
 
 from operant_gpu.environment import Definition
 from operant_gpu.errors import InvalidConfig, one_line
+from operant_gpu.files import as_path
 from operant_gpu.models import PPO
 from operant_gpu.monitor.display import is_lively
 from operant_gpu.registry import find, register
@@ -97,7 +98,7 @@ def _imported(source: str) -> object:
     try:
         if not source.endswith(".py"):
             return importlib.import_module(source)
-        path = Path(source).resolve()
+        path = as_path("env", source).resolve()
         # As `python file.py` would find what it imports.
         sys.path.insert(0, str(path.parent))
         # Under a name that no other module has.

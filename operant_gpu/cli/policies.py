@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 
 from operant_gpu.cli.common import busy, load, plain_table, say, say_json
+from operant_gpu.files import as_path
 from operant_gpu.models import Evaluation, evaluate, export, record
 from operant_gpu.models.evaluation import STEP_LIMIT
 
@@ -87,11 +88,11 @@ class Record:
 
     def run(self, console: Console) -> int:
         """Record; return the exit status."""
-        learner = load(self.checkpoint, self.env, self.device)
+        learner, out = load(self.checkpoint, self.env, self.device), as_path("out", self.out)
         with busy(console, "recording"):
             made = record(
                 learner,
-                self.out,
+                out,
                 episodes=self.episodes,
                 deterministic=not self.stochastic,
                 seed=self.seed,
@@ -99,8 +100,8 @@ class Record:
                 fps=self.fps,
             )
         returns = ", ".join(f"{value:.4g}" for value in made.returns)
-        size = self.out.stat().st_size / 1024
-        say(console, f"{self.out}: {made.steps:,} steps, return {returns}, {size:,.0f} KiB")
+        size = out.stat().st_size / 1024
+        say(console, f"{out}: {made.steps:,} steps, return {returns}, {size:,.0f} KiB")
         return 0
 
 
@@ -117,12 +118,12 @@ class Export:
 
     def run(self, console: Console) -> int:
         """Export; return the exit status."""
-        learner = load(self.checkpoint, self.env, "cpu")
+        learner, out = load(self.checkpoint, self.env, "cpu"), as_path("out", self.out)
         with busy(console, "exporting"):
-            made = export(learner, self.out)
+            made = export(learner, out)
         say(
             console,
-            f"{self.out}: {', '.join(made.inputs)} -> {', '.join(made.outputs)}; checked on {made.observations:,} "
+            f"{out}: {', '.join(made.inputs)} -> {', '.join(made.outputs)}; checked on {made.observations:,} "
             f"observations, greatest difference {made.error:.1g}",
         )
         return 0

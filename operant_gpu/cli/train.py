@@ -26,6 +26,7 @@ from operant_gpu.cli.common import (
     use_one_thread,
 )
 from operant_gpu.errors import CheckpointError, InvalidConfig, OperantError, TrainingError
+from operant_gpu.files import as_path
 from operant_gpu.models import PPO, PPOConfig, record
 from operant_gpu.models.ppo import checkpoint
 from operant_gpu.models.ppo.checkpoint import FOLDER, has_newer
@@ -91,7 +92,7 @@ class Train:
             if self.resume is None:
                 learner, goal, folder = self._new(config)
             else:
-                learner, goal, folder = self._resumed(self.resume, config)
+                learner, goal, folder = self._resumed(as_path("resume", self.resume), config)
                 if done := _already_done(folder, learner, goal, self.goal is not None):
                     say(console, done)
                     return 0
@@ -220,10 +221,10 @@ def recommended(arguments: Sequence[str]) -> PPOConfig:
         return PPOConfig()
     reader = argparse.ArgumentParser("operant-gpu train", add_help=False, allow_abbrev=False)
     reader.add_argument("--config")
-    reader.add_argument("--resume", type=Path)
+    reader.add_argument("--resume")
     known = reader.parse_known_args(arguments)[0]
     if known.resume is not None:
-        settings = _settings_of(known.resume)
+        settings = _settings_of(as_path("resume", known.resume))
     else:
         # Of one that comes later, `main` complains.
         env = "".join(arguments[1:2])

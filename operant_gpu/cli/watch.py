@@ -11,6 +11,7 @@ from rich.console import Console
 
 from operant_gpu.cli.common import say
 from operant_gpu.errors import InvalidConfig
+from operant_gpu.files import as_path
 from operant_gpu.monitor.curve import draw_curve
 from operant_gpu.monitor.reader import latest_run
 from operant_gpu.monitor.watch import watch
@@ -38,13 +39,14 @@ class Monitor:
             given = "both" if self.latest else "neither"
             raise InvalidConfig("monitor", f"expected directories of runs, or --latest, got {given}")
         folders = [latest_run(Path("runs"))] if self.latest else list(self.runs)
-        if self.curve is not None and self.curve.suffix.lower() != ".png":
-            raise InvalidConfig("curve", f"expected a file that ends in .png, got {str(self.curve)!r}")
+        curve = None if self.curve is None else as_path("curve", self.curve)
+        if curve is not None and curve.suffix.lower() != ".png":
+            raise InvalidConfig("curve", f"expected a file that ends in .png, got {str(curve)!r}")
         views = watch(folders, console, self.once)
-        if self.curve is not None:
+        if curve is not None:
             try:
-                draw_curve(views, self.curve)
+                draw_curve(views, curve)
             except OSError as error:
-                raise InvalidConfig("curve", f"cannot write {str(self.curve)!r}: {error}") from error
-            say(console, f"Curves in {self.curve}")
+                raise InvalidConfig("curve", f"cannot write {str(curve)!r}: {error}") from error
+            say(console, f"Curves in {curve}")
         return 0

@@ -82,7 +82,7 @@ class Run:
         _check(learner, goal, writers)
         self.learner, self.folder = learner, as_path("run", folder)
         self.signal: signal.Signals | None = None
-        self.view = View.of(learner, folder=str(folder), goal=None if goal is None else float(goal))
+        self.view = View.of(learner, folder=str(self.folder), goal=None if goal is None else float(goal))
         others = [TensorBoard()] if writers is None else writers
         self._writers = [Patient(writer) for writer in (JSONLines(), *others)]
         self._lock = FileLock(self.folder / "lock", timeout=0, thread_local=False)

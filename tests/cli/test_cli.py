@@ -298,6 +298,22 @@ def test_what_programs_read_is_plain_whatever_the_environment_says(
         assert re.search(r"\x1b\[[^m]*[A-Za-ln-z]|\r", capsys.readouterr().out) is None
 
 
+def test_paths_may_begin_with_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells do not put it there behind an equals sign, nor where it is quoted."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    Path("home").mkdir()
+    SMALL.to_toml("home/small.toml")
+    Path("home/own.py").write_text("from operant_gpu.envs import GridWalk as Own")
+    assert train("~/own.py:Own", "--config=~/small.toml", "--run=~/run") == 0
+    assert train("--resume=~/run", "--total-timesteps=1024") == 0
+    assert main(["monitor", "~/run", "--curve=~/curve.png"]) == 0
+    assert main(["eval", "~/run", "--episodes=2"]) == 0
+    assert main(["record", "~/run", "--out=~/x.gif", "--max-steps=2"]) == 0
+    assert main(["export", "~/run/checkpoints/step-000000001024.pt", "--out=~/x.pt2"]) == 0
+    assert {path.name for path in Path("home").iterdir()} >= {"run", "curve.png", "x.gif", "x.pt2"}
+    assert not Path("~").exists()
+
+
 def test_more_than_the_memory_holds_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["--hidden-sizes", "10000000", "10000000"]
     assert train("CartPole-v1", *sizes) == 1

@@ -372,7 +372,7 @@ class PPO:
             self._loop = Loop(self._make_update())
         if not self._has_begun:
             if self._checkpoints is None and self.config.checkpoint_dir is not None:
-                self._checkpoints = self._begun(Path(self.config.checkpoint_dir), "checkpoint_dir")
+                self._checkpoints = self._begun(as_path("checkpoint_dir", self.config.checkpoint_dir), "checkpoint_dir")
             if not self._goes_on:
                 self.env.reset(seed=self.config.seed)
         self._memory = None

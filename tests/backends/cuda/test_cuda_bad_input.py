@@ -214,6 +214,12 @@ def test_nvrtc_finds_what_is_included(tmp_path: Path, monkeypatch: pytest.Monkey
     assert cubin(environment, environment.make_params({}), "sm_90").is_file()
 
 
+def test_a_source_may_begin_with_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "ledge.cu").write_text(LEDGE)
+    assert dataclasses.replace(SHIPPED, source="~/ledge.cu").source == tmp_path / "ledge.cu"
+
+
 @pytest.mark.parametrize("name", ["nowhere.cu", ".", ""])
 def test_a_source_that_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidConfig, match=r"^source: .*no such file"):

@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import torch
 
 import operant_gpu
 from operant_gpu import CheckpointError, InvalidConfig
-from operant_gpu.files import make_whole, remove_partials, try_to_write, write_whole
+from operant_gpu.files import as_path, make_whole, remove_partials, try_to_write, write_whole
 from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.models.ppo.checkpoint import _signed
+from operant_gpu.monitor import Run, RunReader
 
 pytestmark = pytest.mark.quick
 
@@ -24,8 +26,8 @@ CONFIG = PPOConfig(n_steps=8, batch_size=32, hidden_sizes=(8,), checkpoint_inter
 OLDER, NEWEST = "step-000000000256.pt", "step-000000000384.pt"
 
 
-def make() -> PPO:
-    return PPO(operant_gpu.make("CartPole-v1", 16, device="cpu"), CONFIG)
+def make(**changes: Any) -> PPO:
+    return PPO(operant_gpu.make("CartPole-v1", 16, device="cpu"), replace(CONFIG, **changes))
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +200,28 @@ def test_what_is_no_path_is_refused(path: Any) -> None:
     if path is not None:
         with pytest.raises(InvalidConfig, match="expected a path, got"):
             learner.keep_checkpoints(path)
+
+
+def test_paths_may_begin_with_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    learner = make(checkpoint_dir="~/kept")
+    learner.learn(512)
+    learner.save("~/x.pt")
+    learner.config.to_toml("~/x.toml")
+    assert PPOConfig.from_toml("~/x.toml") == learner.config
+    assert PPO.load("~/x.pt").timesteps == PPO.load("~/kept").timesteps == 512
+    with Run(learner, "~/run") as run:
+        pass
+    assert run.view.folder == str(RunReader("~/run").folder) == str(tmp_path / "run")
+    assert as_path("x", "here/~/x") == Path("here/~/x")
+    assert {"kept", "x.pt", "x.toml", "run"} <= {path.name for path in tmp_path.iterdir()}
+    assert not Path("~").exists()
+
+
+def test_a_home_folder_that_is_nobodys_is_refused() -> None:
+    message = r"'~nobody_such_user/x' begins with '~nobody_such_user', .* write './~nobody_such_user/x'"
+    with pytest.raises(InvalidConfig, match=message):
+        PPO.load("~nobody_such_user/x")
 
 
 @pytest.mark.parametrize(
