@@ -81,13 +81,13 @@ class PPOConfig:
     vf_clip_eps: float | None = _setting(None, _POSITIVE)
     """How far a value may move in one iteration; not limited if None."""
     vf_coef: float = _setting(0.5, _NON_NEGATIVE)
-    """Weight of the value loss."""
+    """Weight of the value loss, half the mean squared error."""
     ent_coef: float = _setting(0.0, _NON_NEGATIVE)
     """Weight of the entropy bonus."""
     max_grad_norm: float = _setting(0.5, _POSITIVE)
     """Norm to which gradients are clipped."""
     target_kl: float | None = _setting(None, _POSITIVE)
-    """An iteration learns no further once approx_kl exceeds 1.5 times this; never stops early if None."""
+    """An iteration learns no further once approx_kl of a minibatch exceeds 1.5 times this; never so if None."""
     normalize_advantages: bool = _setting(True)
     """Whether the advantages of each minibatch are shifted and scaled to mean 0 and deviation 1."""
     normalize_observations: bool = _setting(False)

@@ -61,6 +61,13 @@ def test_the_surrogate_is_that_of_numpy(arrays: tuple[np.ndarray, ...], eps: flo
     assert_is(losses.clipped_surrogate(*map(torch.from_numpy, arrays), eps), expected)
 
 
+def test_twice_the_weight_of_the_halved_error_is_that_of_the_mean_squared_error() -> None:
+    """As docs/migration.md says of Stable-Baselines3."""
+    values, returns = torch.tensor([1.0, 2.0, -0.5]), torch.tensor([0.5, 4.0, 0.0])
+    theirs = 0.5 * torch.nn.functional.mse_loss(returns, values)
+    assert 1.0 * losses.squared_error(values, returns) == pytest.approx(theirs.item())
+
+
 def test_the_squared_error_is_halved() -> None:
     # Errors 1 and -3: (1 + 9) / 2 / 2.
     values, returns = tensors([2.0, 1.0], [1.0, 4.0])
