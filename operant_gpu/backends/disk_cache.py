@@ -1,28 +1,70 @@
-"""Compiled programs on disk, under $OPERANT_GPU_CACHE or the user's cache folder."""
+"""Compiled programs on disk, under $OPERANT_GPU_CACHE or the user's cache folder.
+
+A file's name ends in a digest of what is in it: what a loss of power, a full disk or another program has done to a file
+is noticed, and such a file is removed. What cannot be kept is made anew by each process.
+"""
 
 from __future__ import annotations
 
-import atexit
-import functools
+import contextlib
+import hashlib
 import os
 import shutil
-import tempfile
+import warnings
 from pathlib import Path
 
+from operant_gpu.errors import one_line
+from operant_gpu.files import as_path, write_whole
 
-@functools.cache
-def folder(kind: str) -> Path:
-    """Return the folder for programs of a kind, one of this process if the user's cache cannot be written."""
-    base = os.environ.get("OPERANT_GPU_CACHE") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "operant_gpu"
-    )
-    path = Path(base).absolute() / kind
+_VARIABLE = "OPERANT_GPU_CACHE"
+# Folders of whose failure the user knows.
+_failing = set[Path]()
+
+
+def find(kind: str, key: str) -> tuple[Path, bytes] | None:
+    """Return the file that was kept for a key, and what is in it; None if there is none.
+
+    Args:
+        kind: Of programs: each has a folder.
+        key: All that decides what is in the file, as letters and digits.
+    """
+    for path in sorted((_folder() / kind).glob(f"{key}-*")):
+        with contextlib.suppress(OSError):
+            content = path.read_bytes()
+            if path.stem == f"{key}-{_digest(content)}":
+                return path, content
+        remove(path)
+    return None
+
+
+def keep(kind: str, key: str, suffix: str, content: bytes) -> Path | None:
+    """Keep what was made for a key, and return its file; where that is not possible, warn once and return None."""
+    folder = _folder()
+    path = folder / kind / f"{key}-{_digest(content)}{suffix}"
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        if os.access(path, os.W_OK):
-            return path
-    except OSError:
-        pass
-    temporary = tempfile.mkdtemp(prefix="operant_gpu")
-    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-    return Path(temporary)
+        write_whole(path, content)
+    except OSError as error:
+        if folder not in _failing:
+            _failing.add(folder)
+            message = f"compiled programs cannot be kept in {str(folder)!r}: {one_line(error)}. Each process compiles"
+            advice = f"make room there, or name another folder in the variable {_VARIABLE}"
+            warnings.warn(f"{message} them anew: {advice}", RuntimeWarning, stacklevel=2)
+        return None
+    return path
+
+
+def remove(path: Path) -> None:
+    """Remove a file that cannot be used, or what stands in its place."""
+    with contextlib.suppress(OSError):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _folder() -> Path:
+    if named := os.environ.get(_VARIABLE):
+        return as_path(_VARIABLE, named).absolute()
+    # Where nobody has a home, "~" stays, which is not to become a folder in the present one.
+    return Path("/", os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "operant_gpu")
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

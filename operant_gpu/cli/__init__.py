@@ -21,7 +21,7 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from operant_gpu.cli.common import FAILED, INTERRUPTED, USER_ERROR, Command, Terminated, complain, say
+from operant_gpu.cli.common import FAILED, INTERRUPTED, USER_ERROR, Command, Terminated, complain, plain_warnings, say
 from operant_gpu.cli.machine import Bench, Doctor, Envs
 from operant_gpu.cli.play import Play
 from operant_gpu.cli.policies import Eval, Export, Record
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # What a terminal's encoding lacks, such as a curve in ASCII, is no reason to stop.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    with _terminable():
+    with _terminable(), plain_warnings():
         return _run(arguments)
 
 

@@ -125,8 +125,7 @@ def load(path: Path, env: str | None, device: str) -> PPO:
         device: Where to.
     """
     id = None if env is None else environment_id(env)
-    with plain_warnings():
-        learner = PPO.load(path, device=device)
+    learner = PPO.load(path, device=device)
     if id not in (None, learner.env.environment.id):
         raise InvalidConfig("env", f"{str(path)!r} is of {learner.env.environment.id}, got {id}: leave --env out")
     use_one_thread(learner.env.device)

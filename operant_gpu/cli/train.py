@@ -21,7 +21,6 @@ from operant_gpu.cli.common import (
     busy,
     complain,
     environment_id,
-    plain_warnings,
     say,
     use_one_thread,
 )
@@ -88,17 +87,16 @@ class Train:
             raise InvalidConfig("goal", f"expected a number, or inf for no goal, got {self.goal}")
         others = [] if self.wandb is None else [WeightsAndBiases(self.wandb)]
         writers: list[Writer] = [TensorBoard(), *others]
-        with plain_warnings():
-            if self.resume is None:
-                learner, goal, folder = self._new(config)
-            else:
-                learner, goal, folder = self._resumed(as_path("resume", self.resume), config)
-                if done := _already_done(folder, learner, goal, self.goal is not None):
-                    say(console, done)
-                    return 0
-            run = Run(learner, folder, goal=goal, writers=writers)
-            status = self._train(run, console)
-            self._record(run, console, status)
+        if self.resume is None:
+            learner, goal, folder = self._new(config)
+        else:
+            learner, goal, folder = self._resumed(as_path("resume", self.resume), config)
+            if done := _already_done(folder, learner, goal, self.goal is not None):
+                say(console, done)
+                return 0
+        run = Run(learner, folder, goal=goal, writers=writers)
+        status = self._train(run, console)
+        self._record(run, console, status)
         say(console, *_account(run, self.env))
         return status
 

@@ -34,7 +34,10 @@ GUARDS = {
 def test_every_branch_of_the_games_is_compared_with_the_package(tmp_path: Path) -> None:
     compiler = tmp_path / "g++-coverage"
     # At -O0, whatever level comes before: then each branch of the source is one of the code.
-    compiler.write_text('#!/bin/sh\nexec g++ --coverage -fprofile-abs-path "$@" -O0\n')
+    # What it notes goes to a folder that stays.
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    compiler.write_text(f'#!/bin/sh\nexec g++ --coverage -fprofile-abs-path -dumpdir {notes}/$$- "$@" -O0\n')
     compiler.chmod(0o755)
     cache = tmp_path / "cache"
     environment = {**os.environ, "CXX": str(compiler), "OPERANT_GPU_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
@@ -51,7 +54,7 @@ def test_every_branch_of_the_games_is_compared_with_the_package(tmp_path: Path) 
     ]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
-    taken = branches_taken(cache)
+    taken = branches_taken(notes)
     assert {name for name, *_ in taken} >= {path.name for path in GAMES.glob("*.cu")}
     assert len(taken) > 300
     never = {(name, source_line(name, line)) for (name, line, _), count in taken.items() if count == 0}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ def library(environment: Any, params: Any) -> dict[str, Any]:
     except OSError as error:
         if "undefined symbol" in str(error):
             raise explained(environment, params, f"it uses a function that is nowhere defined: {error}") from error
-        raise BackendError(f"what the C++ compiler {command[0]} made cannot be loaded: {error}") from error
+        raise BackendError(f"what the C++ compiler {command[0]} makes cannot be written or loaded: {error}") from error
     kernels = {}
     for name in KERNELS:
         function = kernels[name] = getattr(loaded, name)
@@ -70,13 +69,11 @@ def compile_command(environment: Any) -> list[str]:
 
 
 def _compile(environment: Any, params: Any, source: str, command: list[str], path: Path) -> None:
-    # In a folder of its own: files that it includes are looked for beside it first.
-    with tempfile.TemporaryDirectory() as folder_of_program:
-        file = Path(folder_of_program, "program.cpp")
-        file.write_text(source, encoding="utf-8")
-        # In the language that is understood below.
-        command = [*command, str(file), "-o", str(path)]
-        done = run_compiler(command)
+    file = path.with_name("program.cpp")
+    file.write_text(source, encoding="utf-8")
+    # In the language that is understood below.
+    command = [*command, str(file), "-o", str(path)]
+    done = run_compiler(command)
     if done.returncode == 0 and path.exists():
         return
     # With a line of a file; else it is of the command, the disk, or the linker.

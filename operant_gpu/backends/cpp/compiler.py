@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import hashlib
@@ -11,12 +10,12 @@ import platform
 import shlex
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from operant_gpu.backends.disk_cache import folder
+from operant_gpu.backends.disk_cache import find, keep, remove
 from operant_gpu.errors import BackendError
-from operant_gpu.files import make_whole
 
 _ADVICE = (
     "install one (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install), "
@@ -29,19 +28,23 @@ def load_or_make(key: str, make: Callable[[Path], object]) -> ctypes.CDLL:
 
     Args:
         key: All that decides what is in it, but for compiler and processor.
-        make: Writes it to a path.
+        make: Writes it to a path, in a folder of its own.
 
     Raises:
-        OSError: If what was made cannot be loaded.
+        OSError: If what was made cannot be loaded, or there is no room to make it.
     """
     digest = hashlib.sha256(f"{_machine(*compiler())}{key}".encode()).hexdigest()[:32]
-    path = folder("cpp") / f"operant_gpu_{digest}.so"
-    if path.exists():
-        with contextlib.suppress(OSError):
-            return ctypes.CDLL(str(path))
-    # Also where the file of an earlier process cannot be loaded.
-    make_whole(path, make)
-    return ctypes.CDLL(str(path))
+    key = f"operant_gpu_{digest}"
+    if found := find("cpp", key):
+        try:
+            return ctypes.CDLL(str(found[0]))
+        except OSError:
+            remove(found[0])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"{key}.so")
+        make(path)
+        kept = keep("cpp", key, ".so", path.read_bytes())
+        return ctypes.CDLL(str(kept or path))
 
 
 def compiler() -> list[str]:

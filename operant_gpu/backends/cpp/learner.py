@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,7 @@ from torch import Tensor
 
 from operant_gpu.backends.cpp.calls import POINTER, WORD, Network, header
 from operant_gpu.backends.cpp.compiler import compiler, failure, load_or_make, native_flags, run_compiler
-from operant_gpu.backends.disk_cache import folder
 from operant_gpu.errors import BackendError
-from operant_gpu.files import write_whole
 from operant_gpu.mlp import MLP
 from operant_gpu.spaces import ActionLayout
 
@@ -72,7 +69,7 @@ def library() -> ctypes.CDLL:
     try:
         loaded = load_or_make(f"{command}{calls}{sources}", lambda path: _compile(command, calls, path))
     except OSError as error:
-        raise BackendError(f"what the C++ compiler {command[0]} made cannot be loaded: {error}") from error
+        raise BackendError(f"what the C++ compiler {command[0]} makes cannot be written or loaded: {error}") from error
     loaded.climb.argtypes = [POINTER]
     loaded.roll_out.argtypes = [POINTER, POINTER, WORD, WORD]
     loaded.climb.restype = loaded.roll_out.restype = ctypes.c_bool
@@ -82,9 +79,8 @@ def library() -> ctypes.CDLL:
 
 
 def _compile(command: list[str], calls: str, path: Path) -> None:
-    # Kept beside the library, for who reads the C++; the name is of the content, as versions may share the folder.
-    before = folder("cpp") / f"calls_{hashlib.sha256(calls.encode()).hexdigest()[:16]}.hpp"
-    write_whole(before, calls)
+    before = path.with_name("calls.hpp")
+    before.write_text(calls, encoding="utf-8")
     command = [*command, "-include", str(before), str(_MAIN), "-o", str(path)]
     done = run_compiler(command)
     if done.returncode or not path.exists():

@@ -15,11 +15,10 @@ from cupy_backends.cuda.libs import nvrtc
 from operant_gpu.backends.base import Batch
 from operant_gpu.backends.cuda.base import CudaSourceBackend
 from operant_gpu.backends.cuda.source import KERNELS, explained, program
-from operant_gpu.backends.disk_cache import folder
+from operant_gpu.backends.disk_cache import find, keep
 from operant_gpu.backends.failures import failure
 from operant_gpu.cuda_environment import CudaEnvironment
 from operant_gpu.errors import BackendError, installation
-from operant_gpu.files import write_whole
 from operant_gpu.memory.records import Record
 
 # Fused multiply-add would round as no other backend does. 940 is a function that ends without returning its value.
@@ -41,7 +40,7 @@ class CudaBackend(CudaSourceBackend):
         try:
             with cupy.cuda.Device(self._device.index):
                 module = cupy.cuda.function.Module()
-                module.load(compiled.read_bytes())
+                module.load(compiled)
                 self._kernels = {name: module.get_function(name) for name in KERNELS}
         except RuntimeError as error:
             raise failure(batch.environment.id, self._device, error, _WAY_ROUND) from error
@@ -68,8 +67,8 @@ class _Stream(NamedTuple):
         return 0, self.handle
 
 
-def cubin(environment: CudaEnvironment, params: Any, arch: str) -> Path:
-    """Return the file of an environment's kernels, compiled now or by an earlier process.
+def cubin(environment: CudaEnvironment, params: Any, arch: str) -> bytes:
+    """Return an environment's kernels as a module loads them, compiled now or by an earlier process.
 
     CuPy's own compilation would flush denormal numbers to zero.
 
@@ -86,10 +85,11 @@ def cubin(environment: CudaEnvironment, params: Any, arch: str) -> Path:
     beside, source, options = str(_folder(environment)), program(environment, params), (*OPTIONS, f"-arch={arch}")
     # Of no folder's name: what was compiled may be carried to another machine.
     digest = hashlib.sha256(f"{version}{options}{source.replace(beside, '')}".encode()).hexdigest()[:32]
-    path = folder("cuda") / f"{digest}.cubin"
-    if not path.exists():
-        write_whole(path, _compiled(environment, params, source, (*options, f"-I{beside}")))
-    return path
+    if found := find("cuda", digest):
+        return found[1]
+    compiled = _compiled(environment, params, source, (*options, f"-I{beside}"))
+    keep("cuda", digest, ".cubin", compiled)
+    return compiled
 
 
 def _loadable(compilation: Any) -> bytes:

@@ -10,14 +10,14 @@ from torch import Tensor
 from operant_gpu.backends.base import Batch
 from operant_gpu.backends.compiled import CompiledBackend
 from operant_gpu.backends.cpp.rollout import NetworkRollout
+from operant_gpu.backends.numba.cache import kernels
 from operant_gpu.backends.numba.record import BatchRecord
 from operant_gpu.backends.stepwise import StepwiseRollout
 from operant_gpu.backends.threads import in_parts
-from operant_gpu.kernels.numba.batch import reset, rollout
 from operant_gpu.kernels.numba.memory import BLOCK
 from operant_gpu.memory.records import Record
 
-_ROLLOUT, _RESET = rollout.ctypes, reset.ctypes
+_ROLLOUT, _RESET = kernels()
 _STEPS_PER_THREAD = 16_384
 
 
@@ -29,17 +29,17 @@ class NumbaBackend(CompiledBackend):
         self._record = BatchRecord(batch)
         self._workspaces: list[tuple[Tensor, int]] = []
         stepwise = StepwiseRollout(self, batch)
-        self.acting = NetworkRollout(self, batch, stepwise, rollout.address, self._record.address, self._workspace)
+        self.acting = NetworkRollout(self, batch, stepwise, _ROLLOUT.address, self._record.address, self._workspace)
 
     def run_steps(self, call: Record, num_steps: int) -> None:
         """Take steps; actions that are not given are random."""
         if call.words[0] == 0:
             self._record.set("random", self._record.random_policy)
-        self._run(_ROLLOUT, call, num_steps, num_steps)
+        self._run(_ROLLOUT.ctypes, call, num_steps, num_steps)
 
     def run_reset(self, call: Record, mask: Tensor) -> None:
         """Begin new episodes where the mask holds."""
-        self._run(_RESET, call, mask.data_ptr(), 1)
+        self._run(_RESET.ctypes, call, mask.data_ptr(), 1)
 
     def _run(self, kernel: Callable[..., None], call: Record, argument: int, num_steps: int) -> None:
         own, address, workspace = self._record.address, call.address, self._workspace

@@ -96,7 +96,7 @@ _TEMPLATE = '''"""Made by operant_gpu.backends.numba.source."""
 
 from math import cos as cos64, inf, nan, sin as sin64
 
-from numba import carray, cfunc, float32, float64, int8, int16, int32, int64, types, uint8, uint32, uint64
+from numba import carray, float32, float64, int8, int16, int32, int64, uint8, uint32, uint64
 
 from operant_gpu.kernels.numba.mathematics import (
     ceil, cos32, exp, exp2, float_remainder, floor, floor_divide, log, log2, maximum, minimum, philox, pointer_to,
@@ -107,7 +107,6 @@ float32_pointer, int32_pointer = pointer_to(float32), pointer_to(int32)
 float64_pointer, int64_pointer = pointer_to(float64), pointer_to(int64)
 
 
-@cfunc(types.void(types.intp, types.intp, types.intp), cache=True, error_model="numpy")
 def program(narrow, wide, n):
     float32s, int32s = carray(float32_pointer(narrow), {narrow}), carray(int32_pointer(narrow), {narrow})
     float64s, int64s = carray(float64_pointer(wide), {wide}), carray(int64_pointer(wide), {wide})

@@ -9,13 +9,10 @@ The reference that they are tested against is the NumPy backend.
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
-from numba import carray, cfunc, float32, float64, int32, int64, types, uint32
+from numba import carray, float32, float64, int32, int64, uint32
 
-from operant_gpu.kernels.numba import block, mathematics, memory
 from operant_gpu.kernels.numba.block import (
     ACTIVE,
     ELAPSED,
@@ -56,7 +53,6 @@ from operant_gpu.kernels.numba.memory import (
     longs,
     longs_at,
 )
-from operant_gpu.memory import records
 from operant_gpu.memory.records import DISABLED, NEXT_STEP, SAME_STEP
 
 # Where columns begin, for loops over several: at fixed distances from one start, which the vectorizer can tell apart.
@@ -224,8 +220,7 @@ def _run_block(batch: Any, call_: Any, base: Any, n: Any, num_steps: Any, space:
     show_present(batch, call_, base, narrow, wide, observed, n)
 
 
-@kernel
-def _rollout(batch_address: Any, call_address: Any, workspace: Any, first: Any, last: Any, num_steps: Any) -> None:
+def rollout(batch_address: Any, call_address: Any, workspace: Any, first: Any, last: Any, num_steps: Any) -> None:
     """Take `num_steps` steps of the environments from `first` up to `last`."""
     batch, call_ = carray(batch_at(batch_address), 1)[0], carray(call_at(call_address), 1)[0]
     space = blocks_in(batch, workspace)
@@ -236,8 +231,7 @@ def _rollout(batch_address: Any, call_address: Any, workspace: Any, first: Any, 
         store_block(batch, base, space[0], space[3], n)
 
 
-@kernel
-def _reset(batch_address: Any, call_address: Any, workspace: Any, first: Any, last: Any, mask: Any) -> None:
+def reset(batch_address: Any, call_address: Any, workspace: Any, first: Any, last: Any, mask: Any) -> None:
     """Begin new episodes where the bytes of `mask` are not 0, of the environments from `first` up to `last`."""
     batch, call_ = carray(batch_at(batch_address), 1)[0], carray(call_at(call_address), 1)[0]
     narrow, fresh, _, wide, fresh_wide, _, rows_address = blocks_in(batch, workspace)
@@ -255,32 +249,3 @@ def _reset(batch_address: Any, call_address: Any, workspace: Any, first: Any, la
                 ints(narrow, ENDED)[rows[j]] = 0
             store_block(batch, base, narrow, wide, n)
         show_present(batch, call_, base, narrow, wide, False, n)
-
-
-def _entries(sources: int) -> tuple[Any, Any]:
-    """Return the kernels, compiled now or by an earlier process.
-
-    numba's cache on disk notices changes of this file, and of what functions enclose: so they enclose a digest.
-    """
-
-    @cfunc(types.void(*[types.intp] * 6), error_model="numpy", cache=True)
-    def rollout(batch: Any, call_: Any, workspace: Any, first: Any, last: Any, num_steps: Any) -> None:
-        if sources:
-            _rollout(batch, call_, workspace, first, last, num_steps)
-
-    @cfunc(types.void(*[types.intp] * 6), error_model="numpy", cache=True)
-    def reset(batch: Any, call_: Any, workspace: Any, first: Any, last: Any, mask: Any) -> None:
-        if sources:
-            _reset(batch, call_, workspace, first, last, mask)
-
-    return rollout, reset
-
-
-def _digest() -> int:
-    """Return a number of all sources but this one that the kernels are made of; not 0."""
-    files = (module.__file__ for module in (block, mathematics, memory, records))
-    text = b"".join(Path(file).read_bytes() for file in files if file is not None)
-    return int(hashlib.sha256(text).hexdigest()[:12], 16) | 1
-
-
-rollout, reset = _entries(_digest())

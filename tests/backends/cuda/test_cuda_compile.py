@@ -33,12 +33,11 @@ def environment_of(name: str) -> Any:
 
 @every_environment
 @pytest.mark.parametrize("arch", [90, pytest.param(75, marks=thorough), pytest.param(120, marks=thorough)])
-def test_nvrtc_makes_a_file_that_nvidia_reads(name: str, arch: int) -> None:
+def test_nvrtc_makes_a_file_that_nvidia_reads(name: str, arch: int, tmp_path: Path) -> None:
     from operant_gpu.backends.cuda.backend import cubin
 
     environment = environment_of(name)
-    path = cubin(environment, environment.make_params({}), f"sm_{arch}")
-    compiled = path.read_bytes()
+    compiled = cubin(environment, environment.make_params({}), f"sm_{arch}")
     assert compiled.startswith(b"\x7fELF")
     # Where the header says that the tables of programs and of sections are.
     for start, (size, count) in ((32, (54, 56)), (40, (58, 60))):
@@ -46,17 +45,21 @@ def test_nvrtc_makes_a_file_that_nvidia_reads(name: str, arch: int) -> None:
             struct.unpack_from(code, compiled, at) for code, at in (("<Q", start), ("<H", size), ("<H", count))
         )
         assert 0 < table < table + entry * entries <= len(compiled)
+    path = tmp_path / "kernels.cubin"
+    path.write_bytes(compiled)
     listing = subprocess.run([NVDISASM, path], capture_output=True, text=True, check=True).stdout
     assert all(f".text.{kernel}:" in listing for kernel in KERNELS)
 
 
-def test_what_was_compiled_is_found_from_another_folder(tmp_path: Path) -> None:
+def test_what_was_compiled_is_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from operant_gpu.backends.cuda.backend import cubin
 
+    monkeypatch.setenv("OPERANT_GPU_CACHE", str(tmp_path / "cache"))
     environment = environment_of("CudaCartPole-v1")
     moved = dataclasses.replace(environment, source=Path(shutil.copy(environment.source, tmp_path)))
     here, there = (cubin(one, one.make_params({}), "sm_90") for one in (environment, moved))
     assert here == there
+    assert len(list((tmp_path / "cache" / "cuda").iterdir())) == 1
     other = moved.make_params({"gravity": 5.0})
     assert cubin(moved, other, "sm_90") != here
 

@@ -18,6 +18,8 @@ import torch
 from contract_envs import MAKERS, WITH_ARRAYS, assert_same_tensors, everything, make_cpu
 from here import PYTHONPATH
 
+from operant_gpu.backends import disk_cache
+from operant_gpu.backends.numba import cache
 from operant_gpu.kernels.numba import batch, mathematics
 from operant_gpu.kernels.numba.memory import BLOCK
 from operant_gpu.memory import records
@@ -100,13 +102,11 @@ def run_python(code: str, cache: Path) -> Any:
 STEP = """
 import json, sys
 import operant_gpu
-from operant_gpu.backends.numba import cache
 env = operant_gpu.make("CartPole-v1", 5, device="cpu", backend="numba")
 env.reset(seed=1)
 env.rollout(3)
 programs = [module.program for name, module in sys.modules.items() if name.startswith("operant_gpu_program")]
 found = {"hits": sum(program.cache_hits for program in programs), "programs": len(programs)}
-found["folder"] = str(cache.folder("numba"))
 found["obs"] = env.observe().tolist()
 """
 
@@ -118,9 +118,18 @@ class Filled(NamedTuple):
     found: dict[str, Any]
 
 
+def with_kernels(folder: Path, source: Path) -> None:
+    """Put the kernels, which take long to compile and are those of all environments, from a cache into another."""
+    (folder / "numba").mkdir()
+    for pattern in ("rollout_*", "reset_*"):
+        for path in (source / "numba").glob(pattern):
+            shutil.copy(path, folder / "numba")
+
+
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Filled:
     folder = tmp_path_factory.mktemp("filled")
+    with_kernels(folder, disk_cache._folder())
     return Filled(folder, run_python(STEP + "print(json.dumps(found))", folder))
 
 
@@ -132,35 +141,38 @@ def test_programs_are_compiled_once_and_loaded_by_the_next_process(filled: Fille
     assert second["obs"] == first["obs"]
 
 
-def test_a_source_that_was_changed_on_disk_is_written_anew(filled: Filled, tmp_path: Path) -> None:
+def test_files_that_are_cut_short_are_compiled_anew(filled: Filled, tmp_path: Path) -> None:
     shutil.copytree(filled.folder, tmp_path, dirs_exist_ok=True)
-    for path in (tmp_path / "numba").glob("*.py"):
-        path.write_text("program = None")
-    assert run_python(STEP + "print(json.dumps(found))", tmp_path)["obs"] == filled.found["obs"]
+    programs = list((tmp_path / "numba").glob("program_*"))
+    for place, path in enumerate(programs):
+        path.write_bytes(path.read_bytes()[: place * 1000])
+    found = run_python(STEP + "print(json.dumps(found))", tmp_path)
+    assert (found["obs"], found["hits"]) == (filled.found["obs"], 0)
+    assert len(list((tmp_path / "numba").glob("program_*"))) == len(programs) == filled.found["programs"]
 
 
 def test_kernels_on_disk_belong_to_the_sources_that_they_are_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    """numba notices changes of their own file; of the others a digest tells, in what they enclose."""
-    digest, read = batch._digest(), Path.read_bytes
-    for kernel in (batch.rollout, batch.reset):
-        assert digest in [cell.cell_contents for cell in kernel.__wrapped__.__closure__]
-    sources = {path for path in Path(batch.__file__).parent.glob("*.py") if path.stem not in ("__init__", "batch")}
+    made: list[tuple[Any, str]] = []
+    monkeypatch.setattr(cache, "_function", lambda function, arguments, digest: made.append((function, digest)))
+
+    def digest() -> str:
+        made.clear()
+        cache.kernels()
+        (rollout, one), (reset, other) = made
+        assert (rollout, reset, one) == (batch.rollout, batch.reset, other)
+        return one
+
+    before, read = digest(), Path.read_bytes
+    assert digest() == before
+    sources = {path for path in Path(batch.__file__).parent.glob("*.py") if path.stem != "__init__"}
     for changed in (*sources, Path(records.__file__)):
         monkeypatch.setattr(Path, "read_bytes", lambda path, changed=changed: read(path) + b"#" * (path == changed))
-        assert batch._digest() != digest, changed
-        monkeypatch.undo()
-
-
-def test_without_a_folder_to_write_to_programs_are_compiled_in_a_temporary_one(tmp_path: Path) -> None:
-    occupied = tmp_path / "file"
-    occupied.write_text("")
-    folder = run_python(STEP + "print(json.dumps(found))", occupied)["folder"]
-    assert not folder.startswith(str(occupied))
-    assert not Path(folder).exists()
+        assert digest() != before, changed
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="looks for instructions of x86")
-def test_loops_become_vector_instructions(tmp_path: Path) -> None:
+def test_loops_become_vector_instructions(filled: Filled, tmp_path: Path) -> None:
+    with_kernels(tmp_path, filled.folder)
     code = """
 assembly = {name: [program._library.get_asm_str() for program in programs]}
 print(json.dumps([sum(text.count("mulps") for text in texts) for texts in assembly.values()]))
