@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -21,7 +23,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from operant_gpu.errors import InvalidConfig
+from operant_gpu.errors import InvalidConfig, one_line
 from operant_gpu.files import as_path, remove_partials, try_to_write, write_whole
 from operant_gpu.machine import Usage, describe, process_since
 from operant_gpu.models.evaluation import check_learner
@@ -35,6 +37,8 @@ from operant_gpu.monitor.writers import JSONLines, Patient, TensorBoard, Writer
 
 # The first readings are all kept, later ones at most so often (seconds): an hour is then some 6 MB.
 _ALL_READINGS, _INTERVAL = 300, 0.25
+# How a disk, such as one of a network, says that it does not lock files.
+_LOCKLESS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
@@ -86,26 +90,24 @@ class Run:
         others = [TensorBoard()] if writers is None else writers
         self._writers = [Patient(writer) for writer in (JSONLines(), *others)]
         self._lock = FileLock(self.folder / "lock", timeout=0, thread_local=False)
+        self._opened: contextlib.ExitStack | None = None
         self._usage = Usage(learner.env.device)
         self._sessions: list[dict[str, Any]] = []
         self._readings, self._due = 0, 0.0
         self._unwritten: dict[str, float] | None = None
 
     def __enter__(self) -> Run:
-        if self._lock.is_locked:
+        if self._opened is not None:
             raise InvalidConfig("run", f"{str(self.folder)!r} is open already: one `with` at a time")
-        try:
-            try_to_write(self.folder)
-        except OSError as error:
-            raise InvalidConfig("run", f"cannot write in the folder {str(self.folder)!r}: {error}") from error
-        try:
-            self._lock.acquire()
-        except Timeout:
-            raise InvalidConfig("run", f"{str(self.folder)!r} is in use by {self._owner()}: give another") from None
         with contextlib.ExitStack() as opened:
             opened.callback(self._lock.release)
             try:
-                self._begin(opened)
+                with self._nothing_left():
+                    try_to_write(self.folder)
+                    self._acquire()
+                    self._begin(opened)
+            except Timeout:
+                raise InvalidConfig("run", f"{str(self.folder)!r} is in use by {self._owner()}: give another") from None
             except OSError as error:
                 raise InvalidConfig("run", f"cannot write in the folder {str(self.folder)!r}: {error}") from error
             self._opened = opened.pop_all()
@@ -115,7 +117,9 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._is_ending = True
-        with self._opened:
+        opened, self._opened = self._opened, None
+        assert opened is not None
+        with opened:
             self._end(error)
         if self.signal is not None and error is None:
             # All is saved: now it does what it does otherwise, as end the program.
@@ -130,7 +134,7 @@ class Run:
         Raises:
             InvalidConfig: Outside of a `with` statement, where no file is open.
         """
-        if not self._lock.is_locked:
+        if self._opened is None:
             raise InvalidConfig("run", f"{str(self.folder)!r} is not open: `with Run(...) as run:` around the training")
         record = {**metrics, **self._usage.read(), "time": time.time()}
         view = self.view
@@ -150,6 +154,33 @@ class Run:
             writer.write(self._unwritten)
         # The clock that stamps readings may be set back.
         self._due, self._unwritten = time.monotonic() + _INTERVAL, None
+
+    @contextlib.contextmanager
+    def _nothing_left(self) -> Iterator[None]:
+        """Remove a directory that is new, or empty, if the run does not begin."""
+        is_new = not self.folder.is_dir() or not any(self.folder.iterdir())
+        try:
+            yield
+        except Timeout:
+            # Another process was faster: what is there is its.
+            raise
+        except BaseException:
+            if is_new:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+
+    def _acquire(self) -> None:
+        """Lock the directory, where its disk can."""
+        try:
+            self._lock.acquire()
+        except (OSError, NotImplementedError) as error:
+            # The latter is how older releases of filelock say ENOSYS.
+            if isinstance(error, OSError) and error.errno not in _LOCKLESS:
+                raise
+            message = f"the disk of {str(self.folder)!r} has no locks ({one_line(error)}). Training goes on, but"
+            warnings.warn(
+                f"{message} a second one in this directory would not be noticed", RuntimeWarning, stacklevel=3
+            )
 
     def _begin(self, opened: contextlib.ExitStack) -> None:
         """Open everything; what is opened is closed in the reverse order."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -24,6 +25,7 @@ import pytest
 from here import SUPPORT
 
 import operant_gpu
+from operant_gpu import BackendError
 from operant_gpu.cli import main
 from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.monitor import Run, RunReader
@@ -376,6 +378,65 @@ def test_a_disk_that_is_full_at_the_end_is_an_error_and_keeps_what_was_there(
         assert "No space left on device" in errors
         assert "Traceback" not in errors
         assert PPO.load(run).timesteps == 256
+
+
+@pytest.fixture
+def flock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """A function that lets locks fail with an error's number."""
+
+    def fail(code: int) -> None:
+        def fails(file: int, operation: int) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(fcntl, "flock", fails)
+
+    return fail
+
+
+# Newer releases of filelock lock by a file's being there where there is no such call.
+@pytest.mark.filterwarnings("ignore:flock not supported:UserWarning")
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS], ids=errno.errorcode.get)
+def test_a_disk_without_locks_is_trained_on_with_a_warning(
+    code: int, flock: Callable[[int], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flock(code)
+    run = str(tmp_path / "run")
+    small = [*SMALL, "--no-video"]
+    assert main(["train", "CartPole-v1", "--run", run, *small, "--total-timesteps", "256"]) == 0
+    if code != errno.ENOSYS:
+        told = f"^warning: the disk of '{run}' has no locks .* would not be noticed$"
+        assert re.search(told, capsys.readouterr().err, re.MULTILINE)
+    assert main(["train", "--resume", run, "--total-timesteps", "512", "--no-video"]) == 0
+    assert PPO.load(run).timesteps == 512
+
+
+def test_a_run_that_does_not_begin_leaves_nothing(
+    flock: Callable[[int], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flock(errno.EIO)
+    assert main(["train", "CartPole-v1", *SMALL]) == 2
+    assert "cannot write in the folder 'runs/CartPole-v1-1': [Errno 5]" in capsys.readouterr().err
+    monkeypatch.undo()
+    learner = PPO(operant_gpu.make("CartPole-v1", 16, device="cpu"), PPOConfig(batch_size=32))
+
+    class Refusing:
+        begin = write = close = refuse
+
+    with pytest.raises(BackendError), Run(learner, tmp_path / "runs" / "new", writers=[Refusing()]):
+        pass
+    assert list((tmp_path / "runs").iterdir()) == []
+    # What was there stays.
+    (tmp_path / "runs" / "notes").touch()
+    with pytest.raises(BackendError), Run(learner, tmp_path / "runs", writers=[Refusing()]):
+        pass
+    assert (tmp_path / "runs" / "notes").exists()
+    with Run(learner, tmp_path / "runs" / "new"):
+        pass
+
+
+def refuse(*_: Any) -> None:
+    raise BackendError("the service refuses")
 
 
 def test_a_directory_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
