@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from gymnasium import Space
 
-from operant_gpu.errors import InvalidConfig, is_integer, nearest, whole
+from operant_gpu.errors import InvalidConfig, as_integer, nearest, whole
 from operant_gpu.lang import Array, is_jit_function, next_power_of_2, numpy_dtype, tl
 from operant_gpu.spaces import action_layout, observation_layout
 
@@ -106,7 +106,8 @@ class Definition:
         if taken:
             raise InvalidConfig("params", f"{', '.join(taken)} is an argument of VecEnv: choose another name")
         if self.max_episode_steps is not None:
-            whole("max_episode_steps", self.max_episode_steps, 1, note=", or None")
+            limit = whole("max_episode_steps", self.max_episode_steps, 1, note=", or None")
+            object.__setattr__(self, "max_episode_steps", limit)
         if self.keys is not None and not isinstance(self.keys, Mapping):
             raise InvalidConfig("keys", f"expected a dictionary of keys and their actions, got {self.keys!r}")
         for key in self.keys or ():
@@ -248,11 +249,12 @@ def _column_type(name: str, annotation: object) -> ColumnType:
             f"{name} is annotated {annotation!r}: expected tl.float32, tl.float64, tl.int1, tl.int8, tl.int16, "
             "tl.int32, tl.int64 or tl.uint8, or Array(dtype, shape) of one of them",
         )
-    if not isinstance(shape, tuple) or not all(is_integer(size) and size >= 1 for size in shape):
+    sizes = [as_integer(size) or 0 for size in shape] if isinstance(shape, tuple) else [0]
+    if min(sizes, default=1) < 1:
         raise InvalidConfig("state", f"{name} is annotated {annotation!r}: a shape is a tuple of sizes of at least 1")
     if isinstance(annotation, Array) and not shape:
         raise InvalidConfig("state", f"{name} is an Array without an axis: annotate it {dtype_of!r}")
-    return ColumnType(dtype, shape)
+    return ColumnType(dtype, tuple(sizes))
 
 
 def _attribute(module: str, name: str) -> Any:
@@ -289,9 +291,10 @@ def _checked_param(name: str, value: Any, default: Any) -> bool | int | float:
     kind = type(default)
     if kind is bool and isinstance(value, bool | np.bool_):
         return bool(value)
-    if kind is int and is_integer(value):
-        return int(value)
-    number = is_integer(value) or isinstance(value, float | np.floating)
+    integer = as_integer(value)
+    if kind is int and integer is not None:
+        return integer
+    number = integer is not None or isinstance(value, float | np.floating)
     if kind is float and number and abs(value) <= sys.float_info.max:
         return float(value)
     expected = {bool: "True or False", int: "an integer", float: "a finite number"}.get(kind)

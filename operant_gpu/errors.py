@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,37 @@ EXTRAS = {
     "onnxscript": ("export", "onnxscript", "exports policies to ONNX"),
     "onnxruntime": ("export", "onnxruntime", "checks exported policies"),
     "wandb": ("wandb", "wandb", "logs to Weights & Biases"),
+}
+# What other libraries call a setting, by its name here; or by the call that does the same.
+_ELSEWHERE = {
+    "lr": "learning_rate",
+    "clip_eps": "clip_range clip_coef clip_param clip_ratio ratio_clip e_clip",
+    "vf_clip_eps": "clip_range_vf clip_vloss vf_clip_param value_clip",
+    "vf_coef": "value_coef value_loss_coef value_loss_scale vf_loss_coeff critic_coef",
+    "ent_coef": "entropy_coef entropy_coeff entropy_loss_scale",
+    "gae_lambda": "lam lambda_",
+    "gamma": "discount discount_factor",
+    "max_grad_norm": "grad_norm_clip",
+    "target_kl": "desired_kl kl_threshold",
+    "normalize_advantages": "norm_adv",
+    "normalize_observations": "norm_obs normalize_input",
+    "normalize_rewards": "norm_reward normalize_value",
+    "batch_size": "n_minibatches num_minibatches mini_batches num_mini_batches minibatch_size",
+    "n_steps": "num_steps rollouts rollout_length horizon_length num_steps_per_env unroll_length",
+    "n_epochs": "update_epochs learning_epochs num_learning_epochs mini_epochs num_sgd_iter",
+    "total_timesteps": "total_steps max_steps n_timesteps timesteps",
+    "hidden_sizes": "policy_kwargs net_arch hidden_dims units",
+    "activation": "activation_fn",
+    "use_amp": "mixed_precision",
+    "compile": "torch_compile",
+    "checkpoint_dir": "save_path",
+    "num_envs": "n_envs num_environments",
+    "max_episode_steps": "max_episode_length episode_length max_steps time_limit",
+    "autoreset_mode": "auto_reset autoreset",
+    "learn(progress=True)": "verbose progress progress_bar",
+    "reset(seed=...)": "seed",
+    "make(id, num_envs, device=...)": "device",
+    "Run(learner, folder)": "tensorboard_log",
 }
 
 
@@ -73,15 +105,50 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def nearest(name: object, known: Iterable[str]) -> str:
-    """Return a question whether the likest of the known names was meant, with a space behind it; "" if none is like."""
-    near = difflib.get_close_matches(str(name), known, n=1)
-    return f"did you mean {near[0]!r}? " if near else ""
+def nearest(name: object, known: Collection[str]) -> str:
+    """Return a question whether one of the known names was meant, with a space behind it; "" if none is like.
+
+    That is the one which other libraries call so, or the likest.
+    """
+    if here := called_here(name, known):
+        return f"did you mean {here!r}? "
+    plain = {_plain(one): one for one in known}
+    near = difflib.get_close_matches(_plain(name), plain, n=1)
+    return f"did you mean {plain[near[0]]!r}? " if near else ""
 
 
-def is_integer(value: object) -> bool:
-    """Tell whether `value` is a whole number of Python or NumPy; True and False are not."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+def called_here(name: object, known: Collection[str]) -> str | None:
+    """Return what a setting of other libraries is called among the known names, or the call that does the same."""
+    names = (here for here, elsewhere in _ELSEWHERE.items() if name in elsewhere.split())
+    return next((here for here in names if here in known or here.endswith(")")), None)
+
+
+def one_of(param: str, value: object, choices: Sequence[str], note: str = "") -> str:
+    """Return the one of some names that is meant, in any case, with its words joined in any way.
+
+    Raises:
+        InvalidConfig: If it is none; `note` follows on the names.
+    """
+    for choice in choices:
+        if isinstance(value, str) and _plain(value) == _plain(choice):
+            return choice
+    *others, last = map(repr, choices)
+    expected = f"{', '.join(others)} or {last}" if others else last
+    hint = nearest(value, choices) if isinstance(value, str) else ""
+    advice = f"; {hint.rstrip()}" if hint else ""
+    raise InvalidConfig(param, f"expected {expected}{note}, got {value!r}{advice}")
+
+
+def _plain(name: object) -> str:
+    """Return what is left of a name without case, hyphens, underscores and spaces."""
+    return re.sub(r"[\s_-]", "", str(name)).casefold()
+
+
+def as_integer(value: object) -> int | None:
+    """Return a whole number of Python or NumPy, such as 3 or 1e6, as an integer; None for True, False and all else."""
+    if isinstance(value, float | np.floating):
+        return int(value) if value.is_integer() else None
+    return int(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else None
 
 
 def whole(param: str, value: Any, low: int, high: int = _MOST, note: str = "") -> int:
@@ -90,10 +157,11 @@ def whole(param: str, value: Any, low: int, high: int = _MOST, note: str = "") -
     Raises:
         InvalidConfig: If it is none; `note` follows on the range.
     """
-    if not is_integer(value) or not low <= value <= high:
+    number = as_integer(value)
+    if number is None or not low <= number <= high:
         most = "2**63 - 1" if high == _MOST else high
         raise InvalidConfig(param, f"expected an integer from {low} to {most}{note}, got {value!r}")
-    return int(value)
+    return number
 
 
 def installation(module: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from operant_gpu.errors import InvalidConfig
+from operant_gpu.errors import InvalidConfig, one_of
 
 MAX_LAYERS = 3
 MAX_WIDTH = 128
@@ -88,8 +88,9 @@ class MLP:
             raise InvalidConfig(
                 "hidden_sizes", f"expected up to {MAX_LAYERS} layers of 1 to {MAX_WIDTH} units, got {widths}"
             )
-        _check_choice("activation", layout.activation, ACTIVATIONS)
-        _check_choice("precision", self.precision, PRECISIONS)
+        activation = one_of("activation", layout.activation, ACTIVATIONS)
+        object.__setattr__(self, "layout", layout._replace(activation=activation))
+        object.__setattr__(self, "precision", one_of("precision", self.precision, PRECISIONS))
         if (self.shift is None) is not (self.scale is None):
             raise InvalidConfig("shift", "shift and scale go together: give both or none")
 
@@ -121,8 +122,3 @@ class MLP:
         for weight, bias in zip(layers[::2], layers[1::2], strict=True):
             x = activation(functional.linear(x, weight, bias))
         return x
-
-
-def _check_choice(param: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InvalidConfig(param, f"expected one of {', '.join(map(repr, choices))}, got {value!r}")

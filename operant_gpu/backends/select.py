@@ -14,7 +14,7 @@ from operant_gpu.backends.base import Backend, Batch
 from operant_gpu.backends.lowering.trial import Trial
 from operant_gpu.cuda_environment import CudaEnvironment
 from operant_gpu.environment import Definition, Environment
-from operant_gpu.errors import BackendError, InvalidConfig, needed
+from operant_gpu.errors import BackendError, InvalidConfig, needed, one_of
 
 
 class Entry(NamedTuple):
@@ -70,11 +70,9 @@ def resolve(
     """
     has_arrays = trial.width > 1
     on_gpu, *on_cpu = known = backends_of(environment, has_arrays)
-    if backend not in ("auto", *known):
-        kind = f"{type(environment).__name__}s{' with arrays' if has_arrays else ''}"
-        raise InvalidConfig(
-            "backend", f"{kind} run on {' or '.join(map(repr, known))}, or 'auto' for one of them, got {backend!r}"
-        )
+    kind = f"{type(environment).__name__}s{' with arrays' if has_arrays else ''}"
+    backend = one_of("backend", backend, ("auto", *known), f" for {kind}")
+    device = spelled(device)
     if device == "auto":
         usable = torch.cuda.is_available() and not _missing(on_gpu)
         device = "cuda" if usable and backend in ("auto", on_gpu) else "cpu"
@@ -99,6 +97,11 @@ def create(name: str, batch: Batch) -> Backend:
     return backend
 
 
+def spelled(device: str | torch.device) -> str | torch.device:
+    """Return a device as PyTorch spells it, which does not know "CUDA:0"."""
+    return device.strip().lower() if isinstance(device, str) else device
+
+
 def existing(device: str | torch.device) -> torch.device:
     """Return a device of this machine, with its index.
 
@@ -107,7 +110,7 @@ def existing(device: str | torch.device) -> torch.device:
         BackendError: If it is not there.
     """
     try:
-        resolved = torch.device(device)
+        resolved = torch.device(spelled(device))
     except (RuntimeError, TypeError) as error:
         raise InvalidConfig("device", f"expected 'auto', 'cpu', 'cuda' or 'cuda:<index>', got {device!r}") from error
     if resolved.type == "cpu":

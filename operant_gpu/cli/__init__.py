@@ -23,6 +23,7 @@ from rich.console import Console
 
 from operant_gpu.cli.common import FAILED, INTERRUPTED, USER_ERROR, Command, Terminated, complain, plain_warnings, say
 from operant_gpu.cli.machine import Bench, Doctor, Envs
+from operant_gpu.cli.options import OPTIONS
 from operant_gpu.cli.play import Play
 from operant_gpu.cli.policies import Eval, Export, Record
 from operant_gpu.cli.train import Settings, Train, recommended
@@ -71,7 +72,8 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         train = functools.partial(Train, ppo=Settings(**vars(recommended(arguments))))
         commands: dict[str, Callable[..., Any]] = {**_COMMANDS, "train": train}
-        command: Command = tyro.extras.subcommand_cli_from_dict(commands, prog="operant-gpu", args=arguments)
+        with OPTIONS:
+            command: Command = tyro.extras.subcommand_cli_from_dict(commands, prog="operant-gpu", args=arguments)
         if isinstance(command, Train) and command.env not in (None, *arguments[1:2]):
             message = f"expected ENV before all options, got {command.env} after them"
             raise InvalidConfig("env", f"{message}: write `operant-gpu train {command.env} [options]`")

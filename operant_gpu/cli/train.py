@@ -24,7 +24,7 @@ from operant_gpu.cli.common import (
     say,
     use_one_thread,
 )
-from operant_gpu.errors import CheckpointError, InvalidConfig, OperantError, TrainingError
+from operant_gpu.errors import CheckpointError, InvalidConfig, OperantError, TrainingError, called_here
 from operant_gpu.files import as_path
 from operant_gpu.models import PPO, PPOConfig, record
 from operant_gpu.models.ppo import checkpoint
@@ -213,6 +213,16 @@ def _settings_of(folder: Path) -> PPOConfig:
         return checkpoint.settings(folder)
 
 
+def _check_names(arguments: Sequence[str]) -> None:
+    """Refuse an option that other libraries have by another name; of all others tyro tells."""
+    known = [one.name for kind in (Train, PPOConfig) for one in fields(kind)]
+    for option in (word.partition("=")[0] for word in arguments if word.startswith("--")):
+        name = option.removeprefix("--").replace("-", "_")
+        if name not in known and (here := called_here(name, known)):
+            meant = f"--{here.replace('_', '-')}" if here in known else here
+            raise InvalidConfig(option, f"train has no such option; did you mean {meant}?")
+
+
 def recommended(arguments: Sequence[str]) -> PPOConfig:
     """Return what options are to differ from: an environment's or a run's settings, and those of a settings file."""
     if not arguments or arguments[0] != "train":
@@ -220,6 +230,7 @@ def recommended(arguments: Sequence[str]) -> PPOConfig:
     reader = argparse.ArgumentParser("operant-gpu train", add_help=False, allow_abbrev=False)
     reader.add_argument("--config")
     reader.add_argument("--resume")
+    _check_names(arguments)
     known = reader.parse_known_args(arguments)[0]
     if known.resume is not None:
         settings = _settings_of(as_path("resume", known.resume))

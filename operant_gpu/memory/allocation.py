@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from operant_gpu.environment import ColumnType, Definition
-from operant_gpu.errors import InvalidConfig, needed, whole
+from operant_gpu.errors import InvalidConfig, needed, one_of, whole
 from operant_gpu.memory.columns import COLUMN_DTYPES, Columns
 from operant_gpu.spaces import ObservationLayout
 
@@ -91,22 +91,21 @@ def unflattened(obs: Tensor, shape: tuple[int, ...]) -> Tensor:
     return obs.view(obs.shape[0], *shape) if shape else obs[:, 0]
 
 
-def exporter(output: str, device: torch.device) -> Callable[[Tensor], Any]:
-    """Return the function that exposes a tensor's memory as the library of `output` has it.
+def exporter(output: str, device: torch.device) -> tuple[str, Callable[[Tensor], Any]]:
+    """Return the name of the library that `output` means, and the function that exposes a tensor's memory as it does.
 
     Raises:
         InvalidConfig: If the name is unknown or cannot see this device's memory.
         BackendError: If CuPy is missing.
     """
+    output = one_of("output", output, ("torch", "numpy", "cupy"))
     if output == "torch":
-        return lambda tensor: tensor
-    if output == "numpy":
-        if device.type != "cpu":
-            raise InvalidConfig("output", f"'numpy' needs device='cpu', got {device}: use 'torch' or 'cupy'")
-        return lambda tensor: tensor.numpy()
+        return output, lambda tensor: tensor
     if output == "cupy":
-        return _cupy_exporter(device)
-    raise InvalidConfig("output", f"expected 'torch', 'numpy' or 'cupy', got {output!r}")
+        return output, _cupy_exporter(device)
+    if device.type != "cpu":
+        raise InvalidConfig("output", f"'numpy' needs device='cpu', got {device}: use 'torch' or 'cupy'")
+    return output, lambda tensor: tensor.numpy()
 
 
 def _cupy_exporter(device: torch.device) -> Callable[[Tensor], Any]:

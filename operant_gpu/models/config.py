@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 import tomli_w
 
-from operant_gpu.errors import InvalidConfig, nearest
+from operant_gpu.errors import InvalidConfig, as_integer, nearest, one_of
 from operant_gpu.files import as_path, write_whole
 from operant_gpu.models.presets import PRESETS
 
@@ -26,6 +28,9 @@ Engine = Literal["auto", "fused", "graph", "eager"]
 _MOST_STEPS, _MOST_GRADIENT_STEPS = 2**31 - 1, 2**20 - 1
 # What stands for None in TOML, which has no such value.
 _NONE = "none"
+_KINDS = {int: "an integer", float: "a number", bool: "True or False", str: "text"}
+
+Constructor = TypeVar("Constructor", bound=Callable[..., None])
 
 
 class _Rule(NamedTuple):
@@ -185,7 +190,7 @@ class PPOConfig:
         if not isinstance(id, str) or id not in PRESETS:
             message = f"there is no preset for {id!r}; {nearest(id, PRESETS)}presets: {', '.join(PRESETS)}"
             raise InvalidConfig("id", f"{message}. PPOConfig() has defaults")
-        return cls()._with({**PRESETS[id], **overrides})
+        return cls(**{**PRESETS[id], **overrides})
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str], base: PPOConfig | None = None) -> PPOConfig:
@@ -212,7 +217,7 @@ class PPOConfig:
         for name, value in values.items():
             if _is_none(value) and type(None) in get_args(hints.get(name)):
                 values[name] = None
-        return (base or cls())._with(values)
+        return replace(base or cls(), **values)
 
     def to_toml(self, path: str | os.PathLike[str]) -> None:
         """Write all settings to a TOML file, None as "none": read upon any others, it gives these.
@@ -229,14 +234,34 @@ class PPOConfig:
         except OSError as error:
             raise InvalidConfig("path", f"cannot write settings to {os.fspath(path)!r}: {error}") from error
 
-    def _with(self, values: Mapping[str, Any]) -> PPOConfig:
-        """Return these settings with some set differently."""
-        known = [setting.name for setting in fields(self)]
-        for name in values:
+
+def refuse_unknown(init: Constructor, message: Callable[[str, Any], str]) -> Constructor:
+    """Return a constructor that raises `InvalidConfig` for an argument by a name that it does not have.
+
+    Args:
+        init: The constructor.
+        message: From the argument's name and value.
+    """
+    known = inspect.signature(init).parameters
+
+    @functools.wraps(init)
+    def checked(self: Any, *args: Any, **settings: Any) -> None:
+        for name, value in settings.items():
             if name not in known:
-                hint = nearest(name, known)
-                raise InvalidConfig(name, f"unknown setting of PPO; {hint}settings: {', '.join(known)}")
-        return replace(self, **values)
+                raise InvalidConfig(name, message(name, value))
+        init(self, *args, **settings)
+
+    return checked  # type: ignore[return-value]
+
+
+def unknown_setting(name: str) -> str:
+    """Return what to say of a name that no setting has."""
+    known = [setting.name for setting in fields(PPOConfig)]
+    return f"unknown setting of PPO; {nearest(name, known)}settings: {', '.join(known)}"
+
+
+# Not a metaclass: tools read the signature of the dataclass.
+PPOConfig.__init__ = refuse_unknown(PPOConfig.__init__, lambda name, value: unknown_setting(name))  # type: ignore[method-assign]
 
 
 def _is_none(value: object) -> bool:
@@ -250,20 +275,21 @@ def _checked_type(name: str, value: Any, hint: Any) -> Any:
         value = value.item()
     choices = get_args(hint)
     if get_origin(hint) is Literal:
-        if value not in choices:
-            raise InvalidConfig(name, f"expected one of {', '.join(map(repr, choices))}, got {value!r}")
-        return value
+        return one_of(name, value, choices)
     if type(None) in choices:
         return None if value is None else _checked_type(name, value, choices[0])
     if get_origin(hint) is tuple:
-        if not isinstance(value, tuple | list) or not all(type(item) is int for item in value):
+        widths = [as_integer(item) for item in value] if isinstance(value, tuple | list) else [None]
+        if None in widths:
             raise InvalidConfig(name, f"expected a tuple of integers, got {value!r}")
-        return tuple(value)
+        return tuple(widths)
     if hint is str and isinstance(value, os.PathLike):
         return os.fspath(value)
-    accepted = (float, int) if hint is float else (hint,)
+    given, accepted = value, (float, int) if hint is float else (hint,)
+    if hint is int:
+        value = as_integer(given)
     if isinstance(value, bool) is not (hint is bool) or not isinstance(value, accepted):
-        raise InvalidConfig(name, f"expected {hint.__name__}, got {value!r}")
+        raise InvalidConfig(name, f"expected {_KINDS[hint]}, got {given!r}")
     if hint is int and abs(value) >= 2**63:
         raise InvalidConfig(name, f"expected an integer below 2**63, got {value!r}")
     if hint is float and not abs(value) <= sys.float_info.max:

@@ -12,23 +12,22 @@ from torch import Tensor
 
 from operant_gpu.backends.base import NO_LIMIT
 from operant_gpu.environment import Definition
-from operant_gpu.errors import InvalidConfig, whole
+from operant_gpu.errors import InvalidConfig, as_integer, one_of, whole
 
 
 def autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
-    """Return the mode, given itself or by its value, such as "SameStep"."""
-    try:
-        return AutoresetMode(mode)
-    except ValueError as error:
-        names = ", ".join(f"AutoresetMode.{known.name}" for known in AutoresetMode)
-        raise InvalidConfig("autoreset_mode", f"expected one of {names}, got {mode!r}") from error
+    """Return the mode, given itself or by its name, such as "same_step"."""
+    if isinstance(mode, AutoresetMode):
+        return mode
+    return AutoresetMode[one_of("autoreset_mode", mode, list(AutoresetMode.__members__))]
 
 
 def render_mode(mode: str | None, environment: Definition) -> str | None:
     """Return the mode if the environment can be drawn that way."""
-    if mode not in (None, "rgb_array"):
-        raise InvalidConfig("render_mode", f"expected None or 'rgb_array', got {mode!r}")
-    if mode is not None and environment.draw is None:
+    if mode is None:
+        return None
+    mode = one_of("render_mode", mode, ("rgb_array",), ", or None for no pictures")
+    if environment.draw is None:
         raise InvalidConfig("render_mode", f"{environment.id} has no draw function: give its Environment one")
     return mode
 
@@ -51,16 +50,15 @@ def first_env_id(first: int, num_envs: int) -> int:
     return whole("first_env_id", first, 0, 2**31 - num_envs)
 
 
-def seed_number(seed: Any) -> int:
-    """Return a seed that the streams can take as their key."""
-    return whole("seed", seed, 0)
-
-
-def seed_numbers(seeds: Any, num_envs: int) -> list[int | None]:
-    """Return the seeds of each environment, None where its stream is to go on."""
-    if not isinstance(seeds, Sequence | np.ndarray) or len(seeds) != num_envs:
-        raise InvalidConfig("seed", f"expected an integer, or {num_envs} of them in a list, got {seeds!r}")
-    return [None if seed is None else seed_number(seed) for seed in seeds]
+def seeds(given: Any, num_envs: int) -> int | list[int | None]:
+    """Return the streams' seed, or that of each environment, None where its stream is to go on."""
+    # Arrays, tensors and columns of tables have it.
+    plain = given.tolist() if hasattr(given, "tolist") and not isinstance(given, type) else given
+    if as_integer(plain) is not None:
+        return whole("seed", plain, 0)
+    if not isinstance(plain, Sequence) or len(plain) != num_envs:
+        raise InvalidConfig("seed", f"expected an integer, or {num_envs} of them in a list, got {given!r}")
+    return [None if seed is None else whole("seed", seed, 0) for seed in plain]
 
 
 def reset_mask(options: Mapping[str, Any] | None, num_envs: int, device: torch.device) -> Tensor | None:

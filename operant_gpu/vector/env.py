@@ -125,7 +125,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         given = (environment, self.params, self.state, self._columns, obs, layout)
         batch = Batch(*given, self._limit, self.autoreset_mode, trial)
         self._backend = select.create(self.backend, batch)
-        self.output, self._export = output, allocation.exporter(output, self.device)
+        self.output, self._export = allocation.exporter(output, self.device)
         self.action_mask = None if self._outputs.action_mask is None else self._export(self._outputs.action_mask)
         self._copy, self._debug, self._started = copy, debug, False
         self._all = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
@@ -450,11 +450,10 @@ class VecEnv(VectorEnv[Any, Any, Any]):
 
     def _reseed(self, seed: Any, mask: Tensor) -> None:
         """Restart the streams where the mask holds."""
-        columns = self._columns
-        if isinstance(seed, int | np.integer):
-            seeds, env_ids = torch.full_like(columns.seed, checks.seed_number(seed)), self._env_ids
+        columns, given = self._columns, checks.seeds(seed, self.num_envs)
+        if isinstance(given, int):
+            seeds, env_ids = torch.full_like(columns.seed, given), self._env_ids
         else:
-            given = checks.seed_numbers(seed, self.num_envs)
             seeds = torch.tensor([one or 0 for one in given], device=self.device)
             mask = mask & torch.tensor([one is not None for one in given], device=self.device)
             env_ids = torch.zeros_like(columns.env_id)

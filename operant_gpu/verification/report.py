@@ -14,7 +14,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from operant_gpu.backends.failures import KernelError
-from operant_gpu.backends.select import backends_of, existing
+from operant_gpu.backends.select import backends_of, existing, spelled
 from operant_gpu.environment import Definition
 from operant_gpu.errors import BackendError, InvalidConfig, one_line
 from operant_gpu.machine import machine_name, versions
@@ -113,7 +113,7 @@ def examine(env: VecEnv | Definition | str | None = None, device: str | torch.de
 
 
 def _device(env: object, device: str | torch.device) -> torch.device:
-    if device == "auto":
+    if spelled(device) == "auto":
         # A GPU also where an environment would take the CPU beside it, for want of a package: that is to be told.
         device = env.device if isinstance(env, VecEnv) else "cuda" if torch.cuda.is_available() else "cpu"
     return existing(device)

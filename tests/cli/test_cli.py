@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,21 @@ def test_a_run_ends_with_a_video_of_an_episode() -> None:
         (["train", "CartPole-v1", "--goal", "nan"], "goal: expected a number, or inf for no goal, got nan"),
         (["train", "CartPole-v1", "--total-timesteps", "9" * 20], "expected an integer below 2**63"),
         (["train", "leaves.py:X"], "env: cannot import 'leaves.py': SystemExit: 0"),
+        (
+            ["train", "CartPole-v1", "--total-timesteps", "1.5"],
+            "expected a whole number, such as 1000000 or 1e6, got '1.5'",
+        ),
+        (["train", "CartPole-v1", "--seed", "nan"], "expected a whole number, such as 1000000 or 1e6, got 'nan'"),
+        (["eval", "missing.pt", "--episodes", "ten"], "expected a whole number, such as 1000000 or 1e6, got 'ten'"),
+        (
+            ["train", "CartPole-v1", "--engine", "fusd"],
+            "engine: expected 'auto', 'fused', 'graph' or 'eager', got 'fusd'; did",
+        ),
+        (
+            ["train", "CartPole-v1", "--learning-rate=1"],
+            "--learning-rate: train has no such option; did you mean --lr?",
+        ),
+        (["train", "CartPole-v1", "--verbose"], "did you mean learn(progress=True)?"),
         (["eval", "missing.pt", "--seed", "9" * 20], "there is no file"),
         (["bench", "--seconds", "inf"], "seconds: expected a number above 0, at most 3600, got inf"),
         (["bench", "CartPol-v1"], "did you mean 'CartPole-v1'"),
@@ -122,6 +138,21 @@ def test_a_settings_file_replaces_the_tuned_settings_and_options_replace_both() 
     assert PPO.load("file").config == SMALL
     changed = PPO.load("option").config
     assert (changed.gamma, changed.hidden_sizes, changed.num_envs) == (0.75, (8, 8, 8), 16)
+
+
+def test_whole_numbers_and_names_are_taken_as_people_write_them() -> None:
+    options = ["--num-envs", "16.0", "--total-timesteps", "5_1_2", "--n-steps", "8", "--batch-size", "3.2e1"]
+    assert train("CartPole-v1", "--run", "run", *options, "--hidden-sizes", "8.0", "--engine", "Eager") == 0
+    config = PPO.load("run").config
+    assert config == replace(
+        PPOConfig.for_env("CartPole-v1"),
+        num_envs=16,
+        total_timesteps=512,
+        n_steps=8,
+        batch_size=32,
+        hidden_sizes=(8,),
+        engine="eager",
+    )
 
 
 def test_the_tuned_settings_of_the_environment_are_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:

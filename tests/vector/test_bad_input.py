@@ -38,7 +38,7 @@ def refused(kind: type[OperantError], env: VecEnv | None = None, match: str | No
         assert_same_tensors(before, everything(env))
 
 
-NOT_A_COUNT = [0, -1, 2**31, 10**30, True, 4.0, math.nan, "4", None, [4], np.float32(4)]
+NOT_A_COUNT = [0, -1, 2**31, 10**30, True, 4.5, 0.0, math.nan, math.inf, "4", None, [4], np.float32(4.5)]
 
 
 @pytest.mark.parametrize("num_envs", NOT_A_COUNT, ids=repr)
@@ -64,14 +64,15 @@ def test_more_environments_than_fit_into_memory_are_refused_with_what_fits() -> 
         ("output", "jax", InvalidConfig, "'torch', 'numpy' or 'cupy'"),
         ("output", "cupy", InvalidConfig, "use 'torch' or 'numpy'"),
         ("output", None, InvalidConfig, "'torch', 'numpy' or 'cupy'"),
-        ("autoreset_mode", "sometimes", InvalidConfig, "AutoresetMode.NEXT_STEP"),
-        ("autoreset_mode", None, InvalidConfig, "AutoresetMode.NEXT_STEP"),
+        ("autoreset_mode", "sometimes", InvalidConfig, "'NEXT_STEP', 'SAME_STEP' or 'DISABLED'"),
+        ("autoreset_mode", "same_stop", InvalidConfig, "did you mean 'SAME_STEP'?"),
+        ("autoreset_mode", None, InvalidConfig, "'NEXT_STEP'"),
         ("render_mode", "human", InvalidConfig, "'rgb_array'"),
         ("max_episode_steps", 0, InvalidConfig, "-1 for no limit"),
         ("max_episode_steps", -2, InvalidConfig, "-1 for no limit"),
         ("max_episode_steps", 2**31, InvalidConfig, "-1 for no limit"),
         ("max_episode_steps", True, InvalidConfig, "-1 for no limit"),
-        ("max_episode_steps", 10.0, InvalidConfig, "-1 for no limit"),
+        ("max_episode_steps", 10.5, InvalidConfig, "-1 for no limit"),
         ("first_env_id", -1, InvalidConfig, f"from 0 to {2**31 - N}"),
         ("first_env_id", 2**31 - N + 1, InvalidConfig, f"from 0 to {2**31 - N}"),
         ("first_env_id", True, InvalidConfig, "an integer from 0"),
@@ -87,16 +88,49 @@ def test_a_setting_that_makes_no_sense_is_refused(name: str, value: Any, kind: t
     assert repr(value) in str(raised.value) or str(value) in str(raised.value) or name == "output"
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "meant"),
+    [
+        *(
+            ("autoreset_mode", mode, AutoresetMode.SAME_STEP)
+            for mode in ("SameStep", "same_step", "SAME-STEP", "same step")
+        ),
+        ("autoreset_mode", "next-step", AutoresetMode.NEXT_STEP),
+        ("autoreset_mode", "Disabled", AutoresetMode.DISABLED),
+        ("output", "NumPy", "numpy"),
+        ("backend", "NumPy", "numpy"),
+        ("device", "CPU", torch.device("cpu")),
+        ("render_mode", "RGB-array", "rgb_array"),
+    ],
+)
+def test_names_are_taken_in_any_case_and_with_any_hyphens(name: str, given: str, meant: Any) -> None:
+    assert getattr(cartpole(**{name: given}), name) == meant
+
+
+def test_whole_floats_are_whole_numbers() -> None:
+    env = GridWalk(4e0, device="cpu", max_episode_steps=1e2, first_env_id=np.float32(7), grid_size=8.0)
+    assert (env.num_envs, env.max_episode_steps, env.params.grid_size) == (4, 100, 8)
+    assert isinstance(env.num_envs, int)
+    twin = GridWalk(4, device="cpu", max_episode_steps=100, first_env_id=7, grid_size=8)
+    for one, seed in ((env, 3.0), (twin, 3)):
+        one.reset(seed=seed)
+        one.rollout(5.0 if one is env else 5)
+    assert_same_tensors(everything(env), everything(twin))
+    for one, seeds in ((env, [1.0, None, np.float64(2), 3]), (twin, [1, None, 2, 3])):
+        one.reset(seed=seeds)
+    assert_same_tensors(everything(env), everything(twin))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_device_that_is_not_there_is_a_backend_error() -> None:
-    for device in ("cuda", "cuda:7"):
+    for device in ("cuda", "cuda:7", "CUDA:7"):
         with refused(BackendError, match="use device='cpu'"):
             CartPole(N, device=device)
 
 
 def test_unknown_ids_are_refused_with_the_nearest_and_all_known() -> None:
     with refused(InvalidConfig, match=r"did you mean 'CartPole-v1'\? registered: .*Pendulum-v1"):
-        operant_gpu.make("cartpole-v1")
+        operant_gpu.make("CARTPOLE-V1")
     for wrong in ("nothing like it", None, 7, ["CartPole-v1"]):
         with refused(InvalidConfig, match="registered: .*CartPole-v1"):
             operant_gpu.make(wrong)
@@ -107,6 +141,13 @@ def test_unknown_parameters_are_refused_with_the_nearest_and_all_known() -> None
         cartpole(gravitty=9.8)
     with refused(InvalidConfig, match=r"bakend: .*did you mean 'backend'\?"):
         cartpole(bakend="numpy")
+    for elsewhere, here in (
+        ("n_envs", "num_envs"),
+        ("numEnvs", "num_envs"),
+        ("max_episode_length", "max_episode_steps"),
+    ):
+        with refused(InvalidConfig, match=rf"{elsewhere}: .*did you mean '{here}'\?"):
+            operant_gpu.make("CartPole-v1", **{elsewhere: 4})
 
 
 @given(
@@ -118,7 +159,7 @@ def test_a_float_parameter_is_a_finite_number(value: Any) -> None:
         cartpole(gravity=value)
 
 
-@given(value=st.one_of(st.none(), st.text(), st.booleans(), st.floats()))
+@given(value=st.one_of(st.none(), st.text(), st.booleans(), st.floats().filter(lambda value: not value.is_integer())))
 @settings(deadline=None, max_examples=30)
 def test_an_integer_parameter_is_an_integer(value: Any) -> None:
     with refused(InvalidConfig, match="^grid_size: expected an integer"):

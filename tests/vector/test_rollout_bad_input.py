@@ -40,7 +40,7 @@ def refused(kind: type[OperantError], env: VecEnv, match: str) -> Iterator[None]
     assert_same_tensors(before, everything(env))
 
 
-NOT_STEPS = [0, -1, 2**31, 10**30, True, 4.0, math.nan, "4", None, [4], np.float32(4), torch.tensor(4)]
+NOT_STEPS = [0, -1, 2**31, 10**30, True, 4.5, math.nan, "4", None, [4], np.float32(4.5), torch.tensor(4)]
 
 
 @pytest.mark.parametrize("num_steps", NOT_STEPS, ids=repr)

@@ -8,7 +8,7 @@ import torch
 from gymnasium import Space
 from torch import nn
 
-from operant_gpu.errors import InvalidConfig, is_integer
+from operant_gpu.errors import InvalidConfig, as_integer
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.policies.mlp_policy import MLPPolicy, find_misfit
 from operant_gpu.models.policies.policy import Policy, policy_parts
@@ -42,9 +42,10 @@ def make_policy(
 def _check_network(network: Any) -> None:
     if not isinstance(network, nn.Module):
         raise InvalidConfig("network", f"expected a torch.nn.Module, got {network!r}")
-    size = getattr(network, "state_size", 0)
-    if not is_integer(size) or size < 0:
-        raise InvalidConfig("network", f"state_size must be the width of its memory, got {size!r}")
+    given = getattr(network, "state_size", 0)
+    size = as_integer(given)
+    if size is None or size < 0:
+        raise InvalidConfig("network", f"state_size must be the width of its memory, got {given!r}")
 
 
 def _check_protocol(policy: Policy, shape: tuple[int, ...]) -> None:

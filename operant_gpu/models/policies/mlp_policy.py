@@ -10,7 +10,7 @@ import torch
 from gymnasium import Space, spaces
 from torch import Tensor, nn
 
-from operant_gpu.errors import InvalidConfig
+from operant_gpu.errors import InvalidConfig, one_of
 from operant_gpu.mlp import ACTIVATIONS, MAX_LAYERS, MAX_WIDTH, MLP, PRECISIONS, MLPLayout
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.contexts import plain
@@ -45,13 +45,14 @@ class MLPPolicy(Policy):
         precision: str = "tf32",
     ) -> None:
         config = PPOConfig() if config is None else config
-        _check_kinds(observation_space, config, precision)
+        _check_kinds(observation_space, config)
         shape = observation_space.shape or ()
         misfit = find_misfit(shape, config)
         if misfit is not None:
             raise InvalidConfig(*misfit)
         super().__init__(*policy_parts(observation_space, action_space, config))
-        self.precision = precision
+        note = " ('ieee' computes as PyTorch does, 'tf32' is faster)"
+        self.precision = one_of("precision", precision, PRECISIONS, note)
         self._layout = MLPLayout(
             inputs=torch.Size(shape).numel(),
             hidden_sizes=config.hidden_sizes,
@@ -163,13 +164,10 @@ def find_misfit(shape: tuple[int, ...], config: PPOConfig) -> tuple[str, str] | 
     return next(((param, message) for is_misfit, param, message in checks if is_misfit), None)
 
 
-def _check_kinds(observation_space: Any, config: Any, precision: Any) -> None:
+def _check_kinds(observation_space: Any, config: Any) -> None:
     if not isinstance(config, PPOConfig):
         raise InvalidConfig("config", f"expected a PPOConfig, got {config!r}: give one, or None for the defaults")
     if not isinstance(observation_space, spaces.Box | spaces.MultiBinary) or not observation_space.shape:
         kind = "a Box or MultiBinary with an axis"
         message = f"expected {kind}, got {observation_space!r}: give env.single_observation_space"
         raise InvalidConfig("observation_space", message)
-    if precision not in PRECISIONS:
-        message = f"expected 'tf32' or 'ieee', got {precision!r}: 'ieee' computes as PyTorch does, 'tf32' is faster"
-        raise InvalidConfig("precision", message)

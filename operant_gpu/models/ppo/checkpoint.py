@@ -171,7 +171,7 @@ def read(
     path, saved = _find(as_path("path", path))
     try:
         own_env = _environments(path, saved, device) if env is None else env
-        before = PPOConfig(**saved["config"])
+        before = _settings(path, saved)
         if config is None:
             config = _fitting(before, own_env)
         learner = kind(own_env, config, network=network, intrinsic=intrinsic)
@@ -185,8 +185,7 @@ def read(
     except OperantError:
         raise
     except Exception as error:
-        message = f"what is in {str(path)!r} does not hold together: {type(error).__name__}: {one_line(error)}"
-        raise CheckpointError(message) from error
+        raise _incoherent(path, error) from error
     return learner
 
 
@@ -198,11 +197,24 @@ def settings(path: str | os.PathLike[str]) -> PPOConfig:
     """
     path, saved = _find(as_path("path", path))
     try:
-        progress = saved["progress"]
-        steps = progress["target"] - progress["start"] or saved["config"]["total_timesteps"]
-        return PPOConfig(**{**saved["config"], "total_timesteps": steps, "checkpoint_dir": None})
+        steps = saved["progress"]["target"] - saved["progress"]["start"]
     except (KeyError, TypeError) as error:
-        raise CheckpointError(f"what is in {str(path)!r} does not hold together: {error!r}") from error
+        raise _incoherent(path, error) from error
+    config = _settings(path, saved)
+    return replace(config, total_timesteps=steps or config.total_timesteps, checkpoint_dir=None)
+
+
+def _settings(path: Path, saved: Mapping[str, Any]) -> PPOConfig:
+    """Return the settings of a checkpoint as they were saved."""
+    try:
+        return PPOConfig(**saved["config"])
+    except (TypeError, InvalidConfig) as error:
+        raise _incoherent(path, error) from error
+
+
+def _incoherent(path: Path, error: Exception) -> CheckpointError:
+    reason = f"{type(error).__name__}: {one_line(error)}"
+    return CheckpointError(f"what is in {str(path)!r} does not hold together: {reason}")
 
 
 def _environments(path: Path, saved: Mapping[str, Any], device: str | torch.device) -> VecEnv:

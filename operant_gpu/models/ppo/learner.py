@@ -9,6 +9,7 @@ import secrets
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Generator, Tensor, nn
 
 from operant_gpu.errors import CheckpointError, InvalidConfig, TrainingError, one_line, whole
 from operant_gpu.files import as_path
-from operant_gpu.models.config import PPOConfig
+from operant_gpu.models.config import Constructor, PPOConfig, refuse_unknown, unknown_setting
 from operant_gpu.models.contexts import plain
 from operant_gpu.models.policies.controller import Controller
 from operant_gpu.models.policies.making import make_policy
@@ -38,6 +39,17 @@ Callback = Callable[[Metrics], bool | None]
 
 # Numbers that a checkpoint keeps.
 _PROGRESS = ("timesteps", "iterations", "seconds", "start", "target")
+
+
+def _settings_are_refused(init: Constructor) -> Constructor:
+    """Let PPO tell where its settings go."""
+
+    def message(name: str, value: Any) -> str:
+        if any(name == setting.name for setting in fields(PPOConfig)):
+            return f"settings go into one object: PPO(env, PPOConfig({name}={value!r}))"
+        return unknown_setting(name)
+
+    return refuse_unknown(init, message)
 
 
 class PPO:
@@ -65,6 +77,7 @@ class PPO:
         InvalidConfig: If environments, settings and network do not fit, before anything is allocated.
     """
 
+    @_settings_are_refused
     @plain()
     def __init__(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from gymnasium.vector import AutoresetMode
 
 from operant_gpu.errors import InvalidConfig
@@ -23,9 +25,11 @@ def checked_config(env: VecEnv, config: PPOConfig | None, intrinsic: IntrinsicRe
         raise InvalidConfig("env", f"PPO needs output='torch', got {env.output!r}")
     if env.autoreset_mode is not AutoresetMode.SAME_STEP:
         raise InvalidConfig("env", f"PPO needs autoreset_mode=SAME_STEP, got {env.autoreset_mode.name}")
+    id = env.environment.id
     if config is None:
-        id = env.environment.id
         config = PPOConfig.for_env(id) if id in PRESETS else PPOConfig()
+    if isinstance(config, Mapping):
+        raise InvalidConfig("config", f"expected a PPOConfig, got {config!r}: make one with PPOConfig(**settings)")
     if not isinstance(config, PPOConfig):
         raise InvalidConfig("config", f"expected a PPOConfig, got {config!r}")
     if config.engine == "graph" and env.device.type != "cuda":

@@ -269,13 +269,13 @@ def test_a_compiler_named_in_the_environment_must_be_there(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("backend", ["numpy", "numba", "triton"])
 def test_backends_of_triton_do_not_run_cuda(backend: str) -> None:
-    with pytest.raises(InvalidConfig, match=r"CudaEnvironments run on 'cuda' or 'cpp'.*got"):
+    with pytest.raises(InvalidConfig, match=r"expected 'auto', 'cuda' or 'cpp' for CudaEnvironments, got"):
         SHIPPED(1, device="cpu", backend=backend)
 
 
 @pytest.mark.parametrize("backend", ["cuda", "cpp"])
 def test_backends_of_cuda_do_not_run_triton(backend: str) -> None:
-    with pytest.raises(InvalidConfig, match=r"Environments run on 'triton' or 'numba' or 'numpy'.*got"):
+    with pytest.raises(InvalidConfig, match=r"expected 'auto', 'triton', 'numba' or 'numpy' for Environments, got"):
         operant_gpu.make("CartPole-v1", device="cpu", backend=backend)
 
 

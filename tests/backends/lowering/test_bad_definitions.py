@@ -296,7 +296,7 @@ BAD_PARTS = [
     ("action_mask", (True, True), "decorated with jit"),
     ("action_mask", good_step, r"action_mask\(state, params\)"),
     ("max_episode_steps", 0, "an integer from 1"),
-    ("max_episode_steps", 10.0, "an integer from 1"),
+    ("max_episode_steps", 10.5, "an integer from 1"),
     ("max_episode_steps", True, "an integer from 1"),
 ]
 PART_IDS = [f"{part}-{position}" for position, (part, *_) in enumerate(BAD_PARTS)]

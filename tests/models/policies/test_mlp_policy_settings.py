@@ -50,8 +50,9 @@ def test_convolutions_are_refused_but_images_can_be_flattened() -> None:
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "precision": (
         lambda: MLPPolicy(box(4), ACTIONS["gaussian"], precision="fp32"),
-        "precision: expected 'tf32' or 'ieee', got 'fp32': 'ieee' computes as",
+        r"precision: expected 'tf32' or 'ieee' \('ieee' computes as .*, got 'fp32'; did you mean 'tf32'\?",
     ),
+    "a name that is nearly right": (lambda: make(activation="leaky_relu"), "activation: .*; did you mean 'relu'"),
     "no precision": (lambda: MLPPolicy(box(4), ACTIONS["gaussian"], precision=None), "precision: .*got None"),
     "a dictionary": (lambda: MLPPolicy(box(4), ACTIONS["gaussian"], {}), r"config: expected a PPOConfig, got \{\}"),
     "observations without axes": (lambda: MLPPolicy(box(), ACTIONS["gaussian"]), "observation_space: .*with an axis"),

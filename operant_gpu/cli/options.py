@@ -1,0 +1,53 @@
+"""How options are read, where tyro's own way is too narrow."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args, get_origin
+
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from operant_gpu.errors import as_integer
+
+OPTIONS = ConstructorRegistry()
+
+
+@OPTIONS.primitive_rule
+def _whole_number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[int] | None:
+    if info.type is not int:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=lambda words: _integer(words[0]),
+        is_instance=lambda value: as_integer(value) is not None,
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def _integer(text: str) -> int:
+    try:
+        # Apart, since floats do not have all integers.
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        number = as_integer(float(text))
+    except ValueError:
+        number = None
+    if number is None:
+        raise ValueError(f"expected a whole number, such as 1000000 or 1e6, got {text!r}")
+    return number
+
+
+@OPTIONS.primitive_rule
+def _name(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Take any text for one of some names: the library itself checks it, and knows it in any case."""
+    if get_origin(info.type) is not Literal:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{" + ",".join(get_args(info.type)) + "}",
+        instance_from_str=lambda words: words[0],
+        is_instance=lambda value: isinstance(value, str),
+        str_from_instance=lambda value: [value],
+    )
