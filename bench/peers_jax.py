@@ -132,8 +132,10 @@ class JaxPPO:
 
     def __init__(self, env: str, config: PPOConfig) -> None:
         unwritten = [name for name in UNWRITTEN if getattr(config, name) != getattr(PPOConfig(), name)]
+        config = config.fitted(config.num_envs)
         self._samples = config.n_steps * config.num_envs
-        if unwritten or self._samples % config.batch_size:
+        self._batch_size = config.batch_size or self._samples
+        if unwritten or self._samples % self._batch_size:
             raise ValueError(f"not written in JAX: {unwritten or 'minibatches of different sizes'}")
         self._task, self.config = TASKS[env](), config
         self.begin: Callable[[int], Progress] = jax.jit(self._begin)
@@ -310,8 +312,8 @@ class JaxPPO:
 
     def _pass(self, progress: Progress, rows: tuple[Array, ...], key: Array) -> tuple[Progress, None]:
         order = random.permutation(key, self._samples)
-        parts = self._samples // self.config.batch_size
-        shuffled = tuple(row[order].reshape(parts, self.config.batch_size, *row.shape[1:]) for row in rows)
+        parts = self._samples // self._batch_size
+        shuffled = tuple(row[order].reshape(parts, self._batch_size, *row.shape[1:]) for row in rows)
         return lax.scan(self._improve, progress, shuffled)[0], None
 
     def _improve(self, progress: Progress, batch: tuple[Array, ...]) -> tuple[Progress, None]:

@@ -28,6 +28,8 @@ Engine = Literal["auto", "fused", "graph", "eager"]
 _MOST_STEPS, _MOST_GRADIENT_STEPS = 2**31 - 1, 2**20 - 1
 # What stands for None in TOML, which has no such value.
 _NONE = "none"
+# Where nobody has chosen another, and an iteration has so many.
+_BATCH_SIZE = 512
 _KINDS = {int: "an integer", float: "a number", bool: "True or False", str: "text"}
 
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
@@ -71,8 +73,9 @@ class PPOConfig:
     """Steps of each environment in one iteration."""
     n_epochs: int = _setting(4, _EPOCHS)
     """Passes over the collected steps in one iteration."""
-    batch_size: int = _setting(512, _COUNT)
-    """Least number of steps in a minibatch; with a GRU, whole sequences of `n_steps` of some environments."""
+    batch_size: int | None = _setting(None, _COUNT)
+    """Least number of steps in a minibatch; with a GRU, whole sequences of `n_steps` of some environments. None stands
+    for 512, or for all steps of an iteration that has fewer."""
     lr: float = _setting(2.5e-3, _POSITIVE)
     """Learning rate of Adam."""
     anneal_lr: bool = _setting(True)
@@ -142,18 +145,24 @@ class PPOConfig:
         self._check_combinations()
 
     def _check_combinations(self) -> None:
-        if self.normalize_advantages and self.batch_size < 2:
-            message = "one step has no deviation to normalize by: raise it, or set normalize_advantages=False"
-            raise InvalidConfig("batch_size", message)
         if self.gru_size and self.n_steps < 2:
             message = "a GRU learns nothing from sequences of one step: raise it, or set gru_size=0"
             raise InvalidConfig("n_steps", message)
+        if self.batch_size is None:
+            return
+        if self.normalize_advantages and self.batch_size < 2:
+            message = "one step has no deviation to normalize by: raise it, or set normalize_advantages=False"
+            raise InvalidConfig("batch_size", message)
         if self.gru_size and self.batch_size < self.n_steps:
             message = f"{self.batch_size} steps hold no whole sequence of n_steps={self.n_steps} for the GRU: raise it"
             raise InvalidConfig("batch_size", message)
 
-    def check_rollout(self, num_envs: int) -> None:
-        """Check what depends on the number of environments.
+    def fitted(self, num_envs: int, usual: int | None = None) -> PPOConfig:
+        """Return the settings for a number of environments, with a `batch_size`.
+
+        Args:
+            num_envs: How many there are.
+            usual: A `batch_size` that nobody has chosen: it gives way where an iteration has fewer steps.
 
         Raises:
             InvalidConfig: If an iteration has fewer steps than a minibatch, or more steps or gradient steps than there
@@ -164,17 +173,25 @@ class PPOConfig:
             collected = f"{self.n_steps} x {num_envs} = {steps:,} steps of an iteration"
             message = f"expected at most {_MOST_STEPS:,}, got {collected}: lower it or num_envs"
             raise InvalidConfig("n_steps", message)
-        minibatches = max(1, steps // self.batch_size)
+        batch_size = self.batch_size or _BATCH_SIZE
+        if self.batch_size in (None, usual):
+            if self.normalize_advantages and steps < 2:
+                message = "an iteration of one step has no deviation to normalize by: raise it or num_envs, or set "
+                raise InvalidConfig("n_steps", message + "normalize_advantages=False")
+            # With a GRU, at least one whole sequence.
+            batch_size = min(max(batch_size, self.n_steps if self.gru_size else 1), steps)
+        minibatches = max(1, steps // batch_size)
         if self.n_epochs * minibatches > _MOST_GRADIENT_STEPS:
             message = (
                 f"expected at most {_MOST_GRADIENT_STEPS:,} gradient steps an iteration, got {self.n_epochs} epochs of "
                 f"{minibatches:,} minibatches: raise it, or lower n_epochs"
             )
             raise InvalidConfig("batch_size", message)
-        if steps < self.batch_size:
+        if steps < batch_size:
             collected = f"the {self.n_steps} x {num_envs} = {steps} steps of an iteration"
-            message = f"{self.batch_size} is more than {collected}: lower it, or raise n_steps or num_envs"
+            message = f"{batch_size} is more than {collected}: lower it, or raise n_steps or num_envs"
             raise InvalidConfig("batch_size", message)
+        return replace(self, batch_size=batch_size)
 
     @classmethod
     def for_env(cls, id: str, **overrides: Any) -> PPOConfig:

@@ -47,7 +47,8 @@ OUT_OF_RANGE = [
     ("engine", "fast"),
 ]
 WRONG_TYPE = [
-    *((name, value) for name in INTEGERS for value in (1.0, "1", None, True)),
+    *((name, value) for name in INTEGERS for value in (1.5, math.inf, math.nan, "1", True)),
+    *((name, None) for name in INTEGERS if name != "batch_size"),
     *((name, value) for name in NUMBERS for value in ("0.1", True, (0.1,))),
     *((name, value) for name in NUMBERS for value in (math.nan, math.inf, -math.inf)),
     *((name, None) for name in NUMBERS if name not in ("vf_clip_eps", "target_kl")),
@@ -87,6 +88,47 @@ def test_the_edge_of_a_rule_is_allowed(name: str, value: object) -> None:
 def test_every_field_is_tested_above() -> None:
     tested = {*INTEGERS, *NUMBERS, *FLAGS, *WIDTHS, "activation", "engine", "checkpoint_dir"}
     assert tested == {setting.name for setting in fields(PPOConfig)}
+
+
+def test_whole_floats_and_names_in_any_case_are_taken() -> None:
+    widths = (64.0, np.int64(32))
+    config = PPOConfig(total_timesteps=1e6, seed=np.float32(3), hidden_sizes=widths, engine="Eager", activation="ReLU")
+    exact = {"total_timesteps": 1_000_000, "seed": 3, "hidden_sizes": (64, 32), "engine": "eager", "activation": "relu"}
+    assert config == PPOConfig(**exact)
+    assert [type(value) for value in (config.total_timesteps, config.seed, *config.hidden_sizes)] == [int] * 4
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "here"),
+    [
+        ("learning_rate", "lr"),
+        ("clip_range_vf", "vf_clip_eps"),
+        ("num_minibatches", "batch_size"),
+        ("num_steps", "n_steps"),
+        ("update_epochs", "n_epochs"),
+        ("policy_kwargs", "hidden_sizes"),
+        ("n_envs", "num_envs"),
+        ("verbose", r"learn\(progress=True\)"),
+        ("GAE-Lambda", "gae_lambda"),
+    ],
+)
+def test_an_unknown_setting_is_refused_with_what_it_is_called_here(elsewhere: str, here: str) -> None:
+    message = rf"^{elsewhere}: unknown setting of PPO; did you mean '{here}'\? settings: num_envs, .*checkpoint_keep$"
+    calls = (
+        lambda: PPOConfig(**{elsewhere: 1}),
+        lambda: PPOConfig.for_env("CartPole-v1", **{elsewhere: 1}),
+        lambda: replace(PPOConfig(), **{elsewhere: 1}),
+        lambda: PPO(operant_gpu.make("CartPole-v1", 4, device="cpu"), **{elsewhere: 1}),
+    )
+    for call in calls:
+        with pytest.raises(InvalidConfig, match=message) as caught:
+            call()
+        assert caught.value.param == elsewhere
+
+
+def test_the_names_of_settings_can_be_read_from_the_signature() -> None:
+    assert list(inspect.signature(PPOConfig).parameters) == [setting.name for setting in fields(PPOConfig)]
+    assert list(inspect.signature(PPO).parameters) == ["env", "config", "network", "intrinsic"]
 
 
 def test_an_integer_beyond_all_floats_is_refused_by_name() -> None:
@@ -133,10 +175,45 @@ def test_neighbours_of_those_are_allowed(changes: dict[str, object]) -> None:
 
 def test_a_minibatch_larger_than_an_iteration_is_refused() -> None:
     config = PPOConfig(n_steps=8, batch_size=32)
-    config.check_rollout(4)
+    config.fitted(4)
     with pytest.raises(InvalidConfig, match=r"^batch_size: 32 is more than the 8 x 3 = 24 steps") as caught:
-        config.check_rollout(3)
+        config.fitted(3)
     assert caught.value.param == "batch_size"
+
+
+@pytest.mark.parametrize(
+    ("changes", "num_envs", "batch_size"),
+    [
+        ({}, 128, 512),
+        ({}, 4, 128),
+        ({"n_steps": 1}, 2, 2),
+        ({"n_steps": 1, "normalize_advantages": False}, 1, 1),
+        ({"gru_size": 8, "n_steps": 600}, 2, 600),
+        ({"gru_size": 8}, 2, 64),
+        ({"gru_size": 8}, 64, 512),
+    ],
+)
+def test_a_batch_size_that_nobody_has_chosen_fits_the_environments(
+    changes: dict[str, object], num_envs: int, batch_size: int
+) -> None:
+    config = PPOConfig(**changes)
+    assert config.batch_size is None
+    assert config.fitted(num_envs) == PPOConfig(**changes, batch_size=batch_size)
+
+
+def test_an_iteration_of_one_step_names_what_makes_it_so() -> None:
+    with pytest.raises(InvalidConfig, match=r"^n_steps: an iteration of one step .*: raise it or num_envs"):
+        PPOConfig(n_steps=1).fitted(1)
+
+
+@pytest.mark.parametrize("id", ["CartPole-v1", "MountainCar-v0", "Pendulum-v1", "Snake-v0"])
+def test_a_preset_fits_fewer_environments(id: str) -> None:
+    config, env = PPOConfig.for_env(id), operant_gpu.make(id, 2, device="cpu")
+    for fitted in (PPO(env).config, PPO(env, config).config):
+        assert fitted.batch_size == min(config.batch_size or 512, config.n_steps * 2)
+        assert replace(fitted, batch_size=None) == replace(config, batch_size=None)
+    with pytest.raises(InvalidConfig, match=r"^batch_size: 100000 is more than"):
+        PPO(env, replace(config, batch_size=100_000))
 
 
 POSITIVE_FLOATS = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
@@ -249,7 +326,7 @@ def test_each_environment_of_the_library_has_a_preset(id: str) -> None:
     assert id in operant_gpu.list_envs()
     config = PPOConfig.for_env(id)
     assert asdict(config) == {**asdict(PPOConfig()), **PRESETS[id]}
-    config.check_rollout(config.num_envs)
+    config.fitted(config.num_envs)
 
 
 def test_presets_are_for_environments_of_the_library() -> None:

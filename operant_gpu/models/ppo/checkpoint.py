@@ -265,7 +265,8 @@ def _find(path: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _fitting(config: PPOConfig, env: VecEnv) -> PPOConfig:
-    """Return the saved settings; a run on a GPU goes on elsewhere."""
+    """Return the saved settings, for as many environments as there are; a run on a GPU goes on elsewhere."""
+    config = config.fitted(env.num_envs, config.batch_size)
     # "eager" can be had everywhere.
     is_at_home = env.device.type == "cuda" or config.engine == "eager"
     return config if is_at_home else replace(config, engine="auto")

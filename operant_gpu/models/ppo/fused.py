@@ -80,7 +80,8 @@ class FusedUpdate(Update):
 
 
 def hyperparameters(config: PPOConfig, samples: int) -> Hyperparameters:
-    """Return what kernels need to know of a config, for so many samples an iteration."""
+    """Return what kernels need to know of a learner's config, for so many samples an iteration."""
+    assert config.batch_size is not None
     return Hyperparameters(
         clip_eps=config.clip_eps,
         vf_clip_eps=config.vf_clip_eps,

@@ -300,7 +300,8 @@ class PPO:
             path: The file; or a folder of checkpoints or a run's directory, for the newest there that can be read (a
                 warning tells of those that can't).
             env: Environments to go on with, which begin anew; if None, those of the file, where they were.
-            config: Settings to go on with; the saved ones if None. The network's must be the same.
+            config: Settings to go on with; the saved ones if None, where `batch_size` gives way if fewer environments
+                take fewer steps in an iteration. The network's must be the same.
             network: The caller's own, if it was trained with one.
             intrinsic: Likewise.
             device: Where the file's environments are to be. The learner's generator goes on on a device of the same

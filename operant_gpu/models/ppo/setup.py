@@ -36,7 +36,8 @@ def checked_config(env: VecEnv, config: PPOConfig | None, intrinsic: IntrinsicRe
         raise InvalidConfig(
             "engine", f"'graph' needs environments on a CUDA device, these are on {env.device}: use 'auto'"
         )
-    config.check_rollout(env.num_envs)
+    # Nobody has chosen that of the preset, which is for as many environments as the preset has.
+    config = config.fitted(env.num_envs, PRESETS.get(id, {}).get("batch_size"))
     if intrinsic is not None and config.rnd_coef:
         raise InvalidConfig("rnd_coef", "an intrinsic reward was given: set rnd_coef=0, or leave intrinsic out")
     if intrinsic is not None and not isinstance(intrinsic, IntrinsicReward):

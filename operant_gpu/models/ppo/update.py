@@ -132,10 +132,12 @@ class Update:
 
     def climb(self, rollout: Rollout, advantages: Tensor) -> None:
         """Take `n_epochs` passes over the rollout in minibatches."""
-        numbers, batch = itertools.count(1), make_batch(rollout, advantages)
+        numbers, batch, batch_size = itertools.count(1), make_batch(rollout, advantages), self.config.batch_size
+        # A learner's settings are fitted to its environments.
+        assert batch_size is not None
         self._stopped.zero_()
         for _ in range(self.config.n_epochs):
-            for minibatch in minibatches(batch, self.config.batch_size, self.generator):
+            for minibatch in minibatches(batch, batch_size, self.generator):
                 self._improve(minibatch, next(numbers))
                 if self._is_over():
                     return

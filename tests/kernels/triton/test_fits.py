@@ -165,7 +165,7 @@ def test_grids_hold_for_more_gradient_steps_than_a_grid_has_rows(monkeypatch: py
 )
 def test_more_steps_than_there_are_numbers_for_are_refused(settings: dict[str, int], num_envs: int, named: str) -> None:
     with pytest.raises(InvalidConfig, match=named):
-        PPOConfig(**settings).check_rollout(num_envs)
+        PPOConfig(**settings).fitted(num_envs)
 
 
 @triton.jit

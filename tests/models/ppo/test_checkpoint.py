@@ -137,6 +137,23 @@ def test_pytorch_alone_can_read_a_checkpoint(folder: Path) -> None:
     torch.testing.assert_close(content["policy"], dict(PPO.load(folder).policy.state_dict()), rtol=0, atol=0)
 
 
+def test_a_policy_goes_on_in_fewer_environments(folder: Path) -> None:
+    env = operant_gpu.make("CartPole-v1", 2, device="cpu")
+    learner = PPO.load(folder, env)
+    assert learner.config == replace(CONFIG, batch_size=16)
+    assert learner.learn(32).timesteps == 384 + 32
+    with pytest.raises(InvalidConfig, match=r"^batch_size: 32 is more than the 8 x 2 = 16 steps"):
+        PPO.load(folder, env, config=CONFIG)
+
+
+def test_a_default_batch_size_is_saved_as_it_was_resolved(tmp_path: Path) -> None:
+    learner = PPO(operant_gpu.make("CartPole-v1", 4, device="cpu"), PPOConfig(n_steps=8, hidden_sizes=(8,)))
+    assert learner.config.batch_size == 32
+    learner.learn(32).save(tmp_path / "learner.pt")
+    assert torch.load(tmp_path / "learner.pt", weights_only=True)["config"]["batch_size"] == 32
+    assert PPO.load(tmp_path / "learner.pt").config == learner.config
+
+
 def test_a_checkpoint_can_be_moved_to_where_its_engine_is_not(folder: Path) -> None:
     content = torch.load(folder / NEWEST, weights_only=True)
     content["config"]["engine"] = "graph"

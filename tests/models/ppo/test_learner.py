@@ -147,8 +147,9 @@ def test_total_timesteps_come_from_the_settings_if_not_given() -> None:
 
 
 def test_without_settings_the_preset_of_the_environment_is_taken() -> None:
-    assert PPO(operant_gpu.make("Pendulum-v1", 4, device="cpu")).config == PPOConfig.for_env("Pendulum-v1")
-    assert PPO(Recall(16, device="cpu")).config == PPOConfig()
+    preset = PPOConfig.for_env("Pendulum-v1", batch_size=512)
+    assert PPO(operant_gpu.make("Pendulum-v1", 4, device="cpu")).config == preset
+    assert PPO(Recall(16, device="cpu")).config == PPOConfig(batch_size=512)
 
 
 class HostReads(TorchDispatchMode):
