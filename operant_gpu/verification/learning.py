@@ -146,12 +146,9 @@ def _acted(env: VecEnv, policy: MLPPolicy) -> dict[str, Tensor]:
 
 
 def _rows(env: VecEnv, stored: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return observations, actions as distributions count them, and masks of a rollout: a row a step, on the CPU."""
-    layout, actions = action_layout(env.single_action_space), stored["action"].cpu()
-    if layout.is_discrete:
-        actions = actions - torch.tensor(layout.low if layout.shape else layout.low[0])
+    """Return observations, actions and masks of a rollout: a row a step, on the CPU."""
     masks = stored["action_mask"].cpu().flatten(0, 1) if "action_mask" in stored else None
-    return stored["obs"].cpu().flatten(0, 1), actions.flatten(0, 1), masks
+    return stored["obs"].cpu().flatten(0, 1), stored["action"].cpu().flatten(0, 1), masks
 
 
 def _fused_gradient(

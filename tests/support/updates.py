@@ -68,14 +68,13 @@ def case(
         bounds = zip(layout.low, layout.high, strict=True)
         choices = [torch.randint(low, high, size, generator=generator) for low, high in bounds]
         drawn = torch.stack(choices, -1) if layout.shape else choices[0]
-        counted = drawn - torch.tensor(layout.low if layout.shape else layout.low[0])
     else:
-        counted = drawn = normals(*layout.shape)
+        drawn = normals(*layout.shape)
     masks = None
     if masked:
         masks = normals(layout.num_actions) < 0.5
-        for i, first in enumerate(layout.first_choices):
-            masks[..., first:].scatter_(-1, counted.view(*size, -1)[..., i, None], True)
+        for i, (first, low) in enumerate(zip(layout.first_choices, layout.low, strict=True)):
+            masks[..., first:].scatter_(-1, drawn.view(*size, -1)[..., i, None] - low, True)
         # No action is legal: all are as likely.
         masks[0, 0] = False
     settings = Hyperparameters(
@@ -83,14 +82,14 @@ def case(
         *(config.target_kl, config.normalize_advantages, config.n_epochs, minibatches),
     )
     reference = in_float64(policy)
-    columns = (obs, counted, torch.zeros(size), normals(), 3.0 * normals() + 1.0, masks)
+    columns = (obs, drawn, torch.zeros(size), normals(), 3.0 * normals() + 1.0, masks)
     flat = [None if column is None else column.flatten(0, 1) for column in columns]
     with torch.no_grad():
         log_probs = reference.evaluate(flat[0], flat[1], None, None, flat[5]).log_prob.float().view(size)
     log_probs += 0.2 * normals()
     if masked:
         log_probs[0, 0] = -1.5
-    columns = (obs, drawn, log_probs, *columns[3:])
+    columns = (*columns[:2], log_probs, *columns[3:])
     values, advantages = flat[3], flat[4]
     batch = Minibatch(
         flat[0], flat[1], log_probs.flatten(), values, advantages, advantages + values, flat[5], None, None

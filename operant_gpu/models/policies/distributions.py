@@ -48,11 +48,11 @@ class Distribution(nn.Module):
 
     def for_environment(self, actions: Tensor) -> Tensor:
         """Return actions as the environment takes them."""
-        raise NotImplementedError
+        return actions
 
 
 class Categorical(Distribution):
-    """Integer actions: independent components, counted from 0, from the logits of one after the other."""
+    """Integer actions of the space: independent components, from the logits of one after the other."""
 
     start: Tensor
 
@@ -83,16 +83,13 @@ class Categorical(Distribution):
 
     def log_prob(self, outputs: Tensor, actions: Tensor, mask: Tensor | None) -> Tensor:
         """Return log-probabilities among the legal actions."""
+        actions = actions if self._starts_at_zero else actions - self.start
         parts = zip(self._log_probs(outputs, mask), actions.unbind(-1) if self.action_shape else [actions], strict=True)
         return _sum([log_probs.gather(-1, action[..., None]).squeeze(-1) for log_probs, action in parts])
 
     def entropy(self, outputs: Tensor, mask: Tensor | None) -> Tensor:
         """Return entropies over the legal actions."""
         return _sum([-(log_probs.exp() * log_probs).sum(-1) for log_probs in self._log_probs(outputs, mask)])
-
-    def for_environment(self, actions: Tensor) -> Tensor:
-        """Return actions counted from the space's start."""
-        return actions if self._starts_at_zero else actions + self.start
 
     def _parts(self, outputs: Tensor, mask: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
         """Return each component's logits, and which of its actions are legal."""
@@ -105,8 +102,9 @@ class Categorical(Distribution):
         return [_legal(logits, legal).log_softmax(-1) for logits, legal in self._parts(outputs, mask)]
 
     def _likeliest(self, scores: list[Tensor]) -> Tensor:
-        actions = [part.argmax(-1) for part in scores]
-        return torch.stack(actions, -1) if self.action_shape else actions[0]
+        parts = [part.argmax(-1) for part in scores]
+        actions = torch.stack(parts, -1) if self.action_shape else parts[0]
+        return actions if self._starts_at_zero else actions + self.start
 
 
 def _legal(logits: Tensor, mask: Tensor | None) -> Tensor:

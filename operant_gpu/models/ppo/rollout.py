@@ -31,7 +31,7 @@ class Rollout:
         action_mask: (n_steps + 1, num_envs, choices) bool, legal actions; None where all always are.
         starts: (n_steps + 1, num_envs) bool, whether the observation begins an episode; for recurrent policies.
         states: (n_steps + 1, num_envs, state_size), the policy's memory before each observation; for recurrent ones.
-        action: (n_steps, num_envs, ...) as the policy drew it.
+        action: (n_steps, num_envs, ...), counted from the space's start; those of a Box as drawn, not clipped.
         log_prob, value, reward: (n_steps, num_envs) float32.
         final_value: (n_steps, num_envs) float32, of what follows a step that a time limit cut, or the last one; for
             fused engines.

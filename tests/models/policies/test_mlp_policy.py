@@ -211,7 +211,7 @@ def test_precision_is_the_callers() -> None:
     policy.precision = "tf32"
     assert policy.mlp.precision == "tf32"
     policy.precision = "bf16"
-    with pytest.raises(InvalidConfig, match=r"^precision: expected one of 'tf32', 'ieee', got 'bf16'"):
+    with pytest.raises(InvalidConfig, match=r"^precision: expected 'tf32' or 'ieee', got 'bf16'"):
         _ = policy.mlp
 
 

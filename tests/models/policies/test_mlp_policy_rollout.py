@@ -29,7 +29,7 @@ def started(name: str, num_envs: int = 64, limit: int = 15) -> VecEnv:
 
 def evaluated(env: VecEnv, policy: MLPPolicy, stored: dict[str, Tensor], name: str) -> Tensor:
     """Return the policy's own view of a rollout, (num_steps, num_envs)."""
-    actions, mask = as_drawn(env, stored["action"]), stored.get("action_mask")
+    actions, mask = stored["action"], stored.get("action_mask")
     with torch.no_grad():
         steps = [
             policy.evaluate(obs, action, None, None, None if mask is None else mask[step])
@@ -150,7 +150,7 @@ def test_advantages_are_those_of_ppo(name: str, variant: str) -> None:
     names = ["action", "value", "final_value", "reward", "terminated", "truncated"]
     for _ in range(2):
         stored = env.rollout(35, policy, names)
-        rollout = replayed(other, policy, as_drawn(env, stored["action"]))
+        rollout = replayed(other, policy, stored["action"])
         for key, tensor in (("terminated", rollout.terminated), ("truncated", rollout.truncated)):
             assert torch.equal(stored[key], tensor)
         following = next_values(rollout, policy, env.max_episode_steps)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import math
 
 import pytest
 import torch
+from contract_envs import Dials, Drift, Ledge, MaskedDials, make_cpu
+from gymnasium import spaces
 from torch import Generator, Tensor
 
 import operant_gpu
-from operant_gpu.models import RND, PPOConfig
+from operant_gpu.models import PPO, RND, IntrinsicReward, Policy, PPOConfig
 from operant_gpu.models.policies.making import make_policy
 from operant_gpu.models.ppo.rollout import Rollout
 
@@ -59,6 +62,39 @@ def test_images_are_flattened() -> None:
     rollout = Rollout(env, policy, STEPS)
     rollout.final_obs = random(STEPS, NUM_ENVS, 2, 3, 3)
     assert RND((2, 3, 3), NUM_ENVS)(rollout, Generator()).shape == (STEPS, NUM_ENVS)
+
+
+class Watching(IntrinsicReward):
+    """Keeps the actions that it is shown, and what the policy thinks of them."""
+
+    policy: Policy
+
+    def forward(self, rollout: Rollout, generator: Generator) -> Tensor:
+        self.seen, self.log_prob = rollout.action.clone(), rollout.log_prob.clone()
+        mask = None if rollout.action_mask is None else rollout.action_mask[:-1].flatten(0, 1)
+        obs, action = rollout.obs[:-1].flatten(0, 1), rollout.action.flatten(0, 1)
+        self.own = self.policy.evaluate(obs, action, None, None, mask).log_prob.view_as(rollout.log_prob)
+        return torch.zeros_like(rollout.reward)
+
+
+@pytest.mark.parametrize("engine", ["fused", "eager"])
+@pytest.mark.parametrize("name", [Ledge.id, Dials.id, MaskedDials.id, Drift.id])
+def test_an_intrinsic_reward_is_shown_actions_as_the_environment_takes_them(name: str, engine: str) -> None:
+    env, watching = make_cpu(name, 64, "numpy"), Watching()
+    learner = PPO(env, PPOConfig(n_steps=8, n_epochs=1, hidden_sizes=(8,), engine=engine), intrinsic=watching)
+    watching.policy = learner.policy
+    learner.learn(512)
+    assert learner.engine == engine
+    space = env.single_action_space
+    for place in itertools.product(range(8), range(64)):
+        action = watching.seen[place].numpy()
+        # Those of a Box are as drawn.
+        assert space.contains(action if action.shape else action.item()) or isinstance(space, spaces.Box)
+    if not isinstance(space, spaces.Box):
+        low, high = watching.seen.amin((0, 1)), watching.seen.amax((0, 1))
+        assert torch.equal(low, torch.as_tensor(space.start).expand_as(low))
+        assert torch.equal(high - low + 1, torch.as_tensor(getattr(space, "nvec", getattr(space, "n", None))))
+    torch.testing.assert_close(watching.own, watching.log_prob, rtol=1e-4, atol=1e-5)
 
 
 def test_the_bonus_falls_for_what_is_seen_again_and_again(rollout: Rollout) -> None:
