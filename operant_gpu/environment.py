@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from gymnasium import Space
 
-from operant_gpu.errors import InvalidConfig, as_integer, nearest, whole
+from operant_gpu.errors import InvalidConfig, as_integer, mapping, nearest, whole
 from operant_gpu.lang import Array, is_jit_function, next_power_of_2, numpy_dtype, tl
 from operant_gpu.spaces import action_layout, observation_layout
 
@@ -33,6 +33,11 @@ _ARGUMENTS = {
     "observe": ("state", "params"),
     "action_mask": ("state", "params"),
 }
+# What may be functions of a definition, and what may be there instead.
+_FUNCTIONS = (
+    *((name, Space, "a Box or another of gymnasium.spaces") for name in ("observation_space", "action_space")),
+    *((name, type(None), "None") for name in ("validate", "draw")),
+)
 
 
 class NoParams(NamedTuple):
@@ -108,6 +113,11 @@ class Definition:
         if self.max_episode_steps is not None:
             limit = whole("max_episode_steps", self.max_episode_steps, 1, note=", or None")
             object.__setattr__(self, "max_episode_steps", limit)
+        for name, kind, other in _FUNCTIONS:
+            function = getattr(self, name)
+            # Classes can be called too, and are none of them.
+            if isinstance(function, type) or not (callable(function) or isinstance(function, kind)):
+                raise InvalidConfig(name, f"expected {other}, or a function, got {function!r}")
         if self.keys is not None and not isinstance(self.keys, Mapping):
             raise InvalidConfig("keys", f"expected a dictionary of keys and their actions, got {self.keys!r}")
         for key in self.keys or ():
@@ -150,7 +160,9 @@ class Definition:
         from operant_gpu.vector import VecEnv
 
         own = {name: settings.pop(name) for name in _RESERVED & settings.keys()}
-        return VecEnv(self, num_envs, params=settings, **own)
+        given = own.pop("params", None)
+        params = {} if given is None else mapping("params", given, "parameters")
+        return VecEnv(self, num_envs, params={**params, **settings}, **own)
 
     def make_params(self, overrides: Mapping[str, Any]) -> Any:
         """Return `params` with defaults replaced by `overrides`, checked.
@@ -158,7 +170,7 @@ class Definition:
         Raises:
             InvalidConfig: If a name is unknown, a value is of the wrong type or `validate` refuses it.
         """
-        for name in overrides:
+        for name in mapping("params", overrides, "parameters"):
             if name not in self.params._fields:
                 raise InvalidConfig(name, _unknown(name, self))
         defaults = self.params._field_defaults

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,8 @@ class InvalidConfig(OperantError, ValueError):
     """
 
     def __init__(self, param: str, message: str) -> None:
-        super().__init__(f"{param}: {message}")
+        # What users gave may print in lines, as tensors do.
+        super().__init__(re.sub(r"\s*\n\s*", " ", f"{param}: {message}"))
         self.param = param
 
 
@@ -119,7 +120,7 @@ def nearest(name: object, known: Collection[str]) -> str:
 
 def called_here(name: object, known: Collection[str]) -> str | None:
     """Return what a setting of other libraries is called among the known names, or the call that does the same."""
-    names = (here for here, elsewhere in _ELSEWHERE.items() if name in elsewhere.split())
+    names = (here for here, elsewhere in _ELSEWHERE.items() if str(name) in elsewhere.split())
     return next((here for here in names if here in known or here.endswith(")")), None)
 
 
@@ -142,6 +143,28 @@ def one_of(param: str, value: object, choices: Sequence[str], note: str = "") ->
 def _plain(name: object) -> str:
     """Return what is left of a name without case, hyphens, underscores and spaces."""
     return re.sub(r"[\s_-]", "", str(name)).casefold()
+
+
+def flag(param: str, value: object) -> bool:
+    """Return a setting that is to be True or False, of Python or NumPy.
+
+    Raises:
+        InvalidConfig: If it is neither.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise InvalidConfig(param, f"expected True or False, got {value!r}")
+    return bool(value)
+
+
+def mapping(param: str, value: object, of: str) -> Mapping[Any, Any]:
+    """Return what is to be a dictionary `of` something.
+
+    Raises:
+        InvalidConfig: If it is none.
+    """
+    if not isinstance(value, Mapping):
+        raise InvalidConfig(param, f"expected a dictionary of {of}, got {value!r}")
+    return value
 
 
 def as_integer(value: object) -> int | None:

@@ -73,7 +73,7 @@ def resolve(
     kind = f"{type(environment).__name__}s{' with arrays' if has_arrays else ''}"
     backend = one_of("backend", backend, ("auto", *known), f" for {kind}")
     device = spelled(device)
-    if device == "auto":
+    if isinstance(device, str) and device == "auto":
         usable = torch.cuda.is_available() and not _missing(on_gpu)
         device = "cuda" if usable and backend in ("auto", on_gpu) else "cpu"
     resolved = existing(device)
@@ -111,7 +111,7 @@ def existing(device: str | torch.device) -> torch.device:
     """
     try:
         resolved = torch.device(spelled(device))
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise InvalidConfig("device", f"expected 'auto', 'cpu', 'cuda' or 'cuda:<index>', got {device!r}") from error
     if resolved.type == "cpu":
         return torch.device("cpu")

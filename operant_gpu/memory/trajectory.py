@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from operant_gpu.errors import InvalidConfig
+from operant_gpu.errors import InvalidConfig, mapping
 from operant_gpu.memory.allocation import memory_of
 from operant_gpu.memory.columns import Outputs
 from operant_gpu.spaces import ActionLayout, ObservationLayout
@@ -106,7 +106,7 @@ class Storage:
         """
         shares_final_obs = outputs.final_obs is outputs.obs
         own = {name: tensor for name, tensor in outputs._asdict().items() if tensor is not None}
-        for name, given in out.items():
+        for name, given in mapping("out", out, "tensors").items():
             _check_known(name, own)
             if name == "final_obs" and shares_final_obs:
                 raise InvalidConfig("out", "final_obs is obs itself in this auto-reset mode: leave it out")

@@ -68,11 +68,13 @@ class Evaluation:
             seed: Of the samples.
 
         Raises:
-            InvalidConfig: If the level is not between 0 and 1.
+            InvalidConfig: If the level is not between 0 and 1, or another argument makes no sense.
         """
-        if not 0 < level < 1:
+        if not isinstance(level, int | float | np.number) or not 0 < level < 1:
             raise InvalidConfig("level", f"expected a number between 0 and 1, got {level!r}")
-        statistic, rng = statistic or interquartile_mean, np.random.default_rng(seed)
+        if statistic is not None and not callable(statistic):
+            raise InvalidConfig("statistic", f"expected a function of an array, or None, got {statistic!r}")
+        statistic, rng = statistic or interquartile_mean, np.random.default_rng(whole("seed", seed, 0))
         size = len(self.returns)
         # One after the other, for a million episodes would not fit in memory as often.
         samples = [statistic(self.returns[rng.integers(size, size=size)]) for _ in range(_RESAMPLES)]

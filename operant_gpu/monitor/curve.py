@@ -6,7 +6,8 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from operant_gpu.files import write_whole
+from operant_gpu.errors import InvalidConfig
+from operant_gpu.files import as_path, write_whole
 from operant_gpu.monitor.view import View
 
 _SIZE, _DPI = (6.4, 3.6), 150
@@ -22,8 +23,12 @@ def draw_curve(views: Sequence[View], path: Path) -> None:
     """Draw the mean returns of runs over timesteps, as a PNG.
 
     Raises:
+        InvalidConfig: If there is no view, or something else than views.
         OSError: If the file cannot be written.
     """
+    if not isinstance(views, Sequence) or not views or not all(isinstance(view, View) for view in views):
+        raise InvalidConfig("views", f"expected a list of views of runs, got {views!r}")
+    path = as_path("path", path)
     # Here, since it takes a moment to import; without pyplot, which has a state of its own.
     from matplotlib.figure import Figure
 

@@ -14,6 +14,7 @@ from operant_gpu.errors import ActionError, InvalidConfig
 from operant_gpu.memory.columns import Columns
 from operant_gpu.mlp import ACTIVATIONS, MAX_LAYERS, MAX_WIDTH, MLP
 from operant_gpu.spaces import ActionLayout
+from operant_gpu.vector.checks import as_tensor
 
 # Beyond it the width of a Box has no float32.
 _MOST = float(np.finfo(np.float32).max)
@@ -111,12 +112,7 @@ class ActionReader:
         try:
             if not isinstance(actions, np.ndarray) and hasattr(actions, "__dlpack__"):
                 return torch.utils.dlpack.from_dlpack(actions)
-            # Python numbers have no width: they take the environment's.
-            width = None if self._dtypes[0] is not torch.float32 or isinstance(actions, np.ndarray) else np.float32
-            array = np.asarray(actions, width)
-            # torch takes neither negative strides nor read-only memory.
-            shareable = array.flags.writeable and min(array.strides, default=0) >= 0
-            return torch.from_numpy(array if shareable else array.copy())
+            return as_tensor(actions, np.float32 if self._dtypes[0] is torch.float32 else None)
         except (TypeError, ValueError, RuntimeError, BufferError) as error:
             raise ActionError(f"{self._expectation(shape)}, got {type(actions).__name__}: {error}") from error
 

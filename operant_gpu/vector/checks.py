@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,15 @@ from torch import Tensor
 
 from operant_gpu.backends.base import NO_LIMIT
 from operant_gpu.environment import Definition
-from operant_gpu.errors import InvalidConfig, as_integer, one_of, whole
+from operant_gpu.errors import InvalidConfig, as_integer, mapping, one_of, whole
+
+
+def definition(given: Any) -> Definition:
+    """Return the definition of an environment."""
+    if not isinstance(given, Definition):
+        expected = "expected an Environment or a CudaEnvironment"
+        raise InvalidConfig("environment", f"{expected}, got {given!r}: operant_gpu.make(id) takes a name")
+    return given
 
 
 def autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
@@ -35,7 +43,7 @@ def render_mode(mode: str | None, environment: Definition) -> str | None:
 def step_limit(max_episode_steps: int | None, environment: Definition) -> int:
     """Return the time limit: the environment's own for None, none for -1."""
     limit = environment.max_episode_steps if max_episode_steps is None else max_episode_steps
-    if limit is None or limit == -1:
+    if limit is None or as_integer(limit) == -1:
         return NO_LIMIT
     return whole("max_episode_steps", limit, 1, NO_LIMIT, ", or -1 for no limit")
 
@@ -52,8 +60,7 @@ def first_env_id(first: int, num_envs: int) -> int:
 
 def seeds(given: Any, num_envs: int) -> int | list[int | None]:
     """Return the streams' seed, or that of each environment, None where its stream is to go on."""
-    # Arrays, tensors and columns of tables have it.
-    plain = given.tolist() if hasattr(given, "tolist") and not isinstance(given, type) else given
+    plain = _plain(given)
     if as_integer(plain) is not None:
         return whole("seed", plain, 0)
     if not isinstance(plain, Sequence) or len(plain) != num_envs:
@@ -61,19 +68,76 @@ def seeds(given: Any, num_envs: int) -> int | list[int | None]:
     return [None if seed is None else whole("seed", seed, 0) for seed in plain]
 
 
+def indices(given: Any, num_envs: int) -> list[int]:
+    """Return the numbers of some environments."""
+    plain = _plain(given)
+    if as_integer(plain) is not None:
+        plain = [plain]
+    numbers = [as_integer(one) for one in plain] if isinstance(plain, Iterable) else [None]
+    for number in numbers:
+        if number is None:
+            raise InvalidConfig("indices", f"expected numbers of environments, got {given!r}")
+        if not 0 <= number < num_envs:
+            raise InvalidConfig("indices", f"environment {number} is out of range: there are {num_envs}")
+    return [number for number in numbers if number is not None]
+
+
+def _plain(given: Any) -> Any:
+    """Return arrays, tensors and columns of tables as lists, and all else as it is."""
+    try:
+        return given.tolist() if hasattr(given, "tolist") and not isinstance(given, type) else given
+    except RuntimeError:
+        # Of a tensor without memory.
+        return given
+
+
+def as_tensor(given: Any, width: Any = None) -> Tensor:
+    """Return what `torch.as_tensor` reads, and lists of tensors, tables, and arrays of any byte order and stride.
+
+    Args:
+        given: Numbers; memory is shared where it can be.
+        width: Dtype for numbers of Python, which have none.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: If it is something else.
+    """
+    if isinstance(given, Tensor):
+        return given.to_dense() if given.is_sparse else given
+    if hasattr(given, "__cuda_array_interface__"):
+        return torch.as_tensor(given)
+    if isinstance(given, list | tuple) and given and all(isinstance(one, Tensor) for one in given):
+        return torch.stack(tuple(given))
+    array = np.asarray(given, None if isinstance(given, np.ndarray) else width)
+    # torch takes neither other byte orders, nor negative strides, nor read-only memory.
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    shareable = native.flags.writeable and min(native.strides, default=0) >= 0
+    return torch.from_numpy(native if shareable else native.copy())
+
+
+def saved_column(name: str, given: Any, column: Tensor) -> Tensor:
+    """Return what was saved of a column, as a tensor or an array."""
+    kind = f"{column.dtype} {tuple(column.shape)}"
+    try:
+        tensor = as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidConfig("state_dict", f"{name} is missing or not {kind}") from error
+    if tensor.shape != column.shape or tensor.dtype != column.dtype or tensor.is_meta:
+        raise InvalidConfig("state_dict", f"{name} is missing or not {kind}")
+    return tensor
+
+
 def reset_mask(options: Mapping[str, Any] | None, num_envs: int, device: torch.device) -> Tensor | None:
     """Return which environments are to be reset, None for all."""
     if options is None:
         return None
-    unknown = set(options) - {"reset_mask"}
+    unknown = [option for option in mapping("options", options, "options") if option != "reset_mask"]
     if unknown:
-        raise InvalidConfig("options", f"unknown option {sorted(unknown)}: 'reset_mask' is the only one")
+        raise InvalidConfig("options", f"unknown option {unknown}: 'reset_mask' is the only one")
     given = options.get("reset_mask")
     if given is None:
         return None
     try:
-        # NumPy arrays by a copy: torch refuses some strides, and warns of read-only memory.
-        mask = torch.as_tensor(np.array(given) if isinstance(given, np.ndarray) else given, device=device)
+        mask = as_tensor(given).to(device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidConfig("options", f"reset_mask must be a tensor or array, got {given!r}: {error}") from error
     if mask.dtype != torch.bool or mask.shape != (num_envs,):

@@ -18,7 +18,7 @@ from operant_gpu.backends import select
 from operant_gpu.backends.base import NO_LIMIT, Batch
 from operant_gpu.backends.lowering.trial import try_out
 from operant_gpu.environment import Definition
-from operant_gpu.errors import InvalidConfig, ResetNeeded
+from operant_gpu.errors import InvalidConfig, ResetNeeded, flag, mapping
 from operant_gpu.memory import allocation
 from operant_gpu.memory.columns import Outputs
 from operant_gpu.memory.trajectory import Storage
@@ -99,8 +99,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         render_mode: str | None = None,
         first_env_id: int = 0,
     ) -> None:
-        self.environment = environment
-        self.params = environment.make_params(params or {})
+        self.environment = checks.definition(environment)
+        self.params = environment.make_params({} if params is None else params)
         self.single_observation_space, self.single_action_space = environment.spaces(self.params)
         self.autoreset_mode = checks.autoreset_mode(autoreset_mode)
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 30, "autoreset_mode": self.autoreset_mode}
@@ -127,7 +127,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self._backend = select.create(self.backend, batch)
         self.output, self._export = allocation.exporter(output, self.device)
         self.action_mask = None if self._outputs.action_mask is None else self._export(self._outputs.action_mask)
-        self._copy, self._debug, self._started = copy, debug, False
+        self._copy, self._debug, self._started = flag("copy", copy), flag("debug", debug), False
         self._all = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
         self._none = torch.zeros_like(self._all)
         self._fixed = self._exported(self._outputs)
@@ -309,6 +309,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         Raises:
             ActionError: As `check`.
         """
+        clear = flag("clear", clear)
         self.check()
         logs = (self._columns.log_count, self._columns.log_return, self._columns.log_length)
         count, total, length = torch.stack([column.sum(dtype=torch.float64) for column in logs]).tolist()
@@ -338,29 +339,29 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         Raises:
             InvalidConfig: If it belongs to other environments; nothing is changed then.
         """
-        found = state_dict.get("format", "missing")
-        if found not in _STATE_FORMATS:
-            raise InvalidConfig("state_dict", f"format is {found!r}, this version reads {_STATE_FORMATS}")
+        mapping("state_dict", state_dict, "what `state_dict` returned")
+        version = state_dict.get("format", "missing")
+        if version not in _STATE_FORMATS:
+            raise InvalidConfig("state_dict", f"format is {version!r}, this version reads {_STATE_FORMATS}")
         for name, value in self._identity().items():
-            if name not in state_dict or state_dict[name] != value:
-                raise InvalidConfig("state_dict", f"{name} is {state_dict.get(name, 'missing')!r}, expected {value!r}")
+            found = state_dict.get(name, "missing")
+            if not isinstance(found, type(value)) or found != value:
+                raise InvalidConfig("state_dict", f"{name} is {found!r}, expected {value!r}")
         pairs = []
         for part, owner in (("state", self.state), ("columns", self._columns)):
-            saved = state_dict.get(part, {})
+            saved = mapping("state_dict", state_dict.get(part, {}), f"tensors as its {part}")
             for name, column in owner._asdict().items():
                 given = saved.get(name)
-                if found == 1 and part == "columns" and isinstance(given, Tensor):
+                if version == 1 and part == "columns" and isinstance(given, Tensor):
                     given = given.to(column.dtype)
-                if not isinstance(given, Tensor) or given.shape != column.shape or given.dtype != column.dtype:
-                    kind = f"{column.dtype} {tuple(column.shape)}"
-                    raise InvalidConfig("state_dict", f"{part}[{name!r}] is missing or not {kind}")
-                pairs.append((column, given))
+                pairs.append((column, checks.saved_column(f"{part}[{name!r}]", given, column)))
+        started = flag("state_dict", state_dict.get("started", False))
         self._first_env_id = checks.first_env_id(state_dict.get("first_env_id", 0), self.num_envs)
         last = self._first_env_id + self.num_envs
         self._env_ids.copy_(torch.arange(self._first_env_id, last, device=self.device))
         for column, saved_column in pairs:
             column.copy_(saved_column)
-        self._started = bool(state_dict.get("started"))
+        self._started = started
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle a twin, in memory of its own: with the same future, and the outputs of the last step."""
@@ -380,31 +381,29 @@ class VecEnv(VectorEnv[Any, Any, Any]):
 
     def __setstate__(self, state: tuple[Info, Outputs, bool]) -> None:
         """Go on as the twin of another."""
-        saved, outputs, self.closed = state
+        saved, outputs, closed = state
         self.load_state_dict(saved)
+        self.closed = closed
         for own, given in zip(self._outputs, outputs, strict=True):
             if own is not None and given is not None:
                 own.copy_(given)
 
-    def render(self, indices: Iterable[int] | None = None) -> tuple[np.ndarray[Any, Any], ...] | None:
+    def render(self, indices: Iterable[int] | int | None = None) -> tuple[np.ndarray[Any, Any], ...] | None:
         """Draw environments.
 
         Args:
-            indices: Which ones; all if None.
+            indices: Which ones, or which one; all if None.
 
         Returns:
             One uint8 array (height, width, 3) for each, or None without `render_mode="rgb_array"`.
 
         Raises:
-            InvalidConfig: If an index is out of range.
+            InvalidConfig: If an index is none, or out of range.
         """
         if self.render_mode is None or self.environment.draw is None:
             return None
-        chosen = range(self.num_envs) if indices is None else list(indices)
-        for index in chosen:
-            if not 0 <= index < self.num_envs:
-                raise InvalidConfig("indices", f"environment {index} is out of range: there are {self.num_envs}")
-        columns = (column[list(chosen)].cpu() for column in self.state)
+        chosen = list(range(self.num_envs)) if indices is None else checks.indices(indices, self.num_envs)
+        columns = (column[chosen].cpu() for column in self.state)
         rows = zip(*(column.tolist() if column.ndim == 1 else column.numpy() for column in columns), strict=True)
         return tuple(self.environment.draw(self.environment.state(*row), self.params) for row in rows)
 

@@ -113,7 +113,7 @@ def examine(env: VecEnv | Definition | str | None = None, device: str | torch.de
 
 
 def _device(env: object, device: str | torch.device) -> torch.device:
-    if spelled(device) == "auto":
+    if isinstance(device, str) and spelled(device) == "auto":
         # A GPU also where an environment would take the CPU beside it, for want of a package: that is to be told.
         device = env.device if isinstance(env, VecEnv) else "cuda" if torch.cuda.is_available() else "cpu"
     return existing(device)

@@ -269,3 +269,6 @@ def test_what_is_no_learner_is_refused(tmp_path: Path) -> None:
             evaluate(cartpole(), 4, seed=seed)
     with pytest.raises(InvalidConfig, match="level: expected a number between 0 and 1, got 2"):
         Evaluation(np.ones(4), np.ones(4)).interval(level=2)
+    for name, wrong in (("level", None), ("level", "x"), ("seed", -1), ("seed", None), ("statistic", 5)):
+        with pytest.raises(InvalidConfig, match=f"^{name}: expected"):
+            Evaluation(np.ones(4), np.ones(4)).interval(**{name: wrong})

@@ -94,6 +94,36 @@ def test_lists_arrays_and_tensors_of_the_right_form_are_the_same(actions: Any) -
     assert env.step(read_only)[0].equal(reference.step([0, 1] * 3)[0])
 
 
+@pytest.mark.parametrize("environment", [CartPole, Pendulum], ids=lambda environment: environment.id)
+def test_actions_of_any_byte_order_stride_and_container_are_taken(environment: Any, backend: str) -> None:
+    env, reference = (started(environment, backend=backend) for _ in range(2))
+    plain = np.array([0, 1, 1, 0, 1, 0]) if environment is CartPole else np.float32([[0.5, -1, 2, 0, 1, -2]]).T
+    strided = np.zeros((2 * len(plain), *plain.shape[1:]), plain.dtype)
+    strided[::2] = plain
+    forms = [
+        *(plain.astype(plain.dtype.newbyteorder(order)) for order in "<>"),
+        *(plain[::-1].copy()[::-1], strided[::2], np.asfortranarray(plain)),
+        *([torch.tensor(row) for row in plain], tuple(torch.tensor(row) for row in plain)),
+        Column(plain),
+    ]
+    for form in forms:
+        assert env.step(form)[0].equal(reference.step(torch.from_numpy(plain))[0])
+    steps = np.stack([plain] * 3)
+    env.rollout(3, steps.astype(steps.dtype.newbyteorder(">"))[:, ::-1][:, ::-1])
+    reference.rollout(3, torch.from_numpy(steps))
+    assert env.observe().equal(reference.observe())
+
+
+class Column:
+    """As pandas' columns and tables give their numbers."""
+
+    def __init__(self, numbers: np.ndarray) -> None:
+        self._numbers = numbers
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return np.asarray(self._numbers, dtype)
+
+
 # Values beside and far beyond the range, and numbers that are none.
 BAD_VALUES = {
     "CartPole-v1": [-1, 2, 2**31 - 1, -(2**31), 2**32, 2**62],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import numpy as np
@@ -300,6 +300,89 @@ def test_a_state_of_other_environments_is_refused(change: str) -> None:
     saved.get("state", {}).get("x_dot", torch.zeros(1)).add_(1.0)
     with refused(InvalidConfig, env, "^state_dict: "):
         env.load_state_dict(saved)
+
+
+WRONG_KINDS = {
+    "number": 5,
+    "nan": math.nan,
+    "text": "x",
+    "object": object(),
+    "list": ["x"],
+    "class": VecEnv,
+    "function": lambda *_: None,
+    "tensor": torch.zeros(2, 2, requires_grad=True),
+    "array": np.array([None, {}]),
+    "memoryless": torch.zeros(N, device="meta"),
+}
+# By what is given and the setting that the error names.
+CALLS: dict[tuple[str, str], Callable[[VecEnv, Any], Any]] = {
+    ("a seed", "seed"): lambda env, wrong: env.reset(seed={1: wrong}),
+    ("options", "options"): lambda env, wrong: env.reset(options=wrong),
+    ("an option", "options"): lambda env, wrong: env.reset(options={wrong: 1, "low": 1, 2: 3}),
+    ("a mask", "options"): lambda env, wrong: env.reset(options={"reset_mask": wrong}),
+    ("out", "out"): lambda env, wrong: env.step([0] * N, out=wrong),
+    ("an output", "out"): lambda env, wrong: env.step([0] * N, out={"obs": wrong}),
+    ("a rollout's out", "out"): lambda env, wrong: env.rollout(2, out={"obs": wrong}),
+    ("steps", "num_steps"): lambda env, wrong: env.rollout([wrong]),
+    ("a state", "state_dict"): lambda env, wrong: env.load_state_dict(wrong),
+    ("columns", "state_dict"): lambda env, wrong: env.load_state_dict({**env.state_dict(), "columns": wrong}),
+    ("a column", "state_dict"): lambda env, wrong: env.load_state_dict({**env.state_dict(), "state": {"x": wrong}}),
+    ("an id", "state_dict"): lambda env, wrong: env.load_state_dict({**env.state_dict(), "id": wrong}),
+    ("a start", "state_dict"): lambda env, wrong: env.load_state_dict({**env.state_dict(), "started": wrong}),
+    ("indices", "indices"): lambda env, wrong: env.render([wrong]),
+    ("clear", "clear"): lambda env, wrong: env.get_logs(clear=wrong),
+    ("a definition", "environment"): lambda env, wrong: VecEnv(wrong, N),
+    ("parameters", "params"): lambda env, wrong: VecEnv(CartPole, N, params=wrong, device="cpu"),
+    ("parameters beside others", "params"): lambda env, wrong: CartPole(N, params=wrong, device="cpu", gravity=1.0),
+    ("copy", "copy"): lambda env, wrong: cartpole(copy=wrong),
+    ("debug", "debug"): lambda env, wrong: cartpole(debug=wrong),
+    ("a device", "device"): lambda env, wrong: cartpole(device=[wrong]),
+    ("a limit", "max_episode_steps"): lambda env, wrong: cartpole(max_episode_steps=[wrong]),
+    ("an id of an environment", "id"): lambda env, wrong: operant_gpu.make(wrong),
+    ("what is registered", "environment"): lambda env, wrong: operant_gpu.register(wrong),
+}
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call[0])
+def test_what_is_of_a_wrong_kind_is_refused_by_name(call: tuple[str, str]) -> None:
+    env = cartpole(render_mode="rgb_array")
+    env.reset(seed=1)
+    for wrong in WRONG_KINDS.values():
+        if call[0] == "an option" and not isinstance(wrong, Hashable):
+            continue
+        with refused(InvalidConfig, env, f"^{call[1]}: "):
+            CALLS[call](env, wrong)
+
+
+def test_parameters_may_be_given_as_a_dictionary() -> None:
+    assert cartpole(params={"gravity": 1.0, "tau": 0.5}, gravity=2.0).params == cartpole(gravity=2.0, tau=0.5).params
+
+
+def test_arrays_and_lists_do_as_well_as_tensors() -> None:
+    env, twin = cartpole(), cartpole()
+    env.reset(seed=np.array([4, 5, 6, 7], ">i8"))
+    twin.reset(seed=[4, 5, 6, 7])
+    mask = np.array([True, False, True, True])
+    for form in (mask[::-1].copy()[::-1], mask.tolist(), [torch.tensor(bool(one)) for one in mask]):
+        env.reset(seed=torch.tensor([1, 2, 3, 4]), options={"reset_mask": form})
+        twin.reset(seed=[1, 2, 3, 4], options={"reset_mask": torch.from_numpy(mask)})
+        assert_same_tensors(everything(env), everything(twin))
+    twin.rollout(5)
+    saved = twin.state_dict()
+    # As files of NumPy keep them.
+    big = {name: column.numpy().astype(">f4") for name, column in saved["state"].items()}
+    env.load_state_dict({**saved, "state": big})
+    assert_same_tensors(everything(env), everything(twin))
+
+
+def test_one_environment_or_some_are_drawn() -> None:
+    env = GridWalk(N, device="cpu", backend="numpy", render_mode="rgb_array")
+    env.reset(seed=1)
+    frames = env.render()
+    for indices, expected in ((2, [2]), (np.array([0, 3]), [0, 3]), (torch.tensor([1]), [1]), (range(2), [0, 1])):
+        drawn = env.render(indices)
+        assert len(drawn) == len(expected)
+        assert all((one == frames[index]).all() for one, index in zip(drawn, expected, strict=True))
 
 
 @pytest.mark.parametrize("indices", [[N], [-1], [0, 1, 99]], ids=str)

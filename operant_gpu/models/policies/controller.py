@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from operant_gpu.errors import InvalidConfig
+from operant_gpu.errors import InvalidConfig, flag, one_line
 from operant_gpu.models.contexts import plain, undisturbed
 from operant_gpu.models.policies.policy import Policy
+from operant_gpu.vector.checks import as_tensor
 
 
 class Controller:
@@ -25,7 +26,7 @@ class Controller:
 
     def __init__(self, policy: Policy, shape: tuple[int, ...], generator: Generator, deterministic: bool) -> None:
         self._policy, self._shape, self._generator = policy, shape, generator
-        self._deterministic = deterministic
+        self._deterministic = flag("deterministic", deterministic)
         self._state: Tensor | None = None
 
     @plain()
@@ -34,7 +35,8 @@ class Controller:
         """Return actions that the environment takes.
 
         Args:
-            obs: Observations (batch, *shape), or one (*shape); a tensor or anything `torch.as_tensor` reads.
+            obs: Observations (batch, *shape), or one (*shape); a tensor, an array, a table, or a list of those or of
+                numbers.
             ended: Where these observations begin a new episode, (batch,) bool: there the memory is emptied. Only a
                 recurrent policy reads it; on the first call, and when the batch has another size, all begin.
             action_mask: Where actions are legal, (batch, choices) bool; None if all are.
@@ -42,10 +44,12 @@ class Controller:
         Raises:
             InvalidConfig: If a shape is not as described.
         """
-        batch = self._read("obs", obs, torch.float32, self._shape)
+        given = self._read("obs", obs, torch.float32, self._shape)
+        batch = given.reshape(-1, *self._shape)
         mask = None
         if action_mask is not None:
-            mask = self._read("action_mask", action_mask, torch.bool, (self._policy.distribution.outputs,))
+            choices = self._policy.distribution.outputs
+            mask = self._read("action_mask", action_mask, torch.bool, (choices,)).reshape(-1, choices)
             if len(mask) != len(batch):
                 raise InvalidConfig("action_mask", f"expected one row for each of {len(batch)}, got {len(mask)}")
         state, starts = self._memory(len(batch), ended)
@@ -55,17 +59,18 @@ class Controller:
             else:
                 actions, _, _, self._state = self._policy.act(batch, state, starts, mask, self._generator)
         actions = self._policy.distribution.for_environment(actions)
-        return actions[0] if len(torch.as_tensor(obs).shape) == len(self._shape) else actions
+        return actions[0] if given.ndim == len(self._shape) else actions
 
     def _read(self, name: str, given: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
         batch = f"(batch, {', '.join(map(str, shape))})"
         try:
-            tensor = torch.as_tensor(given, dtype=dtype, device=self._generator.device)
+            tensor = as_tensor(given).to(self._generator.device, dtype)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise InvalidConfig(name, f"expected numbers of shape {shape} or {batch}, got {given!r}") from error
+            reason = f"got {given!r}, which cannot be read ({one_line(error)})"
+            raise InvalidConfig(name, f"expected numbers of shape {shape} or {batch}, {reason}") from error
         if tensor.shape != shape and tensor.shape[1:] != shape:
             raise InvalidConfig(name, f"expected shape {shape} or {batch}, got {tuple(tensor.shape)}")
-        return tensor.reshape(-1, *shape)
+        return tensor
 
     def _memory(self, size: int, ended: Any) -> tuple[Tensor | None, Tensor | None]:
         if not self._policy.state_size:
@@ -76,7 +81,7 @@ class Controller:
             return self._state, torch.ones(size, dtype=torch.bool, device=device)
         if ended is None:
             return self._state, torch.zeros(size, dtype=torch.bool, device=device)
-        starts = self._read("ended", ended, torch.bool, ())
+        starts = self._read("ended", ended, torch.bool, ()).reshape(-1)
         if len(starts) != size:
             raise InvalidConfig("ended", f"expected one for each of {size} observations, got {len(starts)}")
         return self._state, starts

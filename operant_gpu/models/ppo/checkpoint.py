@@ -23,6 +23,7 @@ from torch import nn
 from operant_gpu.errors import CheckpointError, InvalidConfig, OperantError, one_line
 from operant_gpu.files import as_path, remove_partials, try_to_write, write_whole
 from operant_gpu.models.config import PPOConfig
+from operant_gpu.models.ppo.setup import check_env
 from operant_gpu.registry import list_envs, make
 
 if TYPE_CHECKING:
@@ -169,6 +170,8 @@ def read(
 ) -> PPO:
     """Return the learner that `write` wrote; arguments as for `PPO.load`."""
     path, saved = _find(as_path("path", path))
+    if env is not None:
+        check_env(env)
     try:
         own_env = _environments(path, saved, device) if env is None else env
         before = _settings(path, saved)

@@ -268,7 +268,8 @@ class PPO:
         """Return actions that the environment takes, for observations that begin an episode or need no memory.
 
         Args:
-            obs: Observations (batch, *shape), or one (*shape); a tensor or anything `torch.as_tensor` reads.
+            obs: Observations (batch, *shape), or one (*shape); a tensor, an array, a table, or a list of those or of
+                numbers.
             deterministic: Whether to take the likeliest actions rather than to sample.
             action_mask: Where actions are legal, (batch, choices) bool; None if all are.
 
@@ -342,7 +343,7 @@ class PPO:
         """
         try:
             self._load(state, environments)
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             reason = error if isinstance(error, InvalidConfig) else f"{type(error).__name__}: {one_line(error)}"
             raise InvalidConfig("state", f"it is not that of such a learner: {reason}") from error
 

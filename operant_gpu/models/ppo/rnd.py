@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
+from operant_gpu.backends.select import existing
+from operant_gpu.errors import InvalidConfig, as_integer
+from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.contexts import plain
 from operant_gpu.models.networks import orthogonal
 from operant_gpu.models.policies.normalization import ObservationNormalizer, RewardNormalizer
@@ -48,6 +52,9 @@ class RND(IntrinsicReward):
         coef: Weight of the bonus.
         seed: Seed of both networks.
         device: Where the rollouts are.
+
+    Raises:
+        InvalidConfig: If an argument makes no sense.
     """
 
     @plain()
@@ -61,15 +68,20 @@ class RND(IntrinsicReward):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
-        self._coef = coef
-        inputs = int(torch.Size(shape).numel())
-        weights = Generator().manual_seed(seed)
+        sizes = [as_integer(size) or 0 for size in shape] if isinstance(shape, tuple | list) else [0]
+        if min(sizes, default=1) < 1:
+            raise InvalidConfig("shape", f"expected that of an observation, such as (4,), got {shape!r}")
+        # With the rules that these have as settings.
+        settings, device = PPOConfig(num_envs=num_envs, gamma=gamma, rnd_coef=coef, seed=seed), existing(device)
+        self._coef = settings.rnd_coef
+        inputs = math.prod(sizes)
+        weights = Generator().manual_seed(settings.seed)
         self.target, self.predictor = _features(inputs, weights), _features(inputs, weights)
         self.target.requires_grad_(False)
         self.normalizer = ObservationNormalizer((inputs,))
-        self.scale = RewardNormalizer(num_envs, gamma)
+        self.scale = RewardNormalizer(settings.num_envs, settings.gamma)
         self.to(device)
-        self._optimizer = Adam(self.predictor.parameters(), _LR, torch.device(device))
+        self._optimizer = Adam(self.predictor.parameters(), _LR, device)
 
     def forward(self, rollout: Rollout, generator: Generator) -> Tensor:
         """Return bonuses (n_steps, num_envs), and learn to predict a quarter of the observations."""

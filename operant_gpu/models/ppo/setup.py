@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from gymnasium.vector import AutoresetMode
 
@@ -15,10 +16,15 @@ from operant_gpu.models.presets import PRESETS
 from operant_gpu.vector import VecEnv
 
 
-def checked_config(env: VecEnv, config: PPOConfig | None, intrinsic: IntrinsicReward | None) -> PPOConfig:
-    """Return the settings, if they fit the environments."""
+def check_env(env: Any) -> None:
+    """Check that something is a vector environment."""
     if not isinstance(env, VecEnv):
         raise InvalidConfig("env", f"expected a VecEnv (operant_gpu.make(...)), got {env!r}")
+
+
+def checked_config(env: VecEnv, config: PPOConfig | None, intrinsic: IntrinsicReward | None) -> PPOConfig:
+    """Return the settings, if they fit the environments."""
+    check_env(env)
     if env.single_observation_space.shape == ():
         raise InvalidConfig("env", "PPO needs observations with an axis: give the Box a shape, such as (1,)")
     if env.output != "torch":

@@ -146,6 +146,12 @@ def test_a_policy_goes_on_in_fewer_environments(folder: Path) -> None:
         PPO.load(folder, env, config=CONFIG)
 
 
+def test_what_is_no_environment_is_refused_by_name(folder: Path) -> None:
+    for wrong in ("CartPole-v1", 5, operant_gpu.VecEnv):
+        with pytest.raises(InvalidConfig, match=r"^env: expected a VecEnv"):
+            PPO.load(folder, wrong)
+
+
 def test_a_default_batch_size_is_saved_as_it_was_resolved(tmp_path: Path) -> None:
     learner = PPO(operant_gpu.make("CartPole-v1", 4, device="cpu"), PPOConfig(n_steps=8, hidden_sizes=(8,)))
     assert learner.config.batch_size == 32

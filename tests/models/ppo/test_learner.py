@@ -423,9 +423,33 @@ def test_predict_takes_one_observation_or_many_and_stays_in_the_space() -> None:
     assert one.shape == (1,)
     assert many.shape == (7, 1)
     assert one.item() == 2.0
-    for wrong in (np.zeros((2, 4)), None, "three", (torch.zeros(3), {})):
-        with pytest.raises(InvalidConfig, match="obs"):
+    for wrong in (np.zeros((2, 4)), None, "three", (torch.zeros(3), {}), [["a", "b", "c"]], np.array([None] * 3)):
+        with pytest.raises(InvalidConfig, match="obs: expected"):
             learner.predict(wrong)
+    for wrong in (None, "no", 1, np.zeros(2)):
+        with pytest.raises(InvalidConfig, match="deterministic: expected True or False"):
+            learner.predict(np.zeros(3), wrong)
+
+
+def test_predict_reads_any_byte_order_stride_and_container() -> None:
+    learner = PPO(operant_gpu.make("Pendulum-v1", 8, device="cpu"), small())
+    plain = np.linspace(-1.0, 1.0, 15, dtype=np.float32).reshape(5, 3)
+    expected = learner.predict(torch.from_numpy(plain))
+    read_only = plain.copy()
+    read_only.flags.writeable = False
+    forms = [
+        *(plain.astype(dtype) for dtype in (">f4", "<f4", ">f8", "f8")),
+        *(plain[::-1].copy()[::-1], plain[:, ::-1].copy()[:, ::-1], np.asfortranarray(plain), read_only),
+        *([torch.from_numpy(row) for row in plain], list(plain), plain.tolist(), list(map(list, plain))),
+        torch.from_numpy(plain).double().requires_grad_(),
+    ]
+    for form in forms:
+        assert torch.equal(learner.predict(form), expected)
+    assert torch.equal(learner.predict(plain[0].astype(">f4")), expected[0])
+    assert torch.equal(learner.predict([torch.tensor(x) for x in plain[0]]), expected[0])
+    controller = PPO(operant_gpu.make("Pendulum-v1", 8, device="cpu"), small(gru_size=4)).controller()
+    first = controller(forms[0])
+    assert torch.equal(controller(forms[0], ended=[torch.tensor(True)] * 5), first)
 
 
 def test_predict_keeps_to_the_mask() -> None:

@@ -14,6 +14,7 @@ from gymnasium import spaces
 from torch import Generator, Tensor
 
 import operant_gpu
+from operant_gpu import InvalidConfig
 from operant_gpu.models import PPO, RND, IntrinsicReward, Policy, PPOConfig
 from operant_gpu.models.policies.making import make_policy
 from operant_gpu.models.ppo.rollout import Rollout
@@ -209,6 +210,22 @@ def test_a_saved_one_goes_on_alike(rollout: Rollout) -> None:
 
 def copied_tensors(module: torch.nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        *(("shape", wrong) for wrong in (4, "4", None, ("4",), (0,), (1.5,))),
+        *(("num_envs", wrong) for wrong in (0, 1.5, None, "8")),
+        *(("gamma", wrong) for wrong in (2.0, math.nan, "x")),
+        *(("coef", wrong) for wrong in (-1.0, None)),
+        *(("seed", wrong) for wrong in (-1, None, [1])),
+        *(("device", wrong) for wrong in ("abacus", None, 1.5)),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(name: str, wrong: object) -> None:
+    with pytest.raises(InvalidConfig, match=rf"^(rnd_)?{name}: expected"):
+        RND(**{"shape": (4,), "num_envs": NUM_ENVS, name: wrong})
 
 
 def test_a_number_that_is_not_finite_does_not_spoil_the_statistics(rollout: Rollout) -> None:
