@@ -12,8 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from operant_gpu.errors import UnsupportedConstruct
+
 __all__ = [
-    *("HAS_TRITON", "Array", "constexpr_value", "is_jit_function", "jit", "next_power_of_2", "numpy_dtype", "tl"),
+    *("HAS_TRITON", "Array", "constexpr_value", "is_jit_function", "jit", "next_power_of_2", "numpy_dtype"),
+    *("sourceless", "tl"),
 ]
 
 _NUMPY_DTYPES = {
@@ -83,10 +86,27 @@ except ImportError:
 else:
     HAS_TRITON = True
 
-jit: Any = _jit
 tl: Any = _tl
 # Triton's own is known inside jit functions.
 next_power_of_2: Any = _power
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """Mark a function as one that a backend runs.
+
+    Raises:
+        UnsupportedConstruct: If Triton cannot read its source.
+    """
+    try:
+        return _jit(function)
+    except (OSError, ValueError):
+        raise sourceless(function) from None
+
+
+def sourceless(function: Callable[..., Any]) -> UnsupportedConstruct:
+    """Return the error for a function that stands in no file, as in `exec`, `python -c` or on the standard input."""
+    advice = "define environment functions in a file or a notebook cell"
+    return UnsupportedConstruct(f"the source of {function.__name__} cannot be read: {advice}")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from types import FunctionType, ModuleType
 from typing import Any, NamedTuple, NoReturn
 
 from operant_gpu.errors import UnsupportedConstruct
-from operant_gpu.lang import constexpr_value, is_jit_function, numpy_dtype, tl
+from operant_gpu.lang import constexpr_value, is_jit_function, numpy_dtype, sourceless, tl
 
 # An operator's name in the tree and the function of the module of operations that it becomes.
 _OPERATORS = {
@@ -89,10 +89,8 @@ def _constants(defaults: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
 def _source(function: FunctionType) -> tuple[str, int]:
     try:
         lines, first_line = inspect.getsourcelines(function)
-    except OSError as error:
-        raise UnsupportedConstruct(
-            f"the source of {function.__name__} cannot be read ({error}): define environment functions in a file"
-        ) from error
+    except OSError:
+        raise sourceless(function) from None
     return textwrap.dedent("".join(lines)), first_line
 
 

@@ -10,7 +10,7 @@ import refused_constructs
 from cells import environment
 from refused_constructs import HELPERS, STEPS
 
-from operant_gpu import UnsupportedConstruct
+from operant_gpu import UnsupportedConstruct, lang
 
 pytestmark = pytest.mark.quick
 
@@ -60,9 +60,31 @@ def test_recursion_is_refused() -> None:
         environment(refused_constructs.recursion)(2, device="cpu", backend="numpy")
 
 
-def test_a_function_without_a_source_is_refused() -> None:
-    namespace: dict[str, Any] = {}
-    exec("def step(state, action, rng, params):\n    return state, 0.0, False", namespace)
-    step = type("Sourceless", (), {"fn": staticmethod(namespace["step"]), "__call__": lambda self: None})()
-    with pytest.raises(UnsupportedConstruct, match="define environment functions in a file"):
-        environment(step)(2, device="cpu", backend="numpy")
+IN_NO_FILE = """
+from operant_gpu.lang import jit
+
+@jit
+def step(state, action, rng, params):
+    return state, 0.0, False
+"""
+
+
+@pytest.mark.parametrize("name", ["<string>", "<stdin>"], ids=["exec or python -c", "standard input"])
+@pytest.mark.parametrize("has_triton", [True, False], ids=["Triton", "its stand-in"])
+def test_a_function_without_a_source_is_refused_in_one_line(
+    name: str, has_triton: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_triton:
+        monkeypatch.setattr(lang, "_jit", lang._Function)
+
+    def define_and_make() -> None:
+        namespace: dict[str, Any] = {}
+        exec(compile(IN_NO_FILE, name, "exec"), namespace)
+        environment(namespace["step"])(2, device="cpu", backend="numpy")
+
+    with pytest.raises(UnsupportedConstruct) as raised:
+        define_and_make()
+    advice = "define environment functions in a file or a notebook cell"
+    assert str(raised.value) == f"the source of step cannot be read: {advice}"
+    # Without the traceback of whoever could not read it.
+    assert raised.value.__suppress_context__
