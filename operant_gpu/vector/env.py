@@ -338,7 +338,9 @@ class VecEnv(VectorEnv[Any, Any, Any]):
 
         Raises:
             InvalidConfig: If it belongs to other environments; nothing is changed then.
+            ResetNeeded: After `close`.
         """
+        self._check_open()
         mapping("state_dict", state_dict, "what `state_dict` returned")
         version = state_dict.get("format", "missing")
         if version not in _STATE_FORMATS:
@@ -414,6 +416,14 @@ class VecEnv(VectorEnv[Any, Any, Any]):
     def __repr__(self) -> str:
         return (
             f"VecEnv({self.environment.id}, num_envs={self.num_envs}, backend={self.backend!r}, device='{self.device}')"
+    def __enter__(self) -> VecEnv:
+        """Close the environments at the end of a `with` statement."""
+        self._check_open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
         )
 
     def _exported(self, outputs: Outputs) -> tuple[Any, ...]:

@@ -375,6 +375,19 @@ def test_arrays_and_lists_do_as_well_as_tensors() -> None:
     assert_same_tensors(everything(env), everything(twin))
 
 
+def test_a_with_statement_closes_the_environments() -> None:
+    with cartpole() as env:
+        env.reset(seed=1)
+        saved = env.state_dict()
+    assert env.closed
+    for call in (env.reset, env.__enter__, lambda: env.load_state_dict(saved)):
+        with pytest.raises(ResetNeeded, match="is closed: make a new one"):
+            call()
+    with pytest.raises(KeyError), cartpole() as env:
+        raise KeyError
+    assert env.closed
+
+
 def test_one_environment_or_some_are_drawn() -> None:
     env = GridWalk(N, device="cpu", backend="numpy", render_mode="rgb_array")
     env.reset(seed=1)
