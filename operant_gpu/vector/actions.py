@@ -159,6 +159,29 @@ def raise_refused(columns: Columns, space: Space[Any]) -> None:
     raise ActionError("; ".join(faults) + "; those environments were left as they were for the step")
 
 
+def raise_helpless(mask: Tensor, over: Tensor | None, layout: ActionLayout) -> None:
+    """Raise if the mask (num_envs, n) leaves an environment no legal action, for a component of its action.
+
+    Synchronises with the device.
+
+    Args:
+        mask: Which actions are legal.
+        over: Environments that take none, (num_envs,), or None.
+        layout: Which columns of the mask belong together.
+
+    Raises:
+        ActionError: With the number of such environments and the first of them.
+    """
+    sizes = [high - low for low, high in zip(layout.low, layout.high, strict=True)]
+    helpless = ~torch.stack([part.any(1) for part in torch.split(mask, sizes, 1)]).all(0)
+    if over is not None:
+        helpless &= ~over
+    if count := int(helpless.sum()):
+        first = int(helpless.int().argmax())
+        advice = "let `action_mask` leave one, or let `step` end the episode there"
+        raise ActionError(f"no action is legal in {count} environments (first in environment {first}): {advice}")
+
+
 def _described(policy: Any) -> str:
     """Return a policy's kind, and that of the network which it consists of."""
     network = getattr(policy, "network", None)

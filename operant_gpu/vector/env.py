@@ -25,7 +25,7 @@ from operant_gpu.memory.trajectory import Storage
 from operant_gpu.mlp import MLP
 from operant_gpu.spaces import action_layout, observation_layout
 from operant_gpu.vector import checks
-from operant_gpu.vector.actions import ActionReader, raise_refused
+from operant_gpu.vector.actions import ActionReader, raise_helpless, raise_refused
 
 Info = dict[str, Any]
 
@@ -53,7 +53,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         output: Arrays that come back: "torch", "numpy" (CPU) or "cupy" (GPU); views of the same memory. CuPy must run
             on torch's current stream to see each step finished.
         copy: Whether to return fresh arrays at each call.
-        debug: Whether each step synchronises and raises `ActionError` at once for invalid action values.
+        debug: Whether each step, reset and rollout synchronises and raises `ActionError` at once for invalid action
+            values, and where no action is legal, as `check` does.
         render_mode: "rgb_array" if `render` is to be called, else None.
         first_env_id: Id of the first environment in the random streams: processes that share a set of environments
             each give their own.
@@ -174,6 +175,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             self._reseed(seed, mask)
         self._backend.reset(mask, self._outputs)
         self._started = True
+        if self._debug:
+            self.check()
         obs, *_, action_mask = self._present()
         return obs, {} if action_mask is None else {"action_mask": action_mask}
 
@@ -213,7 +216,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         outputs = self._outputs if out is None else self._storage.redirected(self._outputs, out)
         self._backend.step(tensor, outputs)
         if self._debug:
-            self.check()
+            self._check(outputs.action_mask)
         exported = self._present() if out is None else self._exported(outputs)
         obs, final_obs, reward, terminated, truncated, ended, episode_return, length, action_mask = exported
         info = {
@@ -286,14 +289,15 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         return columns.episode_return.masked_fill(columns.ended, 0.0), columns.elapsed.masked_fill(columns.ended, 0)
 
     def check(self) -> None:
-        """Raise if any step since the last check was given an action it could not take.
+        """Raise if any step since the last check was given an action it could not take, or no action is legal now.
 
         Synchronises with the device. The counts start again from zero.
 
         Raises:
-            ActionError: With the number of such actions and the first environment that got one.
+            ActionError: With the number of such actions and the first environment that got one; or with the number of
+                environments under way whose `action_mask` leaves nothing to do, and the first of them.
         """
-        raise_refused(self._columns, self.single_action_space)
+        self._check(self._outputs.action_mask)
 
     def get_logs(self, clear: bool = False) -> dict[str, float]:
         """Return statistics of the episodes finished since the logs were last cleared.
@@ -364,6 +368,9 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         for column, saved_column in pairs:
             column.copy_(saved_column)
         self._started = started
+        if started and self._outputs.action_mask is not None:
+            # `check` looks at the mask.
+            self.observe()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle a twin, in memory of its own: with the same future, and the outputs of the last step."""
@@ -409,13 +416,6 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         rows = zip(*(column.tolist() if column.ndim == 1 else column.numpy() for column in columns), strict=True)
         return tuple(self.environment.draw(self.environment.state(*row), self.params) for row in rows)
 
-    def close_extras(self, **kwargs: Any) -> None:
-        """Take no further steps."""
-        self._started = False
-
-    def __repr__(self) -> str:
-        return (
-            f"VecEnv({self.environment.id}, num_envs={self.num_envs}, backend={self.backend!r}, device='{self.device}')"
     def __enter__(self) -> VecEnv:
         """Close the environments at the end of a `with` statement."""
         self._check_open()
@@ -424,6 +424,13 @@ class VecEnv(VectorEnv[Any, Any, Any]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def close_extras(self, **kwargs: Any) -> None:
+        """Take no further steps."""
+        self._started = False
+
+    def __repr__(self) -> str:
+        return (
+            f"VecEnv({self.environment.id}, num_envs={self.num_envs}, backend={self.backend!r}, device='{self.device}')"
         )
 
     def _exported(self, outputs: Outputs) -> tuple[Any, ...]:
@@ -447,6 +454,14 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             "max_episode_steps": self._limit,
             "autoreset_mode": self.autoreset_mode.value,
         }
+
+    def _check(self, mask: Tensor | None) -> None:
+        """Do as `check`, with the action mask of the present states."""
+        raise_refused(self._columns, self.single_action_space)
+        if self._started and mask is not None:
+            # What has ended takes no action, but where its mask is already that of the next episode.
+            over = None if self.autoreset_mode is AutoresetMode.SAME_STEP else self._columns.ended
+            raise_helpless(mask, over, action_layout(self.single_action_space))
 
     def _check_open(self) -> None:
         if self.closed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -20,10 +21,12 @@ from contract_envs import (
     random_actions,
 )
 
-from operant_gpu import AutoresetMode, InvalidConfig, VecEnv
+from operant_gpu import ActionError, AutoresetMode, InvalidConfig, VecEnv
 from operant_gpu.envs import CartPole
+from operant_gpu.lang import jit
 from operant_gpu.memory import allocation
-from operant_gpu.spaces import observation_layout
+from operant_gpu.spaces import action_layout, observation_layout
+from operant_gpu.vector.actions import raise_helpless
 
 NUM_ENVS = 41
 
@@ -199,6 +202,62 @@ def test_masks_of_constants_are_filled_in(backend: str) -> None:
     definition = dataclasses.replace(Ledge, action_mask=ledge_constant_mask)
     env = definition(3, device="cpu", backend=backend, width=4)
     assert env.reset(seed=1)[1]["action_mask"].tolist() == [[True, False, True, True, False]] * 3
+
+
+@jit
+def stuck_out_of_breath(state, params):
+    free = state.breath < 5
+    return free, free, free, free, free
+
+
+def test_an_environment_without_a_legal_action_is_named(backend: str) -> None:
+    definition = dataclasses.replace(Ledge, action_mask=stuck_out_of_breath, max_episode_steps=None)
+    env = definition(4, device="cpu", backend=backend, debug=True)
+    env.reset(seed=1)
+    for state in (env.state.x, env.state.breath, env.state.winded):
+        state.zero_()
+    env.observe()
+    env.check()
+    saved = env.state_dict()
+    env.state.breath[2:] = 5
+    env.observe()
+    message = r"^no action is legal in 2 environments \(first in environment 2\): let `action_mask` leave one"
+    stay = [1] * 4
+    calls = (
+        env.check,
+        env.get_logs,
+        lambda: env.step(stay),
+        lambda: env.step(stay, out={"action_mask": torch.ones(4, 5, dtype=torch.bool)}),
+        lambda: env.reset(options={"reset_mask": torch.tensor([True, False, False, False])}),
+        lambda: env.rollout(1, torch.tensor([stay])),
+    )
+    for call in calls:
+        with pytest.raises(ActionError, match=message):
+            call()
+    env.load_state_dict(saved)
+    env.check()
+    twin = definition(4, device="cpu", backend=backend)
+    twin.load_state_dict(saved)
+    twin.check()
+
+
+@every_mode
+def test_each_component_needs_a_legal_action_while_the_episode_goes_on(mode: AutoresetMode) -> None:
+    layout = action_layout(MaskedDials.action_space)
+    mask = torch.ones(4, layout.num_actions, dtype=torch.bool)
+    mask[3, layout.first_choices[1] :] = False
+    over = torch.tensor([False, False, False, True])
+    raise_helpless(mask, over, layout)
+    raise_helpless(mask[:3], None, layout)
+    for given in (None, ~over):
+        with pytest.raises(ActionError, match=r"in 1 environments \(first in environment 3\)"):
+            raise_helpless(mask, given, layout)
+    env = make("MaskedDials-v0", "numpy", autoreset_mode=mode, debug=True)
+    env.reset(seed=1)
+    env._outputs.action_mask.fill_(False)
+    env._columns.ended.fill_(True)
+    with pytest.raises(ActionError) if mode is AutoresetMode.SAME_STEP else contextlib.nullcontext():
+        env.check()
 
 
 def test_a_mask_counts_a_byte_for_each_action() -> None:
