@@ -67,10 +67,16 @@ class InvalidConfig(OperantError, ValueError):
         param: Name of the offending setting.
     """
 
-    def __init__(self, param: str, message: str) -> None:
-        # What users gave may print in lines, as tensors do.
-        super().__init__(re.sub(r"\s*\n\s*", " ", f"{param}: {message}"))
+    def __init__(self, param: str, message: str, listing: str = "") -> None:
+        # As they are given, so that an error of another process can be made again.
+        super().__init__(param, message, listing)
         self.param = param
+
+    def __str__(self) -> str:
+        """Return the message in one line, and below it the listing, if there is one."""
+        param, message, listing = self.args
+        # What users gave may print in lines, as tensors do.
+        return re.sub(r"\s*\n\s*", " ", f"{param}: {message}") + (f"\n{listing}" if listing else "")
 
 
 class ActionError(OperantError, ValueError):

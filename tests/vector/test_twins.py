@@ -151,3 +151,10 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_a_forked_process_has_threads_of_its_own(name: str, backend: str) -> None:
     # With more than one of PyTorch's own threads, which a worker of the tests has not.
     assert run_python(FORKED.format(name=name, backend=backend), OMP_NUM_THREADS="2").strip() == "7"
+
+
+@pytest.mark.parametrize("error", [InvalidConfig("seed", "expected\n one", "a\nb"), ResetNeeded("reset")], ids=repr)
+def test_an_error_comes_from_another_process_as_it_is(error: Exception) -> None:
+    found = pickled(error)
+    assert (type(found), str(found)) == (type(error), str(error))
+    assert getattr(found, "param", None) == getattr(error, "param", None)

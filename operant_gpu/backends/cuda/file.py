@@ -49,7 +49,7 @@ def check_functions(author: str, environment: CudaEnvironment) -> None:
     missing = [name for name in expected if not re.search(rf"\b{name}\s*\(", code)]
     if missing and not _INCLUDE.search(code):
         listed = "\n".join(expected.values())
-        raise InvalidConfig("source", f"{environment.source} does not define {', '.join(missing)}; expected\n{listed}")
+        raise InvalidConfig("source", f"{environment.source} does not define {', '.join(missing)}; expected", listed)
 
 
 def digests(path: Path, code: str) -> str:

@@ -264,8 +264,5 @@ def _beginning(messages: str) -> str:
 def explained(environment: CudaEnvironment, params: Any, messages: str) -> InvalidConfig:
     """Return the error for an author's file that does not compile, from the compiler's messages."""
     expected, shown = "\n".join(signatures(environment).values()), _beginning(messages.strip())
-    return InvalidConfig(
-        "source",
-        f"{environment.source} does not compile:\n{shown}\n\nexpected the functions\n{expected}\n"
-        f"over\n{structures(environment, params)}",
-    )
+    listing = f"{shown}\n\nexpected the functions\n{expected}\nover\n{structures(environment, params)}"
+    return InvalidConfig("source", f"{environment.source} does not compile:", listing)

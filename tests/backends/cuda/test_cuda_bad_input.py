@@ -61,7 +61,7 @@ def test_errors_of_the_compiler_name_the_authors_line(changed: Any, old: str, ne
     # A missing semicolon is noticed at the next line by some compilers.
     assert any(f"{environment.source}:{line_of(old) + after}" in text for after in (0, 1)), text
     # What there is to choose from.
-    assert "int32_t breath;" in text
+    assert "    int32_t breath;" in text.splitlines()
     assert "static constexpr int32_t width = 5;" in text
     assert "__device__ Outcome step(State& state, Action action, Rng rng, Params params)" in text
 
