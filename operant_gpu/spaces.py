@@ -12,6 +12,8 @@ from gymnasium import Space, spaces
 
 from operant_gpu.errors import InvalidConfig
 
+# Of images: grey, colours, colours and opacity.
+_CHANNELS = (1, 3, 4)
 _OBSERVATION_DTYPES = tuple(map(np.dtype, ("float32", "uint8", "int8", "int32")))
 
 
@@ -83,6 +85,17 @@ def _whole(layout: ActionLayout, space: Space[Any]) -> ActionLayout:
 
 def _floats(bounds: np.ndarray[Any, Any]) -> tuple[float, ...]:
     return tuple(map(float, bounds))
+
+
+def is_of_pixels(space: Space[Any]) -> bool:
+    """Tell whether observations are bytes of the whole range, as images have them."""
+    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and bool((space.high == 255).all())
+
+
+def has_channels_last(space: Space[Any]) -> bool:
+    """Tell whether observations are images (height, width, channels), and not (channels, height, width)."""
+    shape = space.shape or ()
+    return is_of_pixels(space) and len(shape) == 3 and shape[-1] in _CHANNELS and shape[0] not in _CHANNELS
 
 
 class ObservationLayout(NamedTuple):

@@ -43,15 +43,23 @@ class ActorCritic(nn.Module):
         outputs: How many numbers describe a distribution over actions.
         config: Sizes, activation and whether the features are shared.
         generator: Source of the initial weights, which are orthogonal.
+        has_channels_last: Whether images are (height, width, channels).
 
     Raises:
         InvalidConfig: If an image is too small for the convolutions.
     """
 
-    def __init__(self, shape: tuple[int, ...], outputs: int, config: PPOConfig, generator: Generator) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        outputs: int,
+        config: PPOConfig,
+        generator: Generator,
+        has_channels_last: bool = False,
+    ) -> None:
         super().__init__()
         trunks = 1 if config.shared_trunk else 2
-        self.trunks = nn.ModuleList(_trunk(shape, config, generator) for _ in range(trunks))
+        self.trunks = nn.ModuleList(_trunk(shape, config, generator, has_channels_last) for _ in range(trunks))
         width = _width(self.trunks[0], shape)
         self.actor = _linear(width, outputs, _POLICY_GAIN, generator)
         self.critic = _linear(width, 1, _VALUE_GAIN, generator)
@@ -69,10 +77,17 @@ class RecurrentActorCritic(nn.Module):
         state_size: Width of the state: that of the GRUs together.
     """
 
-    def __init__(self, shape: tuple[int, ...], outputs: int, config: PPOConfig, generator: Generator) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        outputs: int,
+        config: PPOConfig,
+        generator: Generator,
+        has_channels_last: bool = False,
+    ) -> None:
         super().__init__()
         trunks = 1 if config.shared_trunk else 2
-        self.trunks = nn.ModuleList(_trunk(shape, config, generator) for _ in range(trunks))
+        self.trunks = nn.ModuleList(_trunk(shape, config, generator, has_channels_last) for _ in range(trunks))
         width = _width(self.trunks[0], shape)
         self.memories = nn.ModuleList(
             orthogonal(nn.GRUCell, (width, config.gru_size), 1.0, generator) for _ in range(trunks)
@@ -102,17 +117,29 @@ def _remember(memory: nn.Module, features: Tensor, state: Tensor, starts: Tensor
     return torch.stack(history)
 
 
-def build_network(shape: tuple[int, ...], outputs: int, config: PPOConfig, generator: Generator) -> nn.Module:
+class ChannelsFirst(nn.Module):
+    """Turns images (batch, height, width, channels) to how convolutions take them."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return images (batch, channels, height, width)."""
+        return images.movedim(-1, 1)
+
+
+def build_network(
+    shape: tuple[int, ...], outputs: int, config: PPOConfig, generator: Generator, has_channels_last: bool = False
+) -> nn.Module:
     """Return the network that the settings describe; see `ActorCritic`."""
     kind = RecurrentActorCritic if config.gru_size else ActorCritic
-    return kind(shape, outputs, config, generator)
+    return kind(shape, outputs, config, generator, has_channels_last)
 
 
-def _trunk(shape: tuple[int, ...], config: PPOConfig, generator: Generator) -> nn.Sequential:
+def _trunk(shape: tuple[int, ...], config: PPOConfig, generator: Generator, has_channels_last: bool) -> nn.Sequential:
     activation = _ACTIVATIONS[config.activation]
     layers: list[nn.Module] = []
-    if len(shape) == 3:
-        for inputs, channels in itertools.pairwise([shape[0], *config.cnn_channels]):
+    if len(shape) == 3 and config.cnn_channels:
+        if has_channels_last:
+            layers.append(ChannelsFirst())
+        for inputs, channels in itertools.pairwise([shape[-1 if has_channels_last else 0], *config.cnn_channels]):
             layers += [
                 orthogonal(nn.Conv2d, (inputs, channels, _KERNEL), _HIDDEN_GAIN, generator),
                 activation(),

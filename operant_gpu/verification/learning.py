@@ -14,6 +14,7 @@ from operant_gpu.backends.lowering.trial import try_out
 from operant_gpu.errors import BackendError, InvalidConfig, one_line
 from operant_gpu.hyperparameters import AdamState, Samples
 from operant_gpu.models import PPO, MLPPolicy, PPOConfig
+from operant_gpu.models.policies.normalization import ObservationNormalizer
 from operant_gpu.models.ppo.fused import hyperparameters, kernels_for
 from operant_gpu.models.ppo.rollout import Minibatch
 from operant_gpu.models.ppo.update import objective
@@ -134,7 +135,7 @@ def _policy(env: VecEnv) -> MLPPolicy:
     seen = env.rollout(stepping.STEPS, chance(env, stepping.STEPS), out=stored_names(env))["obs"]
     if not seen.isfinite().all():
         raise Inapplicable("its observations are not finite")
-    assert policy.normalizer is not None
+    assert isinstance(policy.normalizer, ObservationNormalizer)
     policy.normalizer.update(seen.cpu())
     policy.flat.add_(0.1 * torch.randn(policy.flat.shape, generator=torch.Generator().manual_seed(SEED)))
     return policy.to(env.device)

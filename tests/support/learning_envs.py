@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
+import numpy as np
 from gymnasium import spaces
 
 from operant_gpu import Environment
@@ -153,6 +155,16 @@ def observe_spot(state, params):
     return pixels
 
 
+@jit
+def observe_screen(state, params):
+    pixels = ()
+    for row in tl.static_range(5):
+        for column in tl.static_range(5):
+            bright = ((state.x == column) & (state.y == row)).to(tl.int32)
+            pixels = pixels + (40 * row + 5 * column, 200 * bright + 55, 255 * bright)
+    return pixels
+
+
 # An image with one bright pixel, and two choices: its column and its row.
 Locate = Environment(
     id="Locate-v0",
@@ -163,4 +175,8 @@ Locate = Environment(
     observation_space=spaces.Box(0.0, 1.0, (1, 5, 5)),
     action_space=spaces.MultiDiscrete([5, 5]),
     max_episode_steps=10,
+)
+# The same in colours, as screens have them: (height, width, channels) of bytes.
+Screen = dataclasses.replace(
+    Locate, id="Screen-v0", observe=observe_screen, observation_space=spaces.Box(0, 255, (5, 5, 3), np.uint8)
 )

@@ -54,28 +54,42 @@ class RunningMoments(nn.Module):
             own.copy_(torch.where(sound, merged, own))
 
 
-class ObservationNormalizer(nn.Module):
-    """Shifts and scales observations to mean 0 and deviation 1, and clips them to [-10, 10].
+class Scaler(nn.Module):
+    """Shifts, scales and clips observations; pixels to [0, 1].
 
-    Until the first `update` they are only clipped.
-
-    Attributes:
+    Args:
+        shape: Of one observation.
+        scale: What they are multiplied by.
         clip: Magnitude to which they are clipped.
     """
 
     shift: Tensor
     scale: Tensor
-    clip = _CLIP
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], scale: float = 1 / 255, clip: float = 1.0) -> None:
         super().__init__()
-        self.moments = RunningMoments(shape)
+        self.clip, self._shape, self._first = clip, shape, scale
         self.register_buffer("shift", torch.zeros(shape, **FLOATS))
-        self.register_buffer("scale", torch.ones(shape, **FLOATS))
+        self.register_buffer("scale", torch.full(shape, scale, **FLOATS))
 
     def forward(self, obs: Tensor) -> Tensor:
-        """Return normalized observations."""
+        """Return scaled observations."""
         return ((obs - self.shift) * self.scale).clamp(-self.clip, self.clip)
+
+    def extra_repr(self) -> str:
+        """Return what the summary of a network says of it."""
+        return f"{self._shape}, scale={self._first:.4g}, clip={self.clip:g}"
+
+
+class ObservationNormalizer(Scaler):
+    """Shifts and scales observations to mean 0 and deviation 1, and clips them to [-10, 10].
+
+    Until the first `update` they are only clipped.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__(shape, 1.0, _CLIP)
+        self.moments = RunningMoments(shape)
 
     def update(self, obs: Tensor, allowed: Tensor | None = None) -> None:
         """Take in observations (..., *shape); see `RunningMoments.update`."""

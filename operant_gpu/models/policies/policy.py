@@ -12,7 +12,8 @@ from torch import Generator, Tensor, nn
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.networks import ActorCritic, RecurrentActorCritic, build_network
 from operant_gpu.models.policies.distributions import Distribution, distribution_for
-from operant_gpu.models.policies.normalization import ObservationNormalizer
+from operant_gpu.models.policies.normalization import ObservationNormalizer, Scaler
+from operant_gpu.spaces import has_channels_last, is_of_pixels
 
 
 class Decision(NamedTuple):
@@ -51,7 +52,7 @@ class Policy(nn.Module):
         self,
         network: nn.Module,
         distribution: Distribution,
-        normalizer: ObservationNormalizer | None = None,
+        normalizer: Scaler | None = None,
         use_amp: bool = False,
     ) -> None:
         super().__init__()
@@ -132,12 +133,15 @@ class Policy(nn.Module):
 
 def policy_parts(
     observation_space: Space[Any], action_space: Space[Any], config: PPOConfig, network: nn.Module | None = None
-) -> tuple[nn.Module, Distribution, ObservationNormalizer | None]:
+) -> tuple[nn.Module, Distribution, Scaler | None]:
     """Return a policy's network, distribution and normalizer, on the CPU; arguments as for `make_policy`."""
     shape = observation_space.shape or ()
     distribution = distribution_for(action_space, config.log_std_init)
     if network is None:
         # The CPU draws the weights, so that a seed gives the same policy on every device.
         generator = Generator().manual_seed(config.seed)
-        network = build_network(shape, distribution.outputs, config, generator)
-    return network, distribution, ObservationNormalizer(shape) if config.normalize_observations else None
+        is_turned = has_channels_last(observation_space)
+        network = build_network(shape, distribution.outputs, config, generator, is_turned)
+    if config.normalize_observations:
+        return network, distribution, ObservationNormalizer(shape)
+    return network, distribution, Scaler(shape) if is_of_pixels(observation_space) else None

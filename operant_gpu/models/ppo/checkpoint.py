@@ -23,6 +23,7 @@ from torch import nn
 from operant_gpu.errors import CheckpointError, InvalidConfig, OperantError, one_line
 from operant_gpu.files import as_path, remove_partials, try_to_write, write_whole
 from operant_gpu.models.config import PPOConfig
+from operant_gpu.models.policies.normalization import Scaler
 from operant_gpu.models.ppo.setup import check_env
 from operant_gpu.registry import list_envs, make
 
@@ -236,6 +237,9 @@ def _check_same(path: Path, saved: Mapping[str, Any], before: PPOConfig, learner
         built_in = {"ActorCritic", "RecurrentActorCritic"}
         advice = "leave gru_size as it was" if {given, saved["network"]} <= built_in else "give network="
         raise InvalidConfig("network", f"{str(path)!r} holds a {saved['network']}, got {given}: {advice}")
+    if isinstance(learner.policy.normalizer, Scaler) and "normalizer.scale" not in saved["policy"]:
+        message = f"{str(path)!r} was trained on observations from 0 to 255, which policies see from 0 to 1: train anew"
+        raise CheckpointError(message)
     for name in (*_OF_LEARNERS, *(() if has_own_network else _OF_NETWORKS)):
         was, now = (getattr(config, name) for config in (before, learner.config))
         # The weight of curiosity may change, but not whether there is any.

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from operant_gpu.errors import BackendError, InvalidConfig
 from operant_gpu.hyperparameters import KL_MARGIN
 from operant_gpu.models.config import PPOConfig
-from operant_gpu.models.policies.normalization import RewardNormalizer
+from operant_gpu.models.policies.normalization import ObservationNormalizer, RewardNormalizer
 from operant_gpu.models.policies.policy import Policy
 from operant_gpu.models.ppo import losses
 from operant_gpu.models.ppo.optimizer import Adam, Schedule
@@ -100,7 +100,7 @@ class Update:
         self.telemetry.add_iteration(rollout, losses.explained_variance(rollout.value, returns))
         self.climb(rollout, advantages)
         # Not before: the policy is to be judged as it saw the observations when it acted.
-        if self.policy.normalizer is not None:
+        if isinstance(self.policy.normalizer, ObservationNormalizer):
             self.policy.normalizer.update(rollout.obs[:-1], allowed=~self.telemetry.faults.any)
 
     def advantages(self, rollout: Rollout) -> Tensor:
