@@ -73,6 +73,17 @@ def test_tf32_gradients_are_near(kernels: Any, actions: spaces.Space[Any]) -> No
     assert 1e-5 < error < 1e-3
 
 
+@pytest.mark.parametrize("advantage", [0.1, -3.3, 1e6])
+@pytest.mark.parametrize("size", [(3, 1), (3, 41), (17, 33)], ids=str)
+def test_equal_advantages_move_no_policy(kernels: Any, size: tuple[int, int], advantage: float) -> None:
+    # Else the rounding of their mean would be scaled to a deviation of 1.
+    given = case(DISCRETE, size=size, minibatches=1, n_epochs=1, ent_coef=0.0, vf_coef=0.0)
+    given.columns[4].fill_(advantage)
+    table = Fused(given, kernels).run()
+    assert not table.norms.any()
+    assert not table.measured[:, 0].any()
+
+
 def test_equal_seeds_give_equal_bits(kernels: Any) -> None:
     runs = []
     for _ in range(2):

@@ -146,6 +146,10 @@ def test_making_saving_and_loading_draw_nothing(changes: dict[str, Any], tmp_pat
     learner = PPO(env, PPOConfig(**SMALL, **changes))
     learner.save(tmp_path / "learner.pt")
     PPO.load(tmp_path / "learner.pt", env, device="cpu")
+    if not changes:
+        network = Noisy()
+        torch.set_rng_state(before)
+        PPO(env, PPOConfig(**SMALL), network=network)
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from learning_envs import Forbidden, Locate, Recall
 
+import operant_gpu
 from operant_gpu import register
-from operant_gpu.models import PPO, IntrinsicReward
+from operant_gpu.models import PPO, IntrinsicReward, PPOConfig
 
 TIMES = {"seconds", "sps", "env_sps", "learner_sps"}
 
@@ -49,6 +50,48 @@ OWN: dict[str, dict[str, Any]] = {"noisy": {"network": Noisy}, "whim": {"intrins
 
 def parts_of(variant: str) -> dict[str, Any]:
     return {name: kind() for name, kind in OWN.get(variant, {}).items()}
+
+
+HALF, WHOLE = 5, 10
+SMALL: dict[str, Any] = {"n_steps": 8, "batch_size": 32, "n_epochs": 2, "hidden_sizes": (16,)}
+SCALED = {"normalize_observations": True, "normalize_rewards": True}
+VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "fused": ("CartPole-v1", {"engine": "fused"}),
+    "eager": ("CartPole-v1", {"engine": "eager"}),
+    "continuous": ("Pendulum-v1", {"target_kl": 0.01}),
+    "gru": ("CartPole-v1", {"gru_size": 8}),
+    "gru-shared": (Recall, {"gru_size": 8, "shared_trunk": True, **SCALED}),
+    "normalized": ("Pendulum-v1", SCALED),
+    "normalized-eager": ("Pendulum-v1", {"engine": "eager", **SCALED}),
+    "rnd": ("MountainCar-v0", {"rnd_coef": 0.5}),
+    "rnd-gru": ("MountainCar-v0", {"rnd_coef": 0.5, "gru_size": 8, **SCALED}),
+    "masked": (Forbidden, {}),
+    "image": (Locate, {"cnn_channels": (4,)}),
+    "boards": ("Snake-v0", {"cnn_channels": ()}),
+    "half": ("CartPole-v1", {"use_amp": True}),
+    "rarely-read": ("CartPole-v1", {"log_interval": 4, "anneal_lr": False}),
+    # Networks and rewards of the caller's own, which draw from PyTorch's generators.
+    "noisy": ("CartPole-v1", {}),
+    "whim": ("CartPole-v1", {}),
+}
+
+
+class Interrupted(PPO):
+    """Stops half way, as a signal would, whether its metrics are read then or not."""
+
+    def _iterate(self) -> None:
+        super()._iterate()
+        if self.iterations == HALF:
+            self.stop()
+
+
+def make(variant: str, kind: type[PPO] = PPO) -> PPO:
+    environment, changes = VARIANTS[variant]
+    settings: dict[str, Any] = {"device": "cpu", "max_episode_steps": 20}
+    env = operant_gpu.make(environment, 16, **settings) if isinstance(environment, str) else environment(16, **settings)
+    # The weights of the caller's own network.
+    torch.manual_seed(7)
+    return kind(env, PPOConfig(**{**SMALL, **changes}), **parts_of(variant))
 
 
 def digest(learner: PPO, history: list[dict[str, float]]) -> str:

@@ -32,13 +32,15 @@ def moments_kernel(moments_ptr, advantage_ptr, order_ptr, samples, minibatches, 
     start, count = minibatch(step, samples, minibatches)
     first, last = piece_of(count, piece, PIECES)
     size = (last - first).to(tl.int32)
+    # Of differences: where all are equal, their mean is exactly that, and what is shifted by it 0.
+    origin = tl.load(advantage_ptr + tl.load(order_ptr + start + first, mask=size > 0, other=0))
     total = tl.zeros((BLOCK,), tl.float32)
     for i in range(tl.cdiv(size, BLOCK)):
         place = i * BLOCK + tl.arange(0, BLOCK)
         sample = tl.load(order_ptr + start + first + place, mask=place < size, other=0)
-        total += tl.load(advantage_ptr + sample, mask=place < size, other=0.0)
+        total += tl.where(place < size, tl.load(advantage_ptr + sample, mask=place < size, other=0.0) - origin, 0.0)
     divisor = tl.maximum(size, 1).to(tl.float32)
-    mean = tl.sum(total, 0) / divisor
+    mean = origin + tl.sum(total, 0) / divisor
     spread = tl.zeros((BLOCK,), tl.float32)
     for i in range(tl.cdiv(size, BLOCK)):
         place = i * BLOCK + tl.arange(0, BLOCK)
@@ -135,8 +137,8 @@ def _normalized(advantage, moments_ptr, PIECES: tl.constexpr):
     """Shift and scale advantages by the moments of a minibatch, merged from those of its pieces."""
     piece = moments_ptr + 3 * tl.arange(0, PIECES)
     count, mean, spread = tl.load(piece), tl.load(piece + 1), tl.load(piece + 2)
-    total = tl.sum(count, 0)
-    center = tl.sum(count * mean, 0) / total
+    total, origin = tl.sum(count, 0), tl.max(tl.where(count > 0, mean, -float("inf")), 0)
+    center = origin + tl.sum(tl.where(count > 0, count * (mean - origin), 0.0), 0) / total
     variance = tl.sum(spread + count * (mean - center) * (mean - center), 0) / (total - 1.0)
     return (advantage - center) / (tl.sqrt(variance) + _STD_EPS)
 

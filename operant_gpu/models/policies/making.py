@@ -10,6 +10,7 @@ from torch import nn
 
 from operant_gpu.errors import InvalidConfig, as_integer
 from operant_gpu.models.config import PPOConfig
+from operant_gpu.models.contexts import undisturbed
 from operant_gpu.models.policies.mlp_policy import MLPPolicy, find_misfit
 from operant_gpu.models.policies.policy import Policy, policy_parts
 
@@ -63,7 +64,7 @@ def _check_protocol(policy: Policy, shape: tuple[int, ...]) -> None:
     )
     modes = {module: module.training for module in network.modules()}
     try:
-        with torch.no_grad():
+        with torch.no_grad(), undisturbed(device):
             results = network.eval()(obs, *(memory if recurrent else ()))
         shapes = [tuple(result.shape) for result in results]
     except Exception as error:

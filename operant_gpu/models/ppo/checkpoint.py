@@ -237,15 +237,15 @@ def _check_same(path: Path, saved: Mapping[str, Any], before: PPOConfig, learner
         built_in = {"ActorCritic", "RecurrentActorCritic"}
         advice = "leave gru_size as it was" if {given, saved["network"]} <= built_in else "give network="
         raise InvalidConfig("network", f"{str(path)!r} holds a {saved['network']}, got {given}: {advice}")
-    if isinstance(learner.policy.normalizer, Scaler) and "normalizer.scale" not in saved["policy"]:
-        message = f"{str(path)!r} was trained on observations from 0 to 255, which policies see from 0 to 1: train anew"
-        raise CheckpointError(message)
     for name in (*_OF_LEARNERS, *(() if has_own_network else _OF_NETWORKS)):
         was, now = (getattr(config, name) for config in (before, learner.config))
         # The weight of curiosity may change, but not whether there is any.
         same = bool(was) is bool(now) if name == "rnd_coef" else was == now
         if not same:
             raise InvalidConfig(name, f"{str(path)!r} was trained with {was}, got {now}: leave it as it was")
+    if isinstance(learner.policy.normalizer, Scaler) and "normalizer.scale" not in saved["policy"]:
+        message = f"{str(path)!r} was trained on observations from 0 to 255, which policies see from 0 to 1: train anew"
+        raise CheckpointError(message)
     if (learner.intrinsic is None) is ("intrinsic" in saved):
         raise InvalidConfig("intrinsic", f"{str(path)!r} was trained with an intrinsic reward, or without: do the same")
 

@@ -57,8 +57,8 @@ class Adam:
         given = list(parameters.values())
         if len(given) != len(self._parameters):
             raise InvalidConfig("policy", f"expected {len(self._parameters)} parameters, got {len(given)}: {_ADVICE}")
-        for name, new, old in zip(parameters, given, self._parameters):
-            found, expected = ((one.dtype, tuple(one.shape), str(one.device)) for one in (new, old))
+        for name, new, moment in zip(parameters, given, self._means):
+            found, expected = ((one.dtype, tuple(one.shape), str(one.device)) for one in (new, moment))
             if found != expected:
                 raise InvalidConfig("policy", f"expected {name} to be {expected}, got {found}: {_ADVICE}")
         self._parameters = given

@@ -396,6 +396,50 @@ def test_parameters_frozen_later_stay_as_they_are() -> None:
     assert torch.equal(frozen, before)
 
 
+ENGINES = {"fused": {}, "eager": {"engine": "eager"}, "gru": {"gru_size": 4}}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_weights_that_the_policy_was_given_since_are_learned(engine: str) -> None:
+    learner = PPO(cartpole(), small(**ENGINES[engine])).learn(256)
+    given = torch.nn.Parameter(torch.full_like(learner.policy.network.actor.weight, 0.3))
+    learner.policy.network.actor.weight = given
+    learner.learn(256)
+    assert learner.policy.network.actor.weight is given
+    assert not torch.equal(given, torch.full_like(given, 0.3))
+    # The moments are those of the same place.
+    assert learner.optimizer.count == 2 * 2 * 4 * 2
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_another_policy_in_its_place_is_learned(engine: str) -> None:
+    learner = PPO(cartpole(), small(**ENGINES[engine])).learn(256)
+    learner.policy = PPO(cartpole(), small(**ENGINES[engine], seed=5)).policy
+    before = torch.nn.utils.parameters_to_vector(learner.policy.parameters()).clone()
+    learner.learn(256)
+    assert not torch.equal(torch.nn.utils.parameters_to_vector(learner.policy.parameters()), before)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda policy: setattr(policy.network, "actor", torch.nn.Linear(9, 2)),
+            r"actor.weight to be .*\(2, 9\)",
+        ),
+        (lambda policy: policy.network.register_parameter("more", torch.nn.Parameter(torch.zeros(1))), "parameters"),
+        (lambda policy: policy.double(), "to be .*float32.*got .*float64"),
+    ],
+    ids=["shape", "number", "dtype"],
+)
+def test_weights_of_another_form_are_refused(engine: str, change, message: str) -> None:
+    learner = PPO(cartpole(), small(**ENGINES[engine])).learn(256)
+    change(learner.policy)
+    with pytest.raises(InvalidConfig, match=f"^policy: expected .*{message}.*make a new learner$"):
+        learner.learn(256)
+
+
 class Wrong(IntrinsicReward):
     def forward(self, rollout, generator):
         return rollout.reward[0]

@@ -36,6 +36,12 @@ def assert_is(loss: Tensor, expected: float) -> None:
     assert loss.item() == pytest.approx(expected, rel=1e-4, abs=1e-3)
 
 
+@pytest.mark.parametrize("advantage", [0.1, -3.3, 1e6])
+@pytest.mark.parametrize("size", [3, 41, 4096])
+def test_equal_advantages_are_normalized_to_zero(size: int, advantage: float) -> None:
+    assert losses.normalized(torch.full((size,), advantage)).abs().max() < 1e-6 * max(1.0, abs(advantage))
+
+
 def test_the_surrogate_is_the_worse_of_two() -> None:
     # clip_eps = 0.2, ratio * advantage against clipped ratio * advantage:
     # 1.5 * 2 = 3 against 1.2 * 2 = 2.4, taken 2.4: a good action is made likelier only so far.

@@ -8,58 +8,15 @@ import sys
 import threading
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from here import SUPPORT
-from learning_envs import Forbidden, Locate, Recall
-from resumed import digest, parts_of
+from resumed import HALF, SMALL, VARIANTS, WHOLE, Interrupted, digest, make, parts_of
 
 import operant_gpu
 from operant_gpu import InvalidConfig, files
 from operant_gpu.models import PPO, PPOConfig
-
-HALF, WHOLE = 5, 10
-SMALL: dict[str, Any] = {"n_steps": 8, "batch_size": 32, "n_epochs": 2, "hidden_sizes": (16,)}
-SCALED = {"normalize_observations": True, "normalize_rewards": True}
-VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "fused": ("CartPole-v1", {"engine": "fused"}),
-    "eager": ("CartPole-v1", {"engine": "eager"}),
-    "continuous": ("Pendulum-v1", {"target_kl": 0.01}),
-    "gru": ("CartPole-v1", {"gru_size": 8}),
-    "gru-shared": (Recall, {"gru_size": 8, "shared_trunk": True, **SCALED}),
-    "normalized": ("Pendulum-v1", SCALED),
-    "normalized-eager": ("Pendulum-v1", {"engine": "eager", **SCALED}),
-    "rnd": ("MountainCar-v0", {"rnd_coef": 0.5}),
-    "rnd-gru": ("MountainCar-v0", {"rnd_coef": 0.5, "gru_size": 8, **SCALED}),
-    "masked": (Forbidden, {}),
-    "image": (Locate, {"cnn_channels": (4,)}),
-    "boards": ("Snake-v0", {"cnn_channels": ()}),
-    "half": ("CartPole-v1", {"use_amp": True}),
-    "rarely-read": ("CartPole-v1", {"log_interval": 4, "anneal_lr": False}),
-    # Networks and rewards of the caller's own, which draw from PyTorch's generators.
-    "noisy": ("CartPole-v1", {}),
-    "whim": ("CartPole-v1", {}),
-}
-
-
-class Interrupted(PPO):
-    """Stops half way, as a signal would, whether its metrics are read then or not."""
-
-    def _iterate(self) -> None:
-        super()._iterate()
-        if self.iterations == HALF:
-            self.stop()
-
-
-def make(variant: str, kind: type[PPO] = PPO) -> PPO:
-    environment, changes = VARIANTS[variant]
-    settings: dict[str, Any] = {"device": "cpu", "max_episode_steps": 20}
-    env = operant_gpu.make(environment, 16, **settings) if isinstance(environment, str) else environment(16, **settings)
-    # The weights of the caller's own network.
-    torch.manual_seed(7)
-    return kind(env, PPOConfig(**{**SMALL, **changes}), **parts_of(variant))
 
 
 def train_half(variant: str, folder: Path) -> None:
@@ -224,6 +181,45 @@ def test_environments_of_the_callers_own_begin_anew(tmp_path: Path) -> None:
     assert learner.resume().timesteps == 640 + 3 * 256
     assert learner.reward_normalizer is not None
     assert learner.reward_normalizer.returns.shape == (32,)
+
+
+def begun(learner: PPO) -> torch.Tensor:
+    """Return what the running discounted returns are when the next training begins."""
+    assert learner.reward_normalizer is not None
+    returns: list[torch.Tensor] = []
+    normalize = learner.reward_normalizer.forward
+
+    def noted(rewards: torch.Tensor, ended: torch.Tensor) -> torch.Tensor:
+        assert learner.reward_normalizer is not None
+        returns.append(learner.reward_normalizer.returns.clone())
+        return normalize(rewards, ended)
+
+    learner.reward_normalizer.forward = noted  # type: ignore[method-assign]
+    learner.learn(128)
+    return returns[0]
+
+
+@pytest.mark.parametrize("variant", ["normalized", "normalized-eager"])
+def test_discounted_returns_begin_anew_with_the_episodes(variant: str, tmp_path: Path) -> None:
+    learner = make(variant)
+    learner.learn(3 * 128)
+    learner.save(tmp_path / "learner.pt")
+    assert begun(PPO.load(tmp_path / "learner.pt", device="cpu")).all()
+    assert not begun(PPO.load(tmp_path / "learner.pt", make(variant).env)).any()
+    learner.env.reset(options={"reset_mask": torch.arange(16) < 5})
+    assert (begun(learner) == 0).tolist() == [True] * 5 + [False] * 11
+
+
+def test_a_memory_begins_anew_with_the_episodes() -> None:
+    learner = make("gru", Interrupted)
+    learner.learn(1280)
+    learner.env.reset(options={"reset_mask": torch.arange(16) < 5})
+    before = learner._loop.memory()["starts"].clone()
+    learner._begin(learner._loop.memory())
+    rollout = learner._loop.rollout
+    assert rollout is not None
+    assert rollout.starts is not None
+    assert torch.equal(rollout.starts[-1], before | (torch.arange(16) < 5))
 
 
 THIRD = "step-000000000256.pt"
