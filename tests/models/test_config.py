@@ -258,7 +258,7 @@ def test_none_in_a_file_is_none_where_that_is_a_value(none: str, tmp_path: Path)
     base = PPOConfig(target_kl=0.1, vf_clip_eps=0.1, checkpoint_dir="x")
     path = write(tmp_path, f'target_kl = "{none}"\ncheckpoint_dir = "{none}"')
     assert PPOConfig.from_toml(path, base) == PPOConfig(vf_clip_eps=0.1)
-    with pytest.raises(InvalidConfig, match=rf"^lr: expected float, got '{none}'"):
+    with pytest.raises(InvalidConfig, match=rf"^lr: expected a number, got '{none}'"):
         PPOConfig.from_toml(write(tmp_path, f'lr = "{none}"'))
     # A folder of that name stays one.
     PPOConfig(checkpoint_dir=none).to_toml(path)
