@@ -203,6 +203,6 @@ def test_planes_must_share_the_observation_evenly() -> None:
 
 
 def test_numba_is_refused_with_what_to_use_instead() -> None:
-    with pytest.raises(InvalidConfig, match=r"^backend: expected 'auto', 'triton' or 'numpy' for Environments with arrays"):
+    with pytest.raises(InvalidConfig, match=r"^backend: expected 'auto', 'triton' or 'numpy' for Env.* with arrays"):
         Lamps(2, device="cpu", backend="numba")
     assert Lamps(2, device="cpu").backend == "numpy"
