@@ -143,10 +143,13 @@ class Definition:
         Raises:
             InvalidConfig: If no module has it.
         """
-        for module in list(sys.modules.values()):
-            for name, value in list(getattr(module, "__dict__", {}).items()):
-                if value is self and module.__name__ != "__mp_main__":
-                    return _attribute, (module.__name__, name)
+        # That of its state first; the program itself, which is another one in other processes, last.
+        programs = ("__mp_main__", "__main__")
+        others = (name for name in sys.modules if name not in programs)
+        for module in dict.fromkeys((self.state.__module__, *others, *programs[1:])):
+            for name, value in list(getattr(sys.modules.get(module), "__dict__", {}).items()):
+                if value is self:
+                    return _attribute, (module, name)
         message = f"{self.id} can be pickled by its name only, and no module has one for it"
         raise InvalidConfig("environment", f"{message}: assign it to a name at the top level of a file")
 

@@ -55,7 +55,7 @@ class Pieces:
     """Cuts long work into pieces of some tenths of a second, between which Python heeds signals such as Ctrl-C.
 
     Args:
-        first: Steps of the first piece; from the last one it is known how long a step takes.
+        first: Steps of the first piece; later ones go by how long steps took.
     """
 
     def __init__(self, first: int) -> None:
@@ -63,14 +63,17 @@ class Pieces:
 
     def each(self, steps: int, take: Callable[[int, int], None]) -> None:
         """Call `take(first, count)` for pieces that together are all steps."""
-        first = 0
+        first, taken = 0, [0.0]
         while first < steps:
             count = int(_SECONDS_OF_PIECE / self._seconds_of_step) if self._seconds_of_step else self._first
             count = min(max(1, count), steps - first)
             before = time.perf_counter()
             take(first, count)
             self._seconds_of_step = (time.perf_counter() - before) / count
+            taken.append(self._seconds_of_step)
             first += count
+        # Not of the last piece: once an iteration has stopped, gradient steps take no time.
+        self._seconds_of_step = max(taken)
 
 
 @functools.cache

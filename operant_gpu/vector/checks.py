@@ -108,9 +108,10 @@ def as_tensor(given: Any, width: Any = None) -> Tensor:
     if isinstance(given, list | tuple) and given and all(isinstance(one, Tensor) for one in given):
         return torch.stack(tuple(given))
     array = np.asarray(given, None if isinstance(given, np.ndarray) else width)
-    # torch takes neither other byte orders, nor negative strides, nor read-only memory.
+    # torch takes neither other byte orders, nor strides that are negative or of part of a number, nor read-only memory.
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
-    shareable = native.flags.writeable and min(native.strides, default=0) >= 0
+    is_even = all(stride >= 0 and stride % native.itemsize == 0 for stride in native.strides)
+    shareable = native.flags.writeable and is_even
     return torch.from_numpy(native if shareable else native.copy())
 
 

@@ -297,6 +297,9 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             ActionError: With the number of such actions and the first environment that got one; or with the number of
                 environments under way whose `action_mask` leaves nothing to do, and the first of them.
         """
+        if self._started and self._outputs.action_mask is not None:
+            # A step may have written its mask elsewhere, and the caller the state.
+            self.observe()
         self._check(self._outputs.action_mask)
 
     def get_logs(self, clear: bool = False) -> dict[str, float]:
@@ -368,9 +371,6 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         for column, saved_column in pairs:
             column.copy_(saved_column)
         self._started = started
-        if started and self._outputs.action_mask is not None:
-            # `check` looks at the mask.
-            self.observe()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle a twin, in memory of its own: with the same future, and the outputs of the last step."""

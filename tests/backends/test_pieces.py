@@ -62,6 +62,25 @@ def test_gradient_steps_in_pieces_have_the_same_bits(cut: Callable[[], None]) ->
         assert torch.equal(found, expected)
 
 
+def test_pieces_go_by_the_slowest_steps_of_the_last_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(threads.time, "perf_counter", lambda: clock[0])
+    pieces, taken = threads.Pieces(first=4), list[int]()
+
+    def take(first: int, count: int) -> None:
+        assert first == sum(taken)
+        taken.append(count)
+        # After ten steps an iteration has stopped.
+        clock[0] += 0.05 * max(0, min(count, 10 - first))
+
+    pieces.each(20, take)
+    assert taken == [4, 5, 5, 6]
+    taken.clear()
+    pieces.each(20, take)
+    assert taken[0] == 5
+    assert sum(taken) == 20
+
+
 @pytest.mark.parametrize("has_network", [False, True], ids=["random", "network"])
 @pytest.mark.parametrize("name", ["CartPole-v1", "CudaCartPole-v1"])
 def test_ctrl_c_ends_a_rollout_after_a_whole_step(name: str, has_network: bool) -> None:

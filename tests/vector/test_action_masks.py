@@ -219,8 +219,8 @@ def test_an_environment_without_a_legal_action_is_named(backend: str) -> None:
     env.observe()
     env.check()
     saved = env.state_dict()
+    # Seen without `observe`.
     env.state.breath[2:] = 5
-    env.observe()
     message = r"^no action is legal in 2 environments \(first in environment 2\): let `action_mask` leave one"
     stay = [1] * 4
     calls = (
@@ -252,9 +252,10 @@ def test_each_component_needs_a_legal_action_while_the_episode_goes_on(mode: Aut
     for given in (None, ~over):
         with pytest.raises(ActionError, match=r"in 1 environments \(first in environment 3\)"):
             raise_helpless(mask, given, layout)
-    env = make("MaskedDials-v0", "numpy", autoreset_mode=mode, debug=True)
+    definition = dataclasses.replace(Ledge, action_mask=stuck_out_of_breath)
+    env = definition(4, device="cpu", backend="numpy", autoreset_mode=mode)
     env.reset(seed=1)
-    env._outputs.action_mask.fill_(False)
+    env.state.breath.fill_(5)
     env._columns.ended.fill_(True)
     with pytest.raises(ActionError) if mode is AutoresetMode.SAME_STEP else contextlib.nullcontext():
         env.check()

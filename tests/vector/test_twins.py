@@ -114,9 +114,11 @@ def run_python(code: str, **variables: str) -> str:
     return done.stdout
 
 
-def test_a_pickle_is_read_by_another_process(tmp_path: Path) -> None:
+def test_a_pickle_is_read_by_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     env = operant_gpu.make("CartPole-v1", 3, device="cpu")
     env.reset(seed=2)
+    # A program may have a name for it too.
+    monkeypatch.setattr(sys.modules["__main__"], "CartPole", operant_gpu.envs.CartPole, raising=False)
     (tmp_path / "env.pickle").write_bytes(pickle.dumps(env))
     code = f"""
 import pickle

@@ -108,6 +108,8 @@ class PPO:
         self._telemetry = Telemetry(list(parameters), env.num_envs, device)
         self._loop = Loop(self._make_update())
         self._checkpoints: Path | None = None
+        # Whether `keep_checkpoints` has said where to.
+        self._names_folder = False
         self._stopping = self._goes_on = self._is_training = self._has_begun = False
         # Of a saved training: what the policy remembers, and the states of PyTorch's own generators.
         self._memory: Mapping[str, Tensor] | None = None
@@ -254,6 +256,7 @@ class PPO:
         Raises:
             InvalidConfig: If it cannot be written, or has checkpoints of an earlier training.
         """
+        self._names_folder = True
         self._checkpoints = None if folder is None else self._begun(as_path("folder", folder), "folder")
 
     def controller(self, deterministic: bool = True) -> Controller:
@@ -325,7 +328,13 @@ class PPO:
             "progress": {name: getattr(self, name) for name in _PROGRESS},
             "precision": getattr(self.policy, "precision", None),
             "memory": dict(self._present_memory()),
-            "generators": {"device": device.type, "learner": self._generator.get_state(), "own": own},
+            "frozen": [name for name, one in self.policy.named_parameters() if not one.requires_grad],
+            "generators": {
+                "device": device.type,
+                "learner": self._generator.get_state(),
+                "acting": self._acting.get_state(),
+                "own": own,
+            },
             "telemetry": self._telemetry.state_dict(),
             "environments": self.env.state_dict(),
             **{name: copy.deepcopy(part.state_dict()) for name, part in self._parts().items()},
@@ -354,10 +363,14 @@ class PPO:
             setattr(self, name, state["progress"][name])
         if state.get("precision") is not None:
             self.policy.precision = state["precision"]
+        for name, parameter in self.policy.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and name not in state.get("frozen", ()))
         self._telemetry.load_state_dict(state["telemetry"], self.iterations)
         generators = state["generators"]
         if generators["device"] == self.env.device.type:
             self._generator.set_state(generators["learner"])
+            # Those of before have had none.
+            self._acting.set_state(generators.get("acting", self._acting.get_state()))
             self._own_generators = generators["own"]
         if environments:
             self.env.load_state_dict(state["environments"])
@@ -386,7 +399,7 @@ class PPO:
         if self._loop.update.policy is not self.policy or self._precision != getattr(self.policy, "precision", None):
             self._loop = Loop(self._make_update())
         if not self._has_begun:
-            if self._checkpoints is None and self.config.checkpoint_dir is not None:
+            if not self._names_folder and self.config.checkpoint_dir is not None:
                 self._checkpoints = self._begun(as_path("checkpoint_dir", self.config.checkpoint_dir), "checkpoint_dir")
             if not self._goes_on:
                 self.env.reset(seed=self.config.seed)

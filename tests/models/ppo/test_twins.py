@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,20 @@ def test_the_precision_of_a_policy_is_kept(tmp_path: Path) -> None:
     assert PPO.load(tmp_path / "learner.pt", device="cpu").policy.precision == "ieee"
 
 
+def test_what_is_frozen_stays_so_and_draws_go_on(tmp_path: Path) -> None:
+    learner = make("eager")
+    learner.policy.network.critic.weight.requires_grad_(False)
+    obs = torch.zeros(50, 4)
+    learner.predict(obs, deterministic=False)
+    learner.save(tmp_path / "learner.pt")
+    twins = copy.deepcopy(learner), PPO.load(tmp_path / "learner.pt", device="cpu")
+    expected = learner.predict(obs, deterministic=False)
+    for twin in twins:
+        frozen = [name for name, one in twin.policy.named_parameters() if not one.requires_grad]
+        assert frozen == ["network.critic.weight"]
+        assert torch.equal(twin.predict(obs, deterministic=False), expected)
+
+
 def test_a_twin_keeps_checkpoints_in_a_folder_of_its_own(tmp_path: Path) -> None:
     learner = make("fused")
     learner.keep_checkpoints(tmp_path / "first")
@@ -74,9 +89,18 @@ def test_a_twin_keeps_checkpoints_in_a_folder_of_its_own(tmp_path: Path) -> None
     assert PPO.load(tmp_path / "first", device="cpu").timesteps == 256
     with pytest.raises(InvalidConfig, match="has checkpoints of another training"):
         twin.keep_checkpoints(tmp_path / "first")
+    twin.keep_checkpoints(None)
+    twin.learn(128)
     twin.keep_checkpoints(tmp_path / "second")
     twin.learn(256)
-    assert PPO.load(tmp_path / "second", device="cpu").timesteps == 768
+    assert PPO.load(tmp_path / "second", device="cpu").timesteps == 896
+
+
+def test_no_folder_can_be_asked_for_before_the_first_training(tmp_path: Path) -> None:
+    learner = PPO(make("fused").env, replace(make("fused").config, checkpoint_dir=str(tmp_path / "folder")))
+    learner.keep_checkpoints(None)
+    learner.learn(128)
+    assert not (tmp_path / "folder").exists()
 
 
 @pytest.mark.parametrize("way", [copy.deepcopy, WAYS["pickle"]], ids=["deepcopy", "pickle"])
