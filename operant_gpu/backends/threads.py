@@ -32,8 +32,10 @@ def in_parts(
         return
     part = -(-num_envs // (threads * multiple)) * multiple
     parts = [(number, first, min(first + part, num_envs)) for number, first in enumerate(range(0, num_envs, part))]
-    others = [_pool().submit(kernel, *arguments) for arguments in parts[1:]]
+    others = list[Future[None]]()
     try:
+        for arguments in parts[1:]:
+            others.append(_pool().submit(kernel, *arguments))
         kernel(*parts[0])
     finally:
         # Also where a signal's handler raises: all environments are then as after the same step.

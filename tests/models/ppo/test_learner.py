@@ -481,7 +481,10 @@ def test_predict_reads_any_byte_order_stride_and_container() -> None:
     expected = learner.predict(torch.from_numpy(plain))
     read_only = plain.copy()
     read_only.flags.writeable = False
+    table = np.zeros(5, [("time", "u1"), ("obs", "f4", 3)])
+    table["obs"] = plain
     forms = [
+        table["obs"],
         *(plain.astype(dtype) for dtype in (">f4", "<f4", ">f8", "f8")),
         *(plain[::-1].copy()[::-1], plain[:, ::-1].copy()[:, ::-1], np.asfortranarray(plain), read_only),
         *([torch.from_numpy(row) for row in plain], list(plain), plain.tolist(), list(map(list, plain))),
