@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
+import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from queue import Empty, SimpleQueue
+from typing import Any
 
 import torch
 
 _SECONDS_OF_PIECE = 0.25
+# For a call that a signal has taken from a waiting thread.
+_SECONDS_OF_WAIT = 0.01
 
 
 def in_parts(
-    kernel: Callable[[int, int, int], None], num_envs: int, num_steps: int, steps_per_thread: int, multiple: int
-) -> None:
-    """Call `kernel(thread, first, last)` for parts of the environments that together are all of them.
+    kernel: Callable[..., Any],
+    arguments: Callable[[int, int, int], tuple[Any, ...]],
+    num_envs: int,
+    num_steps: int,
+    steps_per_thread: int,
+    multiple: int,
+) -> Collection[Any]:
+    """Call a kernel for parts of the environments that together are all of them; return what it returned.
 
-    Uses as many threads as PyTorch may (`torch.set_num_threads`), for calls that are worth it.
+    Uses as many threads as PyTorch may (`torch.set_num_threads`), for calls that are worth it. Where a signal's handler
+    raises meanwhile, all parts are done first: between the lines below Python may heed signals, in a call of C it does
+    not.
 
     Args:
-        kernel: Works on the environments from `first` up to `last`, in the memory of thread number `thread`.
+        kernel: A function of C.
+        arguments: Returns its arguments for the environments from `first` up to `last`, in the memory of thread number
+            `thread`: `arguments(thread, first, last)`.
         num_envs: How many environments there are.
         num_steps: How many steps the kernel takes of each.
         steps_per_thread: Environment steps that are worth a thread of their own: to wake one takes some 20 us.
@@ -28,29 +44,80 @@ def in_parts(
     """
     threads = min(torch.get_num_threads(), num_envs * num_steps // steps_per_thread)
     if threads <= 1:
-        kernel(0, 0, num_envs)
-        return
+        return [kernel(*arguments(0, 0, num_envs))]
     part = -(-num_envs // (threads * multiple)) * multiple
-    parts = [(number, first, min(first + part, num_envs)) for number, first in enumerate(range(0, num_envs, part))]
-    others = list[Future[None]]()
+    firsts = enumerate(range(0, num_envs, part))
+    work = _Work(kernel, [arguments(number, first, min(first + part, num_envs)) for number, first in firsts])
+    tasks = _tasks(threads - 1)
     try:
-        for arguments in parts[1:]:
-            others.append(_pool().submit(kernel, *arguments))
-        kernel(*parts[0])
+        work.offered.extend(map(tasks.put, itertools.repeat(work, len(work.parts) - 1)))
+        work.help()
     finally:
-        # Also where a signal's handler raises: all environments are then as after the same step.
-        _await(others)
-    for other in others:
-        other.result()
+        work.finish()
+    if work.failures:
+        raise work.failures[0]
+    return work.results
 
 
-def _await(others: Sequence[Future[None]]) -> None:
-    """Wait for threads, whatever signals come meanwhile."""
-    try:
-        wait(others)
-    except BaseException:
-        _await(others)
-        raise
+class _Work:
+    """Parts of some work that threads share.
+
+    Attributes:
+        parts: Arguments of each.
+        results: Of those that are done.
+        offered: An entry for each thread that has been asked to help.
+        failures: What went wrong in those.
+    """
+
+    def __init__(self, kernel: Callable[..., Any], parts: Sequence[tuple[Any, ...]]) -> None:
+        self.parts, self._kernel, self._left = parts, kernel, iter(parts)
+        self.results, self.offered, self.failures = deque[Any](), deque[None](), deque[BaseException]()
+        self._gone, self._woken = deque[None](), SimpleQueue[None]()
+
+    def help(self) -> None:
+        """Do parts that nobody has begun, until none is left."""
+        claimed = iter(functools.partial(next, self._left, None), None)
+        self.results.extend(itertools.starmap(self._kernel, claimed))
+
+    def follow(self) -> None:
+        """Help, and say when there is nothing left to do."""
+        try:
+            self.help()
+        except BaseException as error:
+            self.failures.append(error)
+        self._gone.append(None)
+        self._woken.put(None)
+
+    def finish(self) -> None:
+        """Wait until all is done, whatever signals come meanwhile."""
+        try:
+            self.help()
+            while len(self.results) < len(self.parts) and len(self._gone) < len(self.offered):
+                with contextlib.suppress(Empty):
+                    self._woken.get(timeout=_SECONDS_OF_WAIT)
+        except BaseException:
+            self.finish()
+            raise
+
+
+@functools.cache
+def _helpers() -> tuple[SimpleQueue[_Work], list[threading.Thread]]:
+    return SimpleQueue(), []
+
+
+def _tasks(number: int) -> SimpleQueue[_Work]:
+    """Return the queue that so many threads, or more, take work from."""
+    tasks, threads = _helpers()
+    while len(threads) < number:
+        thread = threading.Thread(target=_serve, args=(tasks,), name="operant_gpu", daemon=True)
+        thread.start()
+        threads.append(thread)
+    return tasks
+
+
+def _serve(tasks: SimpleQueue[_Work]) -> None:
+    while True:
+        tasks.get().follow()
 
 
 class Pieces:
@@ -78,13 +145,8 @@ class Pieces:
         self._seconds_of_step = max(taken)
 
 
-@functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(thread_name_prefix="operant_gpu")
-
-
 def begin_anew() -> None:
     """Let a forked process have threads of its own: those of its parent do not live on in it."""
-    _pool.cache_clear()
+    _helpers.cache_clear()
     # PyTorch's operations on large tensors would wait for OpenMP's threads for ever; one thread needs no other.
     torch.set_num_threads(1)

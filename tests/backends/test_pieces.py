@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import _thread
+import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -119,17 +121,52 @@ def test_ctrl_c_ends_a_training_between_gradient_steps(monkeypatch: pytest.Monke
     assert all(parameter.isfinite().all() for parameter in learner.policy.parameters())
 
 
-def test_other_threads_are_waited_for_where_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    begun, done = threading.Event(), []
+class Alarm(Exception):
+    """What a signal's handler raises."""
 
-    def part(thread: int, first: int, last: int) -> None:
-        if thread == 0:
-            assert begun.wait(60)
-            raise KeyboardInterrupt
-        begun.set()
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers that signal")
+@pytest.mark.parametrize("name", ["CartPole-v1", "CudaCartPole-v1"])
+def test_signals_leave_all_threads_after_the_same_step(name: str) -> None:
+    def ring(number: int, frame: object) -> None:
+        raise Alarm
+
+    before, handler = torch.get_num_threads(), signal.signal(signal.SIGALRM, ring)
+    env = make(name, "cpp" if name.startswith("Cuda") else "numba", num_envs=32_768, max_episode_steps=-1)
+    env.reset(seed=1)
+    actions, rung = torch.zeros(32_768, dtype=torch.int64), 0
+    try:
+        torch.set_num_threads(3)
+        env.step(actions)
+        for delay in range(40):
+            signal.setitimer(signal.ITIMER_REAL, 0.002 + 0.0001 * delay)
+            try:
+                while True:
+                    env.step(actions)
+            except Alarm:
+                rung += 1
+            columns = env.state_dict()["columns"]
+            steps = columns["log_length"] + columns["elapsed"].masked_fill(columns["ended"], 0)
+            assert steps.min() == steps.max()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        torch.set_num_threads(before)
+    assert rung == 40
+
+
+def test_all_parts_are_done_before_a_failure_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    done: list[range] = []
+
+    def part(first: int, last: int) -> None:
+        if first == 0:
+            raise MemoryError
+        time.sleep(0.01)
         done.append(range(first, last))
 
-    with pytest.raises(KeyboardInterrupt):
-        threads.in_parts(part, 30, 1, 1, 1)
-    assert sorted(done, key=lambda part: part.start) == [range(10, 20), range(20, 30)]
+    for _ in range(5):
+        done.clear()
+        with pytest.raises(MemoryError):
+            threads.in_parts(part, lambda thread, first, last: (first, last), 30, 1, 1, 1)
+        assert sorted(done, key=lambda part: part.start) == [range(10, 20), range(20, 30)]

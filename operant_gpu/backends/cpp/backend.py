@@ -36,10 +36,10 @@ class CppBackend(CudaSourceBackend):
         """Call a kernel for all environments, in parts by as many threads as the work is worth."""
         function, batch, address = self._kernels[kernel], self.record.address, call.address
 
-        def part(_: int, first: int, last: int) -> None:
-            function(batch, address, first, last, argument)
+        def arguments(_: int, first: int, last: int) -> tuple[int, ...]:
+            return batch, address, first, last, argument
 
-        in_parts(part, self.batch.num_envs, num_steps, _STEPS_PER_THREAD, _BLOCK)
+        in_parts(function, arguments, self.batch.num_envs, num_steps, _STEPS_PER_THREAD, _BLOCK)
 
 
 def library(environment: Any, params: Any) -> dict[str, Any]:
@@ -71,7 +71,6 @@ def compile_command(environment: Any) -> list[str]:
 def _compile(environment: Any, params: Any, source: str, command: list[str], path: Path) -> None:
     file = path.with_name("program.cpp")
     file.write_text(source, encoding="utf-8")
-    # In the language that is understood below.
     command = [*command, str(file), "-o", str(path)]
     done = run_compiler(command)
     if done.returncode == 0 and path.exists():

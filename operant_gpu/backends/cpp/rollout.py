@@ -111,11 +111,11 @@ class NetworkRollout:
         )
         roll_out = self._kernel
 
-        def part(thread: int, first: int, last: int) -> None:
-            if not roll_out(ctypes.byref(rollout), self._workspace(thread), first, last):
-                raise MemoryError("a rollout needs more memory than there is")
+        def arguments(thread: int, first: int, last: int) -> tuple[Any, ...]:
+            return ctypes.byref(rollout), self._workspace(thread), first, last
 
-        in_parts(part, self._batch.num_envs, num_steps, _STEPS_PER_THREAD, _MULTIPLE)
+        if not all(in_parts(roll_out, arguments, self._batch.num_envs, num_steps, _STEPS_PER_THREAD, _MULTIPLE)):
+            raise MemoryError("a rollout needs more memory than there is")
 
     @functools.cached_property
     def _kernel(self) -> Any:

@@ -44,10 +44,10 @@ class NumbaBackend(CompiledBackend):
     def _run(self, kernel: Callable[..., None], call: Record, argument: int, num_steps: int) -> None:
         own, address, workspace = self._record.address, call.address, self._workspace
 
-        def part(thread: int, first: int, last: int) -> None:
-            kernel(own, address, workspace(thread), first, last, argument)
+        def arguments(thread: int, first: int, last: int) -> tuple[int, ...]:
+            return own, address, workspace(thread), first, last, argument
 
-        in_parts(part, self.batch.num_envs, num_steps, _STEPS_PER_THREAD, BLOCK)
+        in_parts(kernel, arguments, self.batch.num_envs, num_steps, _STEPS_PER_THREAD, BLOCK)
 
     def _workspace(self, thread: int) -> int:
         """Return the address of the memory that a thread works in."""
