@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from gymnasium import Space
 
-from operant_gpu.errors import InvalidConfig, as_integer, mapping, nearest, whole
+from operant_gpu.errors import InvalidConfig, as_integer, mapping, meant, whole
 from operant_gpu.lang import Array, is_jit_function, next_power_of_2, numpy_dtype, tl
 from operant_gpu.spaces import action_layout, observation_layout
 
@@ -320,6 +320,6 @@ def _checked_param(name: str, value: Any, default: Any) -> bool | int | float:
 
 def _unknown(name: str, environment: Definition) -> str:
     known = [*environment.params._fields, *sorted(_RESERVED)]
-    hint = nearest(name, known)
+    hint = meant(name, known)
     own = ", ".join(environment.params._fields) or "none"
     return f"unknown setting; {hint}parameters of {environment.id}: {own}; settings: {', '.join(sorted(_RESERVED))}"

@@ -113,15 +113,16 @@ def one_line(error: Exception) -> str:
 
 
 def nearest(name: object, known: Collection[str]) -> str:
-    """Return a question whether one of the known names was meant, with a space behind it; "" if none is like.
-
-    That is the one which other libraries call so, or the likest.
-    """
-    if here := called_here(name, known):
-        return f"did you mean {here!r}? "
+    """Return a question whether the known name that is most like this was meant, with a space behind it, or ""."""
     plain = {_plain(one): one for one in known}
     near = difflib.get_close_matches(_plain(name), plain, n=1)
     return f"did you mean {plain[near[0]]!r}? " if near else ""
+
+
+def meant(name: object, settings: Collection[str]) -> str:
+    """Return such a question for the name of a setting, which other libraries may call so."""
+    here = called_here(name, settings)
+    return nearest(name, settings) if here is None else f"did you mean {here!r}? "
 
 
 def called_here(name: object, known: Collection[str]) -> str | None:

@@ -8,14 +8,11 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from operant_gpu.backends.base import Batch
-from operant_gpu.backends.threads import Pieces
+from operant_gpu.backends.threads import FIRST_STEPS, Pieces
 from operant_gpu.memory.columns import Outputs
 from operant_gpu.memory.records import CALL, GIVEN, Record, given, present, stored
 from operant_gpu.memory.trajectory import Trajectory
 from operant_gpu.mlp import MLP
-
-# Environment steps of the first piece of a rollout: few, for it is not known yet how long they take.
-FIRST_STEPS = 4096
 
 
 class NetworkActs(Protocol):
@@ -62,7 +59,7 @@ class CompiledBackend:
         self.run_steps(call, 1)
 
     def rollout(self, num_steps: int, policy: Tensor | MLP | None, trajectory: Trajectory, outputs: Outputs) -> None:
-        """Take many steps, in one call unless a network acts; on a CPU, in as many as signals want to be heeded."""
+        """Take many steps: on a GPU in one call unless a network acts, on a CPU in pieces."""
         if isinstance(policy, MLP):
             self.acting.run(num_steps, policy, trajectory, outputs)
             return

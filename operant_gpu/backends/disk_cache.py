@@ -28,12 +28,13 @@ def find(kind: str, key: str) -> tuple[Path, bytes] | None:
         kind: Of programs: each has a folder.
         key: All that decides what is in the file, as letters and digits.
     """
-    for path in sorted((_folder() / kind).glob(f"{key}-*")):
-        with contextlib.suppress(OSError):
-            content = path.read_bytes()
+    # A folder that cannot be looked into, or a disk that does not answer, is as good as none.
+    with contextlib.suppress(OSError):
+        for path in sorted((_folder() / kind).glob(f"{key}-*")):
+            content = path.read_bytes() if path.is_file() else b""
             if path.stem == f"{key}-{_digest(content)}":
                 return path, content
-        remove(path)
+            remove(path)
     return None
 
 
@@ -62,8 +63,9 @@ def remove(path: Path) -> None:
 def _folder() -> Path:
     if named := os.environ.get(_VARIABLE):
         return as_path(_VARIABLE, named).absolute()
-    # Where nobody has a home, "~" stays, which is not to become a folder in the present one.
-    return Path("/", os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "operant_gpu")
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # A relative one is to be ignored. Where nobody has a home, "~" stays, which is not to become a folder here.
+    return Path("/", given if given.is_absolute() else os.path.expanduser("~/.cache"), "operant_gpu")
 
 
 def _digest(content: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Kernels on the CPU: in parts, by as many threads as their work is worth, and in pieces, for signals to be heeded."""
+"""Kernels on the CPU: in parts for several threads, and in pieces between which Python handles signals."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+# Environment steps of the first piece of rollouts: few, for it is not known yet how long they take.
+FIRST_STEPS = 4096
 _SECONDS_OF_PIECE = 0.25
 # For a call that a signal has taken from a waiting thread.
 _SECONDS_OF_WAIT = 0.01
@@ -128,21 +130,20 @@ class Pieces:
     """
 
     def __init__(self, first: int) -> None:
-        self._first, self._seconds_of_step = max(1, first), 0.0
+        self._first, self._slowest = first, 0.0
 
     def each(self, steps: int, take: Callable[[int, int], None]) -> None:
         """Call `take(first, count)` for pieces that together are all steps."""
-        first, taken = 0, [0.0]
+        first, slowest = 0, 0.0
+        count = int(_SECONDS_OF_PIECE / self._slowest) if self._slowest else self._first
         while first < steps:
-            count = int(_SECONDS_OF_PIECE / self._seconds_of_step) if self._seconds_of_step else self._first
-            count = min(max(1, count), steps - first)
-            before = time.perf_counter()
+            count, before = min(max(1, count), steps - first), time.perf_counter()
             take(first, count)
-            self._seconds_of_step = (time.perf_counter() - before) / count
-            taken.append(self._seconds_of_step)
             first += count
-        # Not of the last piece: once an iteration has stopped, gradient steps take no time.
-        self._seconds_of_step = max(taken)
+            seconds = max(time.perf_counter() - before, 1e-9) / count
+            # Some steps take no time, such as those of an iteration that has stopped.
+            slowest, count = max(slowest, seconds), min(2 * count, int(_SECONDS_OF_PIECE / seconds))
+        self._slowest = slowest
 
 
 def begin_anew() -> None:

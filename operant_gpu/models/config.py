@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_
 import numpy as np
 import tomli_w
 
-from operant_gpu.errors import InvalidConfig, as_integer, nearest, one_of
+from operant_gpu.errors import InvalidConfig, as_integer, meant, nearest, one_of
 from operant_gpu.files import as_path, write_whole
 from operant_gpu.models.presets import PRESETS
 
@@ -274,7 +274,7 @@ def refuse_unknown(init: Constructor, message: Callable[[str, Any], str]) -> Con
 def unknown_setting(name: str) -> str:
     """Return what to say of a name that no setting has."""
     known = [setting.name for setting in fields(PPOConfig)]
-    return f"unknown setting of PPO; {nearest(name, known)}settings: {', '.join(known)}"
+    return f"unknown setting of PPO; {meant(name, known)}settings: {', '.join(known)}"
 
 
 # Not a metaclass: tools read the signature of the dataclass.

@@ -11,10 +11,10 @@ import torch
 
 @contextlib.contextmanager
 def plain() -> Iterator[None]:
-    """Compute with gradients, in float32 and in memory of any use, whatever contexts the caller has open.
+    """Compute with gradients and in float32, whatever contexts the caller has open.
 
-    In inference mode, memory could not be learned with later. Autocast keeps copies of weights, as they were when it
-    first saw them, for as long as it is open.
+    What inference mode allocates could not be learned with later. Autocast keeps copies of the first weights that it
+    sees, for as long as it is open.
     """
     dtype = torch.get_default_dtype()
     with contextlib.ExitStack() as contexts:
@@ -23,8 +23,9 @@ def plain() -> Iterator[None]:
         for device in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device):
                 contexts.enter_context(torch.autocast(device, enabled=False))
-        torch.set_default_dtype(torch.float32)
-        contexts.callback(torch.set_default_dtype, dtype)
+        if dtype is not torch.float32:
+            torch.set_default_dtype(torch.float32)
+            contexts.callback(torch.set_default_dtype, dtype)
         yield
 
 

@@ -8,6 +8,8 @@ What PPO needs of a network is one of two call signatures, which any `nn.Module`
   over sequences: observations (time, batch, *shape), the state before them (batch, state_size), and where an episode
   starts (time, batch), bool: there the state counts as zero. Outputs (time, batch, k), values (time, batch), and
   the state after.
+
+Observations are float32, scaled if `normalize_observations` says so; pixels (uint8 up to 255) come divided by 255.
 """
 
 from __future__ import annotations

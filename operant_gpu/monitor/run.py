@@ -37,6 +37,7 @@ from operant_gpu.monitor.writers import JSONLines, Patient, TensorBoard, Writer
 
 # The first readings are all kept, later ones at most so often (seconds): an hour is then some 6 MB.
 _ALL_READINGS, _INTERVAL = 300, 0.25
+_LOCK = "lock"
 # How a disk, such as one of a network, says that it does not lock files.
 _LOCKLESS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -89,7 +90,7 @@ class Run:
         self.view = View.of(learner, folder=str(self.folder), goal=None if goal is None else float(goal))
         others = [TensorBoard()] if writers is None else writers
         self._writers = [Patient(writer) for writer in (JSONLines(), *others)]
-        self._lock = FileLock(self.folder / "lock", timeout=0, thread_local=False)
+        self._lock = FileLock(self.folder / _LOCK, timeout=0, thread_local=False)
         self._opened: contextlib.ExitStack | None = None
         self._usage = Usage(learner.env.device)
         self._sessions: list[dict[str, Any]] = []
@@ -102,10 +103,7 @@ class Run:
         with contextlib.ExitStack() as opened:
             opened.callback(self._lock.release)
             try:
-                with self._nothing_left():
-                    try_to_write(self.folder)
-                    self._acquire()
-                    self._begin(opened)
+                self._open(opened)
             except Timeout:
                 raise InvalidConfig("run", f"{str(self.folder)!r} is in use by {self._owner()}: give another") from None
             except OSError as error:
@@ -155,19 +153,23 @@ class Run:
         # The clock that stamps readings may be set back.
         self._due, self._unwritten = time.monotonic() + _INTERVAL, None
 
-    @contextlib.contextmanager
-    def _nothing_left(self) -> Iterator[None]:
-        """Remove a directory that is new, or empty, if the run does not begin."""
-        is_new = not self.folder.is_dir() or not any(self.folder.iterdir())
+    def _open(self, opened: contextlib.ExitStack) -> None:
+        """Lock the directory and begin; where that fails, a directory that is new, or was empty, is removed again."""
+        was_empty, is_own = not self.folder.is_dir() or not any(self.folder.iterdir()), False
         try:
-            yield
-        except Timeout:
-            # Another process was faster: what is there is its.
-            raise
+            try_to_write(self.folder)
+            self._acquire()
+            # From here on no other process begins a run in it.
+            is_own = self._has_lock_alone()
+            self._begin(opened)
         except BaseException:
-            if is_new:
+            if was_empty and (is_own or self._has_lock_alone()):
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise
+
+    def _has_lock_alone(self) -> bool:
+        """Tell whether nothing but the lock is in the directory."""
+        return self.folder.is_dir() and {path.name for path in self.folder.iterdir()} <= {_LOCK}
 
     def _acquire(self) -> None:
         """Lock the directory, where its disk can."""

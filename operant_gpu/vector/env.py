@@ -36,9 +36,9 @@ _STATE_FORMAT, _STATE_FORMATS = 2, (1, 2)
 class VecEnv(VectorEnv[Any, Any, Any]):
     """Step `num_envs` environments together, on a GPU or a CPU.
 
-    What `reset` and `step` return is the library's own memory, written anew by every call: clone what must last, or
-    construct with `copy=True`. `step` does not synchronise with the device and can be captured in a CUDA graph.
-    One thread at a time may use it. Make one by calling an `Environment`, or with `operant_gpu.make`.
+    What `reset` and `step` return is the library's own memory, which every call overwrites. Call `.clone()` on anything
+    you keep, or construct with `copy=True`. `step` does not synchronise with the device and can be captured in a CUDA
+    graph. One thread at a time may use it. Make one by calling an `Environment`, or with `operant_gpu.make`.
 
     Args:
         environment: The definition.

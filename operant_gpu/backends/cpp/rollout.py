@@ -13,10 +13,10 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from operant_gpu.backends.base import Backend, Batch
-from operant_gpu.backends.compiled import FIRST_STEPS, NetworkActs
+from operant_gpu.backends.compiled import NetworkActs
 from operant_gpu.backends.cpp.calls import KINDS, Rollout, Rows
 from operant_gpu.backends.cpp.learner import address, library, network_of
-from operant_gpu.backends.threads import Pieces, in_parts
+from operant_gpu.backends.threads import FIRST_STEPS, Pieces, in_parts
 from operant_gpu.errors import BackendError
 from operant_gpu.memory.columns import Outputs
 from operant_gpu.memory.records import CALL, GIVEN, Record, given, present, stored

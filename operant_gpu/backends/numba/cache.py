@@ -18,7 +18,7 @@ from numba.core.ccallback import CFunc
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
-from operant_gpu.backends.disk_cache import find, keep
+from operant_gpu.backends.disk_cache import find, keep, remove
 from operant_gpu.kernels.numba import batch, block, mathematics, memory
 from operant_gpu.memory import records
 
@@ -76,8 +76,13 @@ class _Cache:
     def load_overload(self, signature: Any, target: Any) -> Any:
         """Return the function as it was compiled before; None if it was not."""
         target.refresh()
-        found = find(_KIND, self._key(target.codegen()))
-        return None if found is None else CompileResult._rebuild(target, *pickle.loads(found[1]))
+        if found := find(_KIND, self._key(target.codegen())):
+            try:
+                return CompileResult._rebuild(target, *pickle.loads(found[1]))
+            except Exception:
+                # It was made with other packages beside numba.
+                remove(found[0])
+        return None
 
     def save_overload(self, signature: Any, made: Any) -> None:
         """Keep what was compiled."""

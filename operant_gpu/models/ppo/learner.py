@@ -103,7 +103,7 @@ class PPO:
         self.seconds = 0.0
         self._schedule = Schedule(config.lr, config.anneal_lr, config.n_steps * env.num_envs, device)
         self._generator = Generator(device).manual_seed(config.seed)
-        # Of actions that are none of the training, which goes on as if nobody had asked for them.
+        # For `predict` and controllers: they change nothing of the training.
         self._acting = Generator(device).manual_seed(config.seed)
         self._telemetry = Telemetry(list(parameters), env.num_envs, device)
         self._loop = Loop(self._make_update())
@@ -227,11 +227,14 @@ class PPO:
         if not self.target:
             raise InvalidConfig("resume", "there is no training to go on with: call learn() first, or PPO.load")
         self._check_idle(callback)
+        total = self.target - self.start
         if total_timesteps is not None:
-            self.target = self.start + whole("total_timesteps", total_timesteps, 1)
+            total = whole("total_timesteps", total_timesteps, 1)
+        if self.timesteps < self.start + total:
+            self._begin(self._present_memory())
+        self.target = self.start + total
         if self.timesteps >= self.target:
             return self
-        self._begin(self._present_memory())
         for name, state in self._own_generators.items():
             torch.set_rng_state(state) if name == "cpu" else torch.cuda.set_rng_state(state, self.env.device)
         self._own_generators = {}

@@ -70,7 +70,7 @@ class Update:
         self._stopped = torch.zeros((), dtype=torch.bool, device=generator.device)
 
     def begin(self, iterations: int) -> None:
-        """Go on after so many iterations, which not every engine has to know, from where the environments are."""
+        """Go on after so many iterations, from where the environments are."""
         if self._reward_normalizer is not None:
             self._reward_normalizer.begin(self.env.episode_so_far[1] == 0)
 
