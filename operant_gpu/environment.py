@@ -144,9 +144,8 @@ class Definition:
             InvalidConfig: If no module has it.
         """
         # That of its state first; the program itself, which is another one in other processes, last.
-        programs = ("__mp_main__", "__main__")
-        others = (name for name in sys.modules if name not in programs)
-        for module in dict.fromkeys((self.state.__module__, *others, *programs[1:])):
+        others = [name for name in (self.state.__module__, *sys.modules) if name not in ("__main__", "__mp_main__")]
+        for module in (*others, "__main__"):
             for name, value in list(getattr(sys.modules.get(module), "__dict__", {}).items()):
                 if value is self:
                     return _attribute, (module, name)

@@ -1,8 +1,8 @@
 """Learning algorithms in PyTorch, on the environments' device, and what is done with what they have learned.
 
 In come environments and settings; out come policies that act, evaluations, recordings and exported files.
-`policies` act, `ppo` teaches them; the files beside them lie below both, or
-use what `ppo` has learned. Nothing here knows how a run is shown, but for `learn(progress=True)`.
+`policies` act and `ppo` teaches them. Of the files beside them, some lie below both, and the others use what `ppo` has
+learned. Nothing here knows how a run is shown, but for `learn(progress=True)`.
 """
 
 from operant_gpu.models.config import PPOConfig

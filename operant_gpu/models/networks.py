@@ -41,28 +41,15 @@ class ActorCritic(nn.Module):
     """Features of observations, and from them a distribution's outputs and the value.
 
     Args:
-        shape: Of one observation: (channels, height, width) for an image, else it is flattened.
+        trunks: What makes the features: one for actor and critic each, or one for both.
+        width: How many features there are.
         outputs: How many numbers describe a distribution over actions.
-        config: Sizes, activation and whether the features are shared.
         generator: Source of the initial weights, which are orthogonal.
-        has_channels_last: Whether images are (height, width, channels).
-
-    Raises:
-        InvalidConfig: If an image is too small for the convolutions.
     """
 
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        outputs: int,
-        config: PPOConfig,
-        generator: Generator,
-        has_channels_last: bool = False,
-    ) -> None:
+    def __init__(self, trunks: nn.ModuleList, width: int, outputs: int, generator: Generator) -> None:
         super().__init__()
-        trunks = 1 if config.shared_trunk else 2
-        self.trunks = nn.ModuleList(_trunk(shape, config, generator, has_channels_last) for _ in range(trunks))
-        width = _width(self.trunks[0], shape)
+        self.trunks = trunks
         self.actor = _linear(width, outputs, _POLICY_GAIN, generator)
         self.critic = _linear(width, 1, _VALUE_GAIN, generator)
 
@@ -79,24 +66,13 @@ class RecurrentActorCritic(nn.Module):
         state_size: Width of the state: that of the GRUs together.
     """
 
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        outputs: int,
-        config: PPOConfig,
-        generator: Generator,
-        has_channels_last: bool = False,
-    ) -> None:
+    def __init__(self, trunks: nn.ModuleList, width: int, outputs: int, gru_size: int, generator: Generator) -> None:
         super().__init__()
-        trunks = 1 if config.shared_trunk else 2
-        self.trunks = nn.ModuleList(_trunk(shape, config, generator, has_channels_last) for _ in range(trunks))
-        width = _width(self.trunks[0], shape)
-        self.memories = nn.ModuleList(
-            orthogonal(nn.GRUCell, (width, config.gru_size), 1.0, generator) for _ in range(trunks)
-        )
-        self.actor = _linear(config.gru_size, outputs, _POLICY_GAIN, generator)
-        self.critic = _linear(config.gru_size, 1, _VALUE_GAIN, generator)
-        self.state_size = trunks * config.gru_size
+        self.trunks = trunks
+        self.memories = nn.ModuleList(orthogonal(nn.GRUCell, (width, gru_size), 1.0, generator) for _ in trunks)
+        self.actor = _linear(gru_size, outputs, _POLICY_GAIN, generator)
+        self.critic = _linear(gru_size, 1, _VALUE_GAIN, generator)
+        self.state_size = len(trunks) * gru_size
 
     def forward(self, obs: Tensor, state: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return outputs (time, batch, k), values (time, batch) and the state after them (batch, state_size)."""
@@ -130,9 +106,24 @@ class ChannelsFirst(nn.Module):
 def build_network(
     shape: tuple[int, ...], outputs: int, config: PPOConfig, generator: Generator, has_channels_last: bool = False
 ) -> nn.Module:
-    """Return the network that the settings describe; see `ActorCritic`."""
-    kind = RecurrentActorCritic if config.gru_size else ActorCritic
-    return kind(shape, outputs, config, generator, has_channels_last)
+    """Return the network that the settings describe.
+
+    Args:
+        shape: Of one observation: (channels, height, width) for an image, else it is flattened.
+        outputs: How many numbers describe a distribution over actions.
+        config: Sizes, activation and whether the features are shared.
+        generator: Source of the initial weights, which are orthogonal.
+        has_channels_last: Whether images are (height, width, channels).
+
+    Raises:
+        InvalidConfig: If an image is too small for the convolutions.
+    """
+    count = 1 if config.shared_trunk else 2
+    trunks = nn.ModuleList(_trunk(shape, config, generator, has_channels_last) for _ in range(count))
+    width = _width(trunks[0], shape)
+    if config.gru_size:
+        return RecurrentActorCritic(trunks, width, outputs, config.gru_size, generator)
+    return ActorCritic(trunks, width, outputs, generator)
 
 
 def _trunk(shape: tuple[int, ...], config: PPOConfig, generator: Generator, has_channels_last: bool) -> nn.Sequential:

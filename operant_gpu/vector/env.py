@@ -176,7 +176,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self._backend.reset(mask, self._outputs)
         self._started = True
         if self._debug:
-            self.check()
+            self._check(self._outputs.action_mask)
         obs, *_, action_mask = self._present()
         return obs, {} if action_mask is None else {"action_mask": action_mask}
 
@@ -274,7 +274,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         tensors = self._storage.tensors(out, num_steps, isinstance(taken, MLP))
         self._backend.rollout(num_steps, taken, self._storage.trajectory(tensors), self._outputs)
         if self._debug:
-            self.check()
+            self._check(self._outputs.action_mask)
         return {name: self._export(tensor) for name, tensor in tensors.items()}
 
     @property

@@ -68,7 +68,7 @@ class Scaler(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], scale: float = 1 / 255, clip: float = 1.0) -> None:
         super().__init__()
-        self.clip, self._shape, self._first = clip, shape, scale
+        self.clip = clip
         self.register_buffer("shift", torch.zeros(shape, **FLOATS))
         self.register_buffer("scale", torch.full(shape, scale, **FLOATS))
 
@@ -78,7 +78,7 @@ class Scaler(nn.Module):
 
     def extra_repr(self) -> str:
         """Return what the summary of a network says of it."""
-        return f"{self._shape}, scale={self._first:.4g}, clip={self.clip:g}"
+        return f"{tuple(self.scale.shape)}, scale={self.scale.mean():.4g}, clip={self.clip:g}"
 
 
 class ObservationNormalizer(Scaler):
