@@ -325,7 +325,8 @@ class JaxPPO:
         squares = tree.map(lambda own, slope: BETAS[1] * own + (1 - BETAS[1]) * slope**2, progress.squares, slopes)
         updates = progress.updates + 1
         done = progress.iteration * self._samples / config.total_timesteps
-        rate = config.lr * (1.0 - done if config.anneal_lr else 1.0) / (1 - BETAS[0] ** updates)
+        first, last = config.lr if isinstance(config.lr, tuple) else (config.lr, config.lr)
+        rate = (first + (last - first) * done) / (1 - BETAS[0] ** updates)
         correction = 1 - BETAS[1] ** updates
 
         def moved(own: Array, mean: Array, square: Array) -> Array:

@@ -88,7 +88,8 @@ def config_of(settings: Settings, num_envs: int, **changes: Any) -> PPOConfig:
     """Return the preset for another number of environments."""
     batch_size = settings.batch_size or max(LEAST_BATCH, N_STEPS * num_envs // MINIBATCHES)
     size = {"num_envs": num_envs, "n_steps": N_STEPS, "n_epochs": 4, "batch_size": batch_size}
-    size |= {"anneal_lr": False, "log_interval": 10**9}
+    # Beyond its first steps a training has no end here.
+    size |= {"lr": PPOConfig.for_env(settings.env).lr[0], "log_interval": 10**9}
     return PPOConfig.for_env(settings.env, **{**size, **changes})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -15,17 +15,42 @@ MEASURED = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_frac", "g
 
 
 class Hyperparameters(NamedTuple):
-    """Settings of an iteration's gradient steps, named as in `PPOConfig`."""
+    """Settings that may change while a policy learns, named as in `PPOConfig`.
 
-    clip_eps: float
-    vf_clip_eps: float | None
-    vf_coef: float
-    ent_coef: float
-    max_grad_norm: float
-    target_kl: float | None
-    normalize_advantages: bool
-    n_epochs: int
-    minibatches: int  # of an epoch
+    In memory they are float32 numbers, one after the other in this order, where kernels and graphs read them. A setting
+    that is None there is infinite.
+    """
+
+    lr: Any
+    gamma: Any
+    gae_lambda: Any
+    clip_eps: Any
+    vf_clip_eps: Any
+    vf_coef: Any
+    ent_coef: Any
+    max_grad_norm: Any
+    target_kl: Any
+    rnd_coef: Any
+
+
+class StepSettings(Protocol):
+    """Settings that stay as they are, for they decide which gradient steps an iteration has; those of `PPOConfig`."""
+
+    @property
+    def n_epochs(self) -> int: ...  # noqa: D102
+
+    @property
+    def batch_size(self) -> int | None: ...  # noqa: D102
+
+    @property
+    def normalize_advantages(self) -> bool: ...  # noqa: D102
+
+
+def minibatches_of(settings: StepSettings, samples: int) -> int:
+    """Return how many minibatches an epoch has, of so many samples."""
+    # A learner's settings are fitted to its environments.
+    assert settings.batch_size is not None
+    return max(1, samples // settings.batch_size)
 
 
 class Samples(NamedTuple):
@@ -40,12 +65,11 @@ class Samples(NamedTuple):
 
 
 class AdamState(NamedTuple):
-    """What Adam keeps, in place; the numbers are of shape () on the device."""
+    """What Adam keeps, in place."""
 
     means: Tensor  # (n,) first moments, in the order of the parameters
     squares: Tensor  # second moments, likewise
-    updates: Tensor  # float32, how many steps it has taken
-    lr: Tensor  # float32
+    updates: Tensor  # () float32 on the device, how many steps it has taken
 
 
 class StepTable(NamedTuple):

@@ -6,7 +6,7 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
@@ -15,6 +15,7 @@ import tomli_w
 
 from operant_gpu.errors import InvalidConfig, as_integer, meant, nearest, one_of
 from operant_gpu.files import as_path, write_whole
+from operant_gpu.hyperparameters import Hyperparameters
 from operant_gpu.models.presets import PRESETS
 
 if sys.version_info >= (3, 11):
@@ -24,12 +25,18 @@ else:
 
 Activation = Literal["tanh", "relu", "elu", "silu", "gelu"]
 Engine = Literal["auto", "fused", "graph", "eager"]
+# What a hyperparameter may be: a number; or a line over the training, from its usual value to 0, or from start to end.
+Schedule = float | Literal["linear"] | tuple[float, float]
 # Of one iteration: numbers of samples have 31 bits in kernels, and those of gradient steps 20 where faults are noted.
 _MOST_STEPS, _MOST_GRADIENT_STEPS = 2**31 - 1, 2**20 - 1
 # What stands for None in TOML, which has no such value.
 _NONE = "none"
+_LINEAR = "linear"
+# Settings that are no more, and what to write instead.
+_GONE = {"anneal_lr": "lr=0.004 is constant, lr=(0.004, 0.0) falls to 0 over the training"}
 # Where nobody has chosen another, and an iteration has so many.
 _BATCH_SIZE = 512
+_NOTHING: Mapping[str, Any] = {}
 _KINDS = {int: "an integer", float: "a number", bool: "True or False", str: "text"}
 
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
@@ -61,6 +68,9 @@ class PPOConfig:
 
     The defaults are those of an easy task with 128 environments; `for_env` has tuned ones for the library's own.
 
+    A `Schedule` is a number, or changes evenly over a training: "linear" from its usual value (the preset's, or the
+    default) to 0, and (start, end) from one number to another. `PPO.hyperparameters` changes it while a policy learns.
+
     Raises:
         InvalidConfig: Naming the field that makes no sense, and why.
     """
@@ -76,25 +86,23 @@ class PPOConfig:
     batch_size: int | None = _setting(None, _COUNT)
     """Least number of steps in a minibatch; with a GRU, whole sequences of `n_steps` of some environments. None stands
     for 512, or for all steps of an iteration that has fewer."""
-    lr: float = _setting(2.5e-3, _POSITIVE)
+    lr: Schedule = _setting((2.5e-3, 0.0), _POSITIVE)
     """Learning rate of Adam."""
-    anneal_lr: bool = _setting(True)
-    """Whether the learning rate falls linearly to zero over the training."""
-    gamma: float = _setting(0.99, _FRACTION)
+    gamma: Schedule = _setting(0.99, _FRACTION)
     """Discount factor."""
-    gae_lambda: float = _setting(0.95, _FRACTION)
+    gae_lambda: Schedule = _setting(0.95, _FRACTION)
     """Weight of longer returns in the advantages."""
-    clip_eps: float = _setting(0.2, _POSITIVE)
+    clip_eps: Schedule = _setting(0.2, _POSITIVE)
     """How far the probability ratio may move from 1 in one iteration."""
-    vf_clip_eps: float | None = _setting(None, _POSITIVE)
+    vf_clip_eps: Schedule | None = _setting(None, _POSITIVE)
     """How far a value may move in one iteration; not limited if None."""
-    vf_coef: float = _setting(0.5, _NON_NEGATIVE)
+    vf_coef: Schedule = _setting(0.5, _NON_NEGATIVE)
     """Weight of the value loss, half the mean squared error."""
-    ent_coef: float = _setting(0.0, _NON_NEGATIVE)
+    ent_coef: Schedule = _setting(0.0, _NON_NEGATIVE)
     """Weight of the entropy bonus."""
-    max_grad_norm: float = _setting(0.5, _POSITIVE)
+    max_grad_norm: Schedule = _setting(0.5, _POSITIVE)
     """Norm to which gradients are clipped."""
-    target_kl: float | None = _setting(None, _POSITIVE)
+    target_kl: Schedule | None = _setting(None, _POSITIVE)
     """An iteration learns no further once approx_kl of a minibatch exceeds 1.5 times this; never so if None."""
     normalize_advantages: bool = _setting(True)
     """Whether the advantages of each minibatch are shifted and scaled to mean 0 and deviation 1."""
@@ -102,7 +110,7 @@ class PPOConfig:
     """Whether observations are shifted and scaled by running statistics, and clipped to [-10, 10]."""
     normalize_rewards: bool = _setting(False)
     """Whether rewards are divided by the running deviation of the discounted return, and clipped to [-10, 10]."""
-    rnd_coef: float = _setting(0.0, _NON_NEGATIVE)
+    rnd_coef: Schedule = _setting(0.0, _NON_NEGATIVE)
     """Weight of the curiosity bonus of random network distillation; none for 0."""
     hidden_sizes: tuple[int, ...] = _setting((64, 64), _WIDTHS)
     """Widths of the hidden layers."""
@@ -137,11 +145,12 @@ class PPOConfig:
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for setting in fields(self):
-            value = _checked_type(setting.name, getattr(self, setting.name), hints[setting.name])
-            object.__setattr__(self, setting.name, value)
-            rule: _Rule = setting.metadata["rule"]
-            if value is not None and not rule.holds(value):
-                raise InvalidConfig(setting.name, f"expected {rule.expected}, got {value!r}")
+            name, rule, value = setting.name, setting.metadata["rule"], getattr(self, setting.name)
+            if name in Hyperparameters._fields and isinstance(value, str | tuple | list):
+                value = _checked_schedule(name, value, rule)
+            else:
+                value = _checked(name, value, hints[name], rule)
+            object.__setattr__(self, name, value)
         self._check_combinations()
 
     def _check_combinations(self) -> None:
@@ -157,12 +166,13 @@ class PPOConfig:
             message = f"{self.batch_size} steps hold no whole sequence of n_steps={self.n_steps} for the GRU: raise it"
             raise InvalidConfig("batch_size", message)
 
-    def fitted(self, num_envs: int, usual: int | None = None) -> PPOConfig:
-        """Return the settings for a number of environments, with a `batch_size`.
+    def fitted(self, num_envs: int, usual: Mapping[str, Any] = _NOTHING) -> PPOConfig:
+        """Return the settings for a number of environments, with a `batch_size`, and a start where a line has none.
 
         Args:
             num_envs: How many there are.
-            usual: A `batch_size` that nobody has chosen: it gives way where an iteration has fewer steps.
+            usual: Settings that nobody has chosen. Their `batch_size` gives way where an iteration has fewer steps, and
+                "linear" begins at their values.
 
         Raises:
             InvalidConfig: If an iteration has fewer steps than a minibatch, or more steps or gradient steps than there
@@ -174,7 +184,7 @@ class PPOConfig:
             message = f"expected at most {_MOST_STEPS:,}, got {collected}: lower it or num_envs"
             raise InvalidConfig("n_steps", message)
         batch_size = self.batch_size or _BATCH_SIZE
-        if self.batch_size in (None, usual):
+        if self.batch_size in (None, usual.get("batch_size")):
             if self.normalize_advantages and steps < 2:
                 message = "an iteration of one step has no deviation to normalize by: raise it or num_envs, or set "
                 raise InvalidConfig("n_steps", message + "normalize_advantages=False")
@@ -191,7 +201,24 @@ class PPOConfig:
             collected = f"the {self.n_steps} x {num_envs} = {steps} steps of an iteration"
             message = f"{batch_size} is more than {collected}: lower it, or raise n_steps or num_envs"
             raise InvalidConfig("batch_size", message)
-        return replace(self, batch_size=batch_size)
+        return replace(self, batch_size=batch_size).begun(usual)
+
+    def begun(self, usual: Mapping[str, Any]) -> PPOConfig:
+        """Return the settings with (start, end) for each "linear", from its value among the usual ones or the defaults.
+
+        Raises:
+            InvalidConfig: If there is no value, or it is 0.
+        """
+        lines = [name for name in Hyperparameters._fields if getattr(self, name) == _LINEAR]
+        begun: dict[str, Any] = {}
+        for name in lines:
+            start = usual.get(name, getattr(type(self), name))
+            start = start[0] if isinstance(start, tuple) else start
+            if not start:
+                message = f"'linear' falls from the usual value to 0, and that is {start}: give (start, end)"
+                raise InvalidConfig(name, message)
+            begun[name] = start, 0.0
+        return replace(self, **begun)
 
     @classmethod
     def for_env(cls, id: str, **overrides: Any) -> PPOConfig:
@@ -273,17 +300,51 @@ def refuse_unknown(init: Constructor, message: Callable[[str, Any], str]) -> Con
 
 def unknown_setting(name: str) -> str:
     """Return what to say of a name that no setting has."""
+    if name in _GONE:
+        return f"it is no setting any more: {_GONE[name]}"
     known = [setting.name for setting in fields(PPOConfig)]
     return f"unknown setting of PPO; {meant(name, known)}settings: {', '.join(known)}"
 
 
-# Not a metaclass: tools read the signature of the dataclass.
+def _refuse_change(config: PPOConfig, name: str, value: Any) -> None:
+    """Say how settings are changed, which are fixed."""
+    if name not in (setting.name for setting in fields(config)):
+        raise InvalidConfig(name, unknown_setting(name))
+    advice = f"make others with dataclasses.replace(config, {name}={value!r})"
+    if name in Hyperparameters._fields:
+        advice += f"; while a policy learns, write learner.hyperparameters.{name} = {value!r}"
+    raise InvalidConfig(name, f"settings stay as they were made: {advice}")
+
+
+# Not a metaclass: tools read the signature of the dataclass. Nor in its body, where `frozen` refuses the second.
 PPOConfig.__init__ = refuse_unknown(PPOConfig.__init__, lambda name, value: unknown_setting(name))  # type: ignore[method-assign]
+PPOConfig.__setattr__ = _refuse_change  # type: ignore[method-assign, assignment]
 
 
 def _is_none(value: object) -> bool:
     """Tell whether a value in a file stands for None."""
     return isinstance(value, str) and value.lower() == _NONE
+
+
+def _checked(name: str, value: Any, hint: Any, rule: _Rule) -> Any:
+    """Return the value in the type of the field, or raise `InvalidConfig` unless it keeps to its rule."""
+    value = _checked_type(name, value, hint)
+    if value is not None and not rule.holds(value):
+        raise InvalidConfig(name, f"expected {rule.expected}, got {value!r}")
+    return value
+
+
+def _checked_schedule(name: str, value: Any, rule: _Rule) -> Any:
+    """Return "linear", or a start and an end that keep to a rule; the end, which is never reached, may be 0."""
+    if isinstance(value, str) and value.lower() == _LINEAR:
+        return _LINEAR
+    try:
+        start, end = (_checked_type(name, one, float) for one in value)
+    except ValueError as error:
+        raise InvalidConfig(name, f"expected a number, 'linear' or (start, end), got {value!r}") from error
+    if not rule.holds(start) or not (end == 0 or rule.holds(end)):
+        raise InvalidConfig(name, f"expected a start and an end that are each {rule.expected}, got {value!r}")
+    return start, end
 
 
 def _checked_type(name: str, value: Any, hint: Any) -> Any:
@@ -293,8 +354,11 @@ def _checked_type(name: str, value: Any, hint: Any) -> Any:
     choices = get_args(hint)
     if get_origin(hint) is Literal:
         return one_of(name, value, choices)
-    if type(None) in choices:
-        return None if value is None else _checked_type(name, value, choices[0])
+    if type(None) in choices and value is None:
+        return None
+    if choices and get_origin(hint) is not tuple:
+        # What else a hyperparameter may be has been dealt with.
+        return _checked_type(name, value, choices[0])
     if get_origin(hint) is tuple:
         widths = [as_integer(item) for item in value] if isinstance(value, tuple | list) else [None]
         if None in widths:

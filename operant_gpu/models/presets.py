@@ -13,7 +13,7 @@ _BOARD = {
     "total_timesteps": 10_000_000,
     "n_steps": 64,
     "batch_size": 2048,
-    "lr": 5e-3,
+    "lr": (5e-3, 0.0),
     "ent_coef": 0.01,
     "cnn_channels": (16,),
     "hidden_sizes": (64,),
@@ -22,7 +22,7 @@ _BOARD = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "CartPole-v1": {"num_envs": 64, "lr": 4e-3},
+    "CartPole-v1": {"num_envs": 64, "lr": (4e-3, 0.0)},
     "Acrobot-v1": {},
     # Without curiosity no torque schedule of chance reaches the goal, and every return is the same.
     "MountainCar-v0": {
@@ -42,7 +42,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "total_timesteps": 300_000,
         "n_steps": 128,
         "n_epochs": 10,
-        "lr": 2e-3,
+        "lr": (2e-3, 0.0),
         "gamma": 0.9,
         "max_grad_norm": 5.0,
         "activation": "relu",
@@ -50,12 +50,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "GridWalk-v0": {"total_timesteps": 300_000, "ent_coef": 0.01},
     **{f"MinAtar-{game}-v1": _BOARD for game in ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")},
-    "Snake-v0": {**_BOARD, "total_timesteps": 5_000_000, "lr": 2e-3, "hidden_sizes": (128,)},
+    "Snake-v0": {**_BOARD, "total_timesteps": 5_000_000, "lr": (2e-3, 0.0), "hidden_sizes": (128,)},
     # Four by four cells leave a convolution little to do; merged tiles are worth up to thousands.
     "Game2048-v0": {
         **_BOARD,
         "total_timesteps": 5_000_000,
-        "lr": 1e-3,
+        "lr": (1e-3, 0.0),
         "ent_coef": 0.003,
         "cnn_channels": (),
         "hidden_sizes": (256, 128),

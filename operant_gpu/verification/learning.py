@@ -15,8 +15,9 @@ from operant_gpu.errors import BackendError, InvalidConfig, one_line
 from operant_gpu.hyperparameters import AdamState, Samples
 from operant_gpu.models import PPO, MLPPolicy, PPOConfig
 from operant_gpu.models.policies.normalization import ObservationNormalizer
-from operant_gpu.models.ppo.fused import hyperparameters, kernels_for
+from operant_gpu.models.ppo.fused import kernels_for
 from operant_gpu.models.ppo.rollout import Minibatch
+from operant_gpu.models.ppo.schedules import Schedules
 from operant_gpu.models.ppo.update import objective
 from operant_gpu.spaces import action_layout
 from operant_gpu.vector import VecEnv
@@ -84,7 +85,9 @@ def compare_gradient(make: Maker, precision: str) -> str:
 
     exact, (obs, actions, masks) = in_float64(policy), _rows(env, stored)
     old, values, gains = (one.flatten().cpu().double() for one in (log_probs, stored["value"], advantages))
-    loss, _ = objective(exact, _CONFIG, Minibatch(obs, actions, old, values, gains, gains + values, masks, None, None))
+    batch = Minibatch(obs, actions, old, values, gains, gains + values, masks, None, None)
+    now = Schedules(_CONFIG, {}, 1, torch.device("cpu")).now
+    loss, _ = objective(exact, now, batch, _CONFIG.normalize_advantages)
     parameters = list(exact.parameters())
     expected = torch.autograd.grad(loss, parameters)
     found = torch.split(gradient.cpu().double(), [one.numel() for one in expected])
@@ -160,11 +163,10 @@ def _fused_gradient(
     obs, actions = stored["obs"].flatten(2).contiguous(), stored["action"].contiguous()
     samples = Samples(obs, actions, masks, log_probs, stored["value"], advantages)
     config = replace(_CONFIG, max_grad_norm=1e9, n_epochs=1, batch_size=advantages.numel())
-    settings = hyperparameters(config, advantages.numel())
     means, squares = torch.zeros(mlp.layout.size, device=device), torch.zeros(mlp.layout.size, device=device)
-    updates, lr = torch.zeros(2, device=device)
+    updates = torch.zeros((), device=device)
     zero = torch.zeros((), dtype=torch.int32, device=device)
-    asked = mlp, action_layout(env.single_action_space), settings, samples
+    asked = mlp, action_layout(env.single_action_space), config, samples
     try:
         kernels = kernels_for(env)
         misfit = kernels.find_misfit(*asked)
@@ -174,7 +176,8 @@ def _fused_gradient(
         raise Inapplicable(f"not fused: {misfit}")
     update: Any = kernels.GradientSteps(*asked, advantages.numel())
     trainable = torch.ones(len(mlp.layout.shapes), dtype=torch.bool, device=device)
-    adam = AdamState(means, squares, updates, lr)
-    update.run(mlp, samples, adam, seed=SEED, iteration=zero, trainable=trainable, status=zero)
+    adam, schedules = AdamState(means, squares, updates), Schedules(config, {}, 1, device)
+    schedules.now.lr.zero_()
+    update.run(mlp, samples, adam, schedules.values, seed=SEED, iteration=zero, trainable=trainable, status=zero)
     # Adam's first means are a tenth of the gradient.
     return 10.0 * means

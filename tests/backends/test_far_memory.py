@@ -23,10 +23,11 @@ from ptx_executor import Executor
 from ptx_executor.kernels import Queue
 from rollouts import given_actions, make_network, output_names
 from torch import Tensor
-from updates import DIALS, Fused, assert_same_iteration, by_autograd, case
+from updates import DIALS, Fused, assert_same_iteration, by_autograd, case, hyperparameters
 
 from operant_gpu import AutoresetMode, Environment, VecEnv
 from operant_gpu.backends.triton import update
+from operant_gpu.backends.triton.constants import learner_constants
 from operant_gpu.backends.triton.launching import launch
 from operant_gpu.hyperparameters import Samples
 from operant_gpu.kernels.triton.adam import NUM_MEASURED, reduce_kernel
@@ -231,9 +232,9 @@ def test_advantages_of_triton_are_of_any_number_of_environments() -> None:
     terminated, truncated = torch.rand(2, STEPS, 64, generator=generator) < 0.3
     near = (rewards, values, final, terminated, truncated)
     found, *columns = (far(column, 2, APART, are_rows_whole=True) for column in (torch.zeros_like(rewards), *near))
-    constants = {"GAMMA": 0.9, "LAMBDA": 0.8, "BLOCK": 64}
-    launched(advantages_kernel, (1,), (found, *columns, columns[0].stride(0), STEPS), **constants)
-    assert torch.equal(found, update.estimate_advantages(*near, 0.9, 0.8))
+    numbers, constants = hyperparameters(gamma=0.9, gae_lambda=0.8), {"LEARNER": learner_constants(), "BLOCK": 64}
+    launched(advantages_kernel, (1,), (found, *columns, numbers, columns[0].stride(0), STEPS), **constants)
+    assert torch.equal(found, update.estimate_advantages(*near, numbers))
 
 
 @needs_compiled_triton

@@ -20,6 +20,7 @@ from updates import (
     by_autograd,
     case,
     gradient_errors,
+    hyperparameters,
 )
 
 from operant_gpu.backends.cpp import update as cpp_update
@@ -159,7 +160,9 @@ def test_advantages_are_those_of_the_reference(kernels: Any) -> None:
     generator = torch.Generator().manual_seed(1)
     rewards, values, final = torch.randn(3, 13, 41, generator=generator)
     terminated, truncated = some_flags(0.1, 2), some_flags(0.1, 3)
-    found = kernels.estimate_advantages(rewards, values, final, terminated, truncated, 0.9, 0.8)
+    found = kernels.estimate_advantages(
+        *(rewards, values, final, terminated, truncated), hyperparameters(gamma=0.9, gae_lambda=0.8)
+    )
     ended = terminated | truncated
     is_last = torch.arange(13)[:, None] == 12
     following = torch.where(truncated | is_last, final, values.roll(-1, 0))

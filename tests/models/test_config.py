@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import operant_gpu
 from operant_gpu import InvalidConfig
+from operant_gpu.hyperparameters import Hyperparameters
 from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.models.presets import PRESETS
 
@@ -28,11 +29,12 @@ COUNTS += ["checkpoint_interval", "checkpoint_keep"]
 POSITIVE = ["lr", "clip_eps", "vf_clip_eps", "max_grad_norm", "target_kl"]
 NON_NEGATIVE = ["vf_coef", "ent_coef", "rnd_coef", "gru_size"]
 FRACTIONS = ["gamma", "gae_lambda"]
-FLAGS = ["anneal_lr", "normalize_advantages", "normalize_observations", "normalize_rewards", "shared_trunk"]
+FLAGS = ["normalize_advantages", "normalize_observations", "normalize_rewards", "shared_trunk"]
 FLAGS += ["use_amp", "compile"]
 WIDTHS = ["hidden_sizes", "cnn_channels"]
 INTEGERS = [*COUNTS, "gru_size", "seed"]
-NUMBERS = [*POSITIVE, *FRACTIONS, "vf_coef", "ent_coef", "rnd_coef", "log_std_init"]
+SCHEDULES = list(Hyperparameters._fields)
+NUMBERS = [*SCHEDULES, "log_std_init"]
 
 OUT_OF_RANGE = [
     *((name, value) for name in COUNTS for value in (0, -1)),
@@ -41,6 +43,9 @@ OUT_OF_RANGE = [
     *((name, -1) for name in NON_NEGATIVE),
     *((name, value) for name in FRACTIONS for value in (-1e-6, 1 + 1e-6)),
     *((name, value) for name in WIDTHS for value in ((0,), (64, -1))),
+    *((name, (0.0, 0.5)) for name in POSITIVE),
+    *((name, value) for name in SCHEDULES for value in ((0.5, -1e-3), (-1e-3, 0.5))),
+    *((name, (1 + 1e-6, 0.5)) for name in FRACTIONS),
     ("seed", -1),
     ("seed", 2**63),
     ("activation", "sigmoid"),
@@ -50,6 +55,7 @@ WRONG_TYPE = [
     *((name, value) for name in INTEGERS for value in (1.5, math.inf, math.nan, "1", True)),
     *((name, None) for name in INTEGERS if name != "batch_size"),
     *((name, value) for name in NUMBERS for value in ("0.1", True, (0.1,))),
+    *((name, value) for name in SCHEDULES for value in ("falling", (0.1, 0.2, 0.3), (0.1, None), (0.1, math.inf))),
     *((name, value) for name in NUMBERS for value in (math.nan, math.inf, -math.inf)),
     *((name, None) for name in NUMBERS if name not in ("vf_clip_eps", "target_kl")),
     *((name, value) for name in FLAGS for value in (0, 1, "true", None)),
@@ -64,6 +70,7 @@ EDGES = [
     *((name, 0) for name in NON_NEGATIVE),
     *((name, value) for name in FRACTIONS for value in (0, 1)),
     *((name, ()) for name in WIDTHS),
+    *((name, value) for name in SCHEDULES for value in ((0.5, 0.5), (0.5, 0.0), "linear")),
     ("batch_size", 2),
     ("seed", 2**63 - 1),
     ("vf_clip_eps", None),
@@ -139,6 +146,8 @@ def test_an_integer_beyond_all_floats_is_refused_by_name() -> None:
 def test_values_come_out_in_the_type_of_their_field() -> None:
     config = PPOConfig(lr=1, vf_clip_eps=1, hidden_sizes=[8, 4], checkpoint_dir=Path("runs") / "one")
     assert [type(value) for value in (config.lr, config.vf_clip_eps)] == [float, float]
+    config = PPOConfig(lr=[1, 0.5], ent_coef="Linear")
+    assert (config.lr, config.ent_coef) == ((1.0, 0.5), "linear")
     assert config.hidden_sizes == (8, 4)
     assert config.checkpoint_dir == str(Path("runs/one"))
     assert hash(config) == hash(replace(config))
@@ -216,18 +225,52 @@ def test_a_preset_fits_fewer_environments(id: str) -> None:
         PPO(env, replace(config, batch_size=100_000))
 
 
+def test_a_line_begins_at_the_usual_value() -> None:
+    lines = {"lr": "linear", "gamma": "linear", "max_grad_norm": "linear", "hidden_sizes": (8,)}
+    env = operant_gpu.make("Pendulum-v1", 2, device="cpu")
+    for config in (PPOConfig(**lines), PPOConfig.for_env("Pendulum-v1", **lines)):
+        assert config.lr == "linear"
+        begun = PPO(env, config).config
+        assert (begun.lr, begun.gamma, begun.max_grad_norm) == ((2e-3, 0.0), (0.9, 0.0), (5.0, 0.0))
+    begun = PPO(operant_gpu.make("CartPole-v1", 2, device="cpu"), PPOConfig(**lines)).config
+    assert (begun.lr, begun.gamma, begun.max_grad_norm) == ((4e-3, 0.0), (0.99, 0.0), (0.5, 0.0))
+
+
+@pytest.mark.parametrize(("name", "usual"), [("ent_coef", "0.0"), ("target_kl", "None")])
+def test_a_line_that_has_no_beginning_is_refused(name: str, usual: str) -> None:
+    message = rf"^{name}: 'linear' falls from the usual value to 0, and that is {usual}: give \(start, end\)"
+    with pytest.raises(InvalidConfig, match=message):
+        PPO(operant_gpu.make("CartPole-v1", 2, device="cpu"), PPOConfig(**{name: "linear"}))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ent_coef", "settings stay as they were made: .* learner.hyperparameters.ent_coef = 0.5"),
+        ("n_steps", r"settings stay as they were made: make others with dataclasses.replace\(config, n_steps=0.5\)$"),
+        ("ent_coeff", "unknown setting of PPO; did you mean 'ent_coef'"),
+    ],
+)
+def test_who_writes_a_setting_is_told_how(name: str, message: str) -> None:
+    config = PPOConfig()
+    with pytest.raises(InvalidConfig, match=f"^{name}: {message}"):
+        setattr(config, name, 0.5)
+    assert config == PPOConfig()
+
+
 POSITIVE_FLOATS = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 NON_NEGATIVE_FLOATS = st.floats(min_value=0, allow_infinity=False)
+LINES = st.just("linear") | st.tuples(st.floats(0.01, 1), st.floats(0, 1))
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 VALID = st.fixed_dictionaries(
     {},
     optional={
         **{name: st.integers(2, 10**12) for name in COUNTS},
         "n_epochs": st.integers(2, 65_535),
-        **dict.fromkeys(POSITIVE, POSITIVE_FLOATS),
-        **{name: st.none() | POSITIVE_FLOATS for name in ("vf_clip_eps", "target_kl")},
-        **dict.fromkeys(("vf_coef", "ent_coef", "rnd_coef"), NON_NEGATIVE_FLOATS),
-        **{name: st.floats(0, 1) for name in FRACTIONS},
+        **dict.fromkeys(POSITIVE, POSITIVE_FLOATS | LINES),
+        **{name: st.none() | POSITIVE_FLOATS | LINES for name in ("vf_clip_eps", "target_kl")},
+        **dict.fromkeys(("vf_coef", "ent_coef", "rnd_coef"), NON_NEGATIVE_FLOATS | LINES),
+        **{name: st.floats(0, 1) | LINES for name in FRACTIONS},
         **{name: st.booleans() for name in FLAGS},
         **{name: st.lists(st.integers(1, 10**6), max_size=4).map(tuple) for name in WIDTHS},
         "activation": st.sampled_from(["tanh", "relu", "elu", "silu", "gelu"]),
@@ -258,7 +301,7 @@ def test_none_in_a_file_is_none_where_that_is_a_value(none: str, tmp_path: Path)
     base = PPOConfig(target_kl=0.1, vf_clip_eps=0.1, checkpoint_dir="x")
     path = write(tmp_path, f'target_kl = "{none}"\ncheckpoint_dir = "{none}"')
     assert PPOConfig.from_toml(path, base) == PPOConfig(vf_clip_eps=0.1)
-    with pytest.raises(InvalidConfig, match=rf"^lr: expected a number, got '{none}'"):
+    with pytest.raises(InvalidConfig, match=rf"^lr: expected a number, 'linear' or \(start, end\), got '{none}'"):
         PPOConfig.from_toml(write(tmp_path, f'lr = "{none}"'))
     # A folder of that name stays one.
     PPOConfig(checkpoint_dir=none).to_toml(path)
@@ -285,10 +328,10 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_a_file_changes_what_it_names(tmp_path: Path) -> None:
-    path = write(tmp_path, "lr = 1\nhidden_sizes = [32]\n# comment\nanneal_lr = false\n")
-    assert PPOConfig.from_toml(path) == PPOConfig(lr=1.0, hidden_sizes=(32,), anneal_lr=False)
+    path = write(tmp_path, "lr = 1\nhidden_sizes = [32]\n# comment\nshared_trunk = true\n")
+    assert PPOConfig.from_toml(path) == PPOConfig(lr=1.0, hidden_sizes=(32,), shared_trunk=True)
     base = PPOConfig.for_env("Pendulum-v1", seed=3)
-    assert PPOConfig.from_toml(path, base) == replace(base, lr=1.0, hidden_sizes=(32,), anneal_lr=False)
+    assert PPOConfig.from_toml(path, base) == replace(base, lr=1.0, hidden_sizes=(32,), shared_trunk=True)
     assert PPOConfig.from_toml(write(tmp_path, ""), base) == base
 
 
@@ -304,7 +347,9 @@ def test_a_file_changes_what_it_names(tmp_path: Path) -> None:
         ("hidden_sizes = [64, 'wide']", r"^hidden_sizes: expected a tuple of integers"),
         ("hidden_sizes = [[64]]", r"^hidden_sizes: expected a tuple of integers"),
         ("seed = 1.5", r"^seed: expected an integer, got 1.5"),
-        ("anneal_lr = 1", r"^anneal_lr: expected True or False, got 1"),
+        ("shared_trunk = 1", r"^shared_trunk: expected True or False, got 1"),
+        ("anneal_lr = true", r"^anneal_lr: it is no setting any more: lr=0.004 is constant, lr=\(0.004, 0.0\) falls"),
+        ("lr = [0.1]", r"^lr: expected a number, 'linear' or \(start, end\), got \[0.1\]"),
         ("checkpoint_dir = 2026-01-01", r"^checkpoint_dir: expected text"),
     ],
 )

@@ -17,7 +17,7 @@ every_engine = pytest.mark.parametrize("engine", ["fused", "eager"])
 @every_engine
 def test_values_of_a_truncated_task_converge_to_the_infinite_horizon(engine: str) -> None:
     env = Forever(num_envs=16, device="cpu")
-    config = PPOConfig(gamma=0.9, n_steps=16, batch_size=64, lr=3e-3, anneal_lr=False, hidden_sizes=(16,), vf_coef=1.0)
+    config = PPOConfig(gamma=0.9, n_steps=16, batch_size=64, lr=3e-3, hidden_sizes=(16,), vf_coef=1.0)
     learner = PPO(env, replace(config, engine=engine)).learn(40_000)
     # With truncation as an end, five steps would be worth 1 + 0.9 + ... = 4.1 at most.
     assert learner.policy.value(torch.zeros(1, 1), None, None).item() == pytest.approx(1 / (1 - 0.9), rel=0.03)

@@ -38,7 +38,7 @@ from operant_gpu.backends.triton.backend import (
     rollout_shape,
     step_arguments,
 )
-from operant_gpu.backends.triton.constants import environment_constants
+from operant_gpu.backends.triton.constants import environment_constants, learner_constants
 from operant_gpu.backends.triton.update import (
     CHUNK,
     PIECES,
@@ -50,7 +50,6 @@ from operant_gpu.backends.triton.update import (
 )
 from operant_gpu.backends.triton.update import OPTIONS as FUSED
 from operant_gpu.environment import Environment
-from operant_gpu.hyperparameters import Hyperparameters
 from operant_gpu.kernels.triton import adam
 from operant_gpu.kernels.triton.advantages import advantages_kernel
 from operant_gpu.kernels.triton.draw import draw_kernel
@@ -73,7 +72,6 @@ CPU = torch.device("cpu")
 ROWS_OF_BATCH = 48
 # In a folder of Triton's cache.
 REPORT = "ptxas.txt"
-SETTINGS = Hyperparameters(0.2, None, 0.5, 0.01, 0.5, 0.1, True, 4, 4)
 
 
 class Launch(NamedTuple):
@@ -269,17 +267,16 @@ def gradient_of(batch: Batch, shape: Shape, *hidden_sizes: int, precision: str =
     options = {"activation": "tanh", "shared_trunk": False, "is_gaussian": not actions.is_discrete, **kind}
     layout = MLPLayout(inputs, hidden_sizes, outputs, **options)
     numbers, whole = torch.zeros(1), torch.zeros(1, dtype=torch.int32)
-    # The variants also differ in whether observations are scaled, values clipped, and advantages normalized.
+    # The variants also differ in whether observations are scaled, and advantages normalized.
     scaling = (torch.zeros(inputs), torch.ones(inputs), 10.0) if layout.shared_trunk else ()
     mlp = MLP(torch.zeros(layout.size), layout, *scaling, precision=precision)
-    settings = SETTINGS._replace(vf_clip_eps=0.2 if layout.shared_trunk else None)
     mask = None if outputs_of(batch).action_mask is None else torch.zeros(1, dtype=torch.bool)
     drawn = torch.zeros(1, dtype=torch.int64 if actions.is_discrete else torch.float32)
     moments = None if layout.shared_trunk else numbers
     samples = (numbers, drawn, mask, numbers, numbers, numbers, whole, moments)
-    values = (numbers, numbers, whole, mlp.parameters, mlp.shift, mlp.scale, *samples, 1, 2, 3)
+    values = (numbers, numbers, whole, numbers, mlp.parameters, mlp.shift, mlp.scale, *samples, 1, 2, 3)
     arguments = dict(zip(gradient_kernel.arg_names, values, strict=False))
-    constants = gradient_constants(mlp, actions, settings) | {"BLOCK": shape.block}
+    constants = gradient_constants(mlp, actions) | {"BLOCK": shape.block}
     variant = f"{'x'.join(map(str, hidden_sizes))} {layout.activation} {precision} {shape.block}"
     is_large = len(hidden_sizes) > 2 or shape.block >= (64 if precision == "tf32" else 32)
     return Launch(gradient_kernel, batch.environment.id, variant, arguments, constants, shape.warps, FUSED, is_large)
@@ -296,8 +293,12 @@ def small_updates() -> Iterator[Launch]:
             (*[numbers] * 5, whole, whole, 2, 3, 5),
             {"ROLES": 2, "ROWS": ROWS, "CHUNK": CHUNK},
         ),
-        (adam.adam_kernel, (*[numbers] * 6, whole, numbers, numbers, whole, whole, 2), adam_constants(SETTINGS, 40)),
-        (advantages_kernel, (*[numbers] * 4, flags, flags, 3, 5), {"GAMMA": 0.9, "LAMBDA": 0.9, "BLOCK": 64}),
+        (adam.adam_kernel, (*[numbers] * 6, whole, numbers, numbers, whole, whole, 2), adam_constants(40)),
+        (
+            advantages_kernel,
+            (*[numbers] * 4, flags, flags, numbers, 3, 5),
+            {"LEARNER": learner_constants(), "BLOCK": 64},
+        ),
     )
     for kernel, values, constants in kernels:
         yield Launch(kernel, "", "", dict(zip(kernel.arg_names, values, strict=False)), constants, 4, FUSED)

@@ -41,6 +41,6 @@ if __name__ == "__main__":
     flags = [tensor > 0 for tensor in tensors[:2]]
     attempts = (
         lambda: operant_gpu.make("CartPole-v1", 64, device="cuda").reset(seed=0),
-        lambda: estimate_advantages(*tensors, *flags, 0.9, 0.9),
+        lambda: estimate_advantages(*tensors, *flags, tensors[0]),
     )
     print(json.dumps([refusal(attempt) for attempt in attempts]))

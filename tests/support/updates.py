@@ -13,11 +13,12 @@ from gymnasium import spaces
 from torch import Tensor
 
 from operant_gpu import VecEnv
-from operant_gpu.hyperparameters import AdamState, Hyperparameters, Samples, StepTable
+from operant_gpu.hyperparameters import AdamState, Samples, StepTable, minibatches_of
 from operant_gpu.kernels.triton.shuffle import permutation
 from operant_gpu.models import PPO, MLPPolicy, PPOConfig
 from operant_gpu.models.ppo import rollout as rollouts
 from operant_gpu.models.ppo.rollout import Minibatch
+from operant_gpu.models.ppo.schedules import Schedules
 from operant_gpu.models.ppo.update import objective
 from operant_gpu.spaces import action_layout
 from operant_gpu.verification.learning import in_float64
@@ -31,7 +32,6 @@ class Case(NamedTuple):
 
     policy: MLPPolicy
     config: PPOConfig
-    settings: Hyperparameters
     actions: spaces.Space[Any]
     columns: tuple[Tensor | None, ...]  # obs, actions, log_probs, values, advantages, masks: (n_steps, num_envs, ...)
     batch: Minibatch  # in float64
@@ -55,7 +55,8 @@ def case(
     def normals(*shape: int) -> Tensor:
         return torch.randn(*size, *shape, generator=generator)
 
-    config = PPOConfig(**{"n_epochs": 2, "hidden_sizes": (16,), "ent_coef": 0.02, "seed": SEED, **changes})
+    settings = {"n_epochs": 2, "hidden_sizes": (16,), "lr": 1e-3, "ent_coef": 0.02, "seed": SEED}
+    config = PPOConfig(**{**settings, "batch_size": size[0] * size[1] // minibatches, **changes})
     policy = MLPPolicy(spaces.Box(-1, 1, (inputs,)), actions, config, precision=precision)
     with torch.no_grad():
         policy.flat.add_(0.3 * torch.randn(policy.flat.shape, generator=generator))
@@ -77,10 +78,6 @@ def case(
             masks[..., first:].scatter_(-1, drawn.view(*size, -1)[..., i, None] - low, True)
         # No action is legal: all are as likely.
         masks[0, 0] = False
-    settings = Hyperparameters(
-        *(config.clip_eps, config.vf_clip_eps, config.vf_coef, config.ent_coef, config.max_grad_norm),
-        *(config.target_kl, config.normalize_advantages, config.n_epochs, minibatches),
-    )
     reference = in_float64(policy)
     columns = (obs, drawn, torch.zeros(size), normals(), 3.0 * normals() + 1.0, masks)
     flat = [None if column is None else column.flatten(0, 1) for column in columns]
@@ -96,7 +93,12 @@ def case(
     )
     batch = batch.map(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
     columns = tuple(None if column is None else column.to(device) for column in columns)
-    return Case(policy.to(device), config, settings, actions, columns, batch, reference)
+    return Case(policy.to(device), config, actions, columns, batch, reference)
+
+
+def hyperparameters(device: str = "cpu", **settings: Any) -> Tensor:
+    """Return hyperparameters as kernels read them."""
+    return Schedules(PPOConfig(**settings), {}, 1, torch.device(device)).values
 
 
 class Fused:
@@ -104,7 +106,7 @@ class Fused:
 
     def __init__(self, given: Case, module: Any) -> None:
         self.case, mlp = given, given.policy.mlp
-        asked = mlp, action_layout(given.actions), given.settings, self.samples
+        asked = mlp, action_layout(given.actions), given.config, self.samples
         if misfit := module.find_misfit(*asked):
             pytest.skip(f"on this device: {misfit}")
         self.kernels = module.GradientSteps(*asked, len(given.batch.obs))
@@ -115,7 +117,8 @@ class Fused:
             self.kernels._order.fill_(2**30)
         self.device = mlp.parameters.device
         self.means, self.squares = torch.zeros(2, mlp.layout.size, device=self.device)
-        self.count, self.lr = torch.tensor([0.0, 1e-3], device=self.device)
+        self.count = torch.zeros((), device=self.device)
+        self.hyperparameters = Schedules(given.config, {}, 1, self.device)
         self.trainable = torch.ones(len(mlp.layout.shapes), dtype=torch.bool, device=self.device)
 
     @property
@@ -127,7 +130,8 @@ class Fused:
         return self.kernels.run(
             self.case.policy.mlp,
             self.samples,
-            AdamState(self.means, self.squares, self.count, self.lr),
+            AdamState(self.means, self.squares, self.count),
+            self.hyperparameters.values,
             seed=SEED,
             iteration=torch.tensor(ITERATION, dtype=torch.int32, device=self.device),
             trainable=self.trainable,
@@ -137,7 +141,7 @@ class Fused:
     def gradient_of_first_step(self) -> Tensor:
         """Return what the optimizer's first means came of, before it was clipped."""
         norm = self.run().norms[0].double().norm().cpu()
-        scale = max(1.0, (float(norm) + 1e-6) / self.case.config.max_grad_norm)
+        scale = max(1.0, (float(norm) + 1e-6) / float(self.hyperparameters.now.max_grad_norm))
         return self.means.cpu().double() * 10.0 * scale
 
 
@@ -151,20 +155,21 @@ class Reference(NamedTuple):
 
 
 def by_autograd(given: Case) -> Reference:
-    policy, config, settings = given.reference, given.config, given.settings
-    parameters = list(policy.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=1e-3, eps=1e-5)
+    policy, config, parameters = given.reference, given.config, list(given.reference.parameters())
+    now = Schedules(config, {}, 1, torch.device("cpu")).now
+    optimizer = torch.optim.Adam(parameters, lr=float(now.lr), eps=1e-5)
     rows, norms, first = [], [], []
-    for epoch in range(settings.n_epochs):
+    for epoch in range(config.n_epochs):
         order = torch.from_numpy(permutation(len(given.batch.obs), SEED, ITERATION, epoch)).long()
-        for chosen in order.tensor_split(settings.minibatches):
-            loss, measured = objective(policy, config, given.batch.map(lambda t, rows=chosen: t[rows]))
+        for chosen in order.tensor_split(minibatches_of(config, len(order))):
+            batch = given.batch.map(lambda t, rows=chosen: t[rows])
+            loss, measured = objective(policy, now, batch, config.normalize_advantages)
             optimizer.zero_grad()
             loss.backward()
             gradients = [torch.zeros_like(own) if own.grad is None else own.grad for own in parameters]
             first = first or [gradient.clone() for gradient in gradients]
             norms.append(torch.stack([gradient.norm() for gradient in gradients]))
-            total = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+            total = torch.nn.utils.clip_grad_norm_(parameters, float(now.max_grad_norm))
             rows.append(torch.cat([measured, total[None]]))
             optimizer.step()
     flat = torch.cat([own.detach().flatten() for own in parameters])

@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
-from operant_gpu.hyperparameters import FAULTY, MEASURED, STOPPED
+from operant_gpu.hyperparameters import FAULTY, KL_MARGIN, MEASURED, STOPPED
+from operant_gpu.hyperparameters import Hyperparameters as Numbers
 from operant_gpu.mlp import MAX_LAYERS
 
 WORD, POINTER = ctypes.c_int64, ctypes.c_void_p
 # `operant::Kind`, in upper case.
 KINDS = {dtype: i for i, dtype in enumerate((torch.float32, torch.uint8, torch.int8, torch.int32, torch.int64))}
-_TYPES: dict[str, Any] = {"int64_t": WORD, "Kind": WORD, "double": ctypes.c_double}
+_TYPES: dict[str, Any] = {"int64_t": WORD, "Kind": WORD, "double": ctypes.c_double, "float": ctypes.c_float}
 
 
 def _structure(name: str, meaning: str, *rows: tuple[str, ...]) -> Any:
@@ -44,13 +45,17 @@ Network = _structure(
     ("const float*", "parameters shift scale", "if there is a shift, observations (inputs,) are scaled and clipped"),
     ("double", "clip"),
 )
+Hyperparameters = _structure(
+    *("Hyperparameters", "Settings that may change while a policy learns; those that are None are infinite."),
+    ("float", " ".join(Numbers._fields)),
+)
 Climb = _structure(
     *("Climb", "The gradient steps of an iteration, on arrays of samples, one after the other."),
     ("Network", "network"),
+    ("const Hyperparameters*", "now"),
     ("int64_t", "samples minibatches tensors", "minibatches of an epoch, tensors of parameters"),
     ("int64_t", "first_step last_step", "from the former on, up to the latter"),
-    ("int64_t", "threads seed iteration normalizes_advantages clips_values has_target_kl"),
-    ("double", "clip_eps vf_clip_eps vf_coef ent_coef max_grad_norm max_kl lr"),
+    ("int64_t", "threads seed iteration normalizes_advantages"),
     ("const void*", "obs", "(samples, inputs)"),
     ("Kind", "obs_kind"),
     ("const void*", "action", "(samples, components) int64, or (samples, outputs) float32"),
@@ -95,8 +100,9 @@ def header() -> str:
     constants = (
         f"constexpr int64_t MAX_LAYERS = {MAX_LAYERS};",
         f"constexpr int32_t STOPPED = {STOPPED}, FAULTY = {FAULTY};",
+        f"constexpr float KL_MARGIN = {KL_MARGIN}f;",
         f"enum Measured {{ {', '.join(MEASURED).upper()}, NUM_MEASURED }};",
         f"enum Kind : int64_t {{ {kinds} }};",
     )
-    made = "\n".join([*constants, *(structure.text for structure in (Network, Climb, Rows, Rollout))])
+    made = "\n".join([*constants, *(structure.text for structure in (Network, Hyperparameters, Climb, Rows, Rollout))])
     return f"// Made of operant_gpu/backends/cpp/calls.py.\n#include <cstdint>\nnamespace operant {{\n{made}\n}}\n"

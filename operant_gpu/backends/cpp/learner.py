@@ -73,7 +73,7 @@ def library() -> ctypes.CDLL:
     loaded.climb.argtypes = [POINTER]
     loaded.roll_out.argtypes = [POINTER, POINTER, WORD, WORD]
     loaded.climb.restype = loaded.roll_out.restype = ctypes.c_bool
-    loaded.estimate_advantages.argtypes = [*[POINTER] * 6, WORD, WORD, ctypes.c_float, ctypes.c_float]
+    loaded.estimate_advantages.argtypes = [*[POINTER] * 6, WORD, WORD, POINTER]
     loaded.estimate_advantages.restype = None
     return loaded
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from operant_gpu.backends.cpp.calls import KINDS, Climb
 from operant_gpu.backends.cpp.learner import address, library, network_of
 from operant_gpu.backends.threads import Pieces
-from operant_gpu.hyperparameters import KL_MARGIN, MEASURED, AdamState, Hyperparameters, Samples, StepTable
+from operant_gpu.hyperparameters import MEASURED, AdamState, Samples, StepSettings, StepTable, minibatches_of
 from operant_gpu.mlp import MLP
 from operant_gpu.spaces import ActionLayout
 
@@ -32,40 +32,32 @@ class GradientSteps:
         BackendError: If there is no C++ compiler.
     """
 
-    def __init__(
-        self, mlp: MLP, actions: ActionLayout, settings: Hyperparameters, example: Samples, samples: int
-    ) -> None:
+    def __init__(self, mlp: MLP, actions: ActionLayout, settings: StepSettings, example: Samples, samples: int) -> None:
         del example
         self._climb, self._actions, tensors = library().climb, actions, len(mlp.layout.shapes)
-        steps = settings.n_epochs * settings.minibatches
+        minibatches = minibatches_of(settings, samples)
+        steps = settings.n_epochs * minibatches
         self._measured = torch.zeros(steps, len(MEASURED), dtype=torch.float32, device="cpu")
         self._norms = torch.zeros(steps, tensors, dtype=torch.float32, device="cpu")
         self._status = torch.zeros(steps + 1, dtype=torch.int32, device="cpu")
         self._fields = Climb(
             samples=samples,
-            minibatches=settings.minibatches,
+            minibatches=minibatches,
             tensors=tensors,
             normalizes_advantages=settings.normalize_advantages,
-            clips_values=settings.vf_clip_eps is not None,
-            has_target_kl=settings.target_kl is not None,
-            clip_eps=settings.clip_eps,
-            vf_clip_eps=settings.vf_clip_eps or 0.0,
-            vf_coef=settings.vf_coef,
-            ent_coef=settings.ent_coef,
-            max_grad_norm=settings.max_grad_norm,
-            max_kl=KL_MARGIN * (settings.target_kl or 0.0),
             measured=self._measured.data_ptr(),
             norms=self._norms.data_ptr(),
             status=self._status.data_ptr(),
         )
         self._pieces = Pieces(first=1)
-        self._most_threads = max(1, samples // settings.minibatches // _SAMPLES_PER_THREAD)
+        self._most_threads = max(1, samples // minibatches // _SAMPLES_PER_THREAD)
 
     def run(
         self,
         mlp: MLP,
         samples: Samples,
         adam: AdamState,
+        hyperparameters: Tensor,
         *,
         seed: int,
         iteration: Tensor,
@@ -74,11 +66,11 @@ class GradientSteps:
     ) -> StepTable:
         """Take all gradient steps of an iteration, in place; arguments as `backends/triton/update.py` has them."""
         given = samples._asdict() | {"parameters": mlp.parameters, "trainable": trainable}
-        given |= {"means": adam.means, "squares": adam.squares, "count": adam.updates}
+        given |= {"means": adam.means, "squares": adam.squares, "count": adam.updates, "now": hyperparameters}
         for name, tensor in given.items():
             setattr(self._fields, name, address(tensor))
         self._fields.network, self._fields.obs_kind = network_of(mlp, self._actions), KINDS[samples.obs.dtype]
-        self._fields.seed, self._fields.iteration, self._fields.lr = seed, int(iteration), float(adam.lr)
+        self._fields.seed, self._fields.iteration = seed, int(iteration)
         self._fields.threads = min(self._most_threads, torch.get_num_threads())
         self._status[0] = status
         self._measured.zero_()
@@ -92,7 +84,7 @@ class GradientSteps:
             raise MemoryError("the gradient steps of an iteration need more memory than there is")
 
 
-def find_misfit(mlp: MLP, actions: ActionLayout, settings: Hyperparameters, example: Samples) -> str | None:
+def find_misfit(mlp: MLP, actions: ActionLayout, settings: StepSettings, example: Samples) -> str | None:
     """Return why the kernels cannot train a network; None if they can.
 
     Raises:
@@ -109,11 +101,12 @@ def estimate_advantages(
     final_values: Tensor,
     terminated: Tensor,
     truncated: Tensor,
-    gamma: float,
-    lam: float,
+    hyperparameters: Tensor,
 ) -> Tensor:
-    """Return generalized advantage estimates; arguments are (n_steps, num_envs) and contiguous."""
+    """Return generalized advantage estimates; arguments but the last are (n_steps, num_envs) and contiguous."""
     advantages = torch.empty_like(rewards)
     columns = (advantages, rewards, values, final_values, terminated, truncated)
-    library().estimate_advantages(*(column.data_ptr() for column in columns), *rewards.shape, gamma, lam)
+    library().estimate_advantages(
+        *(column.data_ptr() for column in columns), *rewards.shape, hyperparameters.data_ptr()
+    )
     return advantages

@@ -12,10 +12,14 @@ import triton
 
 from operant_gpu.backends.base import Batch
 from operant_gpu.backends.triton.launching import INTERPRETED
+from operant_gpu.hyperparameters import Hyperparameters
 from operant_gpu.memory.records import MODES
 from operant_gpu.mlp import MLP, MLPLayout
 from operant_gpu.random import Rng
 from operant_gpu.spaces import ActionLayout
+
+# Into so many pieces are minibatches cut for the moments of their advantages.
+PIECES = 32
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,15 @@ def environment_constants(batch: Batch) -> Constants:
         MODE=MODES[batch.autoreset_mode],
         ACTIONS=action_constants(batch.actions),
     )
+
+
+def learner_constants() -> Constants:
+    """Return what kernels know of a learner.
+
+    NAMES: Of its hyperparameters, as they stand in memory. MAKE: Makes their NamedTuple.
+    PIECES: Into so many minibatches are cut for the moments of their advantages.
+    """
+    return Constants(NAMES=Hyperparameters._fields, MAKE=Maker(Hyperparameters), PIECES=PIECES)
 
 
 def action_constants(layout: ActionLayout) -> Constants:

@@ -10,9 +10,9 @@ import torch
 import triton
 from torch import Tensor
 
-from operant_gpu.backends.triton.constants import action_constants, network_constants
+from operant_gpu.backends.triton.constants import PIECES, action_constants, learner_constants, network_constants
 from operant_gpu.backends.triton.launching import INTERPRETED, check_compiler, compiled, launch
-from operant_gpu.hyperparameters import KL_MARGIN, AdamState, Hyperparameters, Samples, StepTable
+from operant_gpu.hyperparameters import AdamState, Samples, StepSettings, StepTable, minibatches_of
 from operant_gpu.kernels.triton.adam import NUM_MEASURED, adam_kernel, reduce_kernel
 from operant_gpu.kernels.triton.advantages import advantages_kernel
 from operant_gpu.kernels.triton.gradient import gradient_kernel
@@ -25,8 +25,6 @@ from operant_gpu.spaces import ActionLayout
 MAX_TRAINABLE_WIDTH = 64
 # Parameters that one program of the optimizer takes, and the rows of partial gradients that it sums at a time.
 CHUNK, ROWS = 256, 16
-# Into so many pieces are minibatches cut for the moments of their advantages.
-PIECES = 32
 # Registers that a thread of the gradient kernel is given, and those of a multiprocessor.
 _MOST_REGISTERS, _REGISTERS = 256, 65_536
 
@@ -60,7 +58,7 @@ class Fit(NamedTuple):
     shared: int  # bytes of a multiprocessor's memory that a program takes, as compiled
 
 
-def find_fit(mlp: MLP, actions: ActionLayout, settings: Hyperparameters, example: Samples) -> Fit | None:
+def find_fit(mlp: MLP, actions: ActionLayout, settings: StepSettings, example: Samples) -> Fit | None:
     """Return the first shape that fits, by what the compiler says of it; None if none does.
 
     Args:
@@ -75,10 +73,10 @@ def find_fit(mlp: MLP, actions: ActionLayout, settings: Hyperparameters, example
     if INTERPRETED:
         return Fit(Shape(256, 4), 0)
     device = mlp.parameters.device
-    limit, constants = _shared_memory(device), gradient_constants(mlp, actions, settings)
+    limit, constants = _shared_memory(device), gradient_constants(mlp, actions)
     numbers, whole = mlp.parameters.new_empty(1), torch.empty(1, dtype=torch.int32, device=device)
     moments = numbers if settings.normalize_advantages else None
-    arguments = _gradient_arguments(numbers, numbers, whole, mlp, example, whole, moments)
+    arguments = _gradient_arguments(numbers, numbers, whole, numbers, mlp, example, whole, moments)
     for shape in SHAPES[mlp.precision, len(mlp.layout.hidden_sizes) > 2]:
         options, place = {"num_warps": shape.warps, **OPTIONS}, (0, 1, 1)
         kernel = compiled(
@@ -93,13 +91,14 @@ def _gradient_arguments(
     partials: Tensor,
     sums: Tensor,
     status: Tensor,
+    hyperparameters: Tensor,
     mlp: MLP,
     samples: Samples,
     order: Tensor,
     moments: Tensor | None,
 ) -> tuple[Any, ...]:
     """Return the gradient kernel's arguments that are not compiled in, but for which step it is, and of how many."""
-    return (partials, sums, status, mlp.parameters, mlp.shift, mlp.scale, *samples, order, moments)
+    return (partials, sums, status, hyperparameters, mlp.parameters, mlp.shift, mlp.scale, *samples, order, moments)
 
 
 class GradientSteps:
@@ -113,22 +112,21 @@ class GradientSteps:
         samples: Environment steps of an iteration.
     """
 
-    def __init__(
-        self, mlp: MLP, actions: ActionLayout, settings: Hyperparameters, example: Samples, samples: int
-    ) -> None:
+    def __init__(self, mlp: MLP, actions: ActionLayout, settings: StepSettings, example: Samples, samples: int) -> None:
         layout, device = mlp.layout, mlp.parameters.device
         fit = find_fit(mlp, actions, settings, example)
         assert fit is not None, "find_misfit told"
         self._layout, self._actions, self._settings, self._samples = layout, actions, settings, samples
         self._device, self._shape = device, fit.shape
         self._roles = 1 if layout.shared_trunk or not layout.hidden_sizes else 2
-        largest = -(-samples // settings.minibatches)
+        self._minibatches = minibatches_of(settings, samples)
+        largest = -(-samples // self._minibatches)
         at_once = _programs_at_once(device, fit) // self._roles
         self._programs = min(-(-largest // fit.shape.block), max(1, at_once))
         chunks = chunk_table(layout)
         self._chunks = torch.tensor(chunks, dtype=torch.int32, device=device)
         self._tensor_of_chunk = self._chunks[:, 2].long()
-        steps = settings.n_epochs * settings.minibatches
+        steps = settings.n_epochs * self._minibatches
 
         def numbers(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
@@ -146,6 +144,7 @@ class GradientSteps:
         mlp: MLP,
         samples: Samples,
         adam: AdamState,
+        hyperparameters: Tensor,
         *,
         seed: int,
         iteration: Tensor,
@@ -158,6 +157,7 @@ class GradientSteps:
             mlp: The network.
             samples: To learn from.
             adam: The optimizer's memory.
+            hyperparameters: Those of the iteration, as `Hyperparameters` says.
             seed: Of the shuffles.
             iteration: Number of the iteration, an int32 on the device.
             trainable: Which parameter tensors are to be moved, (T,) bool.
@@ -168,16 +168,16 @@ class GradientSteps:
         """
         self._status[0], self._counts[0] = status, adam.updates
         moments = self._shuffle(seed, iteration, samples.advantages)
-        memory = self._partials, self._sums, self._status
+        memory = self._partials, self._sums, self._status, hyperparameters
         gradient = _gradient_arguments(*memory, mlp, samples, self._order, moments)
-        constants = gradient_constants(mlp, self._actions, self._settings) | {"BLOCK": self._shape.block}
+        constants = gradient_constants(mlp, self._actions) | {"BLOCK": self._shape.block}
         optimizer = (mlp.parameters, adam.means, adam.squares)
         flags = trainable.to(torch.int32)
         for step in range(len(self._measured)):
-            place = step, self._samples, self._settings.minibatches
+            place = step, self._samples, self._minibatches
             grid = self._programs, self._roles
             _launch(gradient_kernel, grid, (*gradient, *place), constants, self._device, self._shape.warps)
-            self._finish(step, optimizer, adam.lr, flags)
+            self._finish(step, optimizer, hyperparameters, flags)
         adam.updates.copy_(self._counts[-1])
         norms = torch.zeros(len(self._measured), len(trainable), device=self._squares.device)
         norms.index_add_(1, self._tensor_of_chunk, self._squares)
@@ -192,21 +192,22 @@ class GradientSteps:
         _launch(shuffle_kernel, grid, numbers, {"BLOCK": block}, self._device)
         if not settings.normalize_advantages:
             return None
-        arguments = (self._moments, advantages, self._order, samples, settings.minibatches)
+        arguments = (self._moments, advantages, self._order, samples, self._minibatches)
         grid, constants = (len(self._measured), PIECES), {"PIECES": PIECES, "BLOCK": 1024}
         _launch(moments_kernel, grid, arguments, constants, self._device)
         return self._moments
 
-    def _finish(self, step: int, optimizer: tuple[Tensor, Tensor, Tensor], lr: Tensor, trainable: Tensor) -> None:
+    def _finish(
+        self, step: int, optimizer: tuple[Tensor, Tensor, Tensor], hyperparameters: Tensor, trainable: Tensor
+    ) -> None:
         """Sum the programs' gradients, and take Adam's step."""
         sums = (self._gradient, self._squares, self._measured)
         arguments = (*sums, self._partials, self._sums, self._chunks, trainable, step, self._programs)
         sizes = {"ROLES": self._roles, "ROWS": ROWS, "CHUNK": CHUNK}
         grid = (len(self._chunks),)
         _launch(reduce_kernel, grid, (*arguments, self._layout.size), sizes, self._device)
-        state = (*optimizer, *sums, self._status, self._counts, lr, self._chunks, trainable, step)
-        constants = adam_constants(self._settings, len(self._chunks))
-        _launch(adam_kernel, grid, state, constants, self._device)
+        state = (*optimizer, *sums, self._status, self._counts, hyperparameters, self._chunks, trainable, step)
+        _launch(adam_kernel, grid, state, adam_constants(len(self._chunks)), self._device)
 
 
 def _launch(
@@ -227,15 +228,15 @@ def estimate_advantages(
     final_values: Tensor,
     terminated: Tensor,
     truncated: Tensor,
-    gamma: float,
-    lam: float,
+    hyperparameters: Tensor,
 ) -> Tensor:
-    """Return generalized advantage estimates; arguments are (n_steps, num_envs) and contiguous."""
+    """Return generalized advantage estimates; arguments but the last are (n_steps, num_envs) and contiguous."""
     advantages = torch.empty_like(rewards)
     num_steps, num_envs = rewards.shape
     block = triton.next_power_of_2(num_envs) if INTERPRETED else 64
-    arguments = (advantages, rewards, values, final_values, terminated, truncated, num_envs, num_steps)
-    constants = {"GAMMA": gamma, "LAMBDA": lam, "BLOCK": block}
+    columns = (advantages, rewards, values, final_values, terminated, truncated)
+    arguments = (*columns, hyperparameters, num_envs, num_steps)
+    constants = {"LEARNER": learner_constants(), "BLOCK": block}
     _launch(advantages_kernel, (triton.cdiv(num_envs, block),), arguments, constants, rewards.device, 2)
     return advantages
 
@@ -251,30 +252,17 @@ def chunk_table(layout: MLPLayout) -> list[tuple[int, int, int]]:
     ]
 
 
-def gradient_constants(mlp: MLP, actions: ActionLayout, settings: Hyperparameters) -> dict[str, Any]:
+def gradient_constants(mlp: MLP, actions: ActionLayout) -> dict[str, Any]:
     """Return the compile-time arguments of the gradient kernel, BLOCK apart."""
-    return {
-        "ACTIONS": action_constants(actions),
-        "NET": network_constants(mlp),
-        "CLIP_EPS": settings.clip_eps,
-        "VF_CLIP_EPS": settings.vf_clip_eps,
-        "VF_COEF": settings.vf_coef,
-        "ENT_COEF": settings.ent_coef,
-        "PIECES": PIECES,
-    }
+    return {"ACTIONS": action_constants(actions), "NET": network_constants(mlp), "LEARNER": learner_constants()}
 
 
-def adam_constants(settings: Hyperparameters, chunks: int) -> dict[str, Any]:
+def adam_constants(chunks: int) -> dict[str, Any]:
     """Return the compile-time arguments of the optimizer's kernel."""
-    return {
-        "MAX_GRAD_NORM": settings.max_grad_norm,
-        "MAX_KL": None if settings.target_kl is None else KL_MARGIN * settings.target_kl,
-        "NUM_CHUNKS": triton.next_power_of_2(chunks),
-        "CHUNK": CHUNK,
-    }
+    return {"LEARNER": learner_constants(), "NUM_CHUNKS": triton.next_power_of_2(chunks), "CHUNK": CHUNK}
 
 
-def find_misfit(mlp: MLP, actions: ActionLayout, settings: Hyperparameters, example: Samples) -> str | None:
+def find_misfit(mlp: MLP, actions: ActionLayout, settings: StepSettings, example: Samples) -> str | None:
     """Return why the kernels cannot train a network on its device; None if they can. Arguments are `find_fit`'s.
 
     Raises:

@@ -31,13 +31,13 @@ EXPORTED bool roll_out(const operant::Rollout* rollout, void* workspace, int64_t
 // As `operant_gpu.kernels.triton.advantages` has it.
 EXPORTED void estimate_advantages(float* advantages, const float* rewards, const float* values,
                                   const float* final_values, const uint8_t* terminated, const uint8_t* truncated,
-                                  int64_t steps, int64_t envs, float gamma, float lambda) {
+                                  int64_t steps, int64_t envs, const operant::Hyperparameters* now) {
     for (int64_t step = steps - 1; step >= 0; --step)
         for (int64_t at = step * envs; at < (step + 1) * envs; ++at) {
             const bool ended = terminated[at] | truncated[at], is_last = step == steps - 1;
             float following = ended || is_last ? final_values[at] : values[at + envs];
             following = terminated[at] ? 0.0f : following;
             const float later = ended || is_last ? 0.0f : advantages[at + envs];
-            advantages[at] = rewards[at] + gamma * following - values[at] + gamma * lambda * later;
+            advantages[at] = rewards[at] + now->gamma * following - values[at] + now->gamma * now->gae_lambda * later;
         }
 }

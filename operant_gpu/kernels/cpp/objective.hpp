@@ -82,13 +82,12 @@ inline Chosen gaussian(const Climb& climb, const float* log_std, int64_t sample,
 // The derivative of the value loss by one value; adds to the loss.
 inline float value_pull(const Climb& climb, float value, float old_value, float target, double& loss) {
     float error = value - target, square = error * error;
-    if (climb.clips_values) {
-        const float bound = float(climb.vf_clip_eps), moved = value - old_value;
-        const float near = moved > bound ? bound : moved < -bound ? -bound : moved;
-        const float clipped = old_value + near - target;
+    const float bound = climb.now->vf_clip_eps, moved = value - old_value;
+    if (std::fabs(moved) > bound) {
+        const float clipped = old_value + (moved > 0.0f ? bound : -bound) - target;
         if (clipped * clipped > square) {
             square = clipped * clipped;
-            error = std::fabs(moved) > bound ? 0.0f : clipped;
+            error = 0.0f;
         }
     }
     loss += 0.5 * square;
@@ -99,7 +98,7 @@ inline void objective(const Climb& climb, const Plan& plan, const Minibatch& bat
                       const uint32_t* order, Tile& tile, float* scratch, Sums& sums) {
     const int64_t column = padded(climb.network.outputs);
     const float* log_std = climb.parameters + plan.log_std;
-    const float eps = float(climb.clip_eps), bonus = float(climb.ent_coef) * batch.weight;
+    const float eps = climb.now->clip_eps, bonus = climb.now->ent_coef * batch.weight;
     for (int64_t row = 0; row < rows; ++row) {
         const int64_t sample = order[row];
         float* outputs = tile.outputs.data() + row * column;
@@ -119,7 +118,7 @@ inline void objective(const Climb& climb, const Plan& plan, const Minibatch& bat
         }
         float* value = tile.values.data() + row * LANES;
         const float old_value = climb.value[sample];
-        *value = float(climb.vf_coef) * batch.weight *
+        *value = climb.now->vf_coef * batch.weight *
                  value_pull(climb, *value, old_value, raw + old_value, sums.measured[VALUE_LOSS]);
         sums.measured[POLICY_LOSS] -= is_clipped ? clipped : plain;
         sums.measured[ENTROPY] += chosen.entropy;

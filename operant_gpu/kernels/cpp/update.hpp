@@ -123,9 +123,9 @@ private:
         for (int j : {POLICY_LOSS, VALUE_LOSS, ENTROPY}) is_sound &= bool(std::isfinite(measured[j]));
         int32_t status = climb.status[step];
         if (!is_sound) status |= FAULTY;
-        if (climb.has_target_kl && measured[APPROX_KL] > float(climb.max_kl)) status |= STOPPED;
+        if (measured[APPROX_KL] > KL_MARGIN * climb.now->target_kl) status |= STOPPED;
         climb.status[step + 1] = status;
-        if (status == 0) adam(1.0f / std::max(1.0f, (norm + 1e-6f) / float(climb.max_grad_norm)));
+        if (status == 0) adam(1.0f / std::max(1.0f, (norm + 1e-6f) / climb.now->max_grad_norm));
     }
 
     // Take the gradients from the padded memory; return their norm, and write that of each tensor.
@@ -153,7 +153,7 @@ private:
         if (climb.network.is_gaussian) {
             // The entropy of normals grows by as much as the logarithms do.
             for (int64_t j = 0; j < climb.network.outputs; ++j)
-                gradient[size_t(plan.log_std + j)] = float(slots[0].sums.log_std[size_t(j)] - climb.ent_coef);
+                gradient[size_t(plan.log_std + j)] = float(slots[0].sums.log_std[size_t(j)] - climb.now->ent_coef);
             add(plan.log_std, climb.network.outputs);
         }
         return float(std::sqrt(total));
@@ -162,7 +162,7 @@ private:
     void adam(float scale) {
         const double number = *climb.count += 1.0f;
         const float correction = float(std::sqrt(1.0 - std::pow(double(BETA2), number)));
-        const float rate = float(climb.lr / (1.0 - std::pow(double(BETA1), number)));
+        const float rate = float(double(climb.now->lr) / (1.0 - std::pow(double(BETA1), number)));
         int64_t tensor = 0;
         const auto move = [&](int64_t first, int64_t size) {
             if (!climb.trainable[tensor++]) return;

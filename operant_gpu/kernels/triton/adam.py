@@ -6,7 +6,6 @@ next one, never over what other programs still read. Arguments:
     chunks_ptr: (chunks, 3) int32: first parameter, number of them, and tensor that they are of.
     trainable_ptr: Whether a tensor is to be moved; a frozen one has no gradient.
     status_ptr, count_ptr: (steps + 1,): status, and number of steps taken, before each step.
-    MAX_KL: An approx_kl beyond it stops the iteration; None if nothing does.
 The reference is `operant_gpu.models.ppo.optimizer.Adam`.
 """
 
@@ -17,8 +16,9 @@ import math
 import triton
 import triton.language as tl
 
+from operant_gpu.hyperparameters import KL_MARGIN
 from operant_gpu.kernels.triton.gradient import FAULTY, STOPPED
-from operant_gpu.kernels.triton.objective import APPROX_KL, CLIP_FRAC, NUM_SUMS, VALUE_LOSS
+from operant_gpu.kernels.triton.objective import APPROX_KL, CLIP_FRAC, NUM_SUMS, VALUE_LOSS, hyperparameters
 
 # Where the norm of a step's gradient stands, after what the gradient kernel sums up.
 GRAD_NORM = tl.constexpr(5)
@@ -27,6 +27,7 @@ NUM_MEASURED = tl.constexpr(6)
 _BETA1, _BETA2, _EPS = tl.constexpr(0.9), tl.constexpr(0.999), tl.constexpr(1e-5)
 _LOG_BETA1, _LOG_BETA2 = tl.constexpr(math.log(0.9)), tl.constexpr(math.log(0.999))
 _NORM_EPS = tl.constexpr(1e-6)
+_KL_MARGIN = tl.constexpr(KL_MARGIN)
 
 
 @triton.jit(do_not_specialize=["step", "programs"])
@@ -80,17 +81,16 @@ def adam_kernel(
     measured_ptr,
     status_ptr,
     count_ptr,
-    lr_ptr,
+    hyperparameters_ptr,
     chunks_ptr,
     trainable_ptr,
     step,
-    MAX_GRAD_NORM: tl.constexpr,
-    MAX_KL: tl.constexpr,
+    LEARNER: tl.constexpr,
     NUM_CHUNKS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
     """Decide whether a step is to be taken, and take it, one chunk a program."""
-    chunk = tl.program_id(0)
+    chunk, now = tl.program_id(0), hyperparameters(hyperparameters_ptr, LEARNER)
     every = tl.arange(0, NUM_CHUNKS)
     at = squares_ptr + step * tl.num_programs(0) + every
     norm = tl.sqrt(tl.sum(tl.load(at, mask=every < tl.num_programs(0), other=0.0), 0))
@@ -100,10 +100,8 @@ def adam_kernel(
     finite = tl.where((column >= APPROX_KL) | (tl.abs(measured) < float("inf")), 0, 1)
     is_faulty = (tl.max(finite, 0) > 0) | ~(norm < float("inf"))
     before = tl.load(status_ptr + step)
-    status = before | tl.where(is_faulty, FAULTY, 0)
-    if MAX_KL is not None:
-        kl = tl.sum(tl.where(column == APPROX_KL, measured, 0.0), 0)
-        status = status | tl.where(kl > MAX_KL, STOPPED, 0)
+    kl = tl.sum(tl.where(column == APPROX_KL, measured, 0.0), 0)
+    status = before | tl.where(is_faulty, FAULTY, 0) | tl.where(kl > _KL_MARGIN * now.target_kl, STOPPED, 0)
     if (before & STOPPED) != 0:
         status = before
     count = tl.load(count_ptr + step)
@@ -122,14 +120,14 @@ def adam_kernel(
         correction1 = (1.0 - tl.exp(number * _LOG_BETA1)).to(tl.float32)
         correction2 = (1.0 - tl.exp(number * _LOG_BETA2)).to(tl.float32)
         gradient = tl.load(gradient_ptr + first + k, mask=inside, other=0.0)
-        gradient = gradient / tl.maximum((norm + _NORM_EPS) / MAX_GRAD_NORM, 1.0)
+        gradient = gradient / tl.maximum((norm + _NORM_EPS) / now.max_grad_norm, 1.0)
         mean = tl.load(means_ptr + first + k, mask=inside, other=0.0)
         variance = tl.load(variances_ptr + first + k, mask=inside, other=0.0)
         mean = _BETA1 * mean + (1.0 - _BETA1) * gradient
         variance = _BETA2 * variance + (1.0 - _BETA2) * gradient * gradient
         deviation = tl.sqrt(variance) / tl.sqrt(correction2) + _EPS
         moved = tl.load(parameters_ptr + first + k, mask=inside, other=0.0)
-        moved -= tl.load(lr_ptr) / correction1 * mean / deviation
+        moved -= now.lr / correction1 * mean / deviation
         tl.store(means_ptr + first + k, mean, mask=inside)
         tl.store(variances_ptr + first + k, variance, mask=inside)
         tl.store(parameters_ptr + first + k, moved, mask=inside)

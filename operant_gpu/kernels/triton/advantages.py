@@ -9,6 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from operant_gpu.kernels.triton.objective import hyperparameters
+
 
 @triton.jit(do_not_specialize=["num_steps"])
 def advantages_kernel(
@@ -18,10 +20,10 @@ def advantages_kernel(
     final_value_ptr,
     terminated_ptr,
     truncated_ptr,
+    hyperparameters_ptr,
     num_envs,
     num_steps,
-    GAMMA: tl.constexpr,
-    LAMBDA: tl.constexpr,
+    LEARNER: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Write the advantages (num_steps, num_envs).
@@ -30,6 +32,7 @@ def advantages_kernel(
     """
     env = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = env < num_envs
+    now = hyperparameters(hyperparameters_ptr, LEARNER)
     following = tl.zeros((BLOCK,), tl.float32)
     running = tl.zeros((BLOCK,), tl.float32)
     for i in range(num_steps):
@@ -41,7 +44,7 @@ def advantages_kernel(
         final_value = tl.load(final_value_ptr + at, mask=mask, other=0.0)
         following = tl.where(ended | (i == 0), final_value, following)
         following = tl.where(terminated, 0.0, following)
-        delta = tl.load(reward_ptr + at, mask=mask, other=0.0) + GAMMA * following - value
-        running = delta + GAMMA * LAMBDA * tl.where(ended, 0.0, running)
+        delta = tl.load(reward_ptr + at, mask=mask, other=0.0) + now.gamma * following - value
+        running = delta + now.gamma * now.gae_lambda * tl.where(ended, 0.0, running)
         tl.store(advantage_ptr + at, running, mask=mask)
         following = value

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from operant_gpu.kernels.triton.blocks import INTERPRETED
-from operant_gpu.kernels.triton.objective import NUM_SUMS, minibatch, objective
+from operant_gpu.kernels.triton.objective import NUM_SUMS, hyperparameters, minibatch, objective
 
 # Bits of a status.
 STOPPED, FAULTY = tl.constexpr(1), tl.constexpr(2)
@@ -98,6 +98,7 @@ def gradient_kernel(
     partials_ptr,
     sums_ptr,
     status_ptr,
+    hyperparameters_ptr,
     parameters_ptr,
     shift_ptr,
     scale_ptr,
@@ -114,11 +115,7 @@ def gradient_kernel(
     minibatches,
     ACTIONS: tl.constexpr,
     NET: tl.constexpr,
-    CLIP_EPS: tl.constexpr,
-    VF_CLIP_EPS: tl.constexpr,
-    VF_COEF: tl.constexpr,
-    ENT_COEF: tl.constexpr,
-    PIECES: tl.constexpr,
+    LEARNER: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Write a program's share of a gradient step's gradient, to its row of `partials`, and of its sums.
@@ -186,7 +183,7 @@ def gradient_kernel(
             log_std_ptr = parameters_ptr + NET.OFFSETS[HEAD + 4]
         d, d_density, measured = objective(
             head, sample, exists, weight, log_std_ptr, action_ptr, mask_ptr, log_prob_ptr, value_ptr, advantage_ptr,
-            moments_ptr, 3 * PIECES * step, ACTIONS, NET, CLIP_EPS, VF_CLIP_EPS, VF_COEF, ENT_COEF, PIECES, BLOCK,
+            moments_ptr, 3 * LEARNER.PIECES * step, hyperparameters_ptr, ACTIONS, NET, LEARNER, BLOCK,
         )  # fmt: skip
         d = tl.where(own[None, :], d, 0.0)
         d_log_std += d_density
@@ -213,7 +210,8 @@ def gradient_kernel(
     tl.store(row + bias_start, d_head_bias, mask=own)
     if len(ACTIONS.LOW) == 0:
         # The entropy of normals grows by as much as the logarithms do.
-        bonus = tl.where((program == 0) & (tiles > 0), ENT_COEF, 0.0)
+        now = hyperparameters(hyperparameters_ptr, LEARNER)
+        bonus = tl.where((program == 0) & (tiles > 0), now.ent_coef, 0.0)
         tl.store(row + NET.OFFSETS[HEAD + 4] + column, d_log_std - bonus, mask=is_output & (own | NET.SHARED))
     if not NET.SHARED:
         row += role * NET.OFFSETS[2 * DEPTH]

@@ -73,17 +73,25 @@ def minibatch(step, samples, minibatches):
 
 
 @triton.jit
+def hyperparameters(ptr, LEARNER: tl.constexpr):
+    """Return those of the iteration, by their names."""
+    numbers = ()
+    for i in tl.static_range(len(LEARNER.NAMES)):
+        numbers = numbers + (tl.load(ptr + i),)
+    return LEARNER.MAKE(*numbers)
+
+
+@triton.jit
 def objective(head, sample, exists, weight, log_std_ptr, action_ptr, mask_ptr, log_prob_ptr, value_ptr, advantage_ptr,
-              moments_ptr, moments_start, ACTIONS: tl.constexpr, NET: tl.constexpr, CLIP_EPS: tl.constexpr,
-              VF_CLIP_EPS: tl.constexpr, VF_COEF: tl.constexpr, ENT_COEF: tl.constexpr, PIECES: tl.constexpr,
-              BLOCK: tl.constexpr):  # fmt: skip
+              moments_ptr, moments_start, hyperparameters_ptr, ACTIONS: tl.constexpr, NET: tl.constexpr,
+              LEARNER: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """Return the loss's gradients by the head and, summed, by log_stds, and what is measured of each sample."""
-    column = tl.arange(0, NET.HEAD_PAD)[None, :]
+    column, now = tl.arange(0, NET.HEAD_PAD)[None, :], hyperparameters(hyperparameters_ptr, LEARNER)
     old_value = tl.load(value_ptr + sample, mask=exists, other=0.0)
     advantage = tl.load(advantage_ptr + sample, mask=exists, other=0.0)
     target = advantage + old_value
     if moments_ptr is not None:
-        advantage = _normalized(advantage, moments_ptr + moments_start, PIECES)
+        advantage = _normalized(advantage, moments_ptr + moments_start, LEARNER.PIECES)
     if len(ACTIONS.LOW) > 0:
         log_prob, entropy, d_log_prob, d_entropy = _categorical(
             head, sample, exists, action_ptr, mask_ptr, ACTIONS, NET, BLOCK
@@ -93,17 +101,17 @@ def objective(head, sample, exists, weight, log_std_ptr, action_ptr, mask_ptr, l
     log_ratio = log_prob - tl.load(log_prob_ptr + sample, mask=exists, other=0.0)
     ratio = tl.exp(log_ratio)
     plain = ratio * advantage
-    clipped = tl.clamp(ratio, 1.0 - CLIP_EPS, 1.0 + CLIP_EPS) * advantage
+    clipped = tl.clamp(ratio, 1.0 - now.clip_eps, 1.0 + now.clip_eps) * advantage
     # What is not a number compares with nothing, and so is kept.
     is_clipped = clipped < plain
     pull = tl.where(exists, tl.where(is_clipped, 0.0, -plain) * weight, 0.0)
     is_value = column == NET.OUTPUTS
-    square, d_value = _squared_error(tl.sum(tl.where(is_value, head, 0.0), 1), old_value, target, VF_CLIP_EPS)
-    d_value = tl.where(exists, d_value * (VF_COEF * weight), 0.0)
+    square, d_value = _squared_error(tl.sum(tl.where(is_value, head, 0.0), 1), old_value, target, now.vf_clip_eps)
+    d_value = tl.where(exists, d_value * (now.vf_coef * weight), 0.0)
 
     d = pull[:, None] * d_log_prob + tl.where(is_value, d_value[:, None], 0.0)
     if len(ACTIONS.LOW) > 0:
-        d -= tl.where(exists, ENT_COEF * weight, 0.0)[:, None] * d_entropy
+        d -= tl.where(exists, now.ent_coef * weight, 0.0)[:, None] * d_entropy
         d_density = tl.zeros((NET.HEAD_PAD,), tl.float32)
     else:
         d_density = tl.sum(pull[:, None] * d_density, 0)
@@ -113,23 +121,18 @@ def objective(head, sample, exists, weight, log_std_ptr, action_ptr, mask_ptr, l
     measured = tl.where(which == VALUE_LOSS, 0.5 * square[:, None], measured)
     measured = tl.where(which == ENTROPY, entropy[:, None], measured)
     measured = tl.where(which == APPROX_KL, (ratio - 1.0 - log_ratio)[:, None], measured)
-    beyond = tl.where(tl.abs(ratio - 1.0) > CLIP_EPS, 1.0, 0.0)
+    beyond = tl.where(tl.abs(ratio - 1.0) > now.clip_eps, 1.0, 0.0)
     measured = tl.where(which == CLIP_FRAC, beyond[:, None], measured)
     return d, d_density, tl.where(exists[:, None], measured, 0.0)
 
 
 @triton.jit
-def _squared_error(value, old_value, target, VF_CLIP_EPS: tl.constexpr):
+def _squared_error(value, old_value, target, clip_eps):
     """Return the squared error of values, or of clipped ones where that is larger, and half its derivative."""
-    error = value - target
-    square = error * error
-    if VF_CLIP_EPS is not None:
-        moved = value - old_value
-        clipped = old_value + tl.clamp(moved, -VF_CLIP_EPS, VF_CLIP_EPS) - target
-        is_larger = clipped * clipped > square
-        square = tl.where(is_larger, clipped * clipped, square)
-        error = tl.where(is_larger, tl.where(tl.abs(moved) > VF_CLIP_EPS, 0.0, clipped), error)
-    return square, error
+    error, moved = value - target, value - old_value
+    clipped = old_value + tl.clamp(moved, -clip_eps, clip_eps) - target
+    is_larger = (tl.abs(moved) > clip_eps) & (clipped * clipped > error * error)
+    return tl.where(is_larger, clipped * clipped, error * error), tl.where(is_larger, 0.0, error)
 
 
 @triton.jit

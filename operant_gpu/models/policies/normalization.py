@@ -103,14 +103,14 @@ class RewardNormalizer(nn.Module):
 
     Args:
         num_envs: How many environments there are.
-        gamma: Discount factor.
+        gamma: Discount factor; a number, or a tensor of shape () on the device that changes.
     """
 
     returns: Tensor
 
-    def __init__(self, num_envs: int, gamma: float) -> None:
+    def __init__(self, num_envs: int, gamma: float | Tensor) -> None:
         super().__init__()
-        self._gamma = gamma
+        self.gamma = gamma
         self.moments = RunningMoments()
         self.register_buffer("returns", torch.zeros(num_envs, **FLOATS))
 
@@ -134,7 +134,7 @@ class RewardNormalizer(nn.Module):
         history = torch.empty_like(rewards)
         running = self.returns
         for step, reward in enumerate(rewards):
-            history[step] = running = running * self._gamma + reward
+            history[step] = running = running * self.gamma + reward
             running = running * ~ended[step]
         self.moments.update(history)
         self.returns.copy_(running.nan_to_num(0.0, 0.0, 0.0))

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from operant_gpu.models.ppo.rnd import IntrinsicReward
     from operant_gpu.vector import VecEnv
 
-_FORMAT = 3
+_FORMAT, _FORMATS = 4, (3, 4)
 _NAME = "step-{:012d}.pt"
 # Settings that decide what a checkpoint holds.
 _OF_NETWORKS = ("hidden_sizes", "activation", "shared_trunk", "cnn_channels", "gru_size")
@@ -273,7 +273,7 @@ def _find(path: Path) -> tuple[Path, dict[str, Any]]:
 
 def _fitting(config: PPOConfig, env: VecEnv) -> PPOConfig:
     """Return the saved settings, for as many environments as there are; a run on a GPU goes on elsewhere."""
-    config = config.fitted(env.num_envs, config.batch_size)
+    config = config.fitted(env.num_envs, {"batch_size": config.batch_size})
     # "eager" can be had everywhere.
     is_at_home = env.device.type == "cuda" or config.engine == "eager"
     return config if is_at_home else replace(config, engine="auto")
@@ -317,10 +317,21 @@ def _read(path: Path) -> dict[str, Any]:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         message = f"{str(path)!r} holds more than tensors and numbers, and is not loaded: {reason}"
         raise CheckpointError(message) from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    if not isinstance(content, dict) or content.get("format") not in _FORMATS:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise CheckpointError(f"{str(path)!r} has format {found!r}, this version reads format {_FORMAT}")
+        known = " and ".join(map(str, _FORMATS))
+        raise CheckpointError(f"{str(path)!r} has format {found!r}, this version reads formats {known}")
     absent = sorted(_KEYS - content.keys())
     if absent:
         raise CheckpointError(f"{str(path)!r} is damaged: it lacks {', '.join(absent)}")
+    if content["format"] == 3:
+        content["config"] = _settings_of_format_3(content["config"])
     return content
+
+
+def _settings_of_format_3(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as they are named now; they are looked at when they are used."""
+    config = dict(config)
+    if config.pop("anneal_lr", False):
+        config["lr"] = (config["lr"], 0.0)
+    return config

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from operant_gpu.backends.select import BACKENDS
 from operant_gpu.errors import BackendError
-from operant_gpu.hyperparameters import FAULTY, AdamState, Hyperparameters, Samples
+from operant_gpu.hyperparameters import FAULTY, AdamState, Samples
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.networks import ActorCritic, RecurrentActorCritic
 from operant_gpu.models.policies.mlp_policy import MLPPolicy, find_misfit
@@ -57,8 +57,7 @@ class FusedUpdate(Update):
     def estimate(self, rollout: Rollout, rewards: Tensor) -> Tensor:
         """Return the advantages (n_steps, num_envs) of a rollout's actions, for these rewards."""
         columns = rollout.value, rollout.final_value, rollout.terminated, rollout.truncated
-        config = self.config
-        advantages: Tensor = self._kernels.estimate_advantages(rewards, *columns, config.gamma, config.gae_lambda)
+        advantages: Tensor = self._kernels.estimate_advantages(rewards, *columns, self.schedules.values)
         return advantages
 
     @torch.no_grad()
@@ -69,7 +68,8 @@ class FusedUpdate(Update):
         table = self._steps.run(
             self.policy.mlp,
             Samples(**learned, advantages=advantages),
-            AdamState(own.means, own.squares, own.count, own.lr),
+            AdamState(own.means, own.squares, own.count),
+            self.schedules.values,
             seed=self.config.seed,
             iteration=self._iteration,
             trainable=self._trainable,
@@ -77,22 +77,6 @@ class FusedUpdate(Update):
         )
         self.telemetry.add_steps(table)
         self._iteration += 1
-
-
-def hyperparameters(config: PPOConfig, samples: int) -> Hyperparameters:
-    """Return what kernels need to know of a learner's config, for so many samples an iteration."""
-    assert config.batch_size is not None
-    return Hyperparameters(
-        clip_eps=config.clip_eps,
-        vf_clip_eps=config.vf_clip_eps,
-        vf_coef=config.vf_coef,
-        ent_coef=config.ent_coef,
-        max_grad_norm=config.max_grad_norm,
-        target_kl=config.target_kl,
-        normalize_advantages=config.normalize_advantages,
-        n_epochs=config.n_epochs,
-        minibatches=max(1, samples // config.batch_size),
-    )
 
 
 def find_obstacle(env: VecEnv, policy: Any, config: PPOConfig) -> str | None:
@@ -117,8 +101,7 @@ def _asked(env: VecEnv, policy: MLPPolicy, config: PPOConfig) -> tuple[Any, ...]
     obs, action, log_prob, value = (storage.allocate(name, 1) for name in ("obs", "action", "log_prob", "value"))
     mask = None if env.action_mask is None else storage.allocate("action_mask", 1)
     example = Samples(obs, action, mask, log_prob, value, advantages=value)
-    settings = hyperparameters(config, config.n_steps * env.num_envs)
-    return policy.mlp, action_layout(env.single_action_space), settings, example
+    return policy.mlp, action_layout(env.single_action_space), config, example
 
 
 def kernels_for(env: VecEnv) -> Any:

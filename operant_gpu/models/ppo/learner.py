@@ -28,9 +28,10 @@ from operant_gpu.models.policies.policy import Policy
 from operant_gpu.models.ppo import checkpoint
 from operant_gpu.models.ppo.fused import FusedUpdate
 from operant_gpu.models.ppo.loop import Loop
-from operant_gpu.models.ppo.optimizer import Adam, Schedule
+from operant_gpu.models.ppo.optimizer import Adam
 from operant_gpu.models.ppo.rnd import IntrinsicReward
-from operant_gpu.models.ppo.setup import checked_config, curiosity, obstacle_to_fusing
+from operant_gpu.models.ppo.schedules import Schedules
+from operant_gpu.models.ppo.setup import checked_config, curiosity, obstacle_to_fusing, usual_settings
 from operant_gpu.models.ppo.telemetry import Metrics, Telemetry
 from operant_gpu.models.ppo.update import Update
 from operant_gpu.vector import VecEnv
@@ -66,6 +67,8 @@ class PPO:
 
     Attributes:
         policy: The `Policy` that is trained; an `MLPPolicy`, which `env.rollout` takes, where settings allow one.
+        hyperparameters: Those that may change as it learns, to be read and written by name: callbacks may set
+            `learner.hyperparameters.ent_coef = 0.0`.
         timesteps: Environment steps learned from so far.
         iterations: Iterations so far.
         training: A word that its checkpoints have in common, and no other learner's.
@@ -87,21 +90,21 @@ class PPO:
         network: nn.Module | None = None,
         intrinsic: IntrinsicReward | None = None,
     ) -> None:
-        self.env, self.config = env, checked_config(env, config, intrinsic)
-        config, device = self.config, env.device
+        self.env, config, device = env, checked_config(env, config, intrinsic), env.device
         spaces = env.single_observation_space, env.single_action_space
         self.policy = make_policy(*spaces, config, network).to(device)
         parameters = dict(self.policy.named_parameters())
-        self.optimizer = Adam(parameters.values(), config.lr, device)
+        self.optimizer = Adam(parameters.values(), device)
+        self.hyperparameters = Schedules(config, usual_settings(env), config.n_steps * env.num_envs, device)
+        now = self.hyperparameters.now
         self.reward_normalizer = (
-            RewardNormalizer(env.num_envs, config.gamma).to(device) if config.normalize_rewards else None
+            RewardNormalizer(env.num_envs, now.gamma).to(device) if config.normalize_rewards else None
         )
-        self.intrinsic = curiosity(env, config) if intrinsic is None else intrinsic.to(device)
+        self.intrinsic = curiosity(env, config, now) if intrinsic is None else intrinsic.to(device)
         self._given = network is not None, intrinsic is not None
         self.training = secrets.token_hex(8)
         self.timesteps = self.iterations = self.start = self.target = 0
         self.seconds = 0.0
-        self._schedule = Schedule(config.lr, config.anneal_lr, config.n_steps * env.num_envs, device)
         self._generator = Generator(device).manual_seed(config.seed)
         # For `predict` and controllers: they change nothing of the training.
         self._acting = Generator(device).manual_seed(config.seed)
@@ -124,7 +127,7 @@ class PPO:
             env=self.env,
             policy=self.policy,
             optimizer=self.optimizer,
-            schedule=self._schedule,
+            schedules=self.hyperparameters,
             config=self.config,
             generator=self._generator,
             telemetry=self._telemetry,
@@ -153,6 +156,11 @@ class PPO:
         return f"{type(self).__name__}({self.env}, engine={self.engine!r}, timesteps={self.timesteps})"
 
     @property
+    def config(self) -> PPOConfig:
+        """The settings, with what was written to `hyperparameters`."""
+        return self.hyperparameters.config
+
+    @property
     def engine(self) -> str:
         """How iterations run: "fused", "graph" where rollout and update both replay CUDA graphs, else "eager"."""
         if self._obstacle is None:
@@ -171,8 +179,8 @@ class PPO:
     ) -> PPO:
         """Train for `total_timesteps` environment steps, rounded up to whole iterations.
 
-        The first call resets the environments with the config's seed. The learning rate falls over each call, and a
-        recurrent policy's memory begins anew.
+        The first call resets the environments with the config's seed. Hyperparameters that are to change over a
+        training do so over each call, and a recurrent policy's memory begins anew.
 
         Args:
             total_timesteps: Steps to take in this call, over all environments; the config's if None.
@@ -201,7 +209,7 @@ class PPO:
         self._own_generators = {}
         self._begin()
         self.start, self.target = self.timesteps, self.timesteps + total
-        self._schedule.begin(total)
+        self.hyperparameters.begin(total)
         # What is killed before the first interval is over goes on from here.
         self._save_checkpoint()
         return self._train(callback, progress)
@@ -238,7 +246,7 @@ class PPO:
         for name, state in self._own_generators.items():
             torch.set_rng_state(state) if name == "cpu" else torch.cuda.set_rng_state(state, self.env.device)
         self._own_generators = {}
-        self._schedule.begin(self.target - self.start, self.timesteps - self.start)
+        self.hyperparameters.begin(self.target - self.start, self.timesteps - self.start)
         # With the settings and the target that it has from here on.
         self._save_checkpoint()
         return self._train(callback, progress)
@@ -368,6 +376,8 @@ class PPO:
             self.policy.precision = state["precision"]
         for name, parameter in self.policy.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and name not in state.get("frozen", ()))
+        if self.target:
+            self.hyperparameters.begin(self.target - self.start, self.timesteps - self.start)
         self._telemetry.load_state_dict(state["telemetry"], self.iterations)
         generators = state["generators"]
         if generators["device"] == self.env.device.type:
@@ -461,7 +471,7 @@ class PPO:
         return {
             "timesteps": self.timesteps,
             "iterations": self.iterations,
-            "lr": float(self._schedule.lr),
+            "lr": self.hyperparameters.last("lr"),
             **measured,
             "seconds": self.seconds,
             "sps": (self.timesteps - timesteps) / (self.seconds - seconds),

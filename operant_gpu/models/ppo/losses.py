@@ -1,9 +1,11 @@
 """The terms of PPO's objective (Schulman et al., 2017), and what tells how far a policy has moved.
 
-Functions of tensors of one shape; means are over all elements.
+Functions of tensors of one shape, and of numbers or tensors of shape (); means are over all elements.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,20 +22,20 @@ def normalized(advantages: Tensor) -> Tensor:
     return ((wide - wide.mean()) / (wide.std() + _EPS)).to(advantages.dtype)
 
 
-def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_eps: float) -> Tensor:
+def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_eps: Any) -> Tensor:
     """Return the policy loss, equation 7: pessimistic, and flat where the ratio has moved far enough."""
     clipped = ratio.clamp(1.0 - clip_eps, 1.0 + clip_eps)
     return -torch.minimum(ratio * advantages, clipped * advantages).mean()
 
 
-def squared_error(values: Tensor, returns: Tensor) -> Tensor:
-    """Return half the mean squared error of values."""
-    return 0.5 * (values - returns).square().mean()
+def squared_error(values: Tensor, old_values: Tensor, returns: Tensor, clip_eps: Any) -> Tensor:
+    """Return half the mean squared error of values, or of those moved by at most `clip_eps` where that is larger.
 
-
-def clipped_squared_error(values: Tensor, old_values: Tensor, returns: Tensor, clip_eps: float) -> Tensor:
-    """Return half the mean of the larger squared error: of the values, or of those moved by at most `clip_eps`."""
-    clipped = old_values + (values - old_values).clamp(-clip_eps, clip_eps)
+    An infinite `clip_eps` leaves the squared error of values, to the bit.
+    """
+    moved = values - old_values
+    # What has not moved so far is the value itself, and not what rounding makes of two sums.
+    clipped = torch.where(moved.abs() > clip_eps, old_values + moved.clamp(-clip_eps, clip_eps), values)
     return 0.5 * torch.maximum((values - returns).square(), (clipped - returns).square()).mean()
 
 
@@ -42,9 +44,10 @@ def approximate_kl(ratio: Tensor, log_ratio: Tensor) -> Tensor:
     return (ratio - 1.0 - log_ratio).mean()
 
 
-def clip_fraction(ratio: Tensor, clip_eps: float) -> Tensor:
+def clip_fraction(ratio: Tensor, clip_eps: Any) -> Tensor:
     """Return the share of ratios beyond the clip."""
-    return ((ratio - 1.0).abs() > clip_eps).float().mean()
+    is_beyond: Tensor = (ratio - 1.0).abs() > clip_eps
+    return is_beyond.float().mean()
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> Tensor:

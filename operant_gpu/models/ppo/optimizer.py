@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -24,19 +23,16 @@ class Adam:
 
     Args:
         parameters: What to optimize.
-        lr: Learning rate of the first steps.
         device: Where the parameters are.
 
     Attributes:
         means: First moments, those of one parameter after those of another.
         squares: Second moments, likewise.
         count: How many steps it has taken.
-        lr: Learning rate, which captured steps read too.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, device: torch.device) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], device: torch.device) -> None:
         self._parameters: list[Tensor] = list(parameters)
-        self.lr = torch.tensor(lr, dtype=torch.float32, device=device)
         self.count = torch.zeros((), dtype=torch.float32, device=device)
         size = sum(parameter.numel() for parameter in self._parameters)
         self.means, self.squares = torch.zeros(2, size, dtype=self._parameters[0].dtype, device=device)
@@ -44,7 +40,7 @@ class Adam:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> None:
         """Apply a function to each tensor kept, such as a move to another device."""
-        self.lr, self.count = function(self.lr), function(self.count)
+        self.count = function(self.count)
         self.means, self.squares = function(self.means), function(self.squares)
         self._view_moments()
 
@@ -68,6 +64,15 @@ class Adam:
         self.__dict__.update(state)
         self._view_moments()
 
+    @property
+    def lr(self) -> None:
+        """Nothing: the learner gives the learning rate of each step."""
+        raise AttributeError("read learner.hyperparameters.lr")
+
+    @lr.setter
+    def lr(self, value: Any) -> None:
+        raise InvalidConfig("lr", f"write learner.hyperparameters.lr = {value!r}")
+
     def zero_grad(self) -> None:
         """Forget all gradients."""
         for parameter in self._parameters:
@@ -78,10 +83,17 @@ class Adam:
         return torch.stack(torch._foreach_norm(self._gradients()))
 
     @torch.no_grad()
-    def step(self, norm: Tensor | None = None, max_norm: float = 0.0, condition: Tensor | None = None) -> None:
+    def step(
+        self,
+        lr: float | Tensor,
+        norm: Tensor | None = None,
+        max_norm: float | Tensor = 0.0,
+        condition: Tensor | None = None,
+    ) -> None:
         """Take a step.
 
         Args:
+            lr: Learning rate.
             norm: Norm of all gradients together; if given, they are scaled to have one of at most `max_norm`.
             max_norm: See `norm`.
             condition: Whether to take it, on the device: nothing changes where it is False; None for yes.
@@ -100,7 +112,7 @@ class Adam:
             squares,
             [],
             [self.count] * len(parameters),
-            lr=self.lr,
+            lr=lr,
             beta1=_BETAS[0],
             beta2=_BETAS[1],
             weight_decay=0.0,
@@ -113,7 +125,7 @@ class Adam:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what decides the future steps."""
-        return {"lr": self.lr, "count": self.count, "means": self._means, "squares": self._squares}
+        return {"count": self.count, "means": self._means, "squares": self._squares}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`.
@@ -121,8 +133,8 @@ class Adam:
         Raises:
             ValueError: If it belongs to other parameters.
         """
-        saved = [state["lr"], state["count"], *state["means"], *state["squares"]]
-        own = [self.lr, self.count, *self._means, *self._squares]
+        saved = [state["count"], *state["means"], *state["squares"]]
+        own = [self.count, *self._means, *self._squares]
         if [tensor.shape for tensor in saved] != [tensor.shape for tensor in own]:
             raise ValueError("the optimizer's state is that of other parameters")
         for tensor, value in zip(own, saved, strict=True):
@@ -138,34 +150,3 @@ class Adam:
     def _gradients(self) -> list[Tensor]:
         # A network may have parameters that its outputs do not depend on.
         return [torch.zeros_like(own) if own.grad is None else own.grad for own in self._parameters]
-
-
-class Schedule:
-    """The learning rate of iterations: falling linearly to zero, or constant.
-
-    It is kept on the device, so that iterations that are captured move it along.
-
-    Args:
-        lr: Learning rate of the first iteration.
-        falls: Whether it falls.
-        steps: Environment steps of an iteration.
-        device: Where the optimizer is.
-
-    Attributes:
-        lr: Learning rate of the last iteration, float64.
-    """
-
-    def __init__(self, lr: float, falls: bool, steps: int, device: torch.device) -> None:
-        self._first, self._falls, self._steps = lr, falls, steps
-        self.lr, self._done = torch.zeros(2, dtype=torch.float64, device=device)
-        self._total = torch.full_like(self._done, math.inf)
-
-    def begin(self, total: int, done: int = 0) -> None:
-        """Begin a training of `total` environment steps, or go on with one after `done` of them."""
-        self._done.fill_(done)
-        self._total.fill_(total if self._falls else math.inf)
-
-    def advance(self) -> None:
-        """Set the learning rate of the next iteration."""
-        self.lr.copy_(self._first * (1.0 - self._done / self._total))
-        self._done += self._steps

@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 
 from operant_gpu.backends.select import existing
 from operant_gpu.errors import InvalidConfig, as_integer
+from operant_gpu.hyperparameters import Hyperparameters
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.contexts import plain
 from operant_gpu.models.networks import orthogonal
@@ -48,8 +49,8 @@ class RND(IntrinsicReward):
     Args:
         shape: Of one observation.
         num_envs: How many environments there are.
-        gamma: Discount factor.
-        coef: Weight of the bonus.
+        gamma: Discount factor, a number.
+        coef: Weight of the bonus, a number.
         seed: Seed of both networks.
         device: Where the rollouts are.
 
@@ -73,15 +74,22 @@ class RND(IntrinsicReward):
             raise InvalidConfig("shape", f"expected that of an observation, such as (4,), got {shape!r}")
         # With the rules that these have as settings.
         settings, device = PPOConfig(num_envs=num_envs, gamma=gamma, rnd_coef=coef, seed=seed), existing(device)
-        self._coef = settings.rnd_coef
+        for name, number in (("gamma", settings.gamma), ("coef", settings.rnd_coef)):
+            if not isinstance(number, float):
+                raise InvalidConfig(name, f"expected a number, got {number!r}: only a learner's changes")
+        self._coef: Any = settings.rnd_coef
         inputs = math.prod(sizes)
         weights = Generator().manual_seed(settings.seed)
         self.target, self.predictor = _features(inputs, weights), _features(inputs, weights)
         self.target.requires_grad_(False)
         self.normalizer = ObservationNormalizer((inputs,))
-        self.scale = RewardNormalizer(settings.num_envs, settings.gamma)
+        self.scale = RewardNormalizer(settings.num_envs, float(gamma))
         self.to(device)
-        self._optimizer = Adam(self.predictor.parameters(), _LR, device)
+        self._optimizer = Adam(self.predictor.parameters(), device)
+
+    def follow(self, now: Hyperparameters) -> None:
+        """Take discount factor and weight from a learner's numbers on the device, which change as it learns."""
+        self._coef, self.scale.gamma = now.rnd_coef, now.gamma
 
     def forward(self, rollout: Rollout, generator: Generator) -> Tensor:
         """Return bonuses (n_steps, num_envs), and learn to predict a quarter of the observations."""
@@ -116,7 +124,7 @@ class RND(IntrinsicReward):
             self._optimizer.zero_grad()
             loss = (self.predictor(inputs[rows]) - targets[rows]).square().mean()
             loss.backward()
-            self._optimizer.step(condition=loss.isfinite())
+            self._optimizer.step(_LR, condition=loss.isfinite())
 
 
 def _features(inputs: int, weights: Generator) -> nn.Sequential:

@@ -8,6 +8,7 @@ from typing import Any
 from gymnasium.vector import AutoresetMode
 
 from operant_gpu.errors import InvalidConfig
+from operant_gpu.hyperparameters import Hyperparameters
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.policies.policy import Policy
 from operant_gpu.models.ppo.fused import find_obstacle
@@ -43,12 +44,17 @@ def checked_config(env: VecEnv, config: PPOConfig | None, intrinsic: IntrinsicRe
             "engine", f"'graph' needs environments on a CUDA device, these are on {env.device}: use 'auto'"
         )
     # Nobody has chosen that of the preset, which is for as many environments as the preset has.
-    config = config.fitted(env.num_envs, PRESETS.get(id, {}).get("batch_size"))
+    config = config.fitted(env.num_envs, usual_settings(env))
     if intrinsic is not None and config.rnd_coef:
         raise InvalidConfig("rnd_coef", "an intrinsic reward was given: set rnd_coef=0, or leave intrinsic out")
     if intrinsic is not None and not isinstance(intrinsic, IntrinsicReward):
         raise InvalidConfig("intrinsic", f"expected an IntrinsicReward, got {intrinsic!r}")
     return config
+
+
+def usual_settings(env: VecEnv) -> Mapping[str, Any]:
+    """Return the environment's tuned settings, if it has any."""
+    return PRESETS.get(env.environment.id, {})
 
 
 def obstacle_to_fusing(env: VecEnv, policy: Policy, config: PPOConfig) -> str | None:
@@ -61,9 +67,10 @@ def obstacle_to_fusing(env: VecEnv, policy: Policy, config: PPOConfig) -> str | 
     return obstacle
 
 
-def curiosity(env: VecEnv, config: PPOConfig) -> IntrinsicReward | None:
-    """Return the curiosity that the settings ask for."""
+def curiosity(env: VecEnv, config: PPOConfig, now: Hyperparameters) -> IntrinsicReward | None:
+    """Return the curiosity that the settings ask for, with the numbers of a learner."""
     if not config.rnd_coef:
         return None
-    shape = env.single_observation_space.shape or ()
-    return RND(shape, env.num_envs, config.gamma, config.rnd_coef, config.seed, env.device)
+    bonus = RND(env.single_observation_space.shape or (), env.num_envs, seed=config.seed, device=env.device)
+    bonus.follow(now)
+    return bonus

@@ -52,15 +52,15 @@ class Telemetry:
         self._finished = state["finished"]
         self.faults.resume(iterations)
 
-    def add_step(self, measured: Tensor, counts: Tensor | None) -> None:
+    def add_step(self, measured: Tensor, counts: Tensor) -> None:
         """Take in what was measured in one gradient step.
 
         Args:
             measured: In the order of `MEASURED`.
-            counts: Whether to, on the device; None for yes.
+            counts: Whether to, on the device.
         """
         row = torch.cat([self._one[None], measured.double()])
-        self._steps += row if counts is None else torch.where(counts, row, 0.0)
+        self._steps += torch.where(counts, row, 0.0)
 
     def add_steps(self, table: StepTable) -> None:
         """Take in what an iteration's gradient steps measured, and look at whether it is finite."""

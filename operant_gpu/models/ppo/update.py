@@ -10,12 +10,12 @@ import torch
 from torch import Generator, Tensor, nn
 
 from operant_gpu.errors import BackendError, InvalidConfig
-from operant_gpu.hyperparameters import KL_MARGIN
+from operant_gpu.hyperparameters import KL_MARGIN, Hyperparameters
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.policies.normalization import ObservationNormalizer, RewardNormalizer
 from operant_gpu.models.policies.policy import Policy
 from operant_gpu.models.ppo import losses
-from operant_gpu.models.ppo.optimizer import Adam, Schedule
+from operant_gpu.models.ppo.optimizer import Adam
 from operant_gpu.models.ppo.rnd import IntrinsicReward
 from operant_gpu.models.ppo.rollout import (
     Minibatch,
@@ -26,6 +26,7 @@ from operant_gpu.models.ppo.rollout import (
     minibatches,
     next_values,
 )
+from operant_gpu.models.ppo.schedules import Schedules
 from operant_gpu.models.ppo.telemetry import Telemetry
 from operant_gpu.vector import VecEnv
 
@@ -39,8 +40,8 @@ class Update:
         env: The environments.
         policy: What is improved.
         optimizer: Of the policy's parameters.
-        schedule: Of its learning rate.
-        config: Hyperparameters.
+        schedules: The hyperparameters of iterations.
+        config: Settings that do not change.
         generator: Source of the policy's draws and of the shuffles.
         telemetry: Takes what is measured.
         reward_normalizer: Scales the environment's rewards; None leaves them as they are.
@@ -56,7 +57,7 @@ class Update:
         env: VecEnv,
         policy: Policy,
         optimizer: Adam,
-        schedule: Schedule,
+        schedules: Schedules,
         config: PPOConfig,
         generator: Generator,
         telemetry: Telemetry,
@@ -64,7 +65,7 @@ class Update:
         intrinsic: IntrinsicReward | None,
     ) -> None:
         self.env, self.policy, self.optimizer, self.config = env, policy, optimizer, config
-        self.generator, self.telemetry, self._schedule = generator, telemetry, schedule
+        self.generator, self.telemetry, self.schedules = generator, telemetry, schedules
         self._reward_normalizer, self._intrinsic = reward_normalizer, intrinsic
         self._objective = _compiled(self.objective) if config.compile else self.objective
         self._stopped = torch.zeros((), dtype=torch.bool, device=generator.device)
@@ -92,8 +93,7 @@ class Update:
 
     def __call__(self, rollout: Rollout) -> None:
         """Learn from a rollout."""
-        self._schedule.advance()
-        self.optimizer.lr.copy_(self._schedule.lr)
+        self.schedules.advance()
         self.telemetry.faults.inspect_rollout(rollout)
         advantages = self.advantages(rollout)
         returns = advantages + rollout.value
@@ -115,8 +115,8 @@ class Update:
     def estimate(self, rollout: Rollout, rewards: Tensor) -> Tensor:
         """Return the advantages (n_steps, num_envs) of a rollout's actions, for these rewards."""
         following = next_values(rollout, self.policy, self.env.max_episode_steps)
-        flags, config = (rollout.terminated, rollout.ended), self.config
-        return generalized_advantages(rewards, rollout.value, following, *flags, config.gamma, config.gae_lambda)
+        flags, now = (rollout.terminated, rollout.ended), self.schedules.now
+        return generalized_advantages(rewards, rollout.value, following, *flags, now.gamma, now.gae_lambda)
 
     def _bonus(self, rollout: Rollout, intrinsic: IntrinsicReward) -> Tensor:
         bonus: Tensor = intrinsic(rollout, self.generator)
@@ -128,7 +128,7 @@ class Update:
 
     def objective(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
         """Return the loss of a minibatch, and what is measured of it."""
-        return objective(self.policy, self.config, batch)
+        return objective(self.policy, self.schedules.now, batch, self.config.normalize_advantages)
 
     def climb(self, rollout: Rollout, advantages: Tensor) -> None:
         """Take `n_epochs` passes over the rollout in minibatches."""
@@ -144,44 +144,37 @@ class Update:
 
     def _improve(self, batch: Minibatch, number: int) -> None:
         """Take one gradient step on a minibatch, unless the iteration has stopped or something is not finite."""
-        loss, measured = self._objective(batch)
+        now, (loss, measured) = self.schedules.now, self._objective(batch)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         norms = self.optimizer.gradient_norms()
         sound = self.telemetry.faults.inspect_step(measured[:3], norms, number)
-        counts = None
-        if self.config.target_kl is not None:
-            counts = ~self._stopped
-            self._stopped |= measured[3] > KL_MARGIN * self.config.target_kl
-            sound &= ~self._stopped
+        counts = ~self._stopped
+        self._stopped |= measured[3] > KL_MARGIN * now.target_kl
         norm = norms.norm()
         self.telemetry.add_step(torch.cat([measured, norm[None]]), counts)
-        self.optimizer.step(norm, self.config.max_grad_norm, sound)
+        self.optimizer.step(now.lr, norm, now.max_grad_norm, sound & ~self._stopped)
 
     def _is_over(self) -> bool:
         """Tell whether to spare the rest of an iteration that has stopped; a GPU is not waited for."""
-        return self.config.target_kl is not None and self._stopped.device.type == "cpu" and bool(self._stopped)
+        return self._stopped.device.type == "cpu" and bool(self._stopped)
 
 
-def objective(policy: Policy, config: PPOConfig, batch: Minibatch) -> tuple[Tensor, Tensor]:
+def objective(
+    policy: Policy, now: Hyperparameters, batch: Minibatch, normalize_advantages: bool
+) -> tuple[Tensor, Tensor]:
     """Return the loss of a minibatch, and policy_loss, value_loss, entropy, approx_kl and clip_frac."""
     state = None if batch.state is None else batch.state[0]
     new = policy.evaluate(batch.obs, batch.action, state, batch.starts, batch.action_mask)
     log_ratio = new.log_prob - batch.log_prob
     ratio = log_ratio.exp()
-    advantages = losses.normalized(batch.advantages) if config.normalize_advantages else batch.advantages
-    policy_loss = losses.clipped_surrogate(ratio, advantages, config.clip_eps)
-    if config.vf_clip_eps is None:
-        value_loss = losses.squared_error(new.value, batch.returns)
-    else:
-        value_loss = losses.clipped_squared_error(new.value, batch.value, batch.returns, config.vf_clip_eps)
+    advantages = losses.normalized(batch.advantages) if normalize_advantages else batch.advantages
+    policy_loss = losses.clipped_surrogate(ratio, advantages, now.clip_eps)
+    value_loss = losses.squared_error(new.value, batch.value, batch.returns, now.vf_clip_eps)
     entropy = new.entropy.mean()
-    loss = policy_loss + config.vf_coef * value_loss
-    # Left out of the graph where it would only cost a backward pass of zeros.
-    if config.ent_coef:
-        loss = loss - config.ent_coef * entropy
+    loss = policy_loss + now.vf_coef * value_loss - now.ent_coef * entropy
     with torch.no_grad():
-        distance = losses.approximate_kl(ratio, log_ratio), losses.clip_fraction(ratio, config.clip_eps)
+        distance = losses.approximate_kl(ratio, log_ratio), losses.clip_fraction(ratio, now.clip_eps)
     return loss, torch.stack([policy_loss, value_loss, entropy, *distance]).detach()
 
 

@@ -42,7 +42,7 @@ import torch
 from contract_envs import MODES
 from mlp_policies import policy_for
 from rollouts import all_names, make
-from updates import BOX, CASES, DISCRETE, Fused, case
+from updates import BOX, CASES, DISCRETE, Fused, case, hyperparameters
 from operant_gpu.backends.cpp import learner, update
 learner.FLAGS += {SANITIZERS}
 update._SAMPLES_PER_THREAD = 1
@@ -53,7 +53,7 @@ for size in ((1, 37), (13, 101)):
         assert Fused(given, update).run().status.eq(0).all()
 rewards = torch.ones(13, 41)
 flags = [torch.rand(13, 41) < 0.1 for _ in range(2)]
-update.estimate_advantages(rewards, rewards, rewards, *flags, 0.9, 0.9)
+update.estimate_advantages(rewards, rewards, rewards, *flags, hyperparameters())
 for name in ("CartPole-v1", "Drift-v0", "MaskedDials-v0"):
     for mode in MODES:
         for num_envs in (1, 41, 601):

@@ -135,10 +135,10 @@ def test_the_mean_return_is_of_the_latest_hundred_episodes_or_somewhat_more() ->
 
 def test_the_learning_rate_falls_to_zero_over_the_training() -> None:
     rates: list[float] = []
-    PPO(cartpole(), small(lr=1e-3)).learn(512, lambda metrics: rates.append(metrics["lr"]))
+    PPO(cartpole(), small(lr=(1e-3, 0.0))).learn(512, lambda metrics: rates.append(metrics["lr"]))
     assert rates == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
     rates.clear()
-    PPO(cartpole(), small(lr=1e-3, anneal_lr=False)).learn(256, lambda metrics: rates.append(metrics["lr"]))
+    PPO(cartpole(), small(lr=1e-3)).learn(256, lambda metrics: rates.append(metrics["lr"]))
     assert rates == [1e-3, 1e-3]
 
 

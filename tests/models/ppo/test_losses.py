@@ -71,25 +71,25 @@ def test_twice_the_weight_of_the_halved_error_is_that_of_the_mean_squared_error(
     """As docs/migration.md says of Stable-Baselines3."""
     values, returns = torch.tensor([1.0, 2.0, -0.5]), torch.tensor([0.5, 4.0, 0.0])
     theirs = 0.5 * torch.nn.functional.mse_loss(returns, values)
-    assert 1.0 * losses.squared_error(values, returns) == pytest.approx(theirs.item())
+    assert 1.0 * losses.squared_error(values, values.detach(), returns, math.inf) == pytest.approx(theirs.item())
 
 
 def test_the_squared_error_is_halved() -> None:
     # Errors 1 and -3: (1 + 9) / 2 / 2.
     values, returns = tensors([2.0, 1.0], [1.0, 4.0])
     values.requires_grad_()
-    loss = losses.squared_error(values, returns)
+    loss = losses.squared_error(values, values.detach(), returns, math.inf)
     assert_is(loss, 2.5)
     loss.backward()
     # Half the square has the error itself as its slope, here of a mean of two.
     assert values.grad.tolist() == [0.5, -1.5]
 
 
-@given(arrays=columns(NUMBERS, NUMBERS))
+@given(arrays=columns(NUMBERS, NUMBERS, NUMBERS))
 @settings(max_examples=60, deadline=None)
 def test_the_squared_error_is_that_of_numpy(arrays: tuple[np.ndarray, ...]) -> None:
-    values, returns = (array.astype(np.float64) for array in arrays)
-    assert_is(losses.squared_error(*map(torch.from_numpy, arrays)), 0.5 * ((values - returns) ** 2).mean())
+    values, _, returns = (array.astype(np.float64) for array in arrays)
+    assert_is(losses.squared_error(*map(torch.from_numpy, arrays), math.inf), 0.5 * ((values - returns) ** 2).mean())
 
 
 def test_the_clipped_error_is_the_larger_of_two() -> None:
@@ -100,7 +100,7 @@ def test_the_clipped_error_is_the_larger_of_two() -> None:
     # value 0.25 of return 1: nothing to clip, 0.5625.
     values, old, returns = tensors([2.0, 2.0, -2.0, 0.25], [0.0] * 4, [3.0, -1.0, -3.0, 1.0])
     values.requires_grad_()
-    loss = losses.clipped_squared_error(values, old, returns, 0.5)
+    loss = losses.squared_error(values, old, returns, 0.5)
     assert_is(loss, 0.5 * (6.25 + 9.0 + 6.25 + 0.5625) / 4)
     loss.backward()
     # Where the clipped error is taken there is no slope.
@@ -113,7 +113,21 @@ def test_the_clipped_error_is_that_of_numpy(arrays: tuple[np.ndarray, ...], eps:
     values, old, returns = (array.astype(np.float64) for array in arrays)
     near = np.clip(values, old - eps, old + eps)
     expected = 0.5 * np.maximum((values - returns) ** 2, (near - returns) ** 2).mean()
-    assert_is(losses.clipped_squared_error(*map(torch.from_numpy, arrays), eps), expected)
+    assert_is(losses.squared_error(*map(torch.from_numpy, arrays), eps), expected)
+
+
+@given(arrays=columns(NUMBERS, NUMBERS, NUMBERS))
+@settings(max_examples=60, deadline=None)
+def test_without_a_clip_the_error_is_that_of_the_values_to_the_bit(arrays: tuple[np.ndarray, ...]) -> None:
+    values, old, returns = map(torch.from_numpy, arrays)
+    own, other = values.clone().requires_grad_(), values.clone().requires_grad_()
+    found = losses.squared_error(own, old, returns, torch.tensor(math.inf))
+    expected = 0.5 * (other - returns).square().mean()
+    found.backward()
+    expected.backward()
+    assert torch.equal(found, expected)
+    # Half of a number that is almost nothing is rounded.
+    torch.testing.assert_close(own.grad, other.grad, rtol=0, atol=1e-37)
 
 
 def test_advantages_come_to_mean_zero_and_deviation_one() -> None:

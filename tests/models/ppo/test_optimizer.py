@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import io
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Generator, Tensor, nn
 
+from operant_gpu.errors import InvalidConfig
 from operant_gpu.models.ppo.optimizer import Adam
 
+LR = 1e-2
 YES, NO = torch.tensor(True), torch.tensor(False)
 
 
@@ -26,16 +29,16 @@ def give_gradients(params: list[nn.Parameter], seed: int) -> None:
         parameter.grad = torch.randn(parameter.shape, generator=generator)
 
 
-def optimizer(params: list[nn.Parameter], lr: float = 1e-2) -> Adam:
-    return Adam(params, lr, torch.device("cpu"))
+def optimizer(params: list[nn.Parameter]) -> Adam:
+    return Adam(params, torch.device("cpu"))
 
 
-def plain_adam(params: list[nn.Parameter], lr: float = 1e-2) -> torch.optim.Adam:
+def plain_adam(params: list[nn.Parameter], lr: float = LR) -> torch.optim.Adam:
     return torch.optim.Adam(params, lr=lr, eps=1e-5, foreach=False)
 
 
 def state(params: list[nn.Parameter], adam: Adam) -> dict[str, object]:
-    """Return a copy of parameters, moments, count and learning rate."""
+    """Return a copy of parameters, moments and count."""
     return copy.deepcopy({"params": [parameter.detach() for parameter in params], **adam.state_dict()})
 
 
@@ -50,7 +53,7 @@ def test_steps_are_those_of_plain_adam(condition: Tensor | None) -> None:
     for step in range(20):
         give_gradients(own, step)
         give_gradients(plain, step)
-        adam.step(condition=condition)
+        adam.step(LR, condition=condition)
         expected.step()
         torch.testing.assert_close(own, plain, rtol=1e-5, atol=1e-6)
 
@@ -59,28 +62,29 @@ def test_the_first_step_is_worked_out_by_hand() -> None:
     # The first moments are the gradient and its square, once corrected: lr * g / (|g| + eps).
     parameter = nn.Parameter(torch.tensor([1.0, 1.0]))
     parameter.grad = torch.tensor([1e-5, -3.0])
-    optimizer([parameter], 0.1).step()
+    optimizer([parameter]).step(0.1)
     torch.testing.assert_close(parameter.detach(), torch.tensor([1.0 - 0.1 * 0.5, 1.1]))
 
 
-def test_a_new_learning_rate_takes_effect() -> None:
+@pytest.mark.parametrize("kind", [float, torch.tensor])
+def test_each_step_has_a_learning_rate_of_its_own(kind: Callable[[float], float | Tensor]) -> None:
     own, plain = parameters(), parameters()
     adam, expected = optimizer(own), plain_adam(plain)
-    rate = adam.state_dict()["lr"]
     for step, lr in enumerate((1e-2, 5e-3, 0.5)):
-        adam.lr.fill_(lr)
         expected.param_groups[0]["lr"] = lr
         give_gradients(own, step)
         give_gradients(plain, step)
-        adam.step()
+        adam.step(kind(lr))
         expected.step()
     torch.testing.assert_close(own, plain, rtol=1e-5, atol=1e-6)
-    # The same memory, which a captured step reads.
-    assert adam.state_dict()["lr"] is rate
     before = [parameter.detach().clone() for parameter in own]
-    adam.lr.fill_(0.0)
-    adam.step()
+    adam.step(kind(0.0))
     assert_same([parameter.detach() for parameter in own], before)
+
+
+def test_a_learning_rate_that_would_be_ignored_is_refused() -> None:
+    with pytest.raises(InvalidConfig, match=r"^lr: write learner.hyperparameters.lr = 0.1$"):
+        optimizer(parameters()).lr = 0.1
 
 
 @pytest.mark.parametrize("max_norm", [1e-3, 0.5, 2.0, 1e3])
@@ -93,7 +97,7 @@ def test_gradients_are_clipped_as_torch_does(max_norm: float) -> None:
         norm = adam.gradient_norms().norm()
         total = torch.nn.utils.clip_grad_norm_(plain, max_norm)
         torch.testing.assert_close(norm, total)
-        adam.step(norm, max_norm, YES)
+        adam.step(LR, norm, max_norm, YES)
         expected.step()
         torch.testing.assert_close(own, plain, rtol=1e-5, atol=1e-6)
 
@@ -102,8 +106,8 @@ def test_tiny_norms_are_clipped_as_torch_does() -> None:
     """What keeps the division from zero is then as large as the norm, and so is what Adam adds to the deviation."""
     own, plain = (nn.Parameter(torch.ones(1)) for _ in range(2))
     own.grad, plain.grad = torch.tensor([1e-6]), torch.tensor([1e-6])
-    adam = optimizer([own], 1.0)
-    adam.step(adam.gradient_norms().norm(), 1e-6)
+    adam = optimizer([own])
+    adam.step(1.0, adam.gradient_norms().norm(), 1e-6)
     torch.nn.utils.clip_grad_norm_([plain], 1e-6)
     plain_adam([plain], 1.0).step()
     torch.testing.assert_close(own, plain, rtol=0, atol=1e-4)
@@ -115,7 +119,7 @@ def test_gradients_of_zero_are_clipped_without_a_division_by_zero() -> None:
     for parameter in own:
         parameter.grad = torch.zeros_like(parameter)
     adam = optimizer(own)
-    adam.step(adam.gradient_norms().norm(), 0.5)
+    adam.step(LR, adam.gradient_norms().norm(), 0.5)
     assert_same([parameter.detach() for parameter in own], before)
 
 
@@ -136,13 +140,13 @@ def test_a_forbidden_step_leaves_everything_untouched(bad: float, clipped: bool)
     adam = optimizer(own)
     for step in range(3):
         give_gradients(own, step)
-        adam.step()
+        adam.step(LR)
     before = state(own, adam)
     own[0].grad[1, 2] = bad
-    adam.step(adam.gradient_norms().norm() if clipped else None, 0.5, NO)
+    adam.step(LR, adam.gradient_norms().norm() if clipped else None, 0.5, NO)
     assert_same(state(own, adam), before)
     give_gradients(own, 9)
-    adam.step(adam.gradient_norms().norm() if clipped else None, 0.5, YES)
+    adam.step(LR, adam.gradient_norms().norm() if clipped else None, 0.5, YES)
     after = state(own, adam)
     assert after["count"] == 4
     for name in ("params", "means", "squares"):
@@ -156,10 +160,10 @@ def test_steps_after_a_forbidden_one_are_as_if_it_had_not_been() -> None:
         give_gradients(with_gap, step)
         # The very first among them, where there are no moments yet.
         allowed = step not in (0, 3)
-        one.step(condition=torch.tensor(allowed))
+        one.step(LR, condition=torch.tensor(allowed))
         if allowed:
             give_gradients(without, step)
-            other.step()
+            other.step(LR)
     assert_same(state(with_gap, one), state(without, other))
 
 
@@ -173,7 +177,7 @@ def test_a_parameter_without_gradient_counts_as_zero_and_stays() -> None:
     norms = adam.gradient_norms()
     assert norms.shape == (3,)
     assert norms[1] == 0
-    adam.step(norms.norm(), 0.5)
+    adam.step(LR, norms.norm(), 0.5)
     torch.nn.utils.clip_grad_norm_(plain, 0.5)
     plain_adam(plain).step()
     torch.testing.assert_close(own, plain, rtol=1e-5, atol=1e-6)
@@ -198,21 +202,21 @@ def saved(adam: Adam) -> dict[str, object]:
 
 def test_a_saved_optimizer_goes_on_alike() -> None:
     own, others = parameters(), parameters()
-    adam, loaded = optimizer(own), optimizer(others, 0.7)
+    adam, loaded = optimizer(own), optimizer(others)
     memory = loaded.state_dict()
     for step in range(2):
         give_gradients(own, step)
-        adam.step()
+        adam.step(LR)
     loaded.load_state_dict(saved(adam))
     for one, other in zip(others, own, strict=True):
         one.data.copy_(other)
     assert_same(state(others, loaded), state(own, adam))
     # Read into the same memory, which a captured step reads.
     assert_same(memory, loaded.state_dict())
-    assert memory["lr"] is loaded.state_dict()["lr"]
+    assert memory["count"] is loaded.state_dict()["count"]
     for params, each in ((own, adam), (others, loaded)):
         give_gradients(params, 9)
-        each.step()
+        each.step(LR)
     assert_same(state(others, loaded), state(own, adam))
 
 
@@ -222,8 +226,7 @@ def test_a_loaded_state_is_a_copy() -> None:
     loaded.load_state_dict(adam.state_dict())
     before = state(others, loaded)
     give_gradients(own, 0)
-    adam.step()
-    adam.lr.fill_(1.0)
+    adam.step(LR)
     assert_same(state(others, loaded), before)
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.quick
 
 
 def small(**changes: object) -> PPOConfig:
-    defaults = {"n_steps": 8, "batch_size": 32, "n_epochs": 2, "hidden_sizes": (16,), "anneal_lr": False}
+    defaults = {"n_steps": 8, "batch_size": 32, "n_epochs": 2, "hidden_sizes": (16,), "lr": 2.5e-3}
     return PPOConfig(**{"engine": "eager", **defaults, **changes})
 
 

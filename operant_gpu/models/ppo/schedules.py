@@ -1,0 +1,116 @@
+"""The hyperparameters of a training: constant, on a line from a start to an end, or as a callback writes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+
+from operant_gpu.errors import InvalidConfig, meant
+from operant_gpu.hyperparameters import Hyperparameters
+from operant_gpu.models.config import PPOConfig
+
+NAMES = Hyperparameters._fields
+
+
+class Schedules:
+    """Hyperparameters by their names in `PPOConfig`, to be read and written at any time.
+
+    Reading one gives the number of the next iteration, and waits for the device. What is written holds from the next
+    iteration on: a number; None, where the setting may be None; or, as in `PPOConfig`, "linear" or (start, end), from
+    the first step of the training to its last. Nothing is compiled or captured anew, and checkpoints keep it.
+
+    The numbers are in the device's memory, and so is how far the training is: iterations that are captured move along.
+
+    Args:
+        config: Settings fitted to the environments.
+        usual: Values of settings that "linear" begins at, in place of the defaults.
+        steps: Environment steps of an iteration.
+        device: Where the policy is.
+
+    Attributes:
+        config: The settings, with what was written.
+        values: The numbers of the last iteration, float32 in the order of `Hyperparameters`.
+        now: Views of them, of shape ().
+    """
+
+    __slots__ = ("_done", "_exact", "_first", "_span", "_steps", "_total", "_usual", "config", "now", "values")
+
+    def __init__(self, config: PPOConfig, usual: Mapping[str, Any], steps: int, device: torch.device) -> None:
+        self.config, self._usual, self._steps = config, usual, steps
+        self._first, self._span, self._exact = torch.zeros(3, len(NAMES), dtype=torch.float64, device=device)
+        self._done, self._total = torch.zeros(2, dtype=torch.float64, device=device)
+        self._total.fill_(math.inf)
+        self.values = torch.zeros(len(NAMES), dtype=torch.float32, device=device)
+        self.now = Hyperparameters(*self.values.unbind())
+        for name in NAMES:
+            self._write(name)
+        self._evaluate()
+
+    def begin(self, total: int, done: int = 0) -> None:
+        """Begin a training of `total` environment steps, or go on with one after `done` of them."""
+        self._done.fill_(done)
+        self._total.fill_(total)
+
+    def advance(self) -> None:
+        """Take the numbers of the next iteration."""
+        self._evaluate()
+        self._done += self._steps
+
+    def last(self, name: str) -> float:
+        """Return a number of the last iteration, as exactly as it was written; waits for the device."""
+        return float(self._exact[NAMES.index(name)])
+
+    def _evaluate(self) -> None:
+        torch.add(self._first, self._span * (self._done / self._total), out=self._exact)
+        self.values.copy_(self._exact)
+
+    def _write(self, name: str) -> None:
+        """Take what the config says of a hyperparameter."""
+        value = getattr(self.config, name)
+        first, last = value if isinstance(value, tuple) else (value, value)
+        at = NAMES.index(name)
+        # Not infinite less infinite.
+        self._first[at], self._span[at] = (math.inf, 0.0) if first is None else (first, last - first)
+
+    def __getattr__(self, name: str) -> float | None:
+        if name not in NAMES:
+            raise AttributeError(f"{name}: {_unknown(name)}")
+        at = NAMES.index(name)
+        number = float(self._first[at] + self._span[at] * (self._done / self._total))
+        return None if math.isinf(number) else number
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in type(self).__slots__:
+            object.__setattr__(self, name, value)
+            return
+        if name not in NAMES:
+            raise InvalidConfig(name, _unknown(name))
+        if name == "rnd_coef":
+            value = self._weight_of_curiosity(value)
+        config = replace(self.config, **{name: value})
+        object.__setattr__(self, "config", config.begun(self._usual))
+        self._write(name)
+
+    def _weight_of_curiosity(self, value: Any) -> Any:
+        """Return the value, in a form that says whether there is a network that is curious."""
+        if not self.config.rnd_coef:
+            message = "this learner has no curiosity to weigh: make one with PPOConfig(rnd_coef=...)"
+            raise InvalidConfig("rnd_coef", message)
+        return value or (0.0, 0.0)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *NAMES]
+
+    def __repr__(self) -> str:
+        return f"Hyperparameters({', '.join(f'{name}={getattr(self.config, name)}' for name in NAMES)})"
+
+
+def _unknown(name: str) -> str:
+    """Return what to say of a name that is none of a hyperparameter's."""
+    if name in (setting.name for setting in fields(PPOConfig)):
+        return f"it cannot change while a policy learns: make another learner, with PPOConfig({name}=...)"
+    return f"unknown hyperparameter; {meant(name, NAMES)}these can change: {', '.join(NAMES)}"
