@@ -146,8 +146,8 @@ def test_an_integer_beyond_all_floats_is_refused_by_name() -> None:
 def test_values_come_out_in_the_type_of_their_field() -> None:
     config = PPOConfig(lr=1, vf_clip_eps=1, hidden_sizes=[8, 4], checkpoint_dir=Path("runs") / "one")
     assert [type(value) for value in (config.lr, config.vf_clip_eps)] == [float, float]
-    config = PPOConfig(lr=[1, 0.5], ent_coef="Linear")
-    assert (config.lr, config.ent_coef) == ((1.0, 0.5), "linear")
+    lines = PPOConfig(lr=[1, 0.5], ent_coef="Linear")
+    assert (lines.lr, lines.ent_coef) == ((1.0, 0.5), "linear")
     assert config.hidden_sizes == (8, 4)
     assert config.checkpoint_dir == str(Path("runs/one"))
     assert hash(config) == hash(replace(config))

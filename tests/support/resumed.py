@@ -55,6 +55,19 @@ def parts_of(variant: str) -> dict[str, Any]:
 HALF, WHOLE = 5, 10
 SMALL: dict[str, Any] = {"n_steps": 8, "batch_size": 32, "n_epochs": 2, "hidden_sizes": (16,)}
 SCALED = {"normalize_observations": True, "normalize_rewards": True}
+# All that may change while a policy learns.
+LINES: dict[str, Any] = {
+    "lr": (3e-3, 1e-3),
+    "gamma": (0.9, 0.99),
+    "gae_lambda": (0.8, 0.95),
+    "clip_eps": (0.3, 0.1),
+    "vf_clip_eps": (0.5, 0.1),
+    "vf_coef": (0.25, 0.5),
+    "ent_coef": (0.05, 0.0),
+    "max_grad_norm": (0.1, 1.0),
+    "target_kl": (0.05, 0.005),
+    "rnd_coef": (1.0, 0.1),
+}
 VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "fused": ("CartPole-v1", {"engine": "fused"}),
     "eager": ("CartPole-v1", {"engine": "eager"}),
@@ -66,6 +79,8 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "rnd": ("MountainCar-v0", {"rnd_coef": 0.5}),
     "rnd-gru": ("MountainCar-v0", {"rnd_coef": 0.5, "gru_size": 8, **SCALED}),
     "masked": (Forbidden, {}),
+    "lines": ("CartPole-v1", {**LINES, "normalize_rewards": True}),
+    "lines-eager": ("Pendulum-v1", {"engine": "eager", **LINES, "normalize_rewards": True}),
     "image": (Locate, {"cnn_channels": (4,)}),
     "boards": ("Snake-v0", {"cnn_channels": ()}),
     "half": ("CartPole-v1", {"use_amp": True}),

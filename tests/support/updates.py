@@ -243,6 +243,10 @@ def assert_learns_as_eager(make: Callable[[], VecEnv], config: PPOConfig, patch:
     eager.optimizer.load_state_dict(learner.optimizer.state_dict())
     learner._begin()
     learner._loop.update.collect(learner._loop.rollout)
+    for one in (learner, eager):
+        # As the second of four iterations has them.
+        one.hyperparameters.begin(4, 1)
+        one.hyperparameters.advance()
     rollout, rewards = learner._loop.rollout, learner._loop.rollout.reward
     advantages = learner._loop.update.estimate(rollout, rewards)
     expected = eager._loop.update.estimate(rollout, rewards)

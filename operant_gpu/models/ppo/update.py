@@ -157,7 +157,8 @@ class Update:
 
     def _is_over(self) -> bool:
         """Tell whether to spare the rest of an iteration that has stopped; a GPU is not waited for."""
-        return self._stopped.device.type == "cpu" and bool(self._stopped)
+        can_stop = self.schedules.config.target_kl is not None
+        return can_stop and self._stopped.device.type == "cpu" and bool(self._stopped)
 
 
 def objective(

@@ -8,7 +8,7 @@ import shutil
 import stat
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -101,7 +101,7 @@ def test_code_in_a_file_is_never_run(kind: str, folder: Path, tmp_path: Path) ->
 def test_a_file_of_another_format_says_which(folder: Path) -> None:
     content = {**torch.load(folder / NEWEST, weights_only=True), "format": 99}
     (folder / NEWEST).write_bytes(_signed(content))
-    assert_the_one_before_is_taken(folder, "has format 99, this version reads format 3")
+    assert_the_one_before_is_taken(folder, "has format 99, this version reads formats 3 and 4")
     (folder / NEWEST).write_bytes(_signed([1, 2]))
     assert_the_one_before_is_taken(folder, "has format 'list'")
 
@@ -296,3 +296,51 @@ def test_a_folder_among_the_checkpoints_is_left_alone(folder: Path) -> None:
     learner.keep_checkpoints(folder)
     assert learner.resume(640).timesteps == 640
     assert (folder / "step-000000000001.pt").is_dir()
+
+
+class Before(NamedTuple):
+    """A training of the release before, at half of its 1,024 steps, and what became of it there."""
+
+    lr: Any
+    actions: list[float]
+    returns: list[float]
+    rates: list[float]
+    sum_of_weights: float
+
+
+FORMAT_3 = {
+    "pendulum": Before(
+        (3e-3, 0.0),
+        [
+            -0.143136978,
+            4.36091796e-05,
+            -0.0831591636,
+            0.0672579631,
+            -0.121807992,
+            0.166562021,
+            -0.137001857,
+            -0.130113617,
+        ],
+        [-1300.37398, -800.986564, -1069.90642, -878.42525],
+        [0.0015, 0.001125, 0.00075, 0.000375],
+        -3.28757502,
+    ),
+    "cartpole": Before(2e-3, [0] * 8, [16, 11, 13, 15], [2e-3] * 4, -2.89923177),
+}
+
+
+@pytest.mark.parametrize("name", FORMAT_3)
+def test_what_the_release_before_has_written_plays_and_learns_on_as_there(name: str) -> None:
+    """Its learning rate fell by a setting of its own, and its policies drew in the environment's units."""
+    path, before = Path(__file__).parent / "checkpoints" / f"{name}-format-3.pt", FORMAT_3[name]
+    learner = PPO.load(path, device="cpu")
+    assert (learner.config.lr, learner.timesteps, learner.target) == (before.lr, 512, 1024)
+    assert not learner.config.scale_actions
+    actions = learner.controller()(learner.env.observe())
+    assert actions.flatten().tolist() == pytest.approx(before.actions, rel=1e-3, abs=1e-5)
+    assert operant_gpu.models.evaluate(learner, 4).returns.tolist() == pytest.approx(before.returns, rel=1e-2)
+    rates: list[float] = []
+    learner.resume(callback=lambda metrics: rates.append(metrics["lr"]))
+    assert rates == pytest.approx(before.rates)
+    weights = sum(float(parameter.detach().sum()) for parameter in learner.policy.parameters())
+    assert weights == pytest.approx(before.sum_of_weights, abs=1e-2)

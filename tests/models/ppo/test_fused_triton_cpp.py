@@ -12,6 +12,7 @@ import pytest
 import torch
 from here import HAS_TRITON
 from learning_envs import Forbidden
+from resumed import LINES
 from torch import Tensor, nn
 from updates import assert_learns_as_eager
 
@@ -33,9 +34,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "normalized": {"normalize_observations": True, "normalize_rewards": True},
     "curious": {"rnd_coef": 0.5},
     "shared": {"shared_trunk": True, "vf_clip_eps": 0.2, "ent_coef": 0.01},
+    # Beyond what would stop the iteration on one side of a rounding.
+    "lines": {**LINES, "target_kl": (1.0, 0.5)},
 }
 # The interpreter has those that are wired in a way of their own; tests/backends/test_update_kernels.py has the kernels.
-WIRED = [("CartPole", "plain"), ("masks", "plain"), ("CartPole", "normalized")]
+WIRED = [("CartPole", "lines"), ("masks", "plain"), ("CartPole", "normalized")]
 ALL = [*((environment, "plain") for environment in ENVIRONMENTS), *(("CartPole", name) for name in VARIANTS)]
 every_variant = pytest.mark.parametrize(
     ("environment", "variant"),
@@ -117,6 +120,22 @@ def test_the_first_number_that_is_not_finite_is_reported() -> None:
     with pytest.raises(TrainingError, match="observations of environment 3 at step 0 of iteration 2"):
         learner.learn(2 * STEPS * ENVS)
     assert torch.equal(learner.policy.flat, before)
+
+
+def test_numbers_that_are_written_take_effect_at_once() -> None:
+    learner, _ = learned(ENVIRONMENTS["CartPole"](), 1)
+    steps, before = learner._loop.update._steps, learner.policy.flat.clone()
+    learner.hyperparameters.target_kl = 1e-9
+    # Its first gradient step moves the policy, from where it had been when it acted.
+    learner.learn(STEPS * ENVS)
+    assert learner.optimizer.count == 4 + 1
+    learner.hyperparameters.lr, learner.hyperparameters.target_kl = 1e-30, None
+    moved = learner.policy.flat.clone()
+    learner.learn(STEPS * ENVS)
+    assert learner.optimizer.count == 4 + 1 + 4
+    assert learner._loop.update._steps is steps
+    assert torch.equal(learner.policy.flat, moved)
+    assert not torch.equal(moved, before)
 
 
 def test_the_iteration_stops_when_the_policy_has_moved_too_far() -> None:
