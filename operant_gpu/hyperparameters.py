@@ -57,7 +57,7 @@ class Samples(NamedTuple):
     """The steps that an iteration learns from, named as in a `Trajectory`, all contiguous."""
 
     obs: Tensor  # (n_steps, num_envs, ...)
-    action: Tensor  # as drawn, (n_steps, num_envs) or with an axis of components
+    policy_action: Tensor  # (n_steps, num_envs) or with an axis of components
     action_mask: Tensor | None  # (n_steps, num_envs, choices)
     log_prob: Tensor  # (n_steps, num_envs)
     value: Tensor  # likewise, of the observations

@@ -72,6 +72,7 @@ class MLP:
         scale: Likewise.
         clip: Magnitude to which scaled observations are clipped.
         precision: Of the products in kernels on a GPU: "tf32" or "ieee".
+        scales_actions: Whether means of 1 and -1 are the bounds of a Box, where it has any.
     """
 
     parameters: Tensor
@@ -80,6 +81,7 @@ class MLP:
     scale: Tensor | None = None
     clip: float = 0.0
     precision: str = "tf32"
+    scales_actions: bool = False
 
     def __post_init__(self) -> None:
         layout = self.layout

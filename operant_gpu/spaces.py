@@ -17,6 +17,13 @@ _CHANNELS = (1, 3, 4)
 _OBSERVATION_DTYPES = tuple(map(np.dtype, ("float32", "uint8", "int8", "int32")))
 
 
+class Scaling(NamedTuple):
+    """The environment gets `center + radius * drawn`, component by component, within its bounds."""
+
+    center: tuple[float, ...]
+    radius: tuple[float, ...]
+
+
 class ActionLayout(NamedTuple):
     """How the actions of one environment lie in memory and which are valid.
 
@@ -54,6 +61,22 @@ class ActionLayout(NamedTuple):
     def is_discrete(self) -> bool:
         """Whether components are integers."""
         return bool(self.low)
+
+    def scaling(self, scales: bool) -> Scaling:
+        """Return the map from what a policy draws to the environment's units, for each component of a Box.
+
+        Args:
+            scales: Whether [-1, 1] is the interval of the bounds, where both are finite; else drawn numbers are in the
+                environment's units.
+        """
+        bounds = [*zip(self.box_low, self.box_high, strict=True)]
+        # Halves first: the sum of finite bounds may be infinite.
+        radii = [high / 2 - low / 2 if scales else 0.0 for low, high in bounds]
+        maps = [
+            (low / 2 + high / 2, radius) if 0.0 < radius < math.inf else (0.0, 1.0)
+            for (low, high), radius in zip(bounds, radii, strict=True)
+        ]
+        return Scaling(tuple(center for center, _ in maps), tuple(radius for _, radius in maps))
 
 
 def action_layout(space: Space[Any]) -> ActionLayout:

@@ -43,8 +43,6 @@ class StepwiseRollout:
         device = batch.columns.seed.device
         self._separate_final_obs = batch.autoreset_mode is AutoresetMode.SAME_STEP
         self._nobody = torch.zeros(batch.num_envs, dtype=torch.bool, device=device)
-        bounds = (batch.actions.box_low, batch.actions.box_high)
-        self._low, self._high = (torch.tensor(bound, dtype=torch.float32, device=device) for bound in bounds)
         final_obs = ("final_obs",) if self._separate_final_obs else ()
         self._written = ("reward", "terminated", "truncated", *final_obs)
         # For what is not stored: the environment's own outputs stay those of its last single step.
@@ -67,17 +65,18 @@ class StepwiseRollout:
         """Store what comes before a step; return its actions."""
         _store(row.obs, outputs.obs)
         _store(row.action_mask, outputs.action_mask)
-        log_prob = value = None
+        drawn = log_prob = value = None
         if isinstance(policy, Tensor):
-            drawn = taken = policy[step]
+            taken = policy[step]
         elif policy is None:
-            drawn = taken = self._random(outputs)
+            taken = self._random(outputs)
         else:
             network_outputs, value = policy.evaluate(outputs.obs)
             # Numbers that a network which went wrong gives are counted by the step, not warned of.
             with np.errstate(all="ignore"):
                 drawn, taken, log_prob = self._draw(policy, network_outputs, outputs)
-        _store(row.action, drawn)
+        _store(row.action, taken)
+        _store(row.policy_action, drawn)
         _store(row.log_prob, log_prob)
         _store(row.value, value)
         return taken
@@ -110,7 +109,9 @@ class StepwiseRollout:
             log_stds = tuple(map(np.float32, network.views()[-1].tolist()))
             drawn, log_prob = _lowered("gaussian")(self._rng(), parts, log_stds)
             action = self._stacked(drawn)
-            return action, action.clamp(self._low, self._high), torch.from_numpy(log_prob)
+            numbers = (layout.box_low, layout.box_high, *layout.scaling(network.scales_actions))
+            low, high, center, radius = torch.tensor(numbers, dtype=torch.float32, device="cpu")
+            return action, (center + radius * action).clamp(low, high), torch.from_numpy(log_prob)
         bounds = (layout.low, layout.high, layout.first_choices)
         drawn, log_prob = _lowered("categorical")(self._rng(), parts, _legal(outputs), *bounds)
         action = self._stacked(drawn)

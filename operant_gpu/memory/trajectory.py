@@ -16,9 +16,10 @@ from operant_gpu.spaces import ActionLayout, ObservationLayout
 
 _OBSERVATIONS = ("obs", "final_obs")
 # What may lie in memory with any strides; the rest is one number each, side by side.
-_STRIDED = (*_OBSERVATIONS, "action_mask", "action")
+_ACTIONS = ("action", "policy_action")
+_STRIDED = (*_OBSERVATIONS, *_ACTIONS, "action_mask")
 # What only a network can give.
-NETWORK_OUTPUTS = ("log_prob", "value", "final_value")
+NETWORK_OUTPUTS = ("policy_action", "log_prob", "value", "final_value")
 
 
 class Trajectory(NamedTuple):
@@ -30,8 +31,9 @@ class Trajectory(NamedTuple):
 
     obs: Tensor | None = None  # what the policy saw
     action_mask: Tensor | None = None  # bool, likewise
-    action: Tensor | None = None  # int64, int32 or float32, as the policy drew it
-    log_prob: Tensor | None = None  # float32, of that action
+    action: Tensor | None = None  # int64, int32 or float32, as the environment got it
+    policy_action: Tensor | None = None  # likewise, as a network drew it, in units of its own
+    log_prob: Tensor | None = None  # float32, of that
     value: Tensor | None = None  # float32, of `obs`
     reward: Tensor | None = None  # float32
     terminated: Tensor | None = None  # bool
@@ -79,7 +81,7 @@ class Storage:
         kinds = dict.fromkeys(Trajectory._fields, _Kind((), real))
         kinds |= dict.fromkeys(_OBSERVATIONS, _Kind(obs.shape, (obs.torch_dtype,), stores_rows))
         kinds |= dict.fromkeys(("terminated", "truncated"), _Kind((), flag))
-        kinds["action"] = _Kind(actions.shape, integers if actions.is_discrete else real)
+        kinds |= dict.fromkeys(_ACTIONS, _Kind(actions.shape, integers if actions.is_discrete else real))
         kinds["action_mask"] = _Kind((mask_size,), flag, stores_rows)
         self._kinds = kinds if mask_size else {name: kind for name, kind in kinds.items() if name != "action_mask"}
 

@@ -123,7 +123,9 @@ class PPOConfig:
     gru_size: int = _setting(0, _NON_NEGATIVE)
     """Width of a GRU after the hidden layers, which remembers within an episode; none for 0."""
     log_std_init: float = _setting(0.0)
-    """Logarithm of the first standard deviation of continuous actions."""
+    """Logarithm of the first standard deviation of continuous actions, in the policy's units."""
+    scale_actions: bool = _setting(True)
+    """Whether a policy acts in [-1, 1] where the Box of actions has finite bounds, and the environment gets these."""
     use_amp: bool = _setting(False)
     """Whether networks compute in bfloat16 where autocast holds that to be safe."""
     compile: bool = _setting(False)

@@ -253,8 +253,10 @@ class VecEnv(VectorEnv[Any, Any, Any]):
 
                 - "obs": the observations that the actions are for (num_steps, num_envs, *shape).
                 - "action_mask": which actions were legal, bool, where the environment tells.
-                - "action": int64 (or int32), or float32 and as drawn: environments take them clipped to their Box.
-                - "log_prob", "value": of the action and of the observation, by an `MLPPolicy`.
+                - "action": what the environments got, int64 (or int32) or float32: given to another rollout or to
+                  `step`, they lead to the same.
+                - "policy_action": what an `MLPPolicy` drew, likewise: for a Box before it is scaled and clipped.
+                - "log_prob", "value": of `policy_action` and of the observation, by an `MLPPolicy`.
                 - "reward", "terminated", "truncated": float32, bool, bool.
                 - "final_obs": what follows the step, before any reset (in NEXT_STEP mode a reset is a step of its own).
                 - "final_value": the value of `final_obs` where the episode was truncated and not terminated, or goes on

@@ -13,6 +13,7 @@ from torch import Tensor
 from operant_gpu.backends.lowering.trial import try_out
 from operant_gpu.errors import BackendError, InvalidConfig, one_line
 from operant_gpu.hyperparameters import AdamState, Samples
+from operant_gpu.memory.trajectory import NETWORK_OUTPUTS
 from operant_gpu.models import PPO, MLPPolicy, PPOConfig
 from operant_gpu.models.policies.normalization import ObservationNormalizer
 from operant_gpu.models.ppo.fused import kernels_for
@@ -146,13 +147,13 @@ def _policy(env: VecEnv) -> MLPPolicy:
 
 def _acted(env: VecEnv, policy: MLPPolicy) -> dict[str, Tensor]:
     """Return a rollout in which a policy acts."""
-    return env.rollout(stepping.STEPS, policy, out=[*stored_names(env), "log_prob", "value", "final_value"])
+    return env.rollout(stepping.STEPS, policy, out=[*stored_names(env), *NETWORK_OUTPUTS])
 
 
 def _rows(env: VecEnv, stored: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return observations, actions and masks of a rollout: a row a step, on the CPU."""
     masks = stored["action_mask"].cpu().flatten(0, 1) if "action_mask" in stored else None
-    return stored["obs"].cpu().flatten(0, 1), stored["action"].cpu().flatten(0, 1), masks
+    return stored["obs"].cpu().flatten(0, 1), stored["policy_action"].cpu().flatten(0, 1), masks
 
 
 def _fused_gradient(
@@ -160,7 +161,7 @@ def _fused_gradient(
 ) -> Tensor:
     mlp, device = policy.mlp, env.device
     masks = stored["action_mask"].contiguous() if "action_mask" in stored else None
-    obs, actions = stored["obs"].flatten(2).contiguous(), stored["action"].contiguous()
+    obs, actions = stored["obs"].flatten(2).contiguous(), stored["policy_action"].contiguous()
     samples = Samples(obs, actions, masks, log_probs, stored["value"], advantages)
     config = replace(_CONFIG, max_grad_norm=1e9, n_epochs=1, batch_size=advantages.numel())
     means, squares = torch.zeros(mlp.layout.size, device=device), torch.zeros(mlp.layout.size, device=device)

@@ -58,7 +58,7 @@ Climb = _structure(
     ("int64_t", "threads seed iteration normalizes_advantages"),
     ("const void*", "obs", "(samples, inputs)"),
     ("Kind", "obs_kind"),
-    ("const void*", "action", "(samples, components) int64, or (samples, outputs) float32"),
+    ("const void*", "policy_action", "(samples, components) int64, or (samples, outputs) float32"),
     ("const uint8_t*", "action_mask", "(samples, outputs), or none"),
     ("const float*", "log_prob value advantages"),
     ("float*", "parameters means squares count", "the optimizer, flat, and how many steps it has taken"),
@@ -69,6 +69,7 @@ Climb = _structure(
 Rows = _structure(
     *("Rows", "A row of numbers for each environment and step, from that of the first step on; no data if not wanted."),
     ("void*", "data"),
+    ("Kind", "kind"),
     ("int64_t", "step row column"),
 )
 Rollout = _structure(
@@ -81,14 +82,16 @@ Rollout = _structure(
     ("int64_t", "call_size num_moved"),
     ("const int64_t*", "moved moves", "which of the words move on, and by how many bytes a step"),
     ("Rows", "obs action_mask", "what the network sees, and which choices are legal: the same each step"),
-    ("Kind", "obs_kind"),
     ("const int64_t*", "seed", "of the streams, like the next three"),
     ("const int32_t*", "env_id episode elapsed"),
     ("const uint8_t*", "restarted ended", "`restarted` if the clock of environments that ended counts as 0"),
     ("void*", "taken", "actions as the environments take them, (num_envs, components) int64 or float32"),
-    ("const float*", "box_low box_high", "(components,)"),
-    ("Rows", "action", "as drawn"),
-    ("Kind", "action_kind"),
+    (
+        "const float*",
+        "low high center radius",
+        "of a Box, (components,): `center + radius * drawn`, in its bounds, is taken",
+    ),
+    ("Rows", "action policy_action", "as taken, and as drawn"),
     ("Rows", "log_prob value"),
     ("Rows", "final_obs terminated truncated final_value", "values of states that episodes would have gone on from"),
 )

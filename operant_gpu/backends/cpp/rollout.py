@@ -28,6 +28,7 @@ _MULTIPLE = 16
 _STEPS_PER_THREAD = 512
 # What it writes of a trajectory itself, and reads to give values.
 _STORED = ("action", *NETWORK_OUTPUTS, "final_obs", "terminated", "truncated")
+_BOX = ("low", "high", "center", "radius")
 # The columns that a stream's counter is made of, and what ends it.
 _CLOCK = ("seed", "env_id", "episode", "elapsed", "ended")
 
@@ -59,15 +60,18 @@ class NetworkRollout:
         self._pieces = Pieces(FIRST_STEPS // batch.num_envs)
         dtype = torch.int64 if actions.is_discrete else torch.float32
         self._taken = torch.zeros(batch.num_envs, *actions.shape, dtype=dtype, device="cpu")
-        self._bounds = torch.tensor((actions.box_low, actions.box_high), dtype=torch.float32, device="cpu")
+        bounds = (actions.box_low, actions.box_high)
+        # In the environment's units, and in the policy's.
+        self._bounds = [
+            torch.tensor((*bounds, *actions.scaling(scales)), dtype=torch.float32, device="cpu")
+            for scales in (False, True)
+        ]
         restarts = batch.autoreset_mode is not AutoresetMode.DISABLED
         self._fixed = {
             "kernel": kernel,
             "batch": batch_address,
             "restarted": address(batch.columns.ended) if restarts else None,
             "taken": address(self._taken),
-            "box_low": address(self._bounds[0]),
-            "box_high": address(self._bounds[1]),
             **{name: address(getattr(batch.columns, name)) for name in _CLOCK},
         }
 
@@ -103,10 +107,9 @@ class NetworkRollout:
             moved=moved.ctypes.data,
             moves=moves.ctypes.data,
             obs=_rows(outputs.obs[None]),
-            obs_kind=KINDS[outputs.obs.dtype],
             action_mask=_rows(None if outputs.action_mask is None else outputs.action_mask[None]),
-            action_kind=0 if trajectory.action is None else KINDS[trajectory.action.dtype],
             **{name: _rows(getattr(trajectory, name)) for name in _STORED},
+            **{name: address(numbers) for name, numbers in zip(_BOX, self._bounds[policy.scales_actions], strict=True)},
             **self._fixed,
         )
         roll_out = self._kernel
@@ -146,4 +149,6 @@ def _step(tensor: Tensor) -> int:
 
 def _rows(tensor: Tensor | None) -> Any:
     """Return where the rows of a trajectory are."""
-    return Rows() if tensor is None else Rows(address(tensor), _step(tensor), *(*tensor.stride()[1:], 0)[:2])
+    if tensor is None:
+        return Rows()
+    return Rows(address(tensor), KINDS.get(tensor.dtype, 0), _step(tensor), *(*tensor.stride()[1:], 0)[:2])

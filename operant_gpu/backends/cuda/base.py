@@ -52,6 +52,7 @@ class CudaSourceBackend(CompiledBackend):
             "drawn": drawn.data_ptr(),
             "taken": taken.data_ptr(),
             "log_prob": log_prob.data_ptr(),
+            "scales": int(network.scales_actions),
         }
         if network.layout.is_gaussian:
             fields["log_std"] = network.views()[-1].data_ptr()

@@ -44,7 +44,7 @@ BATCH = (*Columns._fields, "num_envs", "array_stride", "mode", "limit")
 # What a draw from a network's distribution reads and writes.
 DRAW = (
     *("outputs", "outputs_row", "outputs_column", "log_std", "action_mask", "action_mask_row", "action_mask_column"),
-    *("drawn", "taken", "log_prob"),
+    *("drawn", "taken", "log_prob", "scales"),
 )
 
 
@@ -186,6 +186,8 @@ def _description(environment: CudaEnvironment, observations: ObservationLayout, 
         first=_chosen(actions.first_choices, "0"),
         box_low=_chosen(map(_float, actions.box_low), "0.0f"),
         box_high=_chosen(map(_float, actions.box_high), "0.0f"),
+        box_center=_chosen(map(_float, actions.scaling(True).center), "0.0f"),
+        box_radius=_chosen(map(_float, actions.scaling(True).radius), "0.0f"),
     )
 
 
@@ -238,6 +240,8 @@ __device__ __forceinline__ int32_t action_high(int i) {{ return {high}; }}
 __device__ __forceinline__ int32_t first_choice(int i) {{ return {first}; }}
 __device__ __forceinline__ float box_low(int i) {{ return {box_low}; }}
 __device__ __forceinline__ float box_high(int i) {{ return {box_high}; }}
+__device__ __forceinline__ float box_center(int i) {{ return {box_center}; }}
+__device__ __forceinline__ float box_radius(int i) {{ return {box_radius}; }}
 __device__ __forceinline__ {kind} component(const Action& action, int i) {{ return {component}; }}
 __device__ __forceinline__ void set_component(Action& action, int i, {kind} value) {{ {component} = value; }}
 }}  // namespace operant"""

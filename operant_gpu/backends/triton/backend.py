@@ -62,7 +62,8 @@ class TritonBackend:
 
     def __init__(self, batch: Batch) -> None:
         self._batch, self._num_envs, self._width = batch, batch.num_envs, batch.trial.width
-        self._constants = {"ENV": environment_constants(batch)}
+        # For networks that draw in the environment's units, and for those that draw in their own.
+        self._constants = [environment_constants(batch, scales_actions) for scales_actions in (False, True)]
         # Too much to hold in a program beside the layers of a network: PyTorch evaluates it, step by step.
         self._has_boards = self._width > 1 or batch.observations.size > MAX_WIDTH
         self._stepwise = StepwiseRollout(self, batch, self._draw)
@@ -87,7 +88,8 @@ class TritonBackend:
             check_compiler(torch.cuda.get_device_capability(self._device), triton.__version__)
         arguments = (*rollout_arguments(self._batch, policy, trajectory, outputs), num_steps)
         shape = rollout_shape(self._num_envs, isinstance(policy, MLP), self._width)
-        self._launch(rollouts.rollout_kernel, arguments, policy_constants(policy), shape)
+        scales_actions = isinstance(policy, MLP) and policy.scales_actions
+        self._launch(rollouts.rollout_kernel, arguments, policy_constants(policy), shape, scales_actions)
 
     def _draw(self, network: MLP, network_outputs: Tensor, outputs: Outputs) -> tuple[Tensor, Tensor, Tensor]:
         """Return actions as drawn, as the environments take them, and their log-probabilities."""
@@ -99,14 +101,20 @@ class TritonBackend:
         results = (drawn, torch.empty_like(drawn), log_prob)
         arguments = draw_arguments(self._batch, network_outputs.detach(), log_std, outputs.action_mask, results)
         constants = {"OUTPUTS": network.layout.outputs}
-        self._launch(drawing.draw_kernel, arguments, constants, launch_shape(self._num_envs))
+        shape = launch_shape(self._num_envs)
+        self._launch(drawing.draw_kernel, arguments, constants, shape, network.scales_actions)
         return results
 
     def _launch(
-        self, kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any], shape: tuple[int, int]
+        self,
+        kernel: Any,
+        arguments: tuple[Any, ...],
+        constants: dict[str, Any],
+        shape: tuple[int, int],
+        scales_actions: bool = False,
     ) -> None:
         block, warps = shape
-        constants = {**self._constants, **constants, "BLOCK": block}
+        constants = {"ENV": self._constants[scales_actions], **constants, "BLOCK": block}
         grid, options = (triton.cdiv(self._num_envs, block),), {"num_warps": warps, **OPTIONS}
         launch(kernel, grid, arguments, constants, self._device, options, "use device='cpu'")
 

@@ -73,7 +73,7 @@ def _wrapped(value: Any) -> Any:
     return triton.language.constexpr(value) if isinstance(value, int | float | str | tuple | Constants) else value
 
 
-def environment_constants(batch: Batch) -> Constants:
+def environment_constants(batch: Batch, scales_actions: bool = False) -> Constants:
     """Return what kernels that step know of an environment.
 
     STATE, RNG: Make the NamedTuples of their fields. PARAMS: The environment's constants.
@@ -94,7 +94,7 @@ def environment_constants(batch: Batch) -> Constants:
         OBS_SIZE=batch.observations.size,
         LIMIT=batch.max_episode_steps,
         MODE=MODES[batch.autoreset_mode],
-        ACTIONS=action_constants(batch.actions),
+        ACTIONS=action_constants(batch.actions, scales_actions),
     )
 
 
@@ -107,19 +107,23 @@ def learner_constants() -> Constants:
     return Constants(NAMES=Hyperparameters._fields, MAKE=Maker(Hyperparameters), PIECES=PIECES)
 
 
-def action_constants(layout: ActionLayout) -> Constants:
+def action_constants(layout: ActionLayout, scales: bool = False) -> Constants:
     """Return what kernels know of actions.
 
     LOW, HIGH: Of each component of discrete ones, the first value and the one after the last. FIRST: Where its choices
-    begin among a network's outputs. BOX_LOW, BOX_HIGH: Bounds of each component of continuous ones; all are empty for
-    the other kind. SIZE: Components. SCALAR: Whether functions take a block, and no tuple of them.
+    begin among a network's outputs. BOX_LOW, BOX_HIGH: Bounds of each component of continuous ones. CENTER, RADIUS: By
+    what a network's are scaled, which draws in its own units. Those of the other kind are empty. SIZE: Components.
+    SCALAR: Whether functions take a block, and no tuple of them.
     """
+    scaling = layout.scaling(scales)
     return Constants(
         LOW=layout.low,
         HIGH=layout.high,
         FIRST=layout.first_choices,
         BOX_LOW=layout.box_low,
         BOX_HIGH=layout.box_high,
+        CENTER=scaling.center,
+        RADIUS=scaling.radius,
         SIZE=layout.size,
         SCALAR=layout.shape == (),
     )

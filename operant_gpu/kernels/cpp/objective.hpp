@@ -35,7 +35,7 @@ struct Minibatch {
 // One sample's categorical distributions. Leaves in `scratch` the gradients of log_prob, then of entropy, by the logits.
 inline Chosen categorical(const Climb& climb, int64_t sample, const float* logits, float* scratch) {
     const uint8_t* legal = climb.action_mask ? climb.action_mask + sample * climb.network.outputs : nullptr;
-    const auto* actions = static_cast<const int64_t*>(climb.action) + sample * climb.network.components;
+    const auto* actions = static_cast<const int64_t*>(climb.policy_action) + sample * climb.network.components;
     float *d_log_prob = scratch, *d_entropy = scratch + climb.network.outputs;
     Chosen chosen{0.0f, 0.0f};
     for (int64_t c = 0; c < climb.network.components; ++c) {
@@ -67,7 +67,7 @@ inline Chosen categorical(const Climb& climb, int64_t sample, const float* logit
 
 // One sample's normals. Leaves in `scratch` the gradients of log_prob by means, then by the logarithms of deviations.
 inline Chosen gaussian(const Climb& climb, const float* log_std, int64_t sample, const float* means, float* scratch) {
-    const auto* actions = static_cast<const float*>(climb.action) + sample * climb.network.outputs;
+    const auto* actions = static_cast<const float*>(climb.policy_action) + sample * climb.network.outputs;
     Chosen chosen{0.0f, 0.0f};
     for (int64_t j = 0; j < climb.network.outputs; ++j) {
         const float inverse = std::exp(-log_std[j]), deviation = (actions[j] - means[j]) * inverse;

@@ -63,7 +63,7 @@ private:
     // Choose the actions of a tile of environments.
     void act(int64_t step, int64_t first, int64_t rows) {
         for (int64_t i = 0; i < rows; ++i)
-            observe(network, call.obs_kind, call.obs.data, (first + i) * call.obs.row, call.obs.column,
+            observe(network, call.obs.kind, call.obs.data, (first + i) * call.obs.row, call.obs.column,
                     observation(i));
         forward(network, plan, weights.data(), rows, tile);
         float* values = call.value.data ? at_step<float>(call.value, step) : nullptr;
@@ -83,13 +83,13 @@ private:
         return {call.seed[env], call.env_id[env], call.episode[env], is_first ? 0 : call.elapsed[env], POLICY_STREAM};
     }
 
-    // Store component number c of an action as drawn.
-    template <class Number> void keep(int64_t step, int64_t env, int64_t c, Number drawn) const {
-        if (!call.action.data) return;
-        const int64_t at = env * call.action.row + c * call.action.column;
-        if (call.action_kind == INT64) at_step<int64_t>(call.action, step)[at] = int64_t(drawn);
-        else if (call.action_kind == INT32) at_step<int32_t>(call.action, step)[at] = int32_t(drawn);
-        else at_step<float>(call.action, step)[at] = float(drawn);
+    // Store component number c of an action, if it is wanted.
+    template <class Number> void keep(const Rows& actions, int64_t step, int64_t env, int64_t c, Number value) const {
+        if (!actions.data) return;
+        const int64_t at = env * actions.row + c * actions.column;
+        if (actions.kind == INT64) at_step<int64_t>(actions, step)[at] = int64_t(value);
+        else if (actions.kind == INT32) at_step<int32_t>(actions, step)[at] = int32_t(value);
+        else at_step<float>(actions, step)[at] = float(value);
     }
 
     float gaussian(int64_t step, int64_t env, const float* means) {
@@ -99,8 +99,9 @@ private:
         float log_prob = 0.0f;
         for (int64_t c = 0; c < network.outputs; ++c) {
             const float drawn = draw_normal(rng, int(c), means[c], log_std[c], log_prob);
-            keep(step, env, c, drawn);
-            taken[c] = clamped(drawn, call.box_low[c], call.box_high[c]);
+            taken[c] = clamped(call.center[c] + call.radius[c] * drawn, call.low[c], call.high[c]);
+            keep(call.policy_action, step, env, c, drawn);
+            keep(call.action, step, env, c, taken[c]);
         }
         return log_prob;
     }
@@ -118,7 +119,8 @@ private:
                 return legal && !legal[at] ? LOWEST : outputs[first + j];
             };
             taken[c] = network.lows[c] + draw_choice(rng, int(c), int(end - first), logit, log_prob);
-            keep(step, env, c, taken[c]);
+            keep(call.policy_action, step, env, c, taken[c]);
+            keep(call.action, step, env, c, taken[c]);
         }
         return log_prob;
     }
@@ -140,7 +142,7 @@ private:
             const bool goes_on = call.is_last && step + 1 == call.num_steps && !call.ended[env];
             if (!is_cut && !goes_on) continue;
             wanted[rows] = env;
-            observe(network, call.obs_kind, states, env * call.final_obs.row, call.final_obs.column,
+            observe(network, call.final_obs.kind, states, env * call.final_obs.row, call.final_obs.column,
                     observation(rows++));
             if (rows == TILE) evaluate();
         }

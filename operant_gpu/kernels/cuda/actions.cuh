@@ -75,7 +75,8 @@ __device__ void draw_one(const Batch& batch, const Draw& draw, int64_t row) {
             const float mean = outputs[i * draw.outputs_column];
             const float drawn = draw_normal(rng, i, mean, draw.log_std[i], log_prob);
             ((float*)draw.drawn)[at] = drawn;
-            draw.taken[at] = clamped(drawn, box_low(i), box_high(i));
+            const float scaled = draw.scales ? box_center(i) + box_radius(i) * drawn : drawn;
+            draw.taken[at] = clamped(scaled, box_low(i), box_high(i));
             continue;
         }
         const int first = first_choice(i), low = action_low(i), size = action_high(i) - low;

@@ -25,9 +25,10 @@ def draw(rng, legal, outputs, log_stds, NETWORK: tl.constexpr, ACTIONS: tl.const
         drawn, log_prob = gaussian(rng, outputs, log_stds)
         taken = ()
         for i in tl.static_range(len(ACTIONS.BOX_LOW)):
+            scaled = ACTIONS.CENTER[i] + ACTIONS.RADIUS[i] * drawn[i]
             # What is not a number stays so: clamp would give a bound.
-            clipped = tl.clamp(drawn[i], ACTIONS.BOX_LOW[i], ACTIONS.BOX_HIGH[i])
-            clipped = tl.where(drawn[i] == drawn[i], clipped, drawn[i])
+            clipped = tl.clamp(scaled, ACTIONS.BOX_LOW[i], ACTIONS.BOX_HIGH[i])
+            clipped = tl.where(scaled == scaled, clipped, scaled)
             taken = taken + (clipped,)
             fine = fine & (tl.abs(clipped) < float("inf"))
         return drawn, taken, log_prob, fine

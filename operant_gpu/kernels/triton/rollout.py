@@ -130,7 +130,6 @@ def rollout_kernel(
         if POLICY == GIVEN:
             at = policy_ptr + t * tl.cast(policy_step, tl.int64)
             taken, valid = load_action(at, row, mask, policy_row, policy_column, ENV.ACTIONS)
-            drawn = taken
         else:
             outputs = ()
             stds = ()
@@ -147,7 +146,11 @@ def rollout_kernel(
             drawn, taken, log_prob, fine = draw(rng, legal, outputs, stds, POLICY == NETWORK, ENV.ACTIONS)
             valid = mask & fine
             _put(trajectory.log_prob, by_step.log_prob, t, row, log_prob, mask)
-        _put_components(trajectory.action, by_step.action, by_row.action, by_column.action, t, row, drawn, mask)
+            _put_components(
+                trajectory.policy_action, by_step.policy_action, by_row.policy_action, by_column.policy_action,
+                t, row, drawn, mask,
+            )  # fmt: skip
+        _put_components(trajectory.action, by_step.action, by_row.action, by_column.action, t, row, taken, mask)
 
         active = valid
         bad = mask & ~valid

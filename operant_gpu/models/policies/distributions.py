@@ -119,19 +119,26 @@ def _sum(parts: list[Tensor]) -> Tensor:
 class DiagonalGaussian(Distribution):
     """Actions of a Box: independent normals about the outputs, with deviations that do not see the observation.
 
-    Log-densities are of the action as drawn; only the environment is given it clipped to the space.
+    They are drawn in the policy's units, of which log-densities are too: the environment is given them scaled, and
+    clipped to the space.
+
+    Attributes:
+        scales_actions: Whether -1 and 1 are the bounds of components whose bounds are finite.
     """
 
     low: Tensor
     high: Tensor
+    center: Tensor
+    radius: Tensor
     action_dtype = torch.float32
 
-    def __init__(self, layout: ActionLayout, log_std_init: float) -> None:
+    def __init__(self, layout: ActionLayout, log_std_init: float, scales_actions: bool) -> None:
         super().__init__()
-        self.outputs, self.action_shape = layout.size, layout.shape
+        self.outputs, self.action_shape, self.scales_actions = layout.size, layout.shape, scales_actions
         self.log_std = nn.Parameter(torch.full(layout.shape, log_std_init, **FLOATS))
-        self.register_buffer("low", torch.tensor(layout.box_low, **FLOATS), persistent=False)
-        self.register_buffer("high", torch.tensor(layout.box_high, **FLOATS), persistent=False)
+        bounds = {"low": layout.box_low, "high": layout.box_high, **layout.scaling(scales_actions)._asdict()}
+        for name, numbers in bounds.items():
+            self.register_buffer(name, torch.tensor(numbers, **FLOATS), persistent=False)
 
     def sample(self, outputs: Tensor, mask: Tensor | None, generator: Generator) -> Tensor:
         """Draw actions, unclipped."""
@@ -152,15 +159,15 @@ class DiagonalGaussian(Distribution):
         return (self.log_std + 0.5 + _LOG_SQRT_2PI).sum().expand(outputs.shape[:-1])
 
     def for_environment(self, actions: Tensor) -> Tensor:
-        """Return actions clipped to the space."""
-        return actions.clamp(self.low, self.high)
+        """Return actions scaled, and clipped to the space."""
+        return (self.center + self.radius * actions).clamp(self.low, self.high)
 
 
-def distribution_for(space: Space[Any], log_std_init: float = 0.0) -> Distribution:
-    """Return the family of distributions over a space's actions.
+def distribution_for(space: Space[Any], log_std_init: float = 0.0, scale_actions: bool = True) -> Distribution:
+    """Return the family of distributions over a space's actions; settings are those of `PPOConfig`.
 
     Raises:
         InvalidConfig: If there is none.
     """
     layout = action_layout(space)
-    return Categorical(layout) if layout.is_discrete else DiagonalGaussian(layout, log_std_init)
+    return Categorical(layout) if layout.is_discrete else DiagonalGaussian(layout, log_std_init, scale_actions)

@@ -76,11 +76,11 @@ class MLPPolicy(Policy):
     @property
     def mlp(self) -> MLP:
         """The network as rollouts evaluate it, in the present memory."""
-        normalizer = self.normalizer
-        if normalizer is None:
-            return MLP(self.flat, self._layout, precision=self.precision)
-        scaling = normalizer.shift.view(-1), normalizer.scale.view(-1), normalizer.clip
-        return MLP(self.flat, self._layout, *scaling, self.precision)
+        normalizer, shift, scale, clip = self.normalizer, None, None, 0.0
+        if normalizer is not None:
+            shift, scale, clip = normalizer.shift.view(-1), normalizer.scale.view(-1), normalizer.clip
+        scales_actions = isinstance(self.distribution, DiagonalGaussian) and self.distribution.scales_actions
+        return MLP(self.flat, self._layout, shift, scale, clip, self.precision, scales_actions)
 
     # These see to it at once, not when `flat` is next read: a CUDA graph captured meanwhile would keep the old memory.
 

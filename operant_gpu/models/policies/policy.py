@@ -136,7 +136,7 @@ def policy_parts(
 ) -> tuple[nn.Module, Distribution, Scaler | None]:
     """Return a policy's network, distribution and normalizer, on the CPU; arguments as for `make_policy`."""
     shape = observation_space.shape or ()
-    distribution = distribution_for(action_space, config.log_std_init)
+    distribution = distribution_for(action_space, config.log_std_init, config.scale_actions)
     if network is None:
         # The CPU draws the weights, so that a seed gives the same policy on every device.
         generator = Generator().manual_seed(config.seed)

@@ -36,7 +36,7 @@ _FORMAT, _FORMATS = 4, (3, 4)
 _NAME = "step-{:012d}.pt"
 # Settings that decide what a checkpoint holds.
 _OF_NETWORKS = ("hidden_sizes", "activation", "shared_trunk", "cnn_channels", "gru_size")
-_OF_LEARNERS = ("normalize_observations", "normalize_rewards", "rnd_coef")
+_OF_LEARNERS = ("normalize_observations", "normalize_rewards", "rnd_coef", "scale_actions")
 _PATTERN = re.compile(r"step-(\d+)\.pt")
 # Within a run's directory.
 FOLDER = "checkpoints"
@@ -331,7 +331,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _settings_of_format_3(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings as they are named now; they are looked at when they are used."""
-    config = dict(config)
+    # Policies acted in the environment's units.
+    config = {**config, "scale_actions": False}
     if config.pop("anneal_lr", False):
         config["lr"] = (config["lr"], 0.0)
     return config

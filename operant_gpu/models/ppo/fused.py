@@ -98,7 +98,7 @@ def find_obstacle(env: VecEnv, policy: Any, config: PPOConfig) -> str | None:
 def _asked(env: VecEnv, policy: MLPPolicy, config: PPOConfig) -> tuple[Any, ...]:
     """Return what kernels are asked about: network, actions, settings, and one sample."""
     storage = storage_of(env, 1, stores_rows=True)
-    obs, action, log_prob, value = (storage.allocate(name, 1) for name in ("obs", "action", "log_prob", "value"))
+    obs, action, log_prob, value = (storage.allocate(name, 1) for name in ("obs", "policy_action", "log_prob", "value"))
     mask = None if env.action_mask is None else storage.allocate("action_mask", 1)
     example = Samples(obs, action, mask, log_prob, value, advantages=value)
     return policy.mlp, action_layout(env.single_action_space), config, example

@@ -30,8 +30,8 @@ class IntrinsicReward(nn.Module):
     PPO calls it once an iteration, with the rollout and a random generator. It returns bonuses (n_steps, num_envs), and
     may learn from the rollout. It must not wait for the device, and do the same work at each call. The rollout's
     tensors (n_steps, num_envs, ...) are attributes with the names of `VecEnv.rollout`, such as `reward` and
-    `final_obs`; `obs` and `action_mask` have one row more, for what follows the last step. Discrete actions are counted
-    as `env.step` takes them, from the space's start; those of a Box are as drawn, and the environment clips them.
+    `final_obs`; `obs` and `action_mask` have one row more, for what follows the last step. `action` is what `env.step`
+    got, and `policy_action` what was drawn.
     """
 
     def forward(self, rollout: Rollout, generator: Generator) -> Tensor:

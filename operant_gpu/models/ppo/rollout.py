@@ -31,7 +31,7 @@ class Rollout:
         action_mask: (n_steps + 1, num_envs, choices) bool, legal actions; None where all always are.
         starts: (n_steps + 1, num_envs) bool, whether the observation begins an episode; for recurrent policies.
         states: (n_steps + 1, num_envs, state_size), the policy's memory before each observation; for recurrent ones.
-        action: (n_steps, num_envs, ...), counted from the space's start; those of a Box as drawn, not clipped.
+        policy_action: (n_steps, num_envs, ...), as drawn: those of a Box in the policy's units, which `log_prob` is of.
         log_prob, value, reward: (n_steps, num_envs) float32.
         final_value: (n_steps, num_envs) float32, of what follows a step that a time limit cut, or the last one; for
             fused engines.
@@ -42,7 +42,7 @@ class Rollout:
     """
 
     def __init__(self, env: VecEnv, policy: Policy, n_steps: int, stores_rows: bool = False) -> None:
-        self.n_steps = n_steps
+        self.n_steps, self._for_environment = n_steps, policy.distribution.for_environment
         storage = storage_of(env, env.num_envs, stores_rows or env.stores_rows)
 
         def zeros(name: str, steps: int = n_steps) -> Tensor:
@@ -50,17 +50,23 @@ class Rollout:
 
         self.obs, self.final_obs = zeros("obs", n_steps + 1), zeros("final_obs")
         self.action_mask = None if env.action_mask is None else zeros("action_mask", n_steps + 1)
-        self.action, self.log_prob, self.value = map(zeros, ("action", "log_prob", "value"))
+        self.policy_action, self.log_prob, self.value = map(zeros, ("policy_action", "log_prob", "value"))
         self.reward, self.final_value = zeros("reward"), zeros("final_value")
         self.terminated, self.truncated = zeros("terminated"), zeros("truncated")
         memory, rows = policy.state_size, (n_steps + 1, env.num_envs)
         self.starts = torch.zeros(rows, dtype=torch.bool, device=env.device) if memory else None
         self.states = torch.zeros(*rows, memory, dtype=torch.float32, device=env.device) if memory else None
-        fields = (getattr(self, name) for name in Trajectory._fields)
-        self.steps = Trajectory(*(None if tensor is None else tensor[:n_steps] for tensor in fields))
+        # Actions in the environment's units are made of the others, for who asks.
+        fields = {name: getattr(self, name) for name in Trajectory._fields if name != "action"}
+        self.steps = Trajectory(**{name: None if one is None else one[:n_steps] for name, one in fields.items()})
         self.under_way = torch.zeros(2, 2, dtype=torch.float64, device=env.device)
         # Made once: taking a row of a tensor costs a microsecond each time.
         self._outputs = [self._step_outputs(step) for step in range(n_steps)]
+
+    @property
+    def action(self) -> Tensor:
+        """What the environments got, (n_steps, num_envs, ...): discrete actions from the space's start on."""
+        return self._for_environment(self.policy_action)
 
     @property
     def ended(self) -> Tensor:
@@ -134,7 +140,7 @@ def _collect(env: VecEnv, policy: Policy, rollout: Rollout, generator: Generator
             kept[0] = kept[-1]
     for step in range(rollout.n_steps):
         decision = policy.act(*rollout.inputs(step), _row(rollout.action_mask, step), generator)
-        rollout.action[step] = decision.actions
+        rollout.policy_action[step] = decision.actions
         rollout.log_prob[step] = decision.log_probs
         rollout.value[step] = decision.values
         actions = policy.distribution.for_environment(decision.actions)
@@ -207,7 +213,7 @@ class Minibatch(NamedTuple):
     """
 
     obs: Tensor
-    action: Tensor
+    policy_action: Tensor
     log_prob: Tensor
     value: Tensor
     advantages: Tensor
@@ -225,7 +231,7 @@ def make_batch(rollout: Rollout, advantages: Tensor) -> Minibatch:
     """Return a rollout's steps with their advantages, and the returns that the critic learns."""
     batch = Minibatch(
         obs=rollout.obs[:-1],
-        action=rollout.action,
+        policy_action=rollout.policy_action,
         log_prob=rollout.log_prob,
         value=rollout.value,
         advantages=advantages,

@@ -166,7 +166,7 @@ def objective(
 ) -> tuple[Tensor, Tensor]:
     """Return the loss of a minibatch, and policy_loss, value_loss, entropy, approx_kl and clip_frac."""
     state = None if batch.state is None else batch.state[0]
-    new = policy.evaluate(batch.obs, batch.action, state, batch.starts, batch.action_mask)
+    new = policy.evaluate(batch.obs, batch.policy_action, state, batch.starts, batch.action_mask)
     log_ratio = new.log_prob - batch.log_prob
     ratio = log_ratio.exp()
     advantages = losses.normalized(batch.advantages) if normalize_advantages else batch.advantages
