@@ -11,7 +11,7 @@ from rollouts import (
     Policy,
     all_names,
     assert_same_environments,
-    clipped,
+    assert_taken,
     evaluate_by_hand,
     single_steps_and_streams,
 )
@@ -78,18 +78,16 @@ def assert_network_rollout(
     """Roll out, and check all that is stored; return it, on the CPU."""
     ended_before = everything(reference)["columns.ended"].cpu()
     stored = env.rollout(steps, Policy(network), all_names(env))
-    expected, streams = single_steps_and_streams(reference, clipped(env, stored["action"]))
-    assert_same_tensors(
-        {key: stored[key] for key in expected if key != "action"},
-        {key: tensor for key, tensor in expected.items() if key != "action"},
-    )
+    expected, streams = single_steps_and_streams(reference, stored["action"])
+    assert_same_tensors({key: stored[key] for key in expected}, expected)
     assert_same_environments(env, reference)
     stored = {name: tensor.cpu() for name, tensor in stored.items()}
+    assert_taken(env, network, stored["policy_action"], stored["action"])
     layout = action_layout(env.single_action_space)
     for t, stream in enumerate(streams):
         evaluation = evaluate_by_hand(network, stored["obs"][t])
         np.testing.assert_allclose(stored["value"][t].numpy(), evaluation.values, **close)
-        action, log_prob = stored["action"][t].numpy(), stored["log_prob"][t].numpy()
+        action, log_prob = stored["policy_action"][t].numpy(), stored["log_prob"][t].numpy()
         if layout.is_discrete:
             mask = stored["action_mask"][t].numpy() if "action_mask" in stored else None
             assert_categorical_draws(layout, evaluation, stream, action, log_prob, mask, close)

@@ -20,7 +20,7 @@ NUM_ENVS = 13
 # Short episodes: the runs see many ends.
 LIMIT = 3
 # What only a network gives.
-NETWORK_NAMES = ("log_prob", "value", "final_value")
+NETWORK_NAMES = ("policy_action", "log_prob", "value", "final_value")
 
 # NumPy's are a loop over its steps, Triton's a kernel in the interpreter: of an environment, both see the form alone.
 ROLLED_OUT = [(name, backend) for name, backend in CASES if backend in ("numba", "cpp") or name in FORMS]
@@ -97,13 +97,22 @@ def given_actions(env: VecEnv, steps: int, seed: int = 0) -> torch.Tensor:
     return 1.5 * actions if actions.is_floating_point() else actions
 
 
-def clipped(env: VecEnv, actions: torch.Tensor) -> torch.Tensor:
-    """Return drawn actions as environments take them."""
+def assert_taken(env: VecEnv, network: MLP, drawn: torch.Tensor, taken: torch.Tensor) -> None:
+    """Check that environments got what a network drew, scaled and in their bounds, of which none may be left."""
     layout = action_layout(env.single_action_space)
     if layout.is_discrete:
-        return actions
-    low, high = (torch.tensor(bound, device=actions.device) for bound in (layout.box_low, layout.box_high))
-    return actions.clamp(low, high)
+        assert torch.equal(taken, drawn)
+        return
+    low, high = (np.array(bound, np.float64) for bound in (layout.box_low, layout.box_high))
+    scales = network.scales_actions & np.isfinite(high - low) & (low < high)
+    with np.errstate(invalid="ignore"):
+        center, radius = np.where(scales, (low + high) / 2, 0.0), np.where(scales, (high - low) / 2, 1.0)
+    expected = (center + radius * drawn.double().numpy()).clip(low, high)
+    found = taken.double().numpy()
+    # Of the sum's terms, which are rounded to float32.
+    bound = 2.0**-22 * (np.abs(center) + np.abs(radius * drawn.double().numpy()))
+    assert (np.abs(found - expected) <= bound).all()
+    assert ((found >= low) & (found <= high)).all()
 
 
 def as_drawn(env: VecEnv, actions: torch.Tensor) -> torch.Tensor:
@@ -200,7 +209,7 @@ def make_network(env: VecEnv, hidden_sizes: tuple[int, ...] = (8,), seed: int = 
     layout = MLPLayout(inputs, hidden_sizes, outputs, "tanh", True, not actions.is_discrete)
     layout = layout._replace(**{name: changes.pop(name) for name in list(changes) if name in layout._fields})
     parameters = torch.randn(layout.size, generator=torch.Generator().manual_seed(seed)) * 0.7
-    return MLP(**{"parameters": parameters, "layout": layout, "precision": "ieee", **changes})
+    return MLP(**{"parameters": parameters, "layout": layout, "precision": "ieee", "scales_actions": True, **changes})
 
 
 class Evaluation(NamedTuple):

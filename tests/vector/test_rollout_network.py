@@ -14,7 +14,6 @@ from rollouts import (
     Outputs,
     Policy,
     all_names,
-    clipped,
     evaluate_by_hand,
     every_environment,
     given_actions,
@@ -107,17 +106,21 @@ def test_values_are_bootstrapped_where_episodes_are_cut_off_and_nowhere_else(bac
 
 @every_mode
 @pytest.mark.parametrize("name", ["Drift-v0", "Pendulum-v1"])
-def test_a_box_action_is_stored_as_drawn_and_taken_clipped(name: str, backend: str, mode: AutoresetMode) -> None:
-    env, reference, unclipped = (make(name, backend, mode, num_envs=50) for _ in range(3))
+def test_a_box_action_is_stored_as_taken_and_as_drawn(name: str, backend: str, mode: AutoresetMode) -> None:
+    env, reference, unclipped, again = (make(name, backend, mode, num_envs=50) for _ in range(4))
     network = make_network(env)
     network.views()[-1].fill_(1.5)
-    for each in (env, reference, unclipped):
+    for each in (env, reference, unclipped, again):
         each.reset(seed=1)
     stored = assert_network_rollout(env, reference, network)
-    taken = clipped(env, stored["action"])
-    assert 0.3 < (taken != stored["action"]).double().mean() < 0.99
+    drawn, taken = stored["policy_action"], stored["action"]
+    assert 0.3 < (drawn.abs() > 1).double().mean() < 0.99
+    assert taken.abs().max() == float(env.single_action_space.high.max())
+    # A plan replays.
+    plan = again.rollout(STEPS, taken, output_names(again))
+    assert_same_tensors(plan, {key: stored[key] for key in plan})
     if name == "Drift-v0":
-        other = single_steps(unclipped, stored["action"])["final_obs"]
+        other = single_steps(unclipped, drawn)["final_obs"]
         assert not other[0].equal(stored["final_obs"][0])
 
 
@@ -202,8 +205,9 @@ def test_a_network_that_went_wrong_leaves_its_environments_alone_and_is_counted(
     network = make_network(env)
     network.parameters.fill_(torch.nan)
     before = env.state_dict()["state"]
-    stored = env.rollout(2, Policy(network), ["reward", "action"])
+    stored = env.rollout(2, Policy(network), ["reward", "action", "policy_action"])
     assert stored["action"].isnan().all()
+    assert stored["policy_action"].isnan().all()
     assert not stored["reward"].any()
     assert_same_tensors(env.state_dict()["state"], before)
     with pytest.raises(ActionError, match=rf"^{2 * NUM_ENVS} actions outside"):

@@ -28,6 +28,7 @@ from operant_gpu import AutoresetMode, VecEnv
 from operant_gpu.spaces import observation_layout
 
 STEPS = 6
+ACTIONS = ("action", "policy_action")
 
 some_environments = pytest.mark.parametrize("name", ["Drift-v0", "MaskedDials-v0", "Ledge-v0"])
 
@@ -37,11 +38,11 @@ def shapes(env: VecEnv) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     observation, action = observation_layout(env.single_observation_space), env.single_action_space
     kinds: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
         "obs": (observation.shape, observation.torch_dtype),
-        "action": (action.shape, torch.float32 if action.dtype == np.float32 else torch.int64),
         "terminated": ((), torch.bool),
         "truncated": ((), torch.bool),
         "final_obs": (observation.shape, observation.torch_dtype),
         **dict.fromkeys(["reward", *NETWORK_NAMES], ((), torch.float32)),
+        **dict.fromkeys(ACTIONS, (action.shape, torch.float32 if action.dtype == np.float32 else torch.int64)),
     }
     if env.action_mask is not None:
         kinds["action_mask"] = (tuple(env.action_mask.shape[1:]), torch.bool)
@@ -122,7 +123,7 @@ def storage(env: VecEnv, layout: Layout, integers: torch.dtype) -> dict[str, tor
     tensors = {}
     for key, (shape, dtype) in shapes(env).items():
         dtype = integers if dtype is torch.int64 else dtype
-        if shape or key == "action":
+        if shape or key in ACTIONS:
             flat = layout((STEPS, NUM_ENVS, math.prod(shape)), dtype)
             tensors[key] = flat.view(STEPS, NUM_ENVS, *shape) if shape else flat[..., 0]
         else:
@@ -161,8 +162,9 @@ def test_given_tensors_are_written_completely_and_nothing_beside_them(
     policies = [("random", output_names(env)), (Policy(make_network(env)), all_names(env))]
     for flag, (policy, names) in zip((True, False), policies, strict=True):
         expected = reference.rollout(STEPS, policy, names)
-        if "action" in expected and not expected["action"].is_floating_point():
-            expected["action"] = expected["action"].to(integers)
+        for key in {*ACTIONS} & expected.keys():
+            if not expected[key].is_floating_point():
+                expected[key] = expected[key].to(integers)
         out = {key: tensor for key, tensor in storage(env, layout, integers).items() if key in names}
         memories = {key: poison(tensor, flag) for key, tensor in out.items()}
         before = {key: memory[beside(out[key])].clone() for key, memory in memories.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import pickle
 from collections.abc import Callable
@@ -48,7 +49,7 @@ def trained(policy: MLPPolicy, step: Callable[[list[nn.Parameter]], Callable[[],
 
 
 def own_adam(parameters: list[nn.Parameter]) -> Callable[[], Any]:
-    return Adam(parameters, 1e-2, torch.device("cpu")).step
+    return functools.partial(Adam(parameters, torch.device("cpu")).step, 1e-2)
 
 
 def torch_adam(parameters: list[nn.Parameter]) -> Callable[[], Any]:

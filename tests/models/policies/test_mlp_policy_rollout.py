@@ -29,7 +29,7 @@ def started(name: str, num_envs: int = 64, limit: int = 15) -> VecEnv:
 
 def evaluated(env: VecEnv, policy: MLPPolicy, stored: dict[str, Tensor], name: str) -> Tensor:
     """Return the policy's own view of a rollout, (num_steps, num_envs)."""
-    actions, mask = stored["action"], stored.get("action_mask")
+    actions, mask = stored["policy_action"], stored.get("action_mask")
     with torch.no_grad():
         steps = [
             policy.evaluate(obs, action, None, None, None if mask is None else mask[step])
@@ -108,10 +108,10 @@ def test_choices_are_legal_and_as_frequent_as_their_probabilities(name: str) -> 
 def test_normal_actions_have_the_policys_mean_and_deviation() -> None:
     env = started(Drift.id, 1024)
     policy = policy_for(env)
-    stored = env.rollout(20, policy, ["obs", "action"])
+    stored = env.rollout(20, policy, ["obs", "policy_action"])
     with torch.no_grad():
         means = policy(stored["obs"].flatten(0, 1), None, None)[0]
-    noise = (stored["action"].flatten(0, 1) - means) / policy.distribution.log_std.detach().exp()
+    noise = (stored["policy_action"].flatten(0, 1) - means) / policy.distribution.log_std.detach().exp()
     # Deviations of the estimates: 1/sqrt(n), and 1/sqrt(2n).
     assert (noise.mean(0).abs() < 3.5 / np.sqrt(len(noise))).all()
     assert ((noise.std(0) - 1).abs() < 3.5 / np.sqrt(2 * len(noise))).all()
@@ -147,10 +147,10 @@ def advantages_of(stored: dict[str, Tensor], gamma: float, gae_lambda: float) ->
 def test_advantages_are_those_of_ppo(name: str, variant: str) -> None:
     env, other = started(name), started(name)
     policy = policy_for(env, **VARIANTS[variant])
-    names = ["action", "value", "final_value", "reward", "terminated", "truncated"]
+    names = ["policy_action", "value", "final_value", "reward", "terminated", "truncated"]
     for _ in range(2):
         stored = env.rollout(35, policy, names)
-        rollout = replayed(other, policy, stored["action"])
+        rollout = replayed(other, policy, stored["policy_action"])
         for key, tensor in (("terminated", rollout.terminated), ("truncated", rollout.truncated)):
             assert torch.equal(stored[key], tensor)
         following = next_values(rollout, policy, env.max_episode_steps)

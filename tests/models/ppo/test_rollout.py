@@ -121,7 +121,7 @@ def test_a_recurrent_rollout_can_be_run_again_as_one_sequence() -> None:
     assert rollout.starts[:16].any()
     assert rollout.states[0].abs().sum() > 0
     with torch.no_grad():
-        again = policy.evaluate(rollout.obs[:-1], rollout.action, rollout.states[0], rollout.starts[:-1], None)
+        again = policy.evaluate(rollout.obs[:-1], rollout.policy_action, rollout.states[0], rollout.starts[:-1], None)
     torch.testing.assert_close(again.log_prob, rollout.log_prob)
     torch.testing.assert_close(again.value, rollout.value)
 
@@ -151,6 +151,7 @@ def test_the_environment_writes_into_the_rollout() -> None:
         decision = policy.act(again.obs[-1], None, None, None, generator)
         obs, reward, terminated, truncated, info = other.step(decision.actions)
         for stored, expected in (
+            (rollout.policy_action[t], decision.actions),
             (rollout.action[t], decision.actions),
             (rollout.obs[t + 1], obs),
             (rollout.final_obs[t], info["final_obs"]),
@@ -186,7 +187,7 @@ def test_minibatches_are_a_shuffled_partition_of_the_steps(gru_size: int) -> Non
         assert part.log_prob.numel() >= 15
         rows = part.log_prob.long().flatten()
         torch.testing.assert_close(part.obs.flatten(0, -2), rollout.obs[:-1].reshape(70, 4)[rows])
-        assert torch.equal(part.action.flatten(), rollout.action.flatten()[rows])
+        assert torch.equal(part.policy_action.flatten(), rollout.policy_action.flatten()[rows])
     everything = torch.cat([part.log_prob.flatten() for part in parts])
     assert torch.equal(everything.sort().values, torch.arange(70.0))
     assert not torch.equal(everything, torch.arange(70.0))
@@ -209,5 +210,5 @@ def test_images_keep_their_shape() -> None:
     assert rollout.obs.shape == (5, 6, 1, 5, 5)
     batch = make_batch(rollout, rollout.reward)
     assert batch.obs.shape == (24, 1, 5, 5)
-    assert batch.action.shape == (24, 2)
+    assert batch.policy_action.shape == (24, 2)
     assert torch.equal(batch.obs.sum((1, 2, 3)), torch.ones(24))

@@ -77,7 +77,7 @@ def test_an_update_is_plain_gradient_descent_in_float64(changes: dict[str, objec
 
     optimizer = torch.optim.Adam(naive.parameters(), lr=config.lr, eps=1e-5)
     returns, axis = advantages + rollout.value, 1 if config.gru_size else 0
-    columns = [rollout.obs[:-1], rollout.action, rollout.log_prob, rollout.value, advantages, returns]
+    columns = [rollout.obs[:-1], rollout.policy_action, rollout.log_prob, rollout.value, advantages, returns]
     columns = columns if axis else [column.flatten(0, 1) for column in columns]
     for _ in range(config.n_epochs):
         order = torch.randperm(columns[0].shape[axis], generator=generator)
@@ -177,7 +177,7 @@ def test_the_first_ratio_of_an_iteration_is_one() -> None:
     original = learner._loop.update.objective
 
     def recorded(batch):
-        new = learner.policy.evaluate(batch.obs, batch.action, None, None, batch.action_mask)
+        new = learner.policy.evaluate(batch.obs, batch.policy_action, None, None, batch.action_mask)
         ratios.append((new.log_prob - batch.log_prob).exp())
         return original(batch)
 
