@@ -12,11 +12,14 @@ import torch
 from contract_envs import assert_same_tensors
 from gpu_checks import needs, no_synchronisation
 from learning_envs import Forbidden, Locate, Recall
+from resumed import LINES
 from torch import Tensor, nn
 
 import operant_gpu
 from operant_gpu import BackendError, TrainingError
 from operant_gpu.models import PPO, RND, IntrinsicReward, PPOConfig
+from operant_gpu.models.ppo import loop
+from operant_gpu.models.ppo.graphs import Stage
 from operant_gpu.models.ppo.rollout import Rollout
 from operant_gpu.vector import VecEnv
 
@@ -77,6 +80,32 @@ def test_graphs_learn_what_the_eager_loop_learns(environment: str, variant: str)
         for name in ("episodes", "episodic_return", "policy_loss", "entropy", "grad_norm", "lr"):
             expected = pytest.approx(other[name], rel=1e-3, abs=1e-4, nan_ok=True)
             assert one[name] == expected, f"{name} in iteration {one['iterations']}"
+
+
+@graph_engine
+@pytest.mark.parametrize("engine", ["fused", "graph"])
+def test_what_callbacks_write_is_read_by_graphs_that_are_there(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines, and numbers written half way: as without graphs, and nothing is captured twice."""
+
+    def trained() -> tuple[PPO, list[list[object]]]:
+        learner, graphs = PPO(ENVIRONMENTS["CartPole"](), small(engine=engine, **LINES)), list[list[object]]()
+
+        def write(metrics: dict[str, float]) -> None:
+            graphs.append([stage._graph for stage in learner._loop.stages])
+            if metrics["iterations"] == 4:
+                for name, (first, last) in LINES.items():
+                    setattr(learner.hyperparameters, name, (last, first) if name == "gamma" else first)
+                learner.hyperparameters.target_kl = learner.hyperparameters.vf_clip_eps = None
+
+        return learner.learn(512 * 8, write), graphs
+
+    captured, graphs = trained()
+    assert captured.engine == engine
+    assert all(graph is not None for graph in graphs[2])
+    assert all(one is other for later in graphs[3:] for one, other in zip(graphs[2], later, strict=True))
+    monkeypatch.setattr(loop, "Stage", lambda function, generator, capture: Stage(function, generator, capture=False))
+    launched, _ = trained()
+    assert_same_run(captured, launched)
 
 
 @needs("waiting")
