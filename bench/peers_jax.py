@@ -12,7 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 # JAX would take three quarters of a GPU's memory for itself.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax, nn, random, tree, vmap
 
+from operant_gpu.hyperparameters import Hyperparameters
 from operant_gpu.models import PPOConfig
 
 Array = Any
@@ -64,14 +65,14 @@ def cartpole() -> Task:
 
 
 def pendulum() -> Task:
-    """Return Gymnasium's Pendulum-v1."""
+    """Return Gymnasium's Pendulum-v1, with actions in the policy's units."""
 
     def reset(key: Array) -> Array:
         return random.uniform(key, (2,), minval=-1.0, maxval=1.0) * jnp.array([math.pi, 1.0])
 
     def step(state: Array, action: Array) -> tuple[Array, Array, Array]:
         angle, speed = state
-        torque = jnp.clip(action[0], -2.0, 2.0)
+        torque = 2.0 * jnp.clip(action[0], -1.0, 1.0)
         upright = (angle + math.pi) % (2 * math.pi) - math.pi
         cost = upright**2 + 0.1 * speed**2 + 0.001 * torque**2
         speed = jnp.clip(speed + (15.0 * jnp.sin(angle) + 3.0 * torque) * 0.05, -8.0, 8.0)
@@ -132,12 +133,15 @@ class JaxPPO:
 
     def __init__(self, env: str, config: PPOConfig) -> None:
         unwritten = [name for name in UNWRITTEN if getattr(config, name) != getattr(PPOConfig(), name)]
+        unwritten += [
+            name for name in Hyperparameters._fields if name != "lr" and isinstance(getattr(config, name), str | tuple)
+        ]
         config = config.fitted(config.num_envs)
         self._samples = config.n_steps * config.num_envs
         self._batch_size = config.batch_size or self._samples
         if unwritten or self._samples % self._batch_size:
             raise ValueError(f"not written in JAX: {unwritten or 'minibatches of different sizes'}")
-        self._task, self.config = TASKS[env](), config
+        self._task, self.config = TASKS[env](), cast(Any, config)
         self.begin: Callable[[int], Progress] = jax.jit(self._begin)
         started = time.perf_counter()
         self._compiled = jax.jit(self._iterate, donate_argnums=0).lower(self.begin(0)).compile()

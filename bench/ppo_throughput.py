@@ -87,10 +87,11 @@ def learner_of(settings: Settings, num_envs: int, **changes: Any) -> PPO:
 def config_of(settings: Settings, num_envs: int, **changes: Any) -> PPOConfig:
     """Return the preset for another number of environments."""
     batch_size = settings.batch_size or max(LEAST_BATCH, N_STEPS * num_envs // MINIBATCHES)
-    size = {"num_envs": num_envs, "n_steps": N_STEPS, "n_epochs": 4, "batch_size": batch_size}
-    # Beyond its first steps a training has no end here.
-    size |= {"lr": PPOConfig.for_env(settings.env).lr[0], "log_interval": 10**9}
-    return PPOConfig.for_env(settings.env, **{**size, **changes})
+    size = {"num_envs": num_envs, "n_steps": N_STEPS, "n_epochs": 4, "batch_size": batch_size, "log_interval": 10**9}
+    lr = PPOConfig.for_env(settings.env).lr
+    # Iterations go on beyond the training that warms up.
+    constant = {"lr": lr[0] if isinstance(lr, tuple) else lr}
+    return PPOConfig.for_env(settings.env, **{**size, **constant, **changes})
 
 
 def measure_size(settings: Settings, num_envs: int) -> list[dict[str, Any]]:
