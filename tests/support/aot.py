@@ -188,7 +188,9 @@ def outputs_of(batch: Batch) -> Outputs:
 def launch_of(kernel: Any, batch: Batch, variant: str, values: tuple[Any, ...], shape: Any, **constants: Any) -> Launch:
     """Return a kernel of the environment's, with as many threads as on a GPU."""
     block, warps = shape
-    constants = {"ENV": environment_constants(batch), **constants, "BLOCK": block}
+    # Where a network acts, what it draws is scaled.
+    scales = constants.get("NET") is not None or kernel is draw_kernel
+    constants = {"ENV": environment_constants(batch, scales), **constants, "BLOCK": block}
     arguments = dict(zip(kernel.arg_names, values, strict=False))
     return Launch(kernel, batch.environment.id, variant, arguments, constants, warps)
 
@@ -245,7 +247,7 @@ def network_of(batch: Batch, *hidden_sizes: int, precision: str = "tf32", is_sim
     kind = ("relu", True) if is_simple else ("tanh", False)
     layout = MLPLayout(inputs, hidden_sizes, outputs, *kind, not actions.is_discrete)
     scaling = (torch.zeros(inputs), torch.ones(inputs), 10.0) if is_simple else ()
-    network = MLP(torch.zeros(layout.size), layout, *scaling, precision=precision)
+    network = MLP(torch.zeros(layout.size), layout, *scaling, precision=precision, scales_actions=True)
     variant = f"{'x'.join(map(str, hidden_sizes))} {kind[0]} {precision}"
     return rollout_of(batch, network, is_stored=True, variant=variant)
 

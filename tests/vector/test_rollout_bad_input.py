@@ -188,6 +188,7 @@ BAD_OUTPUTS: dict[str, tuple[Any, str]] = {
     "an unknown tensor": ({"observation": torch.zeros(STEPS, N)}, "unknown output 'observation'"),
     "a mask where there is none": (["action_mask"], "unknown output 'action_mask'"),
     "log_prob": (["log_prob"], "log_prob comes from a network"),
+    "policy_action": (["policy_action"], "policy_action comes from a network"),
     "value": ({"value": torch.zeros(STEPS, N)}, "value comes from a network"),
     "final_value": ("final_value", "final_value comes from a network"),
     "no tensor": ({"reward": None}, "reward must be a torch.Tensor, got NoneType"),

@@ -197,12 +197,6 @@ def test_whoever_acts_gives_the_environments_units(name: str, tmp_path: Path) ->
         PPO.load(tmp_path / "learner.pt", config=replace(learner.config, scale_actions=False), device="cpu")
 
 
-def test_what_was_drawn_comes_from_a_network_alone(backend: str) -> None:
-    env = started("far", backend)
-    with pytest.raises(operant_gpu.InvalidConfig, match=r"^out: policy_action comes from a network"):
-        env.rollout(2, "random", ["policy_action"])
-
-
 @pytest.mark.parametrize("engine", ["eager", "fused"])
 def test_rewards_of_ones_own_see_both_units(engine: str) -> None:
     seen = {}

@@ -19,7 +19,7 @@ from operant_gpu.spaces import has_channels_last, is_of_pixels
 class Decision(NamedTuple):
     """What a policy does with a batch of observations."""
 
-    actions: Tensor  # (batch, ...) as the distribution draws them
+    actions: Tensor  # (batch, ...) as the distribution draws them, in the policy's units
     log_probs: Tensor  # (batch,)
     values: Tensor  # (batch,)
     state: Tensor | None  # (batch, state_size) of a recurrent network, after these observations
@@ -107,8 +107,8 @@ class Policy(nn.Module):
     ) -> Judgement:
         """Return log-probabilities and entropies of given actions, and values.
 
-        Observations are (batch, *shape), or (time, batch, *shape) for a recurrent network with the state (batch,
-        state_size) before them.
+        Actions are as `act` draws them, in the policy's units: "policy_action" of a rollout. Observations are (batch,
+        *shape), or (time, batch, *shape) for a recurrent network with the state (batch, state_size) before them.
         """
         outputs, values, _ = self(obs, state, starts)
         log_prob = self.distribution.log_prob(outputs, actions, mask)

@@ -329,7 +329,10 @@ class PPO:
         return checkpoint.read(path, cls, env, config, network=network, intrinsic=intrinsic, device=device)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a copy of everything that decides the future: policy, optimizer, statistics, draws, environments."""
+        """Return a copy of everything that decides the future: policy, optimizer, statistics, draws, environments.
+
+        But for the settings, which a learner that goes on from it must have: those of `config`, with what was written.
+        """
         device, own = self.env.device, dict(self._own_generators)
         if not own:
             own["cpu"] = torch.get_rng_state()

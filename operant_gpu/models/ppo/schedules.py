@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from operant_gpu.errors import InvalidConfig, meant
 from operant_gpu.hyperparameters import Hyperparameters
@@ -31,24 +32,35 @@ class Schedules:
         steps: Environment steps of an iteration.
         device: Where the policy is.
 
-    Attributes:
-        config: The settings, with what was written.
-        values: The numbers of the last iteration, float32 in the order of `Hyperparameters`.
-        now: Views of them, of shape ().
     """
 
-    __slots__ = ("_done", "_exact", "_first", "_span", "_steps", "_total", "_usual", "config", "now", "values")
+    __slots__ = ("_config", "_done", "_exact", "_first", "_now", "_span", "_steps", "_total", "_usual", "_values")
 
     def __init__(self, config: PPOConfig, usual: Mapping[str, Any], steps: int, device: torch.device) -> None:
-        self.config, self._usual, self._steps = config, usual, steps
+        self._config, self._usual, self._steps = config, usual, steps
         self._first, self._span, self._exact = torch.zeros(3, len(NAMES), dtype=torch.float64, device=device)
         self._done, self._total = torch.zeros(2, dtype=torch.float64, device=device)
         self._total.fill_(math.inf)
-        self.values = torch.zeros(len(NAMES), dtype=torch.float32, device=device)
-        self.now = Hyperparameters(*self.values.unbind())
+        self._values = torch.zeros(len(NAMES), dtype=torch.float32, device=device)
+        self._now = Hyperparameters(*self._values.unbind())
         for name in NAMES:
             self._write(name)
         self._evaluate()
+
+    @property
+    def config(self) -> PPOConfig:
+        """The settings, with what was written."""
+        return self._config
+
+    @property
+    def values(self) -> Tensor:
+        """The numbers of the last iteration, float32 in the order of `Hyperparameters`, always in the same memory."""
+        return self._values
+
+    @property
+    def now(self) -> Hyperparameters:
+        """Views of the same, of shape ()."""
+        return self._now
 
     def begin(self, total: int, done: int = 0) -> None:
         """Begin a training of `total` environment steps, or go on with one after `done` of them."""
@@ -66,11 +78,11 @@ class Schedules:
 
     def _evaluate(self) -> None:
         torch.add(self._first, self._span * (self._done / self._total), out=self._exact)
-        self.values.copy_(self._exact)
+        self._values.copy_(self._exact)
 
     def _write(self, name: str) -> None:
         """Take what the config says of a hyperparameter."""
-        value = getattr(self.config, name)
+        value = getattr(self._config, name)
         first, last = value if isinstance(value, tuple) else (value, value)
         at = NAMES.index(name)
         # Not infinite less infinite.
@@ -85,19 +97,18 @@ class Schedules:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in type(self).__slots__:
-            object.__setattr__(self, name, value)
+            super().__setattr__(name, value)
             return
         if name not in NAMES:
             raise InvalidConfig(name, _unknown(name))
         if name == "rnd_coef":
             value = self._weight_of_curiosity(value)
-        config = replace(self.config, **{name: value})
-        object.__setattr__(self, "config", config.begun(self._usual))
+        self._config = replace(self._config, **{name: value}).begun(self._usual)
         self._write(name)
 
     def _weight_of_curiosity(self, value: Any) -> Any:
         """Return the value, in a form that says whether there is a network that is curious."""
-        if not self.config.rnd_coef:
+        if not self._config.rnd_coef:
             message = "this learner has no curiosity to weigh: make one with PPOConfig(rnd_coef=...)"
             raise InvalidConfig("rnd_coef", message)
         return value or (0.0, 0.0)
@@ -106,7 +117,7 @@ class Schedules:
         return [*super().__dir__(), *NAMES]
 
     def __repr__(self) -> str:
-        return f"Hyperparameters({', '.join(f'{name}={getattr(self.config, name)}' for name in NAMES)})"
+        return f"Hyperparameters({', '.join(f'{name}={getattr(self._config, name)}' for name in NAMES)})"
 
 
 def _unknown(name: str) -> str:
