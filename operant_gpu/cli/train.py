@@ -27,6 +27,7 @@ from operant_gpu.cli.common import (
 from operant_gpu.errors import CheckpointError, InvalidConfig, OperantError, TrainingError, called_here
 from operant_gpu.files import as_path
 from operant_gpu.models import PPO, PPOConfig, record
+from operant_gpu.models.config import GONE, unknown_setting
 from operant_gpu.models.ppo import checkpoint
 from operant_gpu.models.ppo.checkpoint import FOLDER, has_newer
 from operant_gpu.models.presets import PRESETS
@@ -218,6 +219,8 @@ def _check_names(arguments: Sequence[str]) -> None:
     known = [one.name for kind in (Train, PPOConfig) for one in fields(kind)]
     for option in (word.partition("=")[0] for word in arguments if word.startswith("--")):
         name = option.removeprefix("--").replace("-", "_")
+        if name.removeprefix("no_") in GONE:
+            raise InvalidConfig(option, unknown_setting(name.removeprefix("no_")))
         if name not in known and (here := called_here(name, known)):
             meant = f"--{here.replace('_', '-')}" if here in known else here
             raise InvalidConfig(option, f"train has no such option; did you mean {meant}?")

@@ -33,7 +33,7 @@ _MOST_STEPS, _MOST_GRADIENT_STEPS = 2**31 - 1, 2**20 - 1
 _NONE = "none"
 _LINEAR = "linear"
 # Settings that are no more, and what to write instead.
-_GONE = {"anneal_lr": "lr=0.004 is constant, lr=(0.004, 0.0) falls to 0 over the training"}
+GONE = {"anneal_lr": "lr=0.004 is constant, lr=(0.004, 0.0) falls to 0 over the training (--lr 0.004 0)"}
 # Where nobody has chosen another, and an iteration has so many.
 _BATCH_SIZE = 512
 _NOTHING: Mapping[str, Any] = {}
@@ -302,8 +302,8 @@ def refuse_unknown(init: Constructor, message: Callable[[str, Any], str]) -> Con
 
 def unknown_setting(name: str) -> str:
     """Return what to say of a name that no setting has."""
-    if name in _GONE:
-        return f"it is no setting any more: {_GONE[name]}"
+    if name in GONE:
+        return f"it is no setting any more: {GONE[name]}"
     known = [setting.name for setting in fields(PPOConfig)]
     return f"unknown setting of PPO; {meant(name, known)}settings: {', '.join(known)}"
 

@@ -106,6 +106,9 @@ def test_a_run_ends_with_a_video_of_an_episode() -> None:
             ["train", "CartPole-v1", "--learning-rate=1"],
             "--learning-rate: train has no such option; did you mean --lr?",
         ),
+        (["train", "CartPole-v1", "--no-anneal-lr"], "--no-anneal-lr: it is no setting any more: lr=0.004 is constant"),
+        (["train", "CartPole-v1", "--lr", "4e-3..0"], "lr: expected a number, 'linear' or (start, end), got '4e-3..0'"),
+        (["train", "CartPole-v1", "--ent-coef", "linear"], "ent_coef: 'linear' falls from the usual value to 0, and"),
         (["train", "CartPole-v1", "--verbose"], "did you mean learn(progress=True)?"),
         (["eval", "missing.pt", "--seed", "9" * 20], "there is no file"),
         (["bench", "--seconds", "inf"], "seconds: expected a number above 0, at most 3600, got inf"),
@@ -229,6 +232,20 @@ def test_resuming_goes_on_with_other_settings_where_they_fit(capsys: pytest.Capt
         assert message in capsys.readouterr().err
     assert train("Pendulum-v1", "--resume", "run") == 2
     assert "env: 'run' is a run of CartPole-v1, got Pendulum-v1: leave ENV out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [(["1e-3"], 1e-3), (["1e-3", "1e-4"], (1e-3, 1e-4)), (["linear"], (4e-3, 0.0)), (["LINEAR"], (4e-3, 0.0))],
+)
+def test_a_setting_may_be_a_line_on_the_command_line(words: list[str], expected: object) -> None:
+    changed = ("--lr", *words, "--target-kl", "0.2", "0.1", "--vf-clip-eps", "None")
+    assert train("CartPole-v1", "--run", "run", *changed, *QUICK) == 0
+    learner = PPO.load("run")
+    assert (learner.config.lr, learner.config.target_kl, learner.config.vf_clip_eps) == (expected, (0.2, 0.1), None)
+    # The run's settings file gives the same.
+    assert train("CartPole-v1", "--run", "again", "--config", "run/config.toml") == 0
+    assert PPO.load("again").config == learner.config
 
 
 def test_a_solved_run_asks_for_another_goal(capsys: pytest.CaptureFixture[str]) -> None:
