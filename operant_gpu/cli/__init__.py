@@ -28,7 +28,7 @@ from operant_gpu.cli.play import Play
 from operant_gpu.cli.policies import Eval, Export, Record
 from operant_gpu.cli.train import Settings, Train, recommended
 from operant_gpu.cli.watch import Monitor
-from operant_gpu.errors import InvalidConfig, OperantError
+from operant_gpu.errors import OperantError
 from operant_gpu.monitor.display import is_watched
 from operant_gpu.version import __version__
 
@@ -74,9 +74,6 @@ def _run(arguments: Sequence[str]) -> int:
         commands: dict[str, Callable[..., Any]] = {**_COMMANDS, "train": train}
         with OPTIONS:
             command: Command = tyro.extras.subcommand_cli_from_dict(commands, prog="operant-gpu", args=arguments)
-        if isinstance(command, Train) and command.env not in (None, *arguments[1:2]):
-            message = f"expected ENV before all options, got {command.env} after them"
-            raise InvalidConfig("env", f"{message}: write `operant-gpu train {command.env} [options]`")
         return command.run(_console())
     except OperantError as error:
         complain(error)

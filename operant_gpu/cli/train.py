@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import shlex
 import warnings
@@ -34,7 +35,7 @@ from operant_gpu.models.presets import PRESETS
 from operant_gpu.monitor.reader import read_description
 from operant_gpu.monitor.run import Run, free_folder
 from operant_gpu.monitor.writers import TensorBoard, WeightsAndBiases, Writer
-from operant_gpu.registry import make
+from operant_gpu.registry import list_envs, make
 
 # What a run keeps, whatever it goes on with.
 _FIXED = ("num_envs", "seed")
@@ -226,6 +227,19 @@ def _check_names(arguments: Sequence[str]) -> None:
             raise InvalidConfig(option, f"train has no such option; did you mean {meant}?")
 
 
+def _check_order(arguments: Sequence[str]) -> None:
+    """Refuse an environment that stands after options: it might be taken for the end of a setting's line."""
+    paths = ("--run", "--resume", "--config")
+    late = [word for before, word in itertools.pairwise(arguments[1:]) if before not in paths and _is_env(word)]
+    if late and arguments[1].startswith("-"):
+        message = f"expected ENV before all options, got {late[0]} after them"
+        raise InvalidConfig("env", f"{message}: write `operant-gpu train {late[0]} [options]`")
+
+
+def _is_env(word: str) -> bool:
+    return word in list_envs() or ".py:" in word
+
+
 def recommended(arguments: Sequence[str]) -> PPOConfig:
     """Return what options are to differ from: an environment's or a run's settings, and those of a settings file."""
     if not arguments or arguments[0] != "train":
@@ -234,6 +248,7 @@ def recommended(arguments: Sequence[str]) -> PPOConfig:
     reader.add_argument("--config")
     reader.add_argument("--resume")
     _check_names(arguments)
+    _check_order(arguments)
     known = reader.parse_known_args(arguments)[0]
     if known.resume is not None:
         settings = _settings_of(as_path("resume", known.resume))

@@ -11,13 +11,13 @@ import sys
 from typing import Any
 
 import torch
-from aot import SETTINGS
 from gymnasium import spaces
 from ptx_executor.operant import install
 
 from operant_gpu.backends.triton import update
 from operant_gpu.hyperparameters import Samples
 from operant_gpu.mlp import MLP, MLPLayout
+from operant_gpu.models import PPOConfig
 from operant_gpu.spaces import action_layout
 
 
@@ -27,7 +27,7 @@ def found(inputs: int, outputs: int, precision: str) -> tuple[int, int, int] | N
     mlp = MLP(torch.zeros(layout.size), layout, precision=precision)
     numbers = torch.zeros(16)
     example = Samples(numbers, numbers, None, numbers, numbers, numbers)
-    fit = update.find_fit(mlp, action_layout(spaces.Box(-1.0, 1.0, (outputs,))), SETTINGS, example)
+    fit = update.find_fit(mlp, action_layout(spaces.Box(-1.0, 1.0, (outputs,))), PPOConfig(), example)
     return None if fit is None else (*fit.shape, fit.shared)
 
 
