@@ -98,6 +98,7 @@ def environment_constants(batch: Batch, scales_actions: bool = False) -> Constan
     )
 
 
+@functools.cache
 def learner_constants() -> Constants:
     """Return what kernels know of a learner.
 

@@ -211,8 +211,13 @@ def settings(path: str | os.PathLike[str]) -> PPOConfig:
 def _settings(path: Path, saved: Mapping[str, Any]) -> PPOConfig:
     """Return the settings of a checkpoint as they were saved."""
     try:
-        return PPOConfig(**saved["config"])
-    except (TypeError, InvalidConfig) as error:
+        config = dict(saved["config"])
+        if saved["format"] == 3:
+            # Policies acted in the environment's units, and whether the learning rate fell was a setting of its own.
+            falls = config.pop("anneal_lr")
+            config |= {"scale_actions": False, "lr": (config["lr"], 0.0) if falls else config["lr"]}
+        return PPOConfig(**config)
+    except (TypeError, KeyError, ValueError) as error:
         raise _incoherent(path, error) from error
 
 
@@ -324,15 +329,4 @@ def _read(path: Path) -> dict[str, Any]:
     absent = sorted(_KEYS - content.keys())
     if absent:
         raise CheckpointError(f"{str(path)!r} is damaged: it lacks {', '.join(absent)}")
-    if content["format"] == 3:
-        content["config"] = _settings_of_format_3(content["config"])
     return content
-
-
-def _settings_of_format_3(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings as they are named now; they are looked at when they are used."""
-    # Policies acted in the environment's units.
-    config = {**config, "scale_actions": False}
-    if config.pop("anneal_lr", False):
-        config["lr"] = (config["lr"], 0.0)
-    return config
