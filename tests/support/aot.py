@@ -220,7 +220,8 @@ def rollout_of(batch: Batch, policy: torch.Tensor | MLP | None, is_stored: bool,
 
 def stored(batch: Batch, has_network: bool) -> Trajectory:
     absent = set() if batch.environment.has_action_mask else {"action_mask"}
-    absent |= {"final_obs"} if has_network else set(NETWORK_OUTPUTS)
+    # A learner wants what was drawn alone.
+    absent |= {"final_obs", "action"} if has_network else set(NETWORK_OUTPUTS)
     storage, names = storage_of(batch, stores_rows=True), [name for name in Trajectory._fields if name not in absent]
     return storage.trajectory(storage.tensors(names, 2, has_network))
 
