@@ -72,7 +72,7 @@ class MLP:
         scale: Likewise.
         clip: Magnitude to which scaled observations are clipped.
         precision: Of the products in kernels on a GPU: "tf32" or "ieee".
-        scales_actions: Whether means of 1 and -1 are the bounds of a Box, where it has any.
+        scales_actions: Whether means of -1 and 1 are the bounds of a component of a Box, where both are finite.
     """
 
     parameters: Tensor

@@ -70,10 +70,10 @@ class ActionLayout(NamedTuple):
                 environment's units.
         """
         bounds = [*zip(self.box_low, self.box_high, strict=True)]
-        # As kernels have them: of neighbours among the least numbers, half of the distance is 0.
-        radii = [float(np.float32(high / 2 - low / 2)) if scales else 0.0 for low, high in bounds]
+        # As kernels have them: between neighbours among the least numbers it is 0.
+        radii = [float(np.float32((high - low) / 2)) if scales else 0.0 for low, high in bounds]
         maps = [
-            (low / 2 + high / 2, radius) if 0.0 < radius < math.inf else (0.0, 1.0)
+            ((low + high) / 2, radius) if 0.0 < radius < math.inf else (0.0, 1.0)
             for (low, high), radius in zip(bounds, radii, strict=True)
         ]
         return Scaling(tuple(center for center, _ in maps), tuple(radius for _, radius in maps))

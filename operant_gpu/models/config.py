@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 import tomli_w
@@ -69,7 +69,7 @@ class PPOConfig:
     The defaults are those of an easy task with 128 environments; `for_env` has tuned ones for the library's own.
 
     A `Schedule` is a number, or changes evenly over a training: "linear" from its usual value (the preset's, or the
-    default) to 0, and (start, end) from one number to another. `PPO.hyperparameters` changes it while a policy learns.
+    default) to 0, and (start, end) from one number to another. Write to `PPO.hyperparameters` while a policy learns.
 
     Raises:
         InvalidConfig: Naming the field that makes no sense, and why.
@@ -125,7 +125,8 @@ class PPOConfig:
     log_std_init: float = _setting(0.0)
     """Logarithm of the first standard deviation of continuous actions, in the policy's units."""
     scale_actions: bool = _setting(True)
-    """Whether a policy acts in [-1, 1] where the Box of actions has finite bounds, and the environment gets these."""
+    """Whether the policy's -1 and 1 stand for the bounds of a Box of actions, where both are finite: the environment
+    gets the actions scaled."""
     use_amp: bool = _setting(False)
     """Whether networks compute in bfloat16 where autocast holds that to be safe."""
     compile: bool = _setting(False)
@@ -145,7 +146,7 @@ class PPOConfig:
     """How many of the newest checkpoints to keep."""
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
+        hints = _hints(cast(Any, type(self)))
         for setting in fields(self):
             name, rule, value = setting.name, setting.metadata["rule"], getattr(self, setting.name)
             if name in Hyperparameters._fields and isinstance(value, str | tuple | list):
@@ -220,7 +221,7 @@ class PPOConfig:
                 message = f"'linear' falls from the usual value to 0, and that is {start}: give (start, end)"
                 raise InvalidConfig(name, message)
             begun[name] = start, 0.0
-        return replace(self, **begun)
+        return replace(self, **begun) if begun else self
 
     @classmethod
     def for_env(cls, id: str, **overrides: Any) -> PPOConfig:
@@ -259,7 +260,7 @@ class PPOConfig:
             values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise InvalidConfig("config", f"cannot read settings from {os.fspath(path)!r}: {error}") from error
-        hints = get_type_hints(cls)
+        hints = _hints(cast(Any, cls))
         for name, value in values.items():
             if _is_none(value) and type(None) in get_args(hints.get(name)):
                 values[name] = None
@@ -279,6 +280,12 @@ class PPOConfig:
             write_whole(as_path("path", path), tomli_w.dumps(values))
         except OSError as error:
             raise InvalidConfig("path", f"cannot write settings to {os.fspath(path)!r}: {error}") from error
+
+
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
+    """Return the types of the fields; to read them takes longer than all checks."""
+    return get_type_hints(cls)
 
 
 def refuse_unknown(init: Constructor, message: Callable[[str, Any], str]) -> Constructor:
@@ -340,10 +347,12 @@ def _checked_schedule(name: str, value: Any, rule: _Rule) -> Any:
     """Return "linear", or a start and an end that keep to a rule; the end, which is never reached, may be 0."""
     if isinstance(value, str) and value.lower() == _LINEAR:
         return _LINEAR
+    if isinstance(value, str) or len(value) != 2:
+        raise InvalidConfig(name, f"expected a number, 'linear' or (start, end), got {value!r}")
     try:
         start, end = (_checked_type(name, one, float) for one in value)
-    except ValueError as error:
-        raise InvalidConfig(name, f"expected a number, 'linear' or (start, end), got {value!r}") from error
+    except InvalidConfig as error:
+        raise InvalidConfig(name, f"{error.args[1]} in {value!r}") from error
     if not rule.holds(start) or not (end == 0 or rule.holds(end)):
         raise InvalidConfig(name, f"expected a start and an end that are each {rule.expected}, got {value!r}")
     return start, end

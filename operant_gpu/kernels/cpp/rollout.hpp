@@ -99,7 +99,9 @@ private:
         float log_prob = 0.0f;
         for (int64_t c = 0; c < network.outputs; ++c) {
             const float drawn = draw_normal(rng, int(c), means[c], log_std[c], log_prob);
-            taken[c] = clamped(call.center[c] + call.radius[c] * drawn, call.low[c], call.high[c]);
+            // Rounded, as everywhere: one instruction for both would give another last bit.
+            const volatile float scaled = call.radius[c] * drawn;
+            taken[c] = clamped(call.center[c] + scaled, call.low[c], call.high[c]);
             keep(call.policy_action, step, env, c, drawn);
             keep(call.action, step, env, c, taken[c]);
         }

@@ -123,7 +123,7 @@ class DiagonalGaussian(Distribution):
     clipped to the space.
 
     Attributes:
-        scales_actions: Whether -1 and 1 are the bounds of components whose bounds are finite.
+        scales_actions: Whether -1 and 1 are the bounds of a component, where both are finite.
     """
 
     low: Tensor

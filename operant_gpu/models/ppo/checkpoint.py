@@ -24,7 +24,7 @@ from operant_gpu.errors import CheckpointError, InvalidConfig, OperantError, one
 from operant_gpu.files import as_path, remove_partials, try_to_write, write_whole
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.policies.normalization import Scaler
-from operant_gpu.models.ppo.setup import check_env
+from operant_gpu.models.ppo.setup import check_env, have_same_units
 from operant_gpu.registry import list_envs, make
 
 if TYPE_CHECKING:
@@ -244,10 +244,14 @@ def _check_same(path: Path, saved: Mapping[str, Any], before: PPOConfig, learner
         raise InvalidConfig("network", f"{str(path)!r} holds a {saved['network']}, got {given}: {advice}")
     for name in (*_OF_LEARNERS, *(() if has_own_network else _OF_NETWORKS)):
         was, now = (getattr(config, name) for config in (before, learner.config))
-        # The weight of curiosity may change, but not whether there is any.
-        same = bool(was) is bool(now) if name == "rnd_coef" else was == now
+        advice, same = "leave it as it was", was == now
+        if name == "rnd_coef":
+            # The weight of curiosity may change, but not whether there is any.
+            advice, same = "(0.0, 0.0) gives curiosity no weight, and 0.0 means none", bool(was) is bool(now)
+        elif name == "scale_actions":
+            advice, same = f"set scale_actions={was}", have_same_units(learner.env, was, now)
         if not same:
-            raise InvalidConfig(name, f"{str(path)!r} was trained with {was}, got {now}: leave it as it was")
+            raise InvalidConfig(name, f"{str(path)!r} was trained with {was}, got {now}: {advice}")
     if isinstance(learner.policy.normalizer, Scaler) and "normalizer.scale" not in saved["policy"]:
         message = f"{str(path)!r} was trained on observations from 0 to 255, which policies see from 0 to 1: train anew"
         raise CheckpointError(message)

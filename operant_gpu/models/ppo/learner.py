@@ -30,8 +30,8 @@ from operant_gpu.models.ppo.fused import FusedUpdate
 from operant_gpu.models.ppo.loop import Loop
 from operant_gpu.models.ppo.optimizer import Adam
 from operant_gpu.models.ppo.rnd import IntrinsicReward
-from operant_gpu.models.ppo.schedules import Schedules
-from operant_gpu.models.ppo.setup import checked_config, curiosity, obstacle_to_fusing, usual_settings
+from operant_gpu.models.ppo.schedules import NAMES, Schedules
+from operant_gpu.models.ppo.setup import check_units, checked_config, curiosity, obstacle_to_fusing, usual_settings
 from operant_gpu.models.ppo.telemetry import Metrics, Telemetry
 from operant_gpu.models.ppo.update import Update
 from operant_gpu.vector import VecEnv
@@ -128,7 +128,6 @@ class PPO:
             policy=self.policy,
             optimizer=self.optimizer,
             schedules=self.hyperparameters,
-            config=self.config,
             generator=self._generator,
             telemetry=self._telemetry,
             reward_normalizer=self.reward_normalizer,
@@ -151,6 +150,15 @@ class PPO:
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         """Go on as the twin of another."""
         self.load_state_dict(state)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse what would be ignored: hyperparameters have a place of their own."""
+        if name in NAMES or name == "config" or (name == "hyperparameters" and name in vars(self)):
+            one = name if name in NAMES else "ent_coef"
+            raise InvalidConfig(
+                name, f"a learner's settings stay; write one such as learner.hyperparameters.{one} = ..."
+            )
+        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.env}, engine={self.engine!r}, timesteps={self.timesteps})"
@@ -411,6 +419,7 @@ class PPO:
         # The caller may have given the policy other weights since, or the learner another policy.
         if not isinstance(self.policy, Policy):
             raise InvalidConfig("policy", f"expected a Policy, got {self.policy!r}")
+        check_units(self.policy, self.env, self.config)
         self.optimizer.follow(dict(self.policy.named_parameters()))
         if self._loop.update.policy is not self.policy or self._precision != getattr(self.policy, "precision", None):
             self._loop = Loop(self._make_update())

@@ -64,14 +64,11 @@ class Adam:
         self.__dict__.update(state)
         self._view_moments()
 
-    @property
-    def lr(self) -> None:
-        """Nothing: the learner gives the learning rate of each step."""
-        raise AttributeError("read learner.hyperparameters.lr")
-
-    @lr.setter
-    def lr(self, value: Any) -> None:
+    def _refuse_lr(self, value: Any) -> None:
+        """Refuse a learning rate that would be ignored: each step is given its own."""
         raise InvalidConfig("lr", f"write learner.hyperparameters.lr = {value!r}")
+
+    lr = property(None, _refuse_lr)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""

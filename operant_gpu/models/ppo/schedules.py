@@ -20,9 +20,10 @@ NAMES = Hyperparameters._fields
 class Schedules:
     """Hyperparameters by their names in `PPOConfig`, to be read and written at any time.
 
-    Reading one gives the number of the next iteration, and waits for the device. What is written holds from the next
-    iteration on: a number; None, where the setting may be None; or, as in `PPOConfig`, "linear" or (start, end), from
-    the first step of the training to its last. Nothing is compiled or captured anew, and checkpoints keep it.
+    Reading one gives the number of the next iteration, or when the training is over of the last one, and waits for the
+    device. What is written holds from the next iteration on: a number; None, where the setting may be None; or, as in
+    `PPOConfig`, "linear" or (start, end), from the first step of the training to its last. Nothing is compiled or
+    captured anew, and checkpoints keep it.
 
     The numbers are in the device's memory, and so is how far the training is: iterations that are captured move along.
 
@@ -92,7 +93,8 @@ class Schedules:
         if name not in NAMES:
             raise AttributeError(f"{name}: {_unknown(name)}")
         at = NAMES.index(name)
-        number = float(self._first[at] + self._span[at] * (self._done / self._total))
+        first, span, done, total = torch.stack([self._first[at], self._span[at], self._done, self._total]).tolist()
+        number: float = first + span * ((done if done < total else done - self._steps) / total)
         return None if math.isinf(number) else number
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -101,23 +103,21 @@ class Schedules:
             return
         if name not in NAMES:
             raise InvalidConfig(name, _unknown(name))
+        config = replace(self._config, **{name: value}).begun(self._usual)
         if name == "rnd_coef":
-            value = self._weight_of_curiosity(value)
-        self._config = replace(self._config, **{name: value}).begun(self._usual)
+            if not self._config.rnd_coef:
+                message = "this learner has no curiosity to weigh: make one with PPOConfig(rnd_coef=...)"
+                raise InvalidConfig("rnd_coef", message)
+            # A number of 0 would say that there is none.
+            config = replace(config, rnd_coef=config.rnd_coef or (0.0, 0.0))
+        self._config = config
         self._write(name)
-
-    def _weight_of_curiosity(self, value: Any) -> Any:
-        """Return the value, in a form that says whether there is a network that is curious."""
-        if not self._config.rnd_coef:
-            message = "this learner has no curiosity to weigh: make one with PPOConfig(rnd_coef=...)"
-            raise InvalidConfig("rnd_coef", message)
-        return value or (0.0, 0.0)
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *NAMES]
 
     def __repr__(self) -> str:
-        return f"Hyperparameters({', '.join(f'{name}={getattr(self._config, name)}' for name in NAMES)})"
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self._config, name)}' for name in NAMES)})"
 
 
 def _unknown(name: str) -> str:

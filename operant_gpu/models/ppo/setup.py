@@ -14,6 +14,7 @@ from operant_gpu.models.policies.policy import Policy
 from operant_gpu.models.ppo.fused import find_obstacle
 from operant_gpu.models.ppo.rnd import RND, IntrinsicReward
 from operant_gpu.models.presets import PRESETS
+from operant_gpu.spaces import action_layout
 from operant_gpu.vector import VecEnv
 
 
@@ -50,6 +51,20 @@ def checked_config(env: VecEnv, config: PPOConfig | None, intrinsic: IntrinsicRe
     if intrinsic is not None and not isinstance(intrinsic, IntrinsicReward):
         raise InvalidConfig("intrinsic", f"expected an IntrinsicReward, got {intrinsic!r}")
     return config
+
+
+def have_same_units(env: VecEnv, one: bool, other: bool) -> bool:
+    """Tell whether policies act in the same units with either value of `scale_actions`."""
+    layout = action_layout(env.single_action_space)
+    return layout.scaling(one) == layout.scaling(other)
+
+
+def check_units(policy: Policy, env: VecEnv, config: PPOConfig) -> None:
+    """Check that a policy that was given acts in the units of the settings, which checkpoints keep."""
+    scales = getattr(policy.distribution, "scales_actions", config.scale_actions)
+    if not have_same_units(env, scales, config.scale_actions):
+        message = f"it was made with scale_actions={scales}, the learner with {config.scale_actions}: make both alike"
+        raise InvalidConfig("policy", message)
 
 
 def usual_settings(env: VecEnv) -> Mapping[str, Any]:

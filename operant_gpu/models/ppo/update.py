@@ -41,7 +41,6 @@ class Update:
         policy: What is improved.
         optimizer: Of the policy's parameters.
         schedules: The hyperparameters of iterations.
-        config: Settings that do not change.
         generator: Source of the policy's draws and of the shuffles.
         telemetry: Takes what is measured.
         reward_normalizer: Scales the environment's rewards; None leaves them as they are.
@@ -58,17 +57,21 @@ class Update:
         policy: Policy,
         optimizer: Adam,
         schedules: Schedules,
-        config: PPOConfig,
         generator: Generator,
         telemetry: Telemetry,
         reward_normalizer: RewardNormalizer | None,
         intrinsic: IntrinsicReward | None,
     ) -> None:
-        self.env, self.policy, self.optimizer, self.config = env, policy, optimizer, config
+        self.env, self.policy, self.optimizer = env, policy, optimizer
         self.generator, self.telemetry, self.schedules = generator, telemetry, schedules
         self._reward_normalizer, self._intrinsic = reward_normalizer, intrinsic
-        self._objective = _compiled(self.objective) if config.compile else self.objective
+        self._objective = _compiled(self.objective) if self.config.compile else self.objective
         self._stopped = torch.zeros((), dtype=torch.bool, device=generator.device)
+
+    @property
+    def config(self) -> PPOConfig:
+        """The learner's settings, as they are now."""
+        return self.schedules.config
 
     def begin(self, iterations: int) -> None:
         """Go on after so many iterations, from where the environments are."""
@@ -157,7 +160,7 @@ class Update:
 
     def _is_over(self) -> bool:
         """Tell whether to spare the rest of an iteration that has stopped; a GPU is not waited for."""
-        can_stop = self.schedules.config.target_kl is not None
+        can_stop = self.config.target_kl is not None
         return can_stop and self._stopped.device.type == "cpu" and bool(self._stopped)
 
 

@@ -336,6 +336,13 @@ def test_what_the_release_before_has_written_plays_and_learns_on_as_there(name: 
     learner = PPO.load(path, device="cpu")
     assert (learner.config.lr, learner.timesteps, learner.target) == (before.lr, 512, 1024)
     assert not learner.config.scale_actions
+    # Settings of one's own know nothing of it; where actions are discrete, it means nothing.
+    own = replace(learner.config, scale_actions=True)
+    if name == "cartpole":
+        assert PPO.load(path, config=own, device="cpu").timesteps == 512
+    else:
+        with pytest.raises(InvalidConfig, match=r"^scale_actions: .* got True: set scale_actions=False"):
+            PPO.load(path, config=own, device="cpu")
     actions = learner.controller()(learner.env.observe())
     assert actions.flatten().tolist() == pytest.approx(before.actions, rel=1e-3, abs=1e-5)
     assert operant_gpu.models.evaluate(learner, 4).returns.tolist() == pytest.approx(before.returns, rel=1e-2)

@@ -94,7 +94,6 @@ def test_what_a_callback_writes_is_as_if_the_learner_had_been_made_with_it(engin
     assert not torch.equal(future(unwritten)["weights"], future(learner)["weights"])
 
 
-# By how much each of them, alone, is to be seen in the weights.
 @pytest.mark.parametrize("name", Hyperparameters._fields)
 @every_engine
 def test_each_is_read_at_each_iteration(engine: str, name: str) -> None:
@@ -169,8 +168,22 @@ def test_a_line_falls_over_each_training_and_goes_on_from_where_it_was() -> None
     assert twin.hyperparameters.ent_coef == learner.hyperparameters.ent_coef
     learner.resume(callback=note)
     learner.learn(2 * SAMPLES, note)
-    # Reading gives the number of the iteration that comes.
-    assert seen == pytest.approx([0.175, 0.15, 0.125, 0.1, 0.15, 0.1])
+    # Reading gives the number of the iteration that comes, and after the last one its own.
+    assert seen == pytest.approx([0.175, 0.15, 0.125, 0.125, 0.15, 0.15])
+
+
+def test_a_training_that_is_rounded_up_goes_beyond_no_end() -> None:
+    """Three iterations for two and a half: a callback may halve what it reads, also in its last call."""
+    learner, seen = make("CartPole-v1", "fused", lr=(1e-2, 0.0)), list[float]()
+
+    def halve(metrics: dict[str, float]) -> None:
+        seen.append(metrics["lr"])
+        if len(seen) == 3:
+            learner.hyperparameters.lr = learner.hyperparameters.lr / 2
+
+    learner.learn(5 * SAMPLES // 2, halve)
+    assert seen == pytest.approx([1e-2, 6e-3, 2e-3])
+    assert learner.hyperparameters.lr == pytest.approx(1e-3)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +198,8 @@ def test_a_line_falls_over_each_training_and_goes_on_from_where_it_was() -> None
         ("ent_coeff", 0.0, r"unknown hyperparameter; did you mean 'ent_coef'"),
         ("entropy_coef", 0.0, r"unknown hyperparameter; did you mean 'ent_coef'"),
         ("n_steps", 4, r"it cannot change while a policy learns: make another learner, with PPOConfig\(n_steps=...\)"),
+        ("config", PPOConfig(), "unknown hyperparameter"),
+        ("values", 0.0, "unknown hyperparameter"),
         ("rnd_coef", 0.5, r"this learner has no curiosity to weigh: make one with PPOConfig\(rnd_coef=...\)"),
     ],
 )
@@ -196,12 +211,36 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(name: str, value: ob
     assert (learner.config, numbers_of(learner)) == (before, values)
 
 
+@pytest.mark.parametrize("name", ["lr", "ent_coef", "config", "hyperparameters"])
+def test_a_setting_that_would_be_ignored_is_refused(name: str) -> None:
+    learner = make("CartPole-v1", "eager")
+    with pytest.raises(InvalidConfig, match=rf"^{name}: a learner's settings stay; write one such as learner.hyper"):
+        setattr(learner, name, 0.5)
+
+
 def test_what_is_not_there_cannot_be_read() -> None:
     learner = make("CartPole-v1", "eager")
     with pytest.raises(AttributeError, match=r"^ent_coeff: unknown hyperparameter; did you mean 'ent_coef'"):
         _ = learner.hyperparameters.ent_coeff
     assert set(Hyperparameters._fields) <= set(dir(learner.hyperparameters))
     assert "ent_coef=0.0" in repr(learner.hyperparameters)
+
+
+@pytest.mark.parametrize("value", [None, False, (), torch.zeros(2)])
+def test_a_weight_of_curiosity_is_a_number(value: object) -> None:
+    learner = make("CartPole-v1", "eager", rnd_coef=0.5)
+    with pytest.raises(InvalidConfig, match=r"^rnd_coef: expected a number"):
+        learner.hyperparameters.rnd_coef = value
+    assert learner.config.rnd_coef == 0.5
+
+
+def test_curiosity_without_weight_is_not_none(tmp_path: Path) -> None:
+    learner = make("CartPole-v1", "eager", rnd_coef=0.5).learn(SAMPLES)
+    learner.hyperparameters.rnd_coef = 0
+    learner.save(tmp_path / "x.pt")
+    assert PPO.load(tmp_path / "x.pt").hyperparameters.rnd_coef == 0.0
+    with pytest.raises(InvalidConfig, match=r"got 0.0: \(0.0, 0.0\) gives curiosity no weight, and 0.0 means none"):
+        PPO.load(tmp_path / "x.pt", config=replace(learner.config, rnd_coef=0.0))
 
 
 def test_no_limit_is_written_and_read_as_none() -> None:
