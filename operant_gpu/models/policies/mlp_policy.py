@@ -28,7 +28,7 @@ class MLPPolicy(Policy):
         observation_space: Box of one environment; its observations are flattened.
         action_space: Discrete, MultiDiscrete (k,) or Box (k,).
         config: Up to three tanh or relu layers of up to 128 units, with or without a shared trunk; the seed of the
-            weights, `log_std_init`, `scale_actions`, and whether observations are normalized. The defaults of PPO if None.
+            weights, `log_std_init`, `scale_actions`, and whether observations are normalized. PPO's defaults if None.
         precision: Of the products in rollouts on a GPU: "tf32" or "ieee". It can be set later too.
 
     Raises:

@@ -23,7 +23,7 @@ class Schedules:
     Reading one gives the number of the next iteration, or when the training is over of the last one, and waits for the
     device. What is written holds from the next iteration on: a number; None, where the setting may be None; or, as in
     `PPOConfig`, "linear" or (start, end), from the first step of the training to its last. Nothing is compiled or
-    captured anew, and checkpoints keep it.
+    captured anew, and checkpoints keep it. Write in the thread that trains, as callbacks do.
 
     The numbers are in the device's memory, and so is how far the training is: iterations that are captured move along.
 
