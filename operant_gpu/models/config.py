@@ -354,7 +354,9 @@ def _checked_schedule(name: str, value: Any, rule: _Rule) -> Any:
     except InvalidConfig as error:
         raise InvalidConfig(name, f"{error.args[1]} in {value!r}") from error
     if not rule.holds(start) or not (end == 0 or rule.holds(end)):
-        raise InvalidConfig(name, f"expected a start and an end that are each {rule.expected}, got {value!r}")
+        raise InvalidConfig(
+            name, f"expected a start and an end, which may be 0, that are {rule.expected}, got {value!r}"
+        )
     return start, end
 
 

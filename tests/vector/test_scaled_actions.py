@@ -218,12 +218,13 @@ def test_rewards_of_ones_own_see_both_units(engine: str) -> None:
 def test_a_policy_that_is_given_acts_in_the_learners_units(name: str) -> None:
     env = environment(name)(8, device="cpu")
     learner = PPO(env, PPOConfig(n_steps=4, hidden_sizes=(8,)))
+    learner.policy = policy_of(environment("narrow")(1, device="cpu"))
+    with pytest.raises(operant_gpu.InvalidConfig, match=r"^policy: it acts in other bounds or units"):
+        learner.learn(32)
     learner.policy = policy_of(env, scale_actions=False)
     if name == "unbounded":
         # There both are the same.
         assert learner.learn(32).timesteps == 32
         return
-    with pytest.raises(
-        operant_gpu.InvalidConfig, match=r"^policy: it was made with scale_actions=False, the learner with"
-    ):
+    with pytest.raises(operant_gpu.InvalidConfig, match=r"^policy: it acts in other bounds or units: make it with"):
         learner.learn(32)

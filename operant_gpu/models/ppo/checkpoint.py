@@ -247,7 +247,8 @@ def _check_same(path: Path, saved: Mapping[str, Any], before: PPOConfig, learner
         advice, same = "leave it as it was", was == now
         if name == "rnd_coef":
             # The weight of curiosity may change, but not whether there is any.
-            advice, same = "(0.0, 0.0) gives curiosity no weight, and 0.0 means none", bool(was) is bool(now)
+            same = bool(was) is bool(now)
+            advice = "(0.0, 0.0) gives curiosity no weight, and 0.0 means none" if was else advice
         elif name == "scale_actions":
             advice, same = f"set scale_actions={was}", have_same_units(learner.env, was, now)
         if not same:

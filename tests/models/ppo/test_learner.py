@@ -305,7 +305,6 @@ def test_a_folder_that_was_refused_is_not_written_to(tmp_path) -> None:
         {"normalize_observations": True},
         {"normalize_rewards": True},
         {"rnd_coef": 1.0},
-        {"scale_actions": False},
     ],
 )
 def test_settings_that_a_trained_policy_is_made_of_cannot_change(changes, tmp_path) -> None:

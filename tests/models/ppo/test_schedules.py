@@ -194,7 +194,11 @@ def test_a_training_that_is_rounded_up_goes_beyond_no_end() -> None:
         ("ent_coef", "fast", r"expected a number, 'linear' or \(start, end\), got 'fast'"),
         ("ent_coef", torch.ones(2), "expected a number, got tensor"),
         ("lr", 0.0, "expected a number above 0, got 0.0"),
-        ("gamma", (0.9, 1.1), r"expected a start and an end that are each a number in \[0, 1\], got \(0.9, 1.1\)"),
+        (
+            "gamma",
+            (0.9, 1.1),
+            r"expected a start and an end, which may be 0, that are a number in \[0, 1\], got \(0.9, 1.1\)",
+        ),
         ("ent_coeff", 0.0, r"unknown hyperparameter; did you mean 'ent_coef'"),
         ("entropy_coef", 0.0, r"unknown hyperparameter; did you mean 'ent_coef'"),
         ("n_steps", 4, r"it cannot change while a policy learns: make another learner, with PPOConfig\(n_steps=...\)"),
