@@ -18,8 +18,13 @@ _OBSERVATION_DTYPES = tuple(map(np.dtype, ("float32", "uint8", "int8", "int32"))
 
 
 class Scaling(NamedTuple):
-    """The environment gets `center + radius * drawn`, component by component, within its bounds."""
+    """What the environment gets of a Box action: `center + radius * drawn`, no less than `low` and no more than `high`.
 
+    Each has a number of float32 for each component; they are empty for integers.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
     center: tuple[float, ...]
     radius: tuple[float, ...]
 
@@ -63,20 +68,19 @@ class ActionLayout(NamedTuple):
         return bool(self.low)
 
     def scaling(self, scales: bool) -> Scaling:
-        """Return the map from what a policy draws to the environment's units, for each component of a Box.
+        """Return the map from what a policy draws to the environment's units.
 
         Args:
             scales: Whether [-1, 1] is the interval of the bounds, where both are finite; else drawn numbers are in the
                 environment's units.
         """
-        bounds = [*zip(self.box_low, self.box_high, strict=True)]
-        # As kernels have them: between neighbours among the least numbers it is 0.
-        radii = [float(np.float32((high - low) / 2)) if scales else 0.0 for low, high in bounds]
-        maps = [
-            ((low + high) / 2, radius) if 0.0 < radius < math.inf else (0.0, 1.0)
-            for (low, high), radius in zip(bounds, radii, strict=True)
-        ]
-        return Scaling(tuple(center for center, _ in maps), tuple(radius for _, radius in maps))
+        center, radius = [0.0] * len(self.box_low), [1.0] * len(self.box_low)
+        for i, (low, high) in enumerate(zip(self.box_low, self.box_high, strict=True)):
+            half = float(np.float32((high - low) / 2))
+            # Between neighbours among the least numbers it is 0.
+            if scales and 0.0 < half < math.inf:
+                center[i], radius[i] = float(np.float32((low + high) / 2)), half
+        return Scaling(self.box_low, self.box_high, tuple(center), tuple(radius))
 
 
 def action_layout(space: Space[Any]) -> ActionLayout:

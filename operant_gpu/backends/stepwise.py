@@ -43,6 +43,10 @@ class StepwiseRollout:
         device = batch.columns.seed.device
         self._separate_final_obs = batch.autoreset_mode is AutoresetMode.SAME_STEP
         self._nobody = torch.zeros(batch.num_envs, dtype=torch.bool, device=device)
+        # For networks that draw in the environment's units, and for those that draw in their own.
+        self._scalings = [
+            torch.tensor(batch.actions.scaling(scales), dtype=torch.float32, device=device) for scales in (False, True)
+        ]
         final_obs = ("final_obs",) if self._separate_final_obs else ()
         self._written = ("reward", "terminated", "truncated", *final_obs)
         # For what is not stored: the environment's own outputs stay those of its last single step.
@@ -109,8 +113,7 @@ class StepwiseRollout:
             log_stds = tuple(map(np.float32, network.views()[-1].tolist()))
             drawn, log_prob = _lowered("gaussian")(self._rng(), parts, log_stds)
             action = self._stacked(drawn)
-            numbers = (layout.box_low, layout.box_high, *layout.scaling(network.scales_actions))
-            low, high, center, radius = torch.tensor(numbers, dtype=torch.float32, device="cpu")
+            low, high, center, radius = self._scalings[network.scales_actions]
             return action, (center + radius * action).clamp(low, high), torch.from_numpy(log_prob)
         bounds = (layout.low, layout.high, layout.first_choices)
         drawn, log_prob = _lowered("categorical")(self._rng(), parts, _legal(outputs), *bounds)

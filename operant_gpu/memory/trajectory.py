@@ -15,8 +15,8 @@ from operant_gpu.memory.columns import Outputs
 from operant_gpu.spaces import ActionLayout, ObservationLayout
 
 _OBSERVATIONS = ("obs", "final_obs")
-# What may lie in memory with any strides; the rest is one number each, side by side.
 _ACTIONS = ("action", "policy_action")
+# What may lie in memory with any strides; the rest is one number each, side by side.
 _STRIDED = (*_OBSERVATIONS, *_ACTIONS, "action_mask")
 # What only a network can give.
 NETWORK_OUTPUTS = ("policy_action", "log_prob", "value", "final_value")

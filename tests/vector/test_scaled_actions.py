@@ -13,7 +13,7 @@ import torch
 from contract_envs import assert_same_tensors
 from gymnasium import spaces
 from network_rollouts import assert_network_rollout
-from rollouts import make_network, output_names
+from rollouts import Policy, make_network, output_names
 
 import operant_gpu
 from operant_gpu import Environment, VecEnv
@@ -106,9 +106,12 @@ def skip_in_triton(backend: str, name: str, *kept: str) -> None:
 @NAMES
 def test_the_scaling_is_worked_out_by_hand(name: str) -> None:
     layout = action_layout(environment(name).spaces(environment(name).make_params({}))[1])
-    for found, expected in zip(layout.scaling(True), SCALINGS[name], strict=True):
+    low, high = (tuple(np.array(bound, np.float32).tolist()) for bound in BOXES[name])
+    scaling = layout.scaling(True)
+    assert scaling[:2] == (low, high)
+    for found, expected in zip(scaling[2:], SCALINGS[name], strict=True):
         assert found == pytest.approx(expected, rel=1e-6)
-    assert layout.scaling(False) == ((0.0, 0.0), (1.0, 1.0))
+    assert layout.scaling(False) == (low, high, (0.0, 0.0), (1.0, 1.0))
 
 
 @pytest.mark.quick
@@ -152,12 +155,6 @@ def test_what_is_drawn_beyond_all_bounds_is_a_bound(name: str, backend: str) -> 
             with pytest.raises(operant_gpu.ActionError, match=r"^41 actions outside"):
                 env.check()
         env.check()
-
-
-class Policy(NamedTuple):
-    """What `rollout` takes for a network."""
-
-    mlp: Any
 
 
 @pytest.mark.parametrize("name", ["far", "uneven", "mixed"])

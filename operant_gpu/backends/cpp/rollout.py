@@ -22,13 +22,13 @@ from operant_gpu.memory.columns import Outputs
 from operant_gpu.memory.records import CALL, GIVEN, Record, given, present, stored
 from operant_gpu.memory.trajectory import NETWORK_OUTPUTS, Trajectory
 from operant_gpu.mlp import MLP
+from operant_gpu.spaces import Scaling
 
 # Parts of the environments for threads: their rewards are a cache line.
 _MULTIPLE = 16
 _STEPS_PER_THREAD = 512
 # What it writes of a trajectory itself, and reads to give values.
 _STORED = ("action", *NETWORK_OUTPUTS, "final_obs", "terminated", "truncated")
-_BOX = ("low", "high", "center", "radius")
 # The columns that a stream's counter is made of, and what ends it.
 _CLOCK = ("seed", "env_id", "episode", "elapsed", "ended")
 
@@ -60,11 +60,9 @@ class NetworkRollout:
         self._pieces = Pieces(FIRST_STEPS // batch.num_envs)
         dtype = torch.int64 if actions.is_discrete else torch.float32
         self._taken = torch.zeros(batch.num_envs, *actions.shape, dtype=dtype, device="cpu")
-        bounds = (actions.box_low, actions.box_high)
-        # In the environment's units, and in the policy's.
-        self._bounds = [
-            torch.tensor((*bounds, *actions.scaling(scales)), dtype=torch.float32, device="cpu")
-            for scales in (False, True)
+        # For networks that draw in the environment's units, and for those that draw in their own.
+        self._scalings = [
+            torch.tensor(actions.scaling(scales), dtype=torch.float32, device="cpu") for scales in (False, True)
         ]
         restarts = batch.autoreset_mode is not AutoresetMode.DISABLED
         self._fixed = {
@@ -109,7 +107,7 @@ class NetworkRollout:
             obs=_rows(outputs.obs[None]),
             action_mask=_rows(None if outputs.action_mask is None else outputs.action_mask[None]),
             **{name: _rows(getattr(trajectory, name)) for name in _STORED},
-            **{name: address(numbers) for name, numbers in zip(_BOX, self._bounds[policy.scales_actions], strict=True)},
+            **dict(zip(Scaling._fields, map(address, self._scalings[policy.scales_actions]), strict=True)),
             **self._fixed,
         )
         roll_out = self._kernel

@@ -184,10 +184,10 @@ def _description(environment: CudaEnvironment, observations: ObservationLayout, 
         low=_chosen(actions.low, "0"),
         high=_chosen(actions.high, "0"),
         first=_chosen(actions.first_choices, "0"),
-        box_low=_chosen(map(_float, actions.box_low), "0.0f"),
-        box_high=_chosen(map(_float, actions.box_high), "0.0f"),
-        box_center=_chosen(map(_float, actions.scaling(True).center), "0.0f"),
-        box_radius=_chosen(map(_float, actions.scaling(True).radius), "0.0f"),
+        **{
+            f"box_{name}": _chosen(map(_float, numbers), "0.0f")
+            for name, numbers in actions.scaling(True)._asdict().items()
+        },
     )
 
 

@@ -89,7 +89,8 @@ class TritonBackend:
         arguments = (*rollout_arguments(self._batch, policy, trajectory, outputs), num_steps)
         shape = rollout_shape(self._num_envs, isinstance(policy, MLP), self._width)
         scales_actions = isinstance(policy, MLP) and policy.scales_actions
-        self._launch(rollouts.rollout_kernel, arguments, policy_constants(policy), shape, scales_actions)
+        constants = {"ENV": self._constants[scales_actions], **policy_constants(policy)}
+        self._launch(rollouts.rollout_kernel, arguments, constants, shape)
 
     def _draw(self, network: MLP, network_outputs: Tensor, outputs: Outputs) -> tuple[Tensor, Tensor, Tensor]:
         """Return actions as drawn, as the environments take them, and their log-probabilities."""
@@ -100,21 +101,15 @@ class TritonBackend:
         log_std = network.views()[-1] if network.layout.is_gaussian else None
         results = (drawn, torch.empty_like(drawn), log_prob)
         arguments = draw_arguments(self._batch, network_outputs.detach(), log_std, outputs.action_mask, results)
-        constants = {"OUTPUTS": network.layout.outputs}
-        shape = launch_shape(self._num_envs)
-        self._launch(drawing.draw_kernel, arguments, constants, shape, network.scales_actions)
+        constants = {"ENV": self._constants[network.scales_actions], "OUTPUTS": network.layout.outputs}
+        self._launch(drawing.draw_kernel, arguments, constants, launch_shape(self._num_envs))
         return results
 
     def _launch(
-        self,
-        kernel: Any,
-        arguments: tuple[Any, ...],
-        constants: dict[str, Any],
-        shape: tuple[int, int],
-        scales_actions: bool = False,
+        self, kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any], shape: tuple[int, int]
     ) -> None:
         block, warps = shape
-        constants = {"ENV": self._constants[scales_actions], **constants, "BLOCK": block}
+        constants = {"ENV": self._constants[False], **constants, "BLOCK": block}
         grid, options = (triton.cdiv(self._num_envs, block),), {"num_warps": warps, **OPTIONS}
         launch(kernel, grid, arguments, constants, self._device, options, "use device='cpu'")
 

@@ -10,7 +10,7 @@ from gymnasium import Space
 from torch import Generator, Tensor, nn
 
 from operant_gpu.models.networks import FLOATS
-from operant_gpu.spaces import ActionLayout, action_layout
+from operant_gpu.spaces import ActionLayout, Scaling, action_layout
 
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -136,9 +136,12 @@ class DiagonalGaussian(Distribution):
         super().__init__()
         self.outputs, self.action_shape, self.scales_actions = layout.size, layout.shape, scales_actions
         self.log_std = nn.Parameter(torch.full(layout.shape, log_std_init, **FLOATS))
-        bounds = {"low": layout.box_low, "high": layout.box_high, **layout.scaling(scales_actions)._asdict()}
-        for name, numbers in bounds.items():
+        for name, numbers in layout.scaling(scales_actions)._asdict().items():
             self.register_buffer(name, torch.tensor(numbers, **FLOATS), persistent=False)
+
+    def scaling(self) -> Scaling:
+        """Return how the environment's units are made of the policy's; waits for the device."""
+        return Scaling(*(tuple(getattr(self, name).tolist()) for name in Scaling._fields))
 
     def sample(self, outputs: Tensor, mask: Tensor | None, generator: Generator) -> Tensor:
         """Draw actions, unclipped."""

@@ -32,7 +32,6 @@ class Schedules:
         usual: Values of settings that "linear" begins at, in place of the defaults.
         steps: Environment steps of an iteration.
         device: Where the policy is.
-
     """
 
     __slots__ = ("_config", "_done", "_exact", "_first", "_now", "_span", "_steps", "_total", "_usual", "_values")

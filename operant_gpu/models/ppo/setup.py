@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from gymnasium.vector import AutoresetMode
 
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.hyperparameters import Hyperparameters
 from operant_gpu.models.config import PPOConfig
-from operant_gpu.models.policies.distributions import DiagonalGaussian, distribution_for
+from operant_gpu.models.policies.distributions import DiagonalGaussian
 from operant_gpu.models.policies.policy import Policy
 from operant_gpu.models.ppo.fused import find_obstacle
 from operant_gpu.models.ppo.rnd import RND, IntrinsicReward
@@ -63,13 +62,10 @@ def have_same_units(env: VecEnv, one: bool, other: bool) -> bool:
 
 def check_units(policy: Policy, env: VecEnv, config: PPOConfig) -> None:
     """Check that a policy acts in the bounds of the environments, and in units that the settings tell again."""
-    own, made = distribution_for(env.single_action_space, 0.0, config.scale_actions), policy.distribution
-    if not isinstance(own, DiagonalGaussian) or not isinstance(made, DiagonalGaussian):
-        return
-    for name in ("low", "high", "center", "radius"):
-        if not torch.equal(getattr(own, name), getattr(made, name).cpu()):
-            expected = f"env.single_action_space and scale_actions={config.scale_actions}"
-            raise InvalidConfig("policy", f"it acts in other bounds or units: make it with {expected}")
+    own, made = action_layout(env.single_action_space).scaling(config.scale_actions), policy.distribution
+    if isinstance(made, DiagonalGaussian) and made.scaling() != own:
+        expected = f"env.single_action_space and scale_actions={config.scale_actions}"
+        raise InvalidConfig("policy", f"it acts in other bounds or units: make it with {expected}")
 
 
 def usual_settings(env: VecEnv) -> Mapping[str, Any]:

@@ -12,9 +12,10 @@ import pytest
 import torch
 from gymnasium import spaces
 from here import HAS_TRITON
+from learning_envs import Level, observe_level, reset_level
 
 from operant_gpu import Environment, VecEnv
-from operant_gpu.lang import jit, tl
+from operant_gpu.lang import jit
 from operant_gpu.models import PPO, PPOConfig
 
 INF = math.inf
@@ -34,10 +35,6 @@ FINITE = ("far", "narrow", "uneven")
 every_engine = pytest.mark.parametrize("engine", ["fused"] if HAS_TRITON else ["eager", "fused"])
 
 
-class Blank(NamedTuple):
-    blank: tl.float32
-
-
 class Target(NamedTuple):
     x: float = 0.0
     y: float = 0.0
@@ -46,19 +43,9 @@ class Target(NamedTuple):
 
 
 @jit
-def reset(rng, params):
-    return Blank(0.0)
-
-
-@jit
 def step(state, action, rng, params):
     x, y = (action[0] - params.x) / params.x_unit, (action[1] - params.y) / params.y_unit
     return state, -x * x - y * y, True
-
-
-@jit
-def observe(state, params):
-    return (state.blank,)
 
 
 def aim(name: str) -> VecEnv:
@@ -66,11 +53,11 @@ def aim(name: str) -> VecEnv:
     low, high, center, unit = BOXES[name]
     made = Environment(
         id=f"Aim{name.title().replace(' ', '')}-v0",
-        state=Blank,
+        state=Level,
         params=Target,
-        reset=reset,
+        reset=reset_level,
         step=step,
-        observe=observe,
+        observe=observe_level,
         observation_space=spaces.Box(-1.0, 1.0, (1,)),
         action_space=spaces.Box(np.array(low, np.float32), np.array(high, np.float32)),
         max_episode_steps=1,
