@@ -103,7 +103,12 @@ def _resolve_cuda(compiles: bool) -> None:
 def _begin_with_zeros() -> None:
     """Let memory that no kernel writes hold numbers that are finite, and the same each time."""
     for place, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
-        setattr(place, name, getattr(place, name.replace("empty", "zeros")))
+        setattr(place, name, _zeroed(getattr(place, name)))
+
+
+def _zeroed(empty: Callable[..., Any]) -> Callable[..., Any]:
+    # Not `torch.zeros`: some of PyTorch's own forms of that call `torch.empty`.
+    return lambda *args, **kwargs: empty(*args, **kwargs).zero_()
 
 
 def _compiled_launcher(source: Any, metadata: Any) -> Callable[..., None]:
