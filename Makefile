@@ -66,7 +66,7 @@ results: $(VENV)/benched  ## Train everything beside Stable-Baselines3 and write
 
 # For a machine with a GPU, with the python that has torch, triton and pytest there; results and log go to OUT.
 gpu gpu-smoke: OUT ?= build/gpu
-gpu:  ## Check and measure on a GPU, in about six minutes (STAGES=c,d for some of it)
+gpu:  ## Check and measure on a GPU, in about seven minutes (STAGES=c,d for some of it)
 	$(PYTHON) bench/gpu.py --out $(OUT) $(if $(STAGES),--stages $(STAGES))
 
 gpu-smoke:  ## See in two minutes whether a GPU computes what the CPU does

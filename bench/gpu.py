@@ -1,4 +1,4 @@
-"""Show in six minutes what a GPU makes of this library: is it right, and how fast is it?
+"""Show in seven minutes what a GPU makes of this library: is it right, and how fast is it?
 
     python bench/gpu.py [--stages c,d] [--out build/gpu] [--cache build/gpu-cache]
     python bench/gpu.py --precompile build/gpu-cache    without a GPU: compile beforehand what a run will launch
@@ -61,7 +61,7 @@ STAGES = (
     Stage("c", "speed of environments", 50),
     Stage("d", "speed of training", 80),
     Stage("e", "beside the PPO in JAX", 45),
-    Stage("f", "tests/gpu", 100),
+    Stage("f", "tests/gpu", 240),
     Stage("g", "compute-sanitizer", 60),
 )
 
@@ -252,7 +252,7 @@ def main(arguments: list[str]) -> int:
     every = ",".join(stage.letter for stage in STAGES)
     parser.add_argument("--stages", type=chosen, default=every, help="such as c,d")
     parser.add_argument("--out", type=Path, help="folder for results.jsonl and log.txt (build/gpu)")
-    parser.add_argument("--seconds", type=float, default=360.0, help="for all stages together (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=420.0, help="for all stages together (%(default)s)")
     parser.add_argument("--cache", type=folder, help="folder that --precompile made (build/gpu-cache, if it is there)")
     parser.add_argument("--rehearse", action="store_true", help="run it small, without a GPU")
     parser.add_argument("--precompile", type=Path, metavar="DIR", help="compile for sm_90 into this folder")
