@@ -9,9 +9,9 @@ as `x[:, None]`; `tl.sum`, `tl.max`, `tl.min` and `tl.cumsum` with axis 1 go alo
 
 from __future__ import annotations
 
-from operant_gpu.lang import jit, next_power_of_2, tl
+from operant_gpu.lang import constexpr_function, jit, next_power_of_2, tl
 
-__all__ = ["cell", "cells", "cells_of", "count", "get", "nth", "put"]
+__all__ = ["beside", "cell", "cells", "cells_of", "count", "get", "nth", "put"]
 
 
 @jit
@@ -24,6 +24,23 @@ def cells(size: tl.constexpr):
 def cells_of(array):
     """Return the numbers of a block's cells, int32 (1, width)."""
     return tl.arange(0, array.shape[1])[None, :]
+
+
+@constexpr_function
+def _axes(value):
+    return len(getattr(value, "shape", ()))
+
+
+@jit
+def beside(value):
+    """Return a parameter as what meets an Array has it: a number as it is, a block of one per environment as `x[:, None]`.
+
+    Whether a parameter is a number or in memory is up to who makes the environment.
+    """
+    if _axes(value) == 1:
+        return value[:, None]
+    else:
+        return value
 
 
 @jit

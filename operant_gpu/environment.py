@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from gymnasium import Space
 
+from operant_gpu import parameters
 from operant_gpu.errors import InvalidConfig, as_integer, mapping, meant, whole
 from operant_gpu.lang import Array, is_jit_function, next_power_of_2, numpy_dtype, tl
 from operant_gpu.spaces import action_layout, observation_layout
@@ -167,7 +168,7 @@ class Definition:
         return VecEnv(self, num_envs, params={**params, **settings}, **own)
 
     def make_params(self, overrides: Mapping[str, Any]) -> Any:
-        """Return `params` with defaults replaced by `overrides`, checked.
+        """Return `params` with defaults replaced by `overrides`, checked: numbers, distributions, and copies of tensors.
 
         Raises:
             InvalidConfig: If a name is unknown, a value is of the wrong type or `validate` refuses it.
@@ -176,10 +177,9 @@ class Definition:
             if name not in self.params._fields:
                 raise InvalidConfig(name, _unknown(name, self))
         defaults = self.params._field_defaults
-        values = {name: _checked_param(name, overrides.get(name, defaults[name]), defaults[name]) for name in defaults}
+        values = {name: parameters.checked(name, overrides.get(name, default), default) for name, default in defaults.items()}
         params = self.params(**values)
-        if self.validate is not None:
-            self.validate(params)
+        parameters.check(params, self.validate)
         return params
 
     def spaces(self, params: Any) -> tuple[Space[Any], Space[Any]]:
@@ -188,8 +188,10 @@ class Definition:
         Raises:
             InvalidConfig: If a space has no layout in memory, or has no actions for `action_mask` to tell of.
         """
+        names = ("observation_space", "action_space")
         observation, action = (
-            space(params) if callable(space) else space for space in (self.observation_space, self.action_space)
+            space(parameters.numbers_of(params, name)) if callable(space) else space
+            for name, space in ((name, getattr(self, name)) for name in names)
         )
         observation_layout(observation)
         layout = action_layout(action)
@@ -299,22 +301,6 @@ def _evaluate(annotation: object, names: dict[str, Any]) -> object:
         return eval(text, names)
     except (AttributeError, NameError, SyntaxError):
         return annotation
-
-
-def _checked_param(name: str, value: Any, default: Any) -> bool | int | float:
-    kind = type(default)
-    if kind is bool and isinstance(value, bool | np.bool_):
-        return bool(value)
-    integer = as_integer(value)
-    if kind is int and integer is not None:
-        return integer
-    number = integer is not None or isinstance(value, float | np.floating)
-    if kind is float and number and abs(value) <= sys.float_info.max:
-        return float(value)
-    expected = {bool: "True or False", int: "an integer", float: "a finite number"}.get(kind)
-    if expected is None:
-        raise InvalidConfig(name, f"a default must be a bool, int or float, got {default!r}")
-    raise InvalidConfig(name, f"expected {expected} (default {default!r}), got {value!r}")
 
 
 def _unknown(name: str, environment: Definition) -> str:

@@ -15,8 +15,8 @@ import numpy as np
 from operant_gpu.errors import UnsupportedConstruct
 
 __all__ = [
-    *("HAS_TRITON", "Array", "constexpr_value", "is_jit_function", "jit", "next_power_of_2", "numpy_dtype"),
-    *("sourceless", "tl"),
+    *("HAS_TRITON", "Array", "constexpr_function", "constexpr_value", "is_jit_function", "jit", "next_power_of_2"),
+    *("numpy_dtype", "sourceless", "tl"),
 ]
 
 _NUMPY_DTYPES = {
@@ -79,16 +79,19 @@ def _next_power_of_2(n: int) -> int:
 
 try:
     import triton.language as _tl
+    from triton import constexpr_function as _constexpr_function
     from triton import jit as _jit
     from triton import next_power_of_2 as _power
 except ImportError:
-    HAS_TRITON, _jit, _tl, _power = False, _Function, _Language(), _next_power_of_2
+    HAS_TRITON, _jit, _constexpr_function, _tl, _power = False, _Function, _Function, _Language(), _next_power_of_2
 else:
     HAS_TRITON = True
 
 tl: Any = _tl
 # Triton's own is known inside jit functions.
 next_power_of_2: Any = _power
+# What Triton calls while it compiles.
+constexpr_function: Any = _constexpr_function
 
 
 def jit(function: Callable[..., Any]) -> Any:

@@ -18,10 +18,12 @@ from operant_gpu.lang import jit, tl
 
 __all__ = ["Rng", "integers", "normal", "uniform"]
 
-# The last counter word is (stream << 28) | (1 << 27 for normals) | block of four draws; streams from 3 on are free.
+# The last counter word is (stream << 28) | (1 << 27 for normals) | block of four draws. 3 is that of learners' shuffles.
 RESET_STREAM = tl.constexpr(0 << 28)
 STEP_STREAM = tl.constexpr(1 << 28)
 POLICY_STREAM = tl.constexpr(2 << 28)
+PARAMS_STREAM = tl.constexpr(4 << 28)
+ELAPSED_STREAM = tl.constexpr(5 << 28)
 
 _NORMAL = tl.constexpr(1 << 27)
 _ULP = tl.constexpr(2.0**-24)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,7 +26,8 @@ class Batch:
 
     Attributes:
         environment: The definition, of a kind that the backend runs.
-        params: Its constants.
+        params: Its parameters, as they were given.
+        memory: Those of them that are in memory, by name: live tensors () or (num_envs,).
         state: One tensor per field of the environment's `State`.
         columns: The library's own columns.
         observations: Shape and dtype of one observation.
@@ -37,6 +39,7 @@ class Batch:
 
     environment: Any
     params: Any
+    memory: Mapping[str, Tensor]
     state: Any
     columns: Columns
     observations: ObservationLayout

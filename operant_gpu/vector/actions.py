@@ -14,7 +14,7 @@ from operant_gpu.errors import ActionError, InvalidConfig
 from operant_gpu.memory.columns import Columns
 from operant_gpu.mlp import ACTIVATIONS, MAX_LAYERS, MAX_WIDTH, MLP
 from operant_gpu.spaces import ActionLayout
-from operant_gpu.vector.checks import as_tensor
+from operant_gpu.tensors import as_tensor
 
 # Beyond it the width of a Box has no float32.
 _MOST = float(np.finfo(np.float32).max)

@@ -13,6 +13,10 @@ from torch import Tensor
 from operant_gpu.backends.base import NO_LIMIT
 from operant_gpu.environment import Definition
 from operant_gpu.errors import InvalidConfig, as_integer, mapping, one_of, whole
+from operant_gpu.tensors import as_tensor
+
+
+_INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 
 
 def definition(given: Any) -> Definition:
@@ -91,30 +95,6 @@ def _plain(given: Any) -> Any:
         return given
 
 
-def as_tensor(given: Any, width: Any = None) -> Tensor:
-    """Return what `torch.as_tensor` reads, and lists of tensors, tables, and arrays of any byte order and stride.
-
-    Args:
-        given: Numbers; memory is shared where it can be.
-        width: Dtype for numbers of Python, which have none.
-
-    Raises:
-        TypeError, ValueError, RuntimeError: If it is something else.
-    """
-    if isinstance(given, Tensor):
-        return given.to_dense() if given.is_sparse else given
-    if hasattr(given, "__cuda_array_interface__"):
-        return torch.as_tensor(given)
-    if isinstance(given, list | tuple) and given and all(isinstance(one, Tensor) for one in given):
-        return torch.stack(tuple(given))
-    array = np.asarray(given, None if isinstance(given, np.ndarray) else width)
-    # torch takes neither other byte orders, nor strides that are negative or of part of a number, nor read-only memory.
-    native = array.astype(array.dtype.newbyteorder("="), copy=False)
-    is_even = all(stride >= 0 and stride % native.itemsize == 0 for stride in native.strides)
-    shareable = native.flags.writeable and is_even
-    return torch.from_numpy(native if shareable else native.copy())
-
-
 def saved_column(name: str, given: Any, column: Tensor) -> Tensor:
     """Return what was saved of a column, as a tensor or an array."""
     kind = f"{column.dtype} {tuple(column.shape)}"
@@ -127,22 +107,48 @@ def saved_column(name: str, given: Any, column: Tensor) -> Tensor:
     return tensor
 
 
-def reset_mask(options: Mapping[str, Any] | None, num_envs: int, device: torch.device) -> Tensor | None:
-    """Return which environments are to be reset, None for all."""
+def reset_options(
+    options: Mapping[str, Any] | None, num_envs: int, device: torch.device, limit: int
+) -> tuple[Tensor | None, Tensor | str | None]:
+    """Return which environments are to be reset, None for all, and the steps that count as taken: "random", or None."""
     if options is None:
-        return None
-    unknown = [option for option in mapping("options", options, "options") if option != "reset_mask"]
+        return None, None
+    known = ("reset_mask", "elapsed")
+    unknown = [option for option in mapping("options", options, "options") if option not in known]
     if unknown:
-        raise InvalidConfig("options", f"unknown option {unknown}: 'reset_mask' is the only one")
+        raise InvalidConfig("options", f"unknown option {unknown}: there are {', '.join(map(repr, known))}")
     given = options.get("reset_mask")
+    mask = None if given is None else _per_env("reset_mask", given, num_envs, device, torch.bool)
+    return mask, _elapsed(options.get("elapsed"), num_envs, device, limit)
+
+
+def _per_env(option: str, given: Any, num_envs: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return one value for each environment."""
+    try:
+        tensor = as_tensor(given).to(device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidConfig("options", f"{option} must be a tensor or array, got {given!r}: {error}") from error
+    # Integers of any width are taken.
+    is_right = tensor.dtype == dtype or (dtype == torch.int32 and tensor.dtype in _INTEGERS)
+    if not is_right or tensor.shape != (num_envs,):
+        kind = str(dtype).removeprefix("torch.")
+        found = f"{tensor.dtype} {tuple(tensor.shape)}"
+        raise InvalidConfig("options", f"{option} must be {kind} of shape ({num_envs},), got {found}")
+    return tensor.contiguous()
+
+
+def _elapsed(given: Any, num_envs: int, device: torch.device, limit: int) -> Tensor | str | None:
     if given is None:
         return None
-    try:
-        mask = as_tensor(given).to(device)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InvalidConfig("options", f"reset_mask must be a tensor or array, got {given!r}: {error}") from error
-    if mask.dtype != torch.bool or mask.shape != (num_envs,):
-        raise InvalidConfig(
-            "options", f"reset_mask must be bool of shape ({num_envs},), got {mask.dtype} {tuple(mask.shape)}"
-        )
-    return mask.contiguous()
+    if isinstance(given, str) or limit == NO_LIMIT:
+        one_of("options", given, ("random",), " as elapsed, or steps") if isinstance(given, str) else None
+        if limit == NO_LIMIT:
+            raise InvalidConfig("options", "elapsed needs a time limit: give max_episode_steps")
+        return "random"
+    if as_integer(given) is not None:
+        given = torch.full((num_envs,), as_integer(given) or 0)
+    steps = _per_env("elapsed", given, num_envs, device, torch.int32)
+    least, greatest = int(steps.min()), int(steps.max())
+    if least < 0 or greatest >= limit:
+        raise InvalidConfig("options", f"elapsed must be from 0 to {limit - 1}, got {least} to {greatest}")
+    return steps.to(torch.int32)

@@ -14,6 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from operant_gpu import parameters
 from operant_gpu.backends import select
 from operant_gpu.backends.base import NO_LIMIT, Batch
 from operant_gpu.backends.lowering.trial import try_out
@@ -26,6 +27,7 @@ from operant_gpu.mlp import MLP
 from operant_gpu.spaces import action_layout, observation_layout
 from operant_gpu.vector import checks
 from operant_gpu.vector.actions import ActionReader, raise_helpless, raise_refused
+from operant_gpu.vector.starts import random_steps
 
 Info = dict[str, Any]
 
@@ -43,7 +45,9 @@ class VecEnv(VectorEnv[Any, Any, Any]):
     Args:
         environment: The definition.
         num_envs: How many environments, from 1 to what the device's memory holds.
-        params: The environment's parameters that are not to have their default values, by name.
+        params: The environment's parameters that are not to have their default values, by name: numbers; tensors or
+            arrays, () for all environments or (num_envs,) for each; or distributions of `operant_gpu.randomization`
+            (as such or as text, "5..15"), of which each episode draws.
         device: "auto" (a GPU, if there is one and what the environment needs for it), "cpu", "cuda" or "cuda:<index>".
         backend: "auto"; "triton", "numba" or "numpy" for an `Environment`; "cuda" or "cpp" for a `CudaEnvironment`.
         autoreset_mode: SAME_STEP (the step that ends an episode resets it, `info["final_obs"]` holds its last
@@ -61,7 +65,10 @@ class VecEnv(VectorEnv[Any, Any, Any]):
 
     Attributes:
         environment: The definition.
-        params: The environment's constants.
+        params: The environment's parameters: numbers that are compiled in, and live tensors of those in memory, which
+            the next step reads, also under a CUDA graph. `env.params.gravity[:8] = 9.8` changes the present; what is
+            drawn is there until the next episode begins. Nothing checks what is written.
+        distributions: Those that parameters are drawn from, by name.
         state: The environment's `State` of live tensors (num_envs,), or (num_envs, *shape) for an `Array`, writable in
             place (see `observe`). Nothing checks what is written: in an environment in CUDA C++ a number that it never
             has, such as a place outside its board, may end the process.
@@ -101,18 +108,22 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         first_env_id: int = 0,
     ) -> None:
         self.environment = checks.definition(environment)
-        self.params = environment.make_params({} if params is None else params)
-        self.single_observation_space, self.single_action_space = environment.spaces(self.params)
+        as_given = environment.make_params({} if params is None else params)
+        self.single_observation_space, self.single_action_space = environment.spaces(as_given)
         self.autoreset_mode = checks.autoreset_mode(autoreset_mode)
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 30, "autoreset_mode": self.autoreset_mode}
         self.render_mode = checks.render_mode(render_mode, environment)
-        trial = try_out(environment, self.params)
+        trial = try_out(environment, as_given)
         self.device, self.backend = select.resolve(environment, trial, device, backend)
         layout, obs = action_layout(self.single_action_space), observation_layout(self.single_observation_space)
         mask_size = layout.num_actions if environment.has_action_mask else 0
         self._shape = obs.shape
         bytes_each = allocation.bytes_per_env(environment, obs, mask_size)
         self.num_envs = allocation.check_num_envs(num_envs, bytes_each, self.device)
+        self._memory = parameters.allocated(as_given, self.num_envs, self.device)
+        self.params = as_given._replace(**self._memory)
+        self.distributions = parameters.distributions(as_given)
+        as_given = self.params._replace(**self.distributions)
         self.state = allocation.allocate_state(environment, self.num_envs, self.device)
         self._first_env_id = checks.first_env_id(first_env_id, self.num_envs)
         self._columns = allocation.allocate_columns(self.num_envs, self.device, self._first_env_id)
@@ -123,7 +134,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self._reader = ActionReader(layout, self.num_envs, self.device)
         self._limit = checks.step_limit(max_episode_steps, environment)
         self.max_episode_steps = None if self._limit == NO_LIMIT else self._limit
-        given = (environment, self.params, self.state, self._columns, obs, layout)
+        given = (environment, as_given, self._memory, self.state, self._columns, obs, layout)
         batch = Batch(*given, self._limit, self.autoreset_mode, trial)
         self._backend = select.create(self.backend, batch)
         self.output, self._export = allocation.exporter(output, self.device)
@@ -154,7 +165,10 @@ class VecEnv(VectorEnv[Any, Any, Any]):
                 stand; None leaves one's stream as it is). Without a seed the streams go on; the very first come
                 from the operating system.
             options: `{"reset_mask": mask}` resets only where the bool mask (num_envs,) holds; an observation is
-                returned for every environment.
+                returned for every environment. `{"elapsed": steps}` begins episodes as if so many steps had been taken,
+                an integer or one for each environment (num_envs,), below the time limit; with "random" each draws its
+                own. Thousands of environments then do not all reach the limit in the same step. These steps count
+                in the length of the episode, not in its return.
 
         Returns:
             Observations (num_envs, *shape) of the space's dtype, and info: empty, or with "action_mask" (num_envs, n),
@@ -164,7 +178,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             InvalidConfig: If the seed or an option is not as described.
         """
         self._check_open()
-        mask = checks.reset_mask(options, self.num_envs, self.device)
+        mask, elapsed = checks.reset_options(options, self.num_envs, self.device, self._limit)
         if mask is not None and not self._started:
             raise InvalidConfig("options", "the first reset takes every environment: call reset() before reset_mask")
         mask = self._all if mask is None else mask
@@ -175,6 +189,10 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             self._reseed(seed, mask)
         self._backend.reset(mask, self._outputs)
         self._started = True
+        if elapsed is not None:
+            if isinstance(elapsed, str):
+                elapsed = random_steps(self._columns, self._limit)
+            self._columns.elapsed.copy_(torch.where(mask, elapsed, self._columns.elapsed))
         if self._debug:
             self._check(self._outputs.action_mask)
         obs, *_, action_mask = self._present()
@@ -279,6 +297,15 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             self._check(self._outputs.action_mask)
         return {name: self._export(tensor) for name, tensor in tensors.items()}
 
+    def parameters(self, num_envs: int) -> dict[str, Any]:
+        """Return what makes `num_envs` environments with parameters like these: numbers, distributions, tensors.
+
+        Of a parameter (num_envs,), others get numbers that are evenly spread over the environments.
+        """
+        spread = torch.arange(num_envs, device=self.device) * self.num_envs // num_envs
+        tensors = {name: one[spread] if one.ndim else one.clone() for name, one in self._memory.items()}
+        return {**self.params._asdict(), **tensors, **self.distributions}
+
     @property
     def shown(self) -> Tensor:
         """The environments' own memory of what they showed last, (num_envs, *shape): nothing is computed."""
@@ -340,6 +367,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             "first_env_id": self._first_env_id,
             "state": {name: column.clone() for name, column in self.state._asdict().items()},
             "columns": {name: column.clone() for name, column in self._columns._asdict().items()},
+            "memory": {name: tensor.clone() for name, tensor in self._memory.items()},
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -359,9 +387,10 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             if not isinstance(found, type(value)) or found != value:
                 raise InvalidConfig("state_dict", f"{name} is {found!r}, expected {value!r}")
         pairs = []
-        for part, owner in (("state", self.state), ("columns", self._columns)):
+        own = {"state": self.state._asdict(), "columns": self._columns._asdict(), "memory": self._memory}
+        for part, tensors in own.items():
             saved = mapping("state_dict", state_dict.get(part, {}), f"tensors as its {part}")
-            for name, column in owner._asdict().items():
+            for name, column in tensors.items():
                 given = saved.get(name)
                 if version == 1 and part == "columns" and isinstance(given, Tensor):
                     given = given.to(column.dtype)
@@ -377,7 +406,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle a twin, in memory of its own: with the same future, and the outputs of the last step."""
         settings = {
-            "params": self.params._asdict(),
+            "params": self.parameters(self.num_envs),
             "device": str(self.device),
             "backend": self.backend,
             "autoreset_mode": self.autoreset_mode,
@@ -416,7 +445,15 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         chosen = list(range(self.num_envs)) if indices is None else checks.indices(indices, self.num_envs)
         columns = (column[chosen].cpu() for column in self.state)
         rows = zip(*(column.tolist() if column.ndim == 1 else column.numpy() for column in columns), strict=True)
-        return tuple(self.environment.draw(self.environment.state(*row), self.params) for row in rows)
+        params = self.params._asdict()
+        memory = {name: one.expand(self.num_envs)[chosen].tolist() for name, one in self._memory.items()}
+        return tuple(
+            self.environment.draw(
+                self.environment.state(*row),
+                self.params._make({**params, **{name: values[i] for name, values in memory.items()}}.values()),
+            )
+            for i, row in enumerate(rows)
+        )
 
     def __enter__(self) -> VecEnv:
         """Close the environments at the end of a `with` statement."""
@@ -451,7 +488,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
     def _identity(self) -> Info:
         return {
             "id": self.environment.id,
-            "params": self.params._asdict(),
+            "params": parameters.described({**self.params._asdict(), **self.distributions}),
             "num_envs": self.num_envs,
             "max_episode_steps": self._limit,
             "autoreset_mode": self.autoreset_mode.value,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from operant_gpu.backends.lowering.operations import cast, rank
+from operant_gpu.backends.lowering.operations import cast, column, rank
 from operant_gpu.errors import UnsupportedConstruct
 from operant_gpu.lang import next_power_of_2
 
@@ -25,6 +25,11 @@ def cells_of(array: Any) -> Any:
     if rank(array) != 2:
         raise UnsupportedConstruct("cell, get and put need an Array's block: this has one number per environment")
     return np.arange(array.shape[1], dtype=np.int32)[None]
+
+
+def beside(value: Any) -> Any:
+    """Return a number as it is, and a block of one per environment as what meets an Array has it."""
+    return column(value) if rank(value) == 1 else value
 
 
 def widened(array: Any) -> Any:

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from operant_gpu import arrays, sampling
+from operant_gpu import arrays, randomization, sampling
 from operant_gpu.backends.lowering import arrays as lowered_arrays
 from operant_gpu.backends.lowering import operations
 from operant_gpu.backends.lowering.operations import NumpyRng
 from operant_gpu.backends.lowering.rewriting import lower
 from operant_gpu.backends.lowering.tracing import Program, Tape
 from operant_gpu.environment import Environment
+from operant_gpu.parameters import NUMPY_DTYPES, draws_of, is_number, types
 from operant_gpu.random import philox_word, philox_words
 from operant_gpu.spaces import ActionLayout
 
@@ -21,6 +22,7 @@ from operant_gpu.spaces import ActionLayout
 _INTRINSICS: dict[Any, Callable[..., Any]] = {
     philox_words: NumpyRng.words,
     philox_word: operations.word,
+    arrays.beside: lowered_arrays.beside,
     arrays.cells: lowered_arrays.cells,
     arrays.cells_of: lowered_arrays.cells_of,
     arrays.widened: lowered_arrays.widened,
@@ -33,14 +35,19 @@ def lower_to_numpy(function: Any, done: dict[Any, Any] | None = None) -> Any:
 
 
 class Programs(NamedTuple):
-    """Programs over "state.<field>", "action" or "action[<i>]", and "rng"; their results are flat tuples.
+    """Programs over "state.<field>", "action" or "action[<i>]", "rng", and "params.<name>" of parameters in memory.
+
+    Their results are flat tuples.
 
     Attributes:
+        draw: rng -> the parameters that are drawn for each episode.
         reset: rng -> state.
         step: state, action, rng -> state, reward, terminated.
         observe: state -> components.
         action_mask: state -> conditions; none if the environment has no mask.
     """
+
+    draw: Program
 
     reset: Program
     step: Program
@@ -55,10 +62,27 @@ def trace_random_policy(environment: Environment, params: Any, layout: ActionLay
         if layout.is_discrete:
             conditions = ()
             if environment.action_mask is not None:
-                conditions = lower_to_numpy(environment.action_mask)(state_of(environment, tape), params)
+                state, given = state_of(environment, tape), params_of(params, tape)
+                conditions = lower_to_numpy(environment.action_mask)(state, given)
             draw = lower_to_numpy(sampling.random_integers)
             return tape.program(draw(tape.rng(), conditions, layout.low, layout.high, layout.first_choices))
         return tape.program(lower_to_numpy(sampling.random_floats)(tape.rng(), layout.box_low, layout.box_high))
+
+
+def trace_draws(params: Any) -> Program:
+    """Return the program rng -> the parameters that are drawn, in the order of `draws_of`."""
+    tape, draw = Tape(), lower_to_numpy(randomization.draw)
+    rng = tape.rng()
+    with np.errstate(all="ignore"):
+        return tape.program([draw(rng, place, *one) for place, one in draws_of(params).values()])
+
+
+def params_of(params: Any, tape: Tape) -> Any:
+    """Return parameters as functions see them: numbers, and the blocks of those in memory."""
+    return params._make(
+        value if is_number(value) else tape.block(f"params.{name}", NUMPY_DTYPES[kind])
+        for (name, kind), value in zip(types(params).items(), params, strict=True)
+    )
 
 
 def state_of(environment: Environment, tape: Tape) -> Any:

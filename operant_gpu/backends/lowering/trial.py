@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from operant_gpu.backends.lowering.programs import Programs, action_of, lower_to_numpy, state_of
+from operant_gpu.backends.lowering.programs import Programs, action_of, lower_to_numpy, params_of, state_of, trace_draws
 from operant_gpu.backends.lowering.tracing import ROWS, Program, Tape
 from operant_gpu.environment import Definition, Environment
 from operant_gpu.errors import InvalidConfig, UnsupportedConstruct
 from operant_gpu.lang import next_power_of_2
+from operant_gpu.parameters import at_least, in_memory
 from operant_gpu.spaces import action_layout, observation_layout
 
 
@@ -40,13 +41,36 @@ def try_out(environment: Definition, params: Any) -> Trial:
         return Trial()
     shapes = [(1, *column.cells) for column in environment.column_types().values()]
     try:
-        programs, refusal = _Trial(environment, params).programs(), None
+        programs, refusal = _programs(environment, params), None
     except UnsupportedConstruct as error:
         programs, refusal = None, error
     for program in programs or ():
         shapes += [call.shape for call in program.calls]
         shapes += [result.shape for result in program.results if isinstance(result, np.ndarray)]
     return Trial(programs, max([1, *(shape[1] for shape in shapes if len(shape) == 2)]), refusal)
+
+
+def _programs(environment: Environment, params: Any) -> Programs:
+    """Return the programs; where a parameter is in memory that must be a number, raise `InvalidConfig` with its name."""
+    try:
+        return _Trial(environment, params).programs()
+    except (InvalidConfig, UnsupportedConstruct) as error:
+        names, numbers = in_memory(params), at_least(params)
+        # Of what fails with numbers too, they are not the cause.
+        if names and _fails(environment, numbers) is None:
+            alone = ((name, _fails(environment, numbers._replace(**{name: getattr(params, name)}))) for name in names)
+            name, cause = next((one for one in alone if one[1]), (names[0], error))
+            advice = f"give a number, or write beside(params.{name}) where it meets an Array"
+            raise InvalidConfig(name, f"cannot be in memory, for {cause}: {advice}") from error
+        raise
+
+
+def _fails(environment: Environment, params: Any) -> Exception | None:
+    try:
+        _Trial(environment, params).programs()
+    except (InvalidConfig, UnsupportedConstruct) as error:
+        return error
+    return None
 
 
 class _Trial:
@@ -59,13 +83,13 @@ class _Trial:
         self._actions, self._layout = actions, action_layout(actions)
 
     def programs(self) -> Programs:
-        return Programs(self._reset(), self._step(), self._observe(), self._action_mask())
+        return Programs(trace_draws(self._params), self._reset(), self._step(), self._observe(), self._action_mask())
 
-    def _run(self, name: str, *arguments: Any) -> Any:
+    def _run(self, name: str, tape: Tape, *arguments: Any) -> Any:
         function = lower_to_numpy(getattr(self._environment, name), self._done)
         try:
             with np.errstate(all="ignore"):
-                return function(*arguments, self._params)
+                return function(*arguments, params_of(self._params, tape))
         except UnsupportedConstruct as error:
             raise UnsupportedConstruct(f"{_place(error, function)}: {error}") from error
         except Exception as error:
@@ -73,13 +97,13 @@ class _Trial:
 
     def _reset(self) -> Program:
         tape = Tape()
-        state = self._run("reset", tape.rng())
+        state = self._run("reset", tape, tape.rng())
         self._check_state("reset", state)
         return tape.program(state)
 
     def _step(self) -> Program:
         tape = Tape()
-        result = self._run("step", state_of(self._environment, tape), action_of(self._layout, tape), tape.rng())
+        result = self._run("step", tape, state_of(self._environment, tape), action_of(self._layout, tape), tape.rng())
         if not isinstance(result, tuple) or len(result) != 3:
             raise InvalidConfig("step", f"must return (State, reward, terminated), got {_describe(result)}")
         state, *outcome = result
@@ -91,7 +115,7 @@ class _Trial:
 
     def _observe(self) -> Program:
         tape = Tape()
-        components = self._run("observe", state_of(self._environment, tape))
+        components = self._run("observe", tape, state_of(self._environment, tape))
         size = observation_layout(self._observations).size
         share = _share(components, size)
         _check_tuple("observe", components, "components", size // share, self._observations)
@@ -104,7 +128,7 @@ class _Trial:
         tape = Tape()
         if self._environment.action_mask is None:
             return tape.program(())
-        conditions = self._run("action_mask", state_of(self._environment, tape))
+        conditions = self._run("action_mask", tape, state_of(self._environment, tape))
         _check_tuple("action_mask", conditions, "conditions", self._layout.num_actions, self._actions)
         for position, value in enumerate(conditions):
             _check_block("action_mask", f"condition {position}", value)

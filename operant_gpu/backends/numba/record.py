@@ -18,7 +18,8 @@ from operant_gpu.kernels.numba.block import BATCH, workspace_bytes
 from operant_gpu.kernels.numba.memory import EIGHT_BYTES, FOUR_BYTES, SIGNED_BYTE, TWO_BYTES, UNSIGNED_BYTE
 from operant_gpu.lang import constexpr_value
 from operant_gpu.memory.records import MODES, Record
-from operant_gpu.random import POLICY_STREAM, RESET_STREAM, STEP_STREAM
+from operant_gpu.parameters import NUMPY_DTYPES, draws_of, types
+from operant_gpu.random import PARAMS_STREAM, POLICY_STREAM, RESET_STREAM, STEP_STREAM
 
 COLUMN_KINDS = {
     torch.float32: FOUR_BYTES,
@@ -49,23 +50,33 @@ class BatchRecord(Record):
         self._action = self._group("action", [action_dtype] * actions.size, actions.shape != ())
         first_state = self._slots.narrow
         state = [self._slots.add(f"state.{name}", column.dtype) for name, column in columns.items()]
+        # What is drawn goes where the state goes: with a new episode to its row.
+        drawn = [self._param(name) for name in draws_of(batch.params)]
         state_end = self._slots.narrow
+        given, shared = self._given()
+        params_end = self._slots.narrow
         observe, obs = self._observation(programs.observe)
         mask = self._group("mask", [np.bool_] * len(programs.action_mask.results))
 
-        kinds = (COLUMN_KINDS[column.dtype] for column in batch.state)
-        addresses = (column.data_ptr() for column in batch.state)
-        places = (self._slots.slot(name) for name in state)
+        named = {f"state.{name}": column for name, column in batch.state._asdict().items()}
+        named |= {f"params.{name}": tensor for name, tensor in batch.memory.items()}
+        moved = [
+            (named[name].data_ptr(), COLUMN_KINDS[named[name].dtype], self._slots.slot(name))
+            for name in (*state, *drawn, *given, *shared)
+        ]
         self.workspace_bytes = workspace_bytes(self._slots.narrow, self._slots.wide)
         fields = {
             "mode": MODES[batch.autoreset_mode],
             "limit": batch.max_episode_steps,
             "narrow": self._slots.narrow,
             "wide": self._slots.wide,
-            "state": self._address([*zip(addresses, kinds, places, strict=True)]),
-            "num_columns": len(state),
+            "state": self._address(moved),
+            "num_columns": len(state) + len(drawn),
+            "num_loaded": len(state) + len(drawn) + len(given),
+            "num_shared": len(shared),
             **{name: column.data_ptr() for name, column in batch.columns._asdict().items()},
             "step": self._compiled(programs.step, [*state, "reward", "terminated"], STEP_STREAM),
+            "draw": self._compiled(programs.draw, drawn, PARAMS_STREAM),
             "reset": self._compiled(programs.reset, state, RESET_STREAM),
             "observe": self._compiled(observe, [name for name in obs if name.startswith("obs")]),
             "mask": self._compiled(programs.action_mask, mask),
@@ -76,6 +87,7 @@ class BatchRecord(Record):
             "high": self._address(actions.high),
             "state_slot": first_state,
             "state_end": state_end,
+            "params_end": params_end,
             "obs_slots": self._numbers(obs),
             "obs_size": len(obs),
             "obs_kind": COLUMN_KINDS[batch.observations.torch_dtype],
@@ -91,6 +103,17 @@ class BatchRecord(Record):
         batch = self._batch
         program = trace_random_policy(batch.environment, batch.params, batch.actions)
         return self._compiled(program, self._action, POLICY_STREAM)
+
+    def _given(self) -> tuple[list[str], list[str]]:
+        """Give places to the parameters in memory that are not drawn: those of each environment, and those of all."""
+        names = [name for name in self._batch.memory if name not in draws_of(self._batch.params)]
+        names.sort(key=lambda name: self._batch.memory[name].ndim == 0)
+        placed = [self._param(name) for name in names]
+        own = sum(self._batch.memory[name].ndim for name in names)
+        return placed[:own], placed[own:]
+
+    def _param(self, name: str) -> str:
+        return self._slots.add(f"params.{name}", NUMPY_DTYPES[types(self._batch.params)[name]])
 
     def _group(self, name: str, dtypes: Sequence[Any], numbered: bool = True) -> list[str]:
         """Give places to columns `name[0]`, `name[1]`, ...; return their names."""

@@ -17,13 +17,14 @@ from operant_gpu.lang import constexpr_value
 from operant_gpu.memory.columns import Columns, Outputs
 from operant_gpu.memory.trajectory import Trajectory
 from operant_gpu.mlp import MLP
-from operant_gpu.random import RESET_STREAM, STEP_STREAM
+from operant_gpu.parameters import draws_of
+from operant_gpu.random import PARAMS_STREAM, RESET_STREAM, STEP_STREAM
 from operant_gpu.spaces import ActionLayout
 
 Array = np.ndarray[Any, Any]
 _UNSIGNED: dict[int, Any] = {4: np.dtype(np.uint32), 8: np.dtype(np.uint64)}
 
-_RESET_STREAM, _STEP_STREAM = constexpr_value(RESET_STREAM), constexpr_value(STEP_STREAM)
+_RESET_STREAM, _STEP_STREAM, _PARAMS_STREAM = map(constexpr_value, (RESET_STREAM, STEP_STREAM, PARAMS_STREAM))
 
 
 class NumpyBackend:
@@ -33,10 +34,11 @@ class NumpyBackend:
         environment = batch.environment
         programs = batch.trial.programs
         assert programs is not None
-        self._reset = programs.reset.compile("reset", "rng")
-        self._step = programs.step.compile("step", "state, action, rng")
-        self._observe = programs.observe.compile("observe", "state")
-        self._action_mask = programs.action_mask.compile("action_mask", "state")
+        self._draw = programs.draw.compile("draw", "rng")
+        self._reset = programs.reset.compile("reset", "params, rng")
+        self._step = programs.step.compile("step", "state, params, action, rng")
+        self._observe = programs.observe.compile("observe", "state, params")
+        self._action_mask = programs.action_mask.compile("action_mask", "state, params")
         self._layout, self._limit = batch.actions, batch.max_episode_steps
         self._mode = batch.autoreset_mode
         # Arrays (num_envs, size), whatever their axes.
@@ -44,6 +46,12 @@ class NumpyBackend:
         self._state = environment.state(*map(numpy_view, columns))
         self._cells = [column.cells for column in environment.column_types().values()]
         self._position = {id(column): position for position, column in enumerate(self._state)}
+        # Shared ones as columns too, in the same memory.
+        memory = {
+            name: np.broadcast_to(numpy_view(tensor), (batch.num_envs,)) for name, tensor in batch.memory.items()
+        }
+        self._params, self._memory = batch.params._replace(**memory), memory
+        self._drawn = [numpy_view(batch.memory[name]) for name in draws_of(batch.params)]
         self._outputs: tuple[Outputs | None, Any] = (None, None)
         self._columns: Any = Columns(*map(numpy_view, batch.columns))  # type: ignore[arg-type]
         self._rollout = StepwiseRollout(self, batch)
@@ -57,8 +65,8 @@ class NumpyBackend:
         with np.errstate(all="ignore"):
             self._begin_episodes(rows)
             blocks = self._blocks()
-            _write(out.obs, self._observe(blocks))
-            _write(out.action_mask, self._action_mask(blocks))
+            _write(out.obs, self._observe(blocks, self._params))
+            _write(out.action_mask, self._action_mask(blocks, self._params))
 
     def step(self, actions: Tensor, outputs: Outputs) -> None:
         """Advance every environment by one action."""
@@ -73,7 +81,7 @@ class NumpyBackend:
             self._advance(taken, active, out)
             done = self._count(active, out)
             self._finish(done, waiting, out)
-            _write(out.action_mask, self._action_mask(self._blocks()))
+            _write(out.action_mask, self._action_mask(self._blocks(), self._params))
 
     def rollout(self, num_steps: int, policy: Tensor | MLP | None, trajectory: Trajectory, outputs: Outputs) -> None:
         """Take many steps, one after the other."""
@@ -105,7 +113,7 @@ class NumpyBackend:
     def _advance(self, actions: Array, active: Array | None, out: Any) -> None:
         columns = self._columns
         rng = NumpyRng(columns.seed, columns.env_id, columns.episode, columns.elapsed, _STEP_STREAM)
-        *stepped, reward, terminated = self._step(self._blocks(), _action_blocks(actions, self._layout), rng)
+        *stepped, reward, terminated = self._step(self._blocks(), self._params, _action_blocks(actions, self._layout), rng)
         # State last: a function may return its input columns as anything.
         out.reward[...], out.terminated[...] = reward, terminated
         for column, new in zip(self._state, self._detached(stepped), strict=True):
@@ -145,25 +153,27 @@ class NumpyBackend:
     def _finish(self, done: Array, waiting: Array, out: Any) -> None:
         """Reset the rows that the mode resets now, and observe."""
         if self._mode is AutoresetMode.SAME_STEP:
-            _write(out.final_obs, self._observe(self._blocks()))
+            _write(out.final_obs, self._observe(self._blocks(), self._params))
             np.copyto(out.obs, out.final_obs)
             if done.size:
-                _write(out.obs, self._observe(self._begin_episodes(done)), done)
+                _write(out.obs, self._observe(*self._begin_episodes(done)), done)
             return
         if self._mode is AutoresetMode.NEXT_STEP and waiting.size:
             self._begin_episodes(waiting)
-        _write(out.obs, self._observe(self._blocks()))
+        _write(out.obs, self._observe(self._blocks(), self._params))
 
-    def _begin_episodes(self, rows: Array) -> Any:
-        """Reset the given rows; return their new state."""
+    def _begin_episodes(self, rows: Array) -> tuple[Any, Any]:
+        """Reset the given rows; return their new state and parameters."""
         columns = self._columns
         columns.episode[rows] += 1
-        clock = np.zeros(rows.size, np.int32)
-        rng = NumpyRng(columns.seed[rows], columns.env_id[rows], columns.episode[rows], clock, _RESET_STREAM)
-        fresh = self._reset(rng)
+        counter = columns.seed[rows], columns.env_id[rows], columns.episode[rows], np.zeros(rows.size, np.int32)
+        for column, new in zip(self._drawn, self._draw(NumpyRng(*counter, _PARAMS_STREAM)), strict=True):
+            column[rows] = new
+        params = self._params._replace(**{name: column[rows] for name, column in self._memory.items()})
+        fresh = self._reset(params, NumpyRng(*counter, _RESET_STREAM))
         for column, new in zip(self._state, fresh, strict=True):
             column[rows] = _real_cells(column, new)
-        return self._blocks(rows)
+        return self._blocks(rows), params
 
     def _blocks(self, rows: Array | None = None) -> Any:
         """Return the state of all rows, or of some, as functions see it."""

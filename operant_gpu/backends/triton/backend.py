@@ -116,14 +116,14 @@ class TritonBackend:
 
 def reset_arguments(batch: Batch, mask: Tensor, outputs: Outputs) -> tuple[Any, ...]:
     """Return the reset kernel's arguments that are not compiled in."""
-    return (batch.state, batch.columns, mask, outputs, *_strides(outputs, 2), batch.num_envs)
+    return (batch.state, _params(batch), batch.columns, mask, outputs, *_strides(outputs, 2), batch.num_envs)
 
 
 def step_arguments(batch: Batch, actions: Tensor, outputs: Outputs) -> tuple[Any, ...]:
     """Return the step kernel's arguments that are not compiled in."""
     action_row, action_column = (*actions.stride(), 0)[:2]
     given = (actions, action_row, action_column)
-    return (batch.state, batch.columns, *given, outputs, *_strides(outputs, 2), batch.num_envs)
+    return (batch.state, _params(batch), batch.columns, *given, outputs, *_strides(outputs, 2), batch.num_envs)
 
 
 def rollout_arguments(
@@ -136,7 +136,7 @@ def rollout_arguments(
     elif policy is not None:
         acting = (policy, *(*policy.stride(), 0)[:3], None, None)
     stored = (trajectory, *_strides(trajectory, 3))
-    return (batch.state, batch.columns, *acting, *stored, outputs, *_strides(outputs, 2), batch.num_envs)
+    return (batch.state, _params(batch), batch.columns, *acting, *stored, outputs, *_strides(outputs, 2), batch.num_envs)
 
 
 def draw_arguments(
@@ -158,6 +158,10 @@ def policy_constants(policy: Tensor | MLP | None) -> dict[str, Any]:
     if isinstance(policy, MLP):
         return {"POLICY": rollouts.NETWORK.value, "NET": network_constants(policy)}
     return {"POLICY": (rollouts.RANDOM if policy is None else rollouts.GIVEN).value, "NET": None}
+
+
+def _params(batch: Batch) -> Any:
+    return tuple(batch.memory.values()) or None
 
 
 def _strides(tensors: Any, axes: int) -> tuple[Any, ...]:

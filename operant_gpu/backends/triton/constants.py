@@ -15,6 +15,7 @@ from operant_gpu.backends.triton.launching import INTERPRETED
 from operant_gpu.hyperparameters import Hyperparameters
 from operant_gpu.memory.records import MODES
 from operant_gpu.mlp import MLP, MLPLayout
+from operant_gpu.parameters import draws_of, is_number
 from operant_gpu.random import Rng
 from operant_gpu.spaces import ActionLayout
 
@@ -34,6 +35,23 @@ class Maker:
     def __call__(self, *fields: Any) -> Any:
         """Make a NamedTuple of blocks."""
         return self.cls(*fields)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Makes the parameters that an environment's functions see.
+
+    Attributes:
+        numbers: Those that are compiled in, None for those in memory.
+    """
+
+    numbers: Any
+
+    def __call__(self, *blocks: Any) -> Any:
+        """Return numbers and blocks in the order of the parameters."""
+        own, left = self.numbers, iter(blocks)
+        numbers = own if INTERPRETED else _wrapped(own)
+        return own._make(next(left) if given is None else number for given, number in zip(own, numbers))
 
 
 class Constants:
@@ -76,17 +94,22 @@ def _wrapped(value: Any) -> Any:
 def environment_constants(batch: Batch, scales_actions: bool = False) -> Constants:
     """Return what kernels that step know of an environment.
 
-    STATE, RNG: Make the NamedTuples of their fields. PARAMS: The environment's constants.
+    STATE, RNG: Make the NamedTuples of their fields. PARAMS: Makes the parameters, of the blocks of those in memory.
+    SHARED: Which of these have one number for all environments. DRAWS: What each is drawn from, number, kind and numbers of
+    the draw, or None; empty if nothing is drawn.
     ARRAYS: Size of the array in each field of the state, 0 for a number. OBS_SIZE: Numbers in an observation.
     RESET, STEP, OBSERVE, ACTION_MASK: The environment's jit functions; the last may be None.
     LIMIT: Steps of an episode at most. MODE: When ended environments are reset. ACTIONS: See `action_constants`.
     """
     environment = batch.environment
+    draws = {name: (place, *draw) for name, (place, draw) in draws_of(batch.params).items()}
     return Constants(
         STATE=Maker(environment.state),
         ARRAYS=tuple(column.size if column.shape else 0 for column in environment.column_types().values()),
         RNG=Maker(Rng),
-        PARAMS=batch.params,
+        PARAMS=Parameters(batch.params._make(value if is_number(value) else None for value in batch.params)),
+        SHARED=tuple(tensor.ndim == 0 for tensor in batch.memory.values()),
+        DRAWS=tuple(map(draws.get, batch.memory)) if draws else (),
         RESET=environment.reset,
         STEP=environment.step,
         OBSERVE=environment.observe,

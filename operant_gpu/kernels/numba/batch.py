@@ -159,6 +159,10 @@ def _begin_episodes(
         longs(fresh_wide, SEED)[j] = longs_at(batch.seed)[base + row]
         ints(fresh, ENV_ID)[j] = ints_at(batch.env_id)[base + row]
         ints(fresh, ELAPSED)[j] = 0
+        for slot in range(batch.state_end, batch.params_end):
+            ints(fresh, slot)[j] = ints(narrow, slot)[row]
+    if batch.draw:
+        call(batch.draw, fresh, fresh_wide, m)
     call(batch.reset, fresh, fresh_wide, m)
     for j in range(m):
         copy_row(fresh, fresh_wide, j, narrow, wide, rows[j], batch)

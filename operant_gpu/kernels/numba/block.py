@@ -19,6 +19,7 @@ from operant_gpu.kernels.numba.memory import (
     RETURN,
     SEED,
     UNSIGNED_BYTE,
+    fill,
     floats_at,
     ints_at,
     kernel,
@@ -32,15 +33,16 @@ from operant_gpu.memory.records import CALL, FLOAT32, INT64, record_dtype
 # The first columns of a block's 4-byte stretch.
 ENV_ID, EPISODE, ELAPSED, ENDED, REWARD, TERMINATED, TRUNCATED, ACTIVE, FREE = map(np.int64, range(9))
 
-# Where a column of the state is, how it lies there, and its place in the block.
+# Where a column is, how it lies there, and its place in the block. Of state and parameters: `num_columns` that are stored
+# again, those of the state and what is drawn, up to `num_loaded` that are not, then `num_shared` of one number for all.
 STATE_COLUMN = ("address", "kind", "slot")
 # What is the same for every call: addresses of columns and of programs (0 for none), and places in the block.
 BATCH = (
-    *("mode", "limit", "narrow", "wide", "state", "num_columns"),
+    *("mode", "limit", "narrow", "wide", "state", "num_columns", "num_loaded", "num_shared"),
     *("seed", "env_id", "episode", "elapsed", "episode_return", "ended"),
     *("log_count", "log_return", "log_length", "bad_actions", "late_steps"),
-    *("step", "reset", "observe", "mask", "random", "draws"),
-    *("action_slots", "action_size", "low", "high", "state_slot", "state_end"),
+    *("step", "draw", "reset", "observe", "mask", "random", "draws"),
+    *("action_slots", "action_size", "low", "high", "state_slot", "state_end", "params_end"),
     *("obs_slots", "obs_size", "obs_kind", "obs_bytes", "mask_slots", "mask_size"),
 )
 _columns, batch_at, call_at = (
@@ -50,9 +52,12 @@ _columns, batch_at, call_at = (
 
 @kernel
 def load_block(batch: Any, base: Any, narrow: Any, wide: Any, draws: Any, n: Any) -> None:
-    """Load state and clock of `n` environments; with `draws`, also what random numbers are functions of."""
-    for column in carray(_columns(batch.state), batch.num_columns):
+    """Load state, parameters and clock of `n` environments; with `draws`, also what random numbers are functions of."""
+    columns = carray(_columns(batch.state), batch.num_loaded + batch.num_shared)
+    for column in columns[: batch.num_loaded]:
         load(column.address, column.kind, base, narrow, wide, column.slot, n)
+    for column in columns[batch.num_loaded :]:
+        fill(column.address, column.kind, narrow, column.slot, n)
     load(batch.elapsed, FOUR_BYTES, base, narrow, wide, ELAPSED, n)
     load(batch.episode_return, EIGHT_BYTES, base, narrow, wide, RETURN, n)
     load(batch.ended, UNSIGNED_BYTE, base, narrow, wide, ENDED, n)
@@ -64,7 +69,7 @@ def load_block(batch: Any, base: Any, narrow: Any, wide: Any, draws: Any, n: Any
 
 @kernel
 def store_block(batch: Any, base: Any, narrow: Any, wide: Any, n: Any) -> None:
-    """Store state and clock."""
+    """Store state, what was drawn, and clock."""
     for column in carray(_columns(batch.state), batch.num_columns):
         store(column.address, column.kind, base, narrow, wide, column.slot, n)
     store(batch.elapsed, FOUR_BYTES, base, narrow, wide, ELAPSED, n)

@@ -115,6 +115,14 @@ def load(address: Any, kind: Any, base: Any, narrow: Any, wide: Any, slot: Any, 
 
 
 @kernel
+def fill(address: Any, kind: Any, narrow: Any, slot: Any, n: Any) -> None:
+    """Fill a 4-byte column of the block with the one number at an address."""
+    number = ints_at(address)[0] if kind == FOUR_BYTES else int32(bytes_at(address)[0])
+    for k in range(n):
+        ints(narrow, slot)[k] = number
+
+
+@kernel
 def store(address: Any, kind: Any, base: Any, narrow: Any, wide: Any, slot: Any, n: Any) -> None:
     """Take a column back to memory."""
     if kind == EIGHT_BYTES:

@@ -13,7 +13,8 @@ from triton.language.extra.cuda import num_threads
 
 from operant_gpu.arrays import cells
 from operant_gpu.memory import records
-from operant_gpu.random import RESET_STREAM, STEP_STREAM
+from operant_gpu.random import PARAMS_STREAM, RESET_STREAM, STEP_STREAM
+from operant_gpu.randomization import draw as draw_param
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 SAME_STEP = tl.constexpr(records.SAME_STEP)
@@ -96,6 +97,44 @@ def store_state(state_ptr, state, row, mask, num_envs, ENV: tl.constexpr):
 
 
 @triton.jit
+def load_params(params_ptr, row, mask, ENV: tl.constexpr):
+    """Return the blocks of the parameters in memory, of which `ENV.PARAMS` makes all parameters."""
+    blocks = ()
+    for i in tl.static_range(len(ENV.SHARED)):
+        # Of a shared one each thread reads the same number.
+        at = row * 0 if ENV.SHARED[i] else row
+        blocks = blocks + (tl.load(params_ptr[i] + at, mask=mask, other=0),)
+    return blocks
+
+
+@triton.jit
+def store_params(params_ptr, params, row, mask, ENV: tl.constexpr):
+    """Write the parameters that are drawn."""
+    for i in tl.static_range(len(ENV.DRAWS)):
+        if ENV.DRAWS[i] is not None:
+            tl.store(params_ptr[i] + row, params[i], mask=mask)
+
+
+@triton.jit
+def draw_params(columns, row, mask, episode, params, ENV: tl.constexpr):
+    """Return the parameters in memory, with those that the given episodes draw in the rows of `mask`."""
+    if len(ENV.DRAWS) > 0:
+        seed, env_id = load(columns.seed, row, mask), load(columns.env_id, row, mask)
+        rng = ENV.RNG(seed, env_id, episode, tl.zeros_like(episode), PARAMS_STREAM)
+        blocks = ()
+        for i in tl.static_range(len(ENV.DRAWS)):
+            if ENV.DRAWS[i] is None:
+                blocks = blocks + (params[i],)
+            else:
+                number = draw_param(rng, ENV.DRAWS[i][0], ENV.DRAWS[i][1], ENV.DRAWS[i][2])
+                # A block of its own first: a choice of one alone is a number.
+                blocks = blocks + (tl.where(mask, tl.where(mask, number, 0).to(params[i].dtype), params[i]),)
+        return blocks
+    else:
+        return params
+
+
+@triton.jit
 def load_clock(columns, row, mask):
     """Return seed, env_id, episode, elapsed, episode_return, and whether the episode has ended."""
     seed, env_id = load(columns.seed, row, mask), load(columns.env_id, row, mask)
@@ -138,12 +177,12 @@ def store_observation(ptr, components, row, mask, row_stride, column_stride, SIZ
 
 
 @triton.jit
-def show(state, row, mask, outputs, by_row, by_column, ENV: tl.constexpr):
+def show(state, params, row, mask, outputs, by_row, by_column, ENV: tl.constexpr):
     """Write the observation and the action mask of a state."""
-    components = ENV.OBSERVE(state, ENV.PARAMS)
+    components = ENV.OBSERVE(state, ENV.PARAMS(*params))
     store_observation(outputs.obs, components, row, mask, by_row.obs, by_column.obs, ENV.OBS_SIZE)
     if ENV.ACTION_MASK is not None:
-        legal = ENV.ACTION_MASK(state, ENV.PARAMS)
+        legal = ENV.ACTION_MASK(state, ENV.PARAMS(*params))
         store_components(outputs.action_mask, legal, row, mask, by_row.action_mask, by_column.action_mask)
 
 
@@ -173,14 +212,14 @@ def add(ptr, row, amount, mask):
 
 
 @triton.jit
-def new_episode(columns, row, mask, episode, ENV: tl.constexpr):
+def new_episode(columns, row, mask, episode, params, ENV: tl.constexpr):
     """Return the first state of the given episodes; the streams of rows outside `mask` are not even read."""
     seed, env_id = load(columns.seed, row, mask), load(columns.env_id, row, mask)
-    return ENV.RESET(ENV.RNG(seed, env_id, episode, tl.zeros_like(episode), RESET_STREAM), ENV.PARAMS)
+    return ENV.RESET(ENV.RNG(seed, env_id, episode, tl.zeros_like(episode), RESET_STREAM), ENV.PARAMS(*params))
 
 
 @triton.jit
-def transition(old, blocks, active, clock, ENV: tl.constexpr):
+def transition(old, params, blocks, active, clock, ENV: tl.constexpr):
     """Take one step of the active environments.
 
     `clock` is (seed, env_id, episode, elapsed, episode_return), already that of this step. Returns state, reward,
@@ -192,7 +231,7 @@ def transition(old, blocks, active, clock, ENV: tl.constexpr):
     else:
         action = blocks
     rng = ENV.RNG(seed, env_id, episode, elapsed, STEP_STREAM)
-    stepped, reward, terminated = ENV.STEP(old, action, rng, ENV.PARAMS)
+    stepped, reward, terminated = ENV.STEP(old, action, rng, ENV.PARAMS(*params))
     state = ENV.STATE(*choose(active, stepped, old, ENV))
     reward = tl.where(active, reward, 0.0).to(tl.float32)
     terminated = tl.where(active, terminated, False).to(tl.int1)

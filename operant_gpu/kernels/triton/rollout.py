@@ -24,9 +24,11 @@ from operant_gpu.kernels.triton.blocks import (
     SAME_STEP,
     add,
     choose,
+    draw_params,
     load,
     load_action,
     load_clock,
+    load_params,
     load_state,
     new_episode,
     settle,
@@ -34,6 +36,7 @@ from operant_gpu.kernels.triton.blocks import (
     store_clock,
     store_components,
     store_observation,
+    store_params,
     store_state,
     transition,
 )
@@ -69,17 +72,18 @@ def _put_observation(ptr, step_stride, row_stride, column_stride, t, row, compon
 
 
 @triton.jit
-def _legal(state, ENV: tl.constexpr):
+def _legal(state, params, ENV: tl.constexpr):
     if ENV.ACTION_MASK is None:
         return ()
     else:
-        return ENV.ACTION_MASK(state, ENV.PARAMS)
+        return ENV.ACTION_MASK(state, ENV.PARAMS(*params))
 
 
 # One kernel for all lengths, also for 1 and multiples of 16, which Triton would otherwise compile anew for.
 @triton.jit(do_not_specialize=["num_steps"])
 def rollout_kernel(
     state_ptr,
+    params_ptr,
     columns,
     policy_ptr,
     policy_step,
@@ -105,12 +109,13 @@ def rollout_kernel(
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = row < num_envs
     state = load_state(state_ptr, row, mask, num_envs, ENV)
+    params = load_params(params_ptr, row, mask, ENV)
     seed, env_id, episode, elapsed, episode_return, ended = load_clock(columns, row, mask)
     log_return, log_length = load(columns.log_return, row, mask), load(columns.log_length, row, mask)
     # Of this rollout, in 32 bits.
     log_count, bad_actions = tl.zeros_like(elapsed), tl.zeros_like(elapsed)
     if POLICY == NETWORK:
-        components = ENV.OBSERVE(state, ENV.PARAMS)
+        components = ENV.OBSERVE(state, ENV.PARAMS(*params))
         tl.static_assert(len(components) == NET.SIZES[0], "a network in a rollout sees numbers, not arrays")
         log_stds = ()
         for i in tl.static_range(len(ENV.ACTIONS.BOX_LOW)):
@@ -121,7 +126,7 @@ def rollout_kernel(
         if ENV.MODE != DISABLED:
             elapsed = tl.where(waiting, 0, elapsed)
             episode_return = tl.where(waiting, 0.0, episode_return)
-        components, legal = ENV.OBSERVE(state, ENV.PARAMS), _legal(state, ENV)
+        components, legal = ENV.OBSERVE(state, ENV.PARAMS(*params)), _legal(state, params, ENV)
         _put_observation(trajectory.obs, by_step.obs, by_row.obs, by_column.obs, t, row, components, mask, ENV.OBS_SIZE)
         _put_components(
             trajectory.action_mask, by_step.action_mask, by_row.action_mask, by_column.action_mask, t, row, legal, mask
@@ -159,7 +164,7 @@ def rollout_kernel(
             bad = bad & ~waiting
         bad_actions += bad.to(tl.int32)
         clock = seed, env_id, episode, elapsed, episode_return
-        state, reward, terminated, truncated, elapsed, episode_return = transition(state, taken, active, clock, ENV)
+        state, reward, terminated, truncated, elapsed, episode_return = transition(state, params, taken, active, clock, ENV)
         done = terminated | truncated
         log_count += done.to(tl.int32)
         log_return = tl.where(done, log_return + episode_return, log_return)
@@ -174,9 +179,10 @@ def rollout_kernel(
         if ENV.MODE == NEXT_STEP:
             episode += waiting.to(tl.int32)
             if tl.max(waiting.to(tl.int32), 0) > 0:
-                fresh = new_episode(columns, row, waiting, episode, ENV)
+                params = draw_params(columns, row, waiting, episode, params, ENV)
+                fresh = new_episode(columns, row, waiting, episode, params, ENV)
                 state = ENV.STATE(*choose(waiting, fresh, state, ENV))
-        final = ENV.OBSERVE(state, ENV.PARAMS)
+        final = ENV.OBSERVE(state, ENV.PARAMS(*params))
         _put_observation(
             trajectory.final_obs, by_step.final_obs, by_row.final_obs, by_column.final_obs,
             t, row, final, mask, ENV.OBS_SIZE,
@@ -195,14 +201,16 @@ def rollout_kernel(
         if ENV.MODE == SAME_STEP:
             episode += done.to(tl.int32)
             if tl.max(done.to(tl.int32), 0) > 0:
-                fresh = new_episode(columns, row, done, episode, ENV)
+                params = draw_params(columns, row, done, episode, params, ENV)
+                fresh = new_episode(columns, row, done, episode, params, ENV)
                 state = ENV.STATE(*choose(done, fresh, state, ENV))
 
     settle(row)
     store_state(state_ptr, state, row, mask, num_envs, ENV)
+    store_params(params_ptr, params, row, mask, ENV)
     store_clock(columns, row, mask, episode, elapsed, episode_return, ended)
     tl.store(columns.log_return + row, log_return, mask=mask)
     tl.store(columns.log_length + row, log_length, mask=mask)
     add(columns.log_count, row, log_count, mask)
     add(columns.bad_actions, row, bad_actions, mask)
-    show(state, row, mask, present, present_row, present_column, ENV)
+    show(state, params, row, mask, present, present_row, present_column, ENV)

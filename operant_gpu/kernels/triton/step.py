@@ -2,6 +2,7 @@
 
 Arguments of both kernels:
     state_ptr: NamedTuple of column pointers, one per field of the state, each (num_envs,), or an array cell by cell.
+    params_ptr: Tuple of pointers, one per parameter in memory, () or (num_envs,); None if there are none.
     columns: `Columns` of pointers, each (num_envs,).
     outputs, by_row, by_column: `Outputs` of pointers, and of their strides in elements.
     ENV: What is compiled in of the environment. BLOCK: Environments per program, a power of two.
@@ -19,15 +20,18 @@ from operant_gpu.kernels.triton.blocks import (
     SAME_STEP,
     add,
     choose,
+    draw_params,
     load,
     load_action,
     load_clock,
+    load_params,
     load_state,
     new_episode,
     settle,
     show,
     store_clock,
     store_observation,
+    store_params,
     store_state,
     transition,
 )
@@ -36,6 +40,7 @@ from operant_gpu.kernels.triton.blocks import (
 @triton.jit
 def step_kernel(
     state_ptr,
+    params_ptr,
     columns,
     action_ptr,
     action_row,
@@ -51,6 +56,7 @@ def step_kernel(
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = row < num_envs
     old = load_state(state_ptr, row, mask, num_envs, ENV)
+    params = load_params(params_ptr, row, mask, ENV)
     seed, env_id, episode, elapsed, episode_return, waiting = load_clock(columns, row, mask)
     blocks, valid = load_action(action_ptr, row, mask, action_row, action_column, ENV.ACTIONS)
     active = valid
@@ -65,7 +71,7 @@ def step_kernel(
     add(columns.bad_actions, row, 1, bad)
 
     clock = seed, env_id, episode, elapsed, episode_return
-    state, reward, terminated, truncated, elapsed, episode_return = transition(old, blocks, active, clock, ENV)
+    state, reward, terminated, truncated, elapsed, episode_return = transition(old, params, blocks, active, clock, ENV)
     done = terminated | truncated
     add(columns.log_count, row, 1, done)
     add(columns.log_return, row, episode_return, done)
@@ -73,19 +79,24 @@ def step_kernel(
 
     ended = done
     if ENV.MODE == SAME_STEP:
-        final = ENV.OBSERVE(state, ENV.PARAMS)
+        final = ENV.OBSERVE(state, ENV.PARAMS(*params))
         store_observation(outputs.final_obs, final, row, mask, by_row.final_obs, by_column.final_obs, ENV.OBS_SIZE)
         episode += done.to(tl.int32)
-        state = ENV.STATE(*choose(done, new_episode(columns, row, done, episode, ENV), state, ENV))
+        params = draw_params(columns, row, done, episode, params, ENV)
+        fresh = new_episode(columns, row, done, episode, params, ENV)
+        state = ENV.STATE(*choose(done, fresh, state, ENV))
     elif ENV.MODE == NEXT_STEP:
         episode += waiting.to(tl.int32)
-        state = ENV.STATE(*choose(waiting, new_episode(columns, row, waiting, episode, ENV), state, ENV))
+        params = draw_params(columns, row, waiting, episode, params, ENV)
+        fresh = new_episode(columns, row, waiting, episode, params, ENV)
+        state = ENV.STATE(*choose(waiting, fresh, state, ENV))
     else:
         add(columns.late_steps, row, 1, waiting)
         ended = done | waiting
 
     store_state(state_ptr, state, row, mask, num_envs, ENV)
-    show(state, row, mask, outputs, by_row, by_column, ENV)
+    store_params(params_ptr, params, row, mask, ENV)
+    show(state, params, row, mask, outputs, by_row, by_column, ENV)
     store_clock(columns, row, mask, episode, elapsed, episode_return, ended)
     tl.store(outputs.reward + row, reward, mask=mask)
     tl.store(outputs.terminated + row, terminated, mask=mask)
@@ -95,6 +106,7 @@ def step_kernel(
 @triton.jit
 def reset_kernel(
     state_ptr,
+    params_ptr,
     columns,
     reset_mask_ptr,
     outputs,
@@ -109,9 +121,13 @@ def reset_kernel(
     mask = row < num_envs
     chosen = load(reset_mask_ptr, row, mask) != 0
     old = load_state(state_ptr, row, mask, num_envs, ENV)
+    params = load_params(params_ptr, row, mask, ENV)
     episode = load(columns.episode, row, mask) + 1
-    state = ENV.STATE(*choose(chosen, new_episode(columns, row, chosen, episode, ENV), old, ENV))
+    params = draw_params(columns, row, chosen, episode, params, ENV)
+    fresh = new_episode(columns, row, chosen, episode, params, ENV)
+    state = ENV.STATE(*choose(chosen, fresh, old, ENV))
     settle(row)
     store_state(state_ptr, state, row, chosen, num_envs, ENV)
-    show(state, row, mask, outputs, by_row, by_column, ENV)
+    store_params(params_ptr, params, row, chosen, ENV)
+    show(state, params, row, mask, outputs, by_row, by_column, ENV)
     store_clock(columns, row, chosen, episode, 0, 0.0, False)

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from operant_gpu.errors import InvalidConfig, flag, one_line
 from operant_gpu.models.contexts import plain, undisturbed
 from operant_gpu.models.policies.policy import Policy
-from operant_gpu.vector.checks import as_tensor
+from operant_gpu.tensors import as_tensor
 
 
 class Controller:

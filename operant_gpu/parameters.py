@@ -1,0 +1,203 @@
+"""Parameters of environments: numbers, which are compiled in, and what lies in memory instead.
+
+In memory are tensors, for all environments or one number for each, and what is drawn for each episode. Both have one
+NamedTuple, the definition's `params`: as they were given (numbers, tensors and distributions), or as they are (numbers
+and live tensors).
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from operant_gpu.errors import InvalidConfig, as_integer
+from operant_gpu.randomization import Distribution, Draw, parse
+from operant_gpu.tensors import as_tensor
+
+# How they lie in memory.
+DTYPES = {bool: torch.bool, int: torch.int32, float: torch.float32}
+NUMPY_DTYPES: dict[type, Any] = {bool: np.bool_, int: np.int32, float: np.float32}
+_EXPECTED = {bool: "True or False", int: "an integer", float: "a finite number"}
+_INT32 = range(-(2**31), 2**31)
+
+
+def is_number(value: object) -> bool:
+    """Tell whether a parameter is compiled in."""
+    return not isinstance(value, Tensor | Distribution)
+
+
+def in_memory(params: Any) -> tuple[str, ...]:
+    """Return the names of the parameters that are not compiled in."""
+    return tuple(name for name, value in params._asdict().items() if not is_number(value))
+
+
+def types(params: Any) -> dict[str, type]:
+    """Return the type of each parameter: bool, int or float."""
+    return {name: type(default) for name, default in params._field_defaults.items()}
+
+
+def draws_of(params: Any) -> dict[str, tuple[int, Draw]]:
+    """Return which number of their stream the parameters that are drawn have, and how, by name."""
+    kinds = types(params)
+    return {
+        name: (place, value.compiled(kinds[name]))
+        for place, (name, value) in enumerate(params._asdict().items())
+        if isinstance(value, Distribution)
+    }
+
+
+def checked(name: str, value: Any, default: Any) -> bool | int | float | Tensor | Distribution:
+    """Return a parameter as it was given: a number, a distribution (both may be text), or a tensor or array.
+
+    Raises:
+        InvalidConfig: If it is of another type than the default, or not finite.
+    """
+    kind = type(default)
+    if kind not in DTYPES:
+        raise InvalidConfig(name, f"a default must be a bool, int or float, got {default!r}")
+    try:
+        value = parse(value) if isinstance(value, str) else value
+        if isinstance(value, Distribution):
+            value.compiled(kind)
+            return value
+    except InvalidConfig as error:
+        raise InvalidConfig(name, error.args[1]) from error
+    if isinstance(value, Tensor | np.ndarray) or hasattr(value, "__cuda_array_interface__"):
+        return _checked_tensor(name, value, kind)
+    return _checked_number(name, value, default)
+
+
+def _checked_number(name: str, value: Any, default: Any) -> bool | int | float:
+    kind = type(default)
+    if kind is bool and isinstance(value, bool | np.bool_):
+        return bool(value)
+    integer = as_integer(value)
+    if kind is int and integer is not None:
+        return integer
+    number = integer is not None or isinstance(value, float | np.floating)
+    if kind is float and number and abs(value) <= sys.float_info.max:
+        return float(value)
+    raise InvalidConfig(name, f"expected {_EXPECTED[kind]} (default {default!r}), got {value!r}")
+
+
+def _checked_tensor(name: str, value: Any, kind: type) -> Tensor:
+    """Return a parameter's tensor in its dtype, a copy: nothing else that is written moves an environment."""
+    try:
+        given = as_tensor(value).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidConfig(name, f"cannot be read as a tensor: {error}") from error
+    dtype = given.dtype
+    is_whole = not (dtype.is_floating_point or dtype.is_complex or dtype is torch.bool)
+    if not {bool: dtype is torch.bool, int: is_whole, float: is_whole or dtype.is_floating_point}[kind]:
+        raise InvalidConfig(name, f"expected a tensor of {DTYPES[kind]} for {_EXPECTED[kind]} each, got {dtype}")
+    if given.is_meta or given.ndim > 1 or not given.numel():
+        shape = f"{tuple(given.shape)} on {given.device}"
+        raise InvalidConfig(name, f"expected a tensor () for all environments or (num_envs,) for each, got {shape}")
+    tensor = given.to(DTYPES[kind], copy=True)
+    if kind is float and not (fine := tensor.isfinite()).all():
+        place = int((~fine).flatten().nonzero()[0])
+        raise InvalidConfig(name, f"expected finite numbers, got {given.flatten()[place].item()} at {place}")
+    if kind is int and not (int(given.min()) in _INT32 and int(given.max()) in _INT32):
+        raise InvalidConfig(name, f"expected integers of 32 bits, got {int(given.min())} to {int(given.max())}")
+    return tensor
+
+
+def check(params: Any, validate: Callable[[Any], None] | None) -> None:
+    """Let a definition's `validate` see the parameters as they were given: at their least, and at their greatest.
+
+    Raises:
+        InvalidConfig: As `validate`.
+    """
+    if validate is None:
+        return
+    validate(params._make(_ends(value)[0] for value in params))
+    if in_memory(params):
+        validate(params._make(_ends(value)[1] for value in params))
+
+
+def _ends(value: Any) -> tuple[Any, Any]:
+    """Return the least and the greatest of what was given."""
+    if isinstance(value, Distribution):
+        return value.ends
+    return (value.min().item(), value.max().item()) if isinstance(value, Tensor) else (value, value)
+
+
+def at_least(params: Any) -> Any:
+    """Return the parameters as numbers, those that are none by their least."""
+    return params._make(_ends(value)[0] for value in params)
+
+
+def allocated(params: Any, num_envs: int, device: torch.device) -> dict[str, Tensor]:
+    """Return the live tensors of the parameters that are in memory, by name, on a device.
+
+    Raises:
+        InvalidConfig: If a tensor is not for as many environments, or on another device.
+    """
+    tensors = {}
+    for name, kind in types(params).items():
+        value = getattr(params, name)
+        if isinstance(value, Distribution):
+            # Until the first reset, which draws.
+            tensors[name] = torch.full((num_envs,), value.ends[0], dtype=DTYPES[kind], device=device)
+        elif isinstance(value, Tensor):
+            if value.ndim and len(value) != num_envs:
+                expected = f"() for all environments, or ({num_envs},) for each"
+                raise InvalidConfig(name, f"expected a tensor {expected}, got {tuple(value.shape)}")
+            if value.device.type != "cpu" and value.device != device:
+                raise InvalidConfig(name, f"expected a tensor on {device} or the CPU, got one on {value.device}")
+            tensors[name] = value.to(device, copy=True).contiguous()
+    return tensors
+
+
+def numbers_of(params: Any, reader: Callable[[Any], Any] | str) -> Any:
+    """Return the parameters for one who reads numbers alone: of others it is refused, with its line.
+
+    Args:
+        params: As they were given, or are.
+        reader: What it is, such as "observation_space".
+    """
+    names = in_memory(params)
+    if not names:
+        return params
+
+    def refusing(name: str) -> property:
+        def read(_: Any) -> Any:
+            frame = sys._getframe(1)
+            while frame.f_code.co_filename == __file__ and frame.f_back is not None:
+                frame = frame.f_back
+            file, line = frame.f_code.co_filename, frame.f_lineno
+            place = f"{file}:{line}: `{linecache.getline(file, line).strip()}`"
+            raise InvalidConfig(name, f"{reader} reads it, {place}, so it must be a number: {_form(params, name)}")
+
+        return property(read)
+
+    own = type(params)
+    members: dict[str, Any] = {name: refusing(name) for name in names}
+    members["__iter__"] = lambda self: (getattr(self, name) for name in own._fields)
+    members["__getitem__"] = lambda self, i: tuple(self)[i] if isinstance(i, slice) else getattr(self, own._fields[i])
+    return type(own.__name__, (own,), {"__slots__": (), **members})._make(params)
+
+
+def _form(params: Any, name: str) -> str:
+    value = getattr(params, name)
+    return f"got {value!r}" if isinstance(value, Distribution) else "got a tensor"
+
+
+def distributions(params: Any) -> dict[str, Distribution]:
+    """Return what parameters are drawn from, by name."""
+    return {name: value for name, value in params._asdict().items() if isinstance(value, Distribution)}
+
+
+def described(params: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
+    """Return parameters as files and errors have them: numbers, texts of distributions, and what tensors are."""
+    return {
+        name: f"tensor {tuple(value.shape)}" if isinstance(value, Tensor)
+        else str(value) if isinstance(value, Distribution) else value
+        for name, value in params.items()
+    }

@@ -1,0 +1,33 @@
+"""What users give as tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def as_tensor(given: Any, width: Any = None) -> Tensor:
+    """Return what `torch.as_tensor` reads, and lists of tensors, tables, and arrays of any byte order and stride.
+
+    Args:
+        given: Numbers; memory is shared where it can be.
+        width: Dtype for numbers of Python, which have none.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: If it is something else.
+    """
+    if isinstance(given, Tensor):
+        return given.to_dense() if given.is_sparse else given
+    if hasattr(given, "__cuda_array_interface__"):
+        return torch.as_tensor(given)
+    if isinstance(given, list | tuple) and given and all(isinstance(one, Tensor) for one in given):
+        return torch.stack(tuple(given))
+    array = np.asarray(given, None if isinstance(given, np.ndarray) else width)
+    # torch takes neither other byte orders, nor strides that are negative or of part of a number, nor read-only memory.
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    is_even = all(stride >= 0 and stride % native.itemsize == 0 for stride in native.strides)
+    shareable = native.flags.writeable and is_even
+    return torch.from_numpy(native if shareable else native.copy())
