@@ -56,21 +56,23 @@ def test_compiled_backends_agree_with_numpy_for_many_steps(name: str, mode: Auto
     original = name.removeprefix("Cuda")
     envs = [make_cpu(original, 33, "numpy", **settings), make_cpu(name, 33, backend, **settings)]
     first, second = ({"obs": obs, **info} for obs, info in (env.reset(seed=2**62 + 17) for env in envs))
-    assert_agree(first, second, 0, TOLERANCE[backend])
+    # Of parameters in memory the quotients are taken at each step, on a GPU to 2 ulps.
+    tolerance = TOLERANCE[backend] * (4 if "varied" in name else 1)
+    assert_agree(first, second, 0, tolerance)
     rng = np.random.default_rng(4)
     for step in range(1, STEPS + 1):
         actions = random_actions(envs[0], rng)
         if step % REFUSED == 0:
             actions = invalid_actions(envs[0], actions, [step % 33, 5])
         results = [outputs_of(env.step(actions)) for env in envs]
-        assert_agree(*results, step, TOLERANCE[backend])
+        assert_agree(*results, step, tolerance)
         if mode is AutoresetMode.DISABLED and step % 9 == 0:
             masks = [result["ended"].clone() for result in results]
             fresh = (env.reset(options={"reset_mask": mask}) for env, mask in zip(envs, masks))
             first, second = ({"obs": obs, **info} for obs, info in fresh)
-            assert_agree(first, second, step, TOLERANCE[backend])
+            assert_agree(first, second, step, tolerance)
     states = [everything(env) for env in envs]
-    assert_agree(*states, STEPS, TOLERANCE[backend])
+    assert_agree(*states, STEPS, tolerance)
     assert states[0]["columns.log_count"].sum() > 33
     assert states[0]["columns.bad_actions"].sum() > 0
 

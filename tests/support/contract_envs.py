@@ -13,6 +13,7 @@ import torch
 from cuda_twins import FOLDER, makers
 from gymnasium import spaces
 from here import BACKENDS
+from varied_envs import CARTPOLE, DRIFT, TILES, Tiles, varied
 
 import operant_gpu
 from operant_gpu import AutoresetMode, CudaEnvironment, Environment
@@ -265,6 +266,7 @@ TWINS = {
     "masked_dials.cu": MaskedDials,
     "ledge.cu": Ledge,
     "snake.cu": operant_gpu.envs.Snake,
+    "tiles.cu": Tiles,
 }
 
 
@@ -288,6 +290,8 @@ Functions = CudaEnvironment(
     action_space=spaces.Discrete(2),
 )
 CUDA_MAKERS = makers(TWINS) | {Functions.id: Functions}
+for _name, _own in (("Drift", DRIFT), ("Tiles", TILES)):
+    CUDA_MAKERS[f"Cuda{_name}-varied"] = varied(CUDA_MAKERS[f"Cuda{_name}-v0"], **_own)
 _CUDA_ONLY = set(operant_gpu.list_envs()) & CUDA_MAKERS.keys()
 
 # Makers of vector environments: the registered by their name, the handmade by themselves.
@@ -299,10 +303,15 @@ MAKERS: dict[str, Callable[..., Any]] = {
     Ledge.id: Ledge,
     Lamps.id: Lamps,
     Spot.id: Spot,
+    Tiles.id: Tiles,
+    # With parameters in memory.
+    "CartPole-varied": varied(operant_gpu.envs.CartPole, **CARTPOLE),
+    "Drift-varied": varied(Drift, **DRIFT),
+    "Tiles-varied": varied(Tiles, **TILES),
 }
 EVERY_MAKER = MAKERS | CUDA_MAKERS
 # Those that numba does not run.
-WITH_ARRAYS = {"Game2048-v0", "Snake-v0", Lamps.id, Spot.id}
+WITH_ARRAYS = {"Game2048-v0", "Snake-v0", Lamps.id, Spot.id, Tiles.id, "Tiles-varied"}
 # The interpreter takes seconds for what others do in a tenth: of arrays it has Lamps here, and envs/test_boards.py.
 _TOO_SLOW = {("Game2048-v0", "triton"), ("Snake-v0", "triton")}
 # The matrix of environments and the backends that run them on this machine's CPU.
@@ -317,8 +326,8 @@ CASES = [
 ]
 # One of each form that backends tell apart: spaces, starts, masks, arrays, dtypes. They do not see what else an
 # environment computes, and modes are code of theirs: all others run in one mode.
-FORMS = {"CartPole-v1", Drift.id, MaskedDials.id, Ledge.id}
-FORMS |= {f"Cuda{name}" for name in FORMS} | {Lamps.id, Spot.id, "CudaSnake-v0"}
+FORMS = {"CartPole-v1", Drift.id, MaskedDials.id, Ledge.id, "Drift-varied", "Tiles-varied"}
+FORMS |= {f"Cuda{name}" for name in FORMS} | {Lamps.id, Spot.id, "CudaSnake-v0", "CartPole-varied"}
 # In the interpreter, which is slow, Ledge and Lamps stand for these in the other modes.
 _SEEN_IN_ONE_MODE = {("CartPole-v1", "triton"), ("Spot-v0", "triton")}
 
@@ -371,7 +380,10 @@ def invalid_actions(env: operant_gpu.VecEnv, actions: torch.Tensor, rows: list[i
 def everything(env: operant_gpu.VecEnv) -> dict[str, torch.Tensor]:
     """Return all that decides the future of an environment, by name."""
     saved = env.state_dict()
-    return {**saved["state"], **{f"columns.{name}": column for name, column in saved["columns"].items()}}
+    columns = {f"columns.{name}": column for name, column in saved["columns"].items()}
+    # Those of all environments as a column too.
+    memory = {f"params.{name}": tensor.expand(env.num_envs) for name, tensor in saved["memory"].items()}
+    return {**saved["state"], **columns, **memory}
 
 
 def assert_same_tensors(

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
+from operant_gpu import randomization
 from operant_gpu.backends.base import Batch
 from operant_gpu.backends.cuda.file import check_functions, digests, read, signatures
 from operant_gpu.cuda_environment import CudaEnvironment
@@ -21,6 +23,8 @@ from operant_gpu.errors import InvalidConfig
 from operant_gpu.memory.allocation import array_stride
 from operant_gpu.memory.columns import COLUMN_DTYPES, Columns
 from operant_gpu.memory.records import CALL, MODES
+from operant_gpu.parameters import draws_of, in_memory, is_number, types
+from operant_gpu.randomization import Draw
 from operant_gpu.spaces import ActionLayout, ObservationLayout, action_layout, observation_layout
 
 # Bytes of one environment's state, which lies on the stack of a thread.
@@ -39,7 +43,10 @@ _POINTERS = {
     "log_prob": "float*",
 }  # fmt: skip
 
-# The fields of the record that is the same for every call, after those of the state's columns.
+_PARAM_TYPES = {bool: "bool", int: "int32_t", float: "float"}
+
+# The fields of the record that is the same for every call, after those of the state's columns. Those of parameters in
+# memory come after the first of them.
 BATCH = (*Columns._fields, "num_envs", "array_stride", "mode", "limit")
 # What a draw from a network's distribution reads and writes.
 DRAW = (
@@ -55,7 +62,11 @@ def structures(environment: CudaEnvironment, params: Any) -> str:
         f"    {_TYPES[column.dtype.name]} {name}{''.join(f'[{size}]' for size in column.shape)};\n"
         for name, column in environment.column_types().items()
     )
-    constants = "".join(f"    {_constant(name, value)}\n" for name, value in params._asdict().items())
+    kinds = types(params)
+    constants = "".join(
+        f"    {_constant(name, value) if is_number(value) else f'{_PARAM_TYPES[kinds[name]]} {name};'}\n"
+        for name, value in params._asdict().items()
+    )
     return "\n".join(
         [
             f"struct State {{\n{fields}}};",
@@ -87,7 +98,7 @@ def program(environment: CudaEnvironment, params: Any) -> str:
             _line(1, str(path)),
             author,
             _line(1, "made from the definition"),
-            _description(environment, observations, actions),
+            _description(environment, params, observations, actions),
             *map(_included, ("sampling.cuh", "block.cuh", "observations.cuh", "actions.cuh", "vecenv.cuh")),
         ]
     )
@@ -96,7 +107,7 @@ def program(environment: CudaEnvironment, params: Any) -> str:
 def batch_record(batch: Batch) -> tuple[tuple[str, ...], dict[str, int]]:
     """Return names and values of the record `Batch`."""
     columns = {f"state {name}": column for name, column in batch.state._asdict().items()}
-    columns |= batch.columns._asdict()
+    columns |= batch.columns._asdict() | {f"param {name}": tensor for name, tensor in batch.memory.items()}
     numbers = {
         "num_envs": batch.num_envs,
         "array_stride": array_stride(batch.num_envs),
@@ -155,11 +166,14 @@ struct Observation {{
 {index}}};"""
 
 
-def _description(environment: CudaEnvironment, observations: ObservationLayout, actions: ActionLayout) -> str:
-    """Return what the loops need to know: records, loads and stores of a state, kinds and bounds of actions."""
+def _description(environment: CudaEnvironment, params: Any, observations: ObservationLayout, actions: ActionLayout) -> str:
+    """Return what the loops need to know: records, loads and stores of a state, parameters, kinds and bounds of actions."""
     columns = environment.column_types()
     state = "".join(f"    {_TYPES[column.dtype.name]}* state_{name};\n" for name, column in columns.items())
-    batch = state + "".join(f"    {_field(name)}\n" for name in BATCH)
+    kinds = types(params)
+    memory = "".join(f"    {_PARAM_TYPES[kinds[name]]}* param_{name};\n" for name in in_memory(params))
+    batch = state + "".join(f"    {_field(name)}\n" for name in Columns._fields) + memory
+    batch += "".join(f"    {_field(name)}\n" for name in BATCH[len(Columns._fields) :])
     call, draw = (
         "".join(f"    {_POINTERS.get(name, 'int64_t')} {name};\n" for name in names) for names in (CALL, DRAW)
     )
@@ -180,7 +194,9 @@ def _description(environment: CudaEnvironment, observations: ObservationLayout, 
         is_discrete=str(actions.is_discrete).lower(),
         has_mask=str(environment.has_action_mask).lower(),
         num_choices=actions.num_actions,
-        is_legal="::is_legal(state, choice, Params())" if environment.has_action_mask else "true",
+        params="".join(f"    {_loaded(name, getattr(params, name))}\n" for name in in_memory(params)),
+        draws="".join(f"    {_drawn(name, *draw)}\n" for name, draw in draws_of(params).items()),
+        is_legal="::is_legal(state, choice, params)" if environment.has_action_mask else "true",
         low=_chosen(actions.low, "0"),
         high=_chosen(actions.high, "0"),
         first=_chosen(actions.first_choices, "0"),
@@ -203,6 +219,33 @@ def _moved(name: str, column: ColumnType, assignment: str) -> str:
         return "    " + assignment.format(f"state.{name}", f"batch.state_{name}[row]") + "\n"
     inside, outside = f"(({kind}*)state.{name})[i]", f"batch.state_{name}[i * batch.array_stride + row]"
     return f"    for (int i = 0; i < {column.size}; ++i) {assignment.format(inside, outside)}\n"
+
+
+def _loaded(name: str, value: Any) -> str:
+    """Return the statement that reads a parameter in memory."""
+    place = "0" if isinstance(value, Tensor) and value.ndim == 0 else "row"
+    return f"params.{name} = batch.param_{name}[{place}];"
+
+
+def _drawn(name: str, place: int, draw: Draw) -> str:
+    """Return the statement that draws a parameter, as `operant_gpu.randomization.draw` does."""
+    numbers = draw.numbers
+    if draw.kind == randomization.UNIFORM.value:
+        # The width as the other backends have it: of doubles.
+        value = f"unit(word(rng, {place})) * {_float(numbers[1] - numbers[0])} + {_float(numbers[0])}"
+    elif draw.kind == randomization.INTEGERS.value:
+        value = f"integers(rng, {place}, {numbers[0]}, {numbers[1]})"
+    elif draw.kind == randomization.LOG_UNIFORM.value:
+        exponent = f"unit(word(rng, {place})) * {_float(numbers[1] - numbers[0])} + {_float(numbers[0])}"
+        value = f"fminf(fmaxf(exp2f({exponent}), {_float(numbers[2])}), {_float(numbers[3])})"
+    elif draw.kind == randomization.NORMAL.value:
+        inside = f"normal(rng, {place}) * {_float(numbers[1])} + {_float(numbers[0])}"
+        value = f"fminf(fmaxf({inside}, {_float(numbers[2])}), {_float(numbers[3])})"
+    else:
+        values = [_float(number) if isinstance(number, float) else str(number).lower() for number in numbers]
+        rest = "".join(f"place == {i} ? {text} : " for i, text in enumerate(values[1:], 1))
+        value = f"[&](int place) {{ return {rest}{values[0]}; }}(integers(rng, {place}, 0, {len(values)}))"
+    return f"batch.param_{name}[row] = {value};"
 
 
 def _float(value: float) -> str:
@@ -234,7 +277,13 @@ __device__ __forceinline__ void store(const Batch& batch, int64_t row, const Sta
 {stores}}}
 constexpr int OBSERVATION_SIZE = {observation_size}, ACTION_SIZE = {action_size}, NUM_CHOICES = {num_choices};
 constexpr bool IS_DISCRETE = {is_discrete}, HAS_MASK = {has_mask};
-__device__ __forceinline__ bool legal(const State& state, int choice) {{ return {is_legal}; }}
+__device__ __forceinline__ Params params_of(const Batch& batch, int64_t row) {{
+    Params params;
+{params}    return params;
+}}
+__device__ __forceinline__ void draw_params(const Batch& batch, int64_t row, const Rng& rng) {{
+{draws}}}
+__device__ __forceinline__ bool legal(const State& state, const Params& params, int choice) {{ return {is_legal}; }}
 __device__ __forceinline__ int32_t action_low(int i) {{ return {low}; }}
 __device__ __forceinline__ int32_t action_high(int i) {{ return {high}; }}
 __device__ __forceinline__ int32_t first_choice(int i) {{ return {first}; }}
@@ -268,5 +317,8 @@ def _beginning(messages: str) -> str:
 def explained(environment: CudaEnvironment, params: Any, messages: str) -> InvalidConfig:
     """Return the error for an author's file that does not compile, from the compiler's messages."""
     expected, shown = "\n".join(signatures(environment).values()), _beginning(messages.strip())
+    if names := in_memory(params):
+        are = "is" if len(names) == 1 else "are"
+        shown += f"\n\n{', '.join(names)} {are} in memory: what is read while the file compiles must be a number"
     listing = f"{shown}\n\nexpected the functions\n{expected}\nover\n{structures(environment, params)}"
     return InvalidConfig("source", f"{environment.source} does not compile:", listing)

@@ -99,6 +99,9 @@ struct Block {
 
     __device__ Rng rng(int k, uint32_t stream) const { return Rng{seed[k], env_id[k], episode[k], elapsed[k], stream}; }
 
+    // What is in memory is read where a function needs it.
+    __device__ Params params(int k) const { return params_of(batch, row + k); }
+
     __device__ bool any(const int32_t* flags) const {
         int32_t found = 0;
         OPERANT_EACH(k, n) found |= flags[k];
@@ -116,7 +119,8 @@ struct Block {
     __device__ void begin_episodes(const int32_t* flags) {
         OPERANT_EACH_WHERE(flags, k, n) {
             ++episode[k];
-            states.begin(k, ::reset(Rng{seed[k], env_id[k], episode[k], 0, RESET_STREAM}, Params()));
+            draw_params(batch, row + k, Rng{seed[k], env_id[k], episode[k], 0, PARAMS_STREAM});
+            states.begin(k, ::reset(Rng{seed[k], env_id[k], episode[k], 0, RESET_STREAM}, params(k)));
         }
     }
 

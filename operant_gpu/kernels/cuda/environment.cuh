@@ -63,6 +63,7 @@ struct Outcome {
 namespace operant {
 
 constexpr uint32_t RESET_STREAM = 0u << 28, STEP_STREAM = 1u << 28, POLICY_STREAM = 2u << 28, SHUFFLE_STREAM = 3u << 28;
+constexpr uint32_t PARAMS_STREAM = 4u << 28;
 
 struct Words {
     uint32_t word[4];

@@ -38,7 +38,7 @@ __device__ void find_active(Block& block, const Call& call) {
 
 __device__ __forceinline__ void step_one(Block& block, int k) {
     auto&& state = block.states.get(k);
-    const Outcome outcome = ::step(state, block.action[k], block.rng(k, STEP_STREAM), Params());
+    const Outcome outcome = ::step(state, block.action[k], block.rng(k, STEP_STREAM), block.params(k));
     block.states.put(k, state);
     block.reward[k] = outcome.reward;
     block.terminated[k] = outcome.terminated;

@@ -1,0 +1,99 @@
+"""Environments whose parameters are in memory: given for all, given for each environment, and drawn for each episode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from gymnasium import spaces
+
+from operant_gpu import Environment, VecEnv
+from operant_gpu.arrays import beside, cells, count
+from operant_gpu.environment import Definition
+from operant_gpu.lang import Array, jit, tl
+from operant_gpu.random import integers
+from operant_gpu.randomization import Choice, LogUniform, Normal, Uniform
+
+
+class TilesState(NamedTuple):
+    heights: Array(tl.float32, (2, 3))
+    place: tl.int32
+
+
+class TilesParams(NamedTuple):
+    growth: float = 0.5
+    level: int = 3
+    leaks: bool = False
+    weight: float = 1.0
+
+
+@jit
+def tiles_reset(rng, params):
+    place = integers(rng, 0, 0, 6)
+    return TilesState(tl.where(cells(6) == place[:, None], beside(params.growth), 0.0), place)
+
+
+@jit
+def tiles_step(state, action, rng, params):
+    place = (state.place + action + integers(rng, 0, 0, 2)) % 6
+    heights = state.heights + tl.where(cells(6) == place[:, None], beside(params.growth) * beside(params.weight), 0.0)
+    heights = tl.where(beside(params.leaks), heights * 0.75, heights)
+    filled = count((heights >= 1.0) & (cells(6) < 6))
+    return TilesState(heights, place), filled * params.weight, filled >= params.level
+
+
+@jit
+def tiles_observe(state, params):
+    return state.heights, state.heights * beside(params.weight)
+
+
+# Arrays that parameters meet.
+Tiles = Environment(
+    id="Tiles-v0",
+    state=TilesState,
+    params=TilesParams,
+    reset=tiles_reset,
+    step=tiles_step,
+    observe=tiles_observe,
+    observation_space=spaces.Box(0.0, 1e6, (2, 2, 3)),
+    action_space=spaces.Discrete(3),
+)
+
+
+class Own(NamedTuple):
+    """A parameter for each environment: values in turn, by the environment's id."""
+
+    values: tuple[Any, ...]
+
+
+def varied(definition: Definition, **params: Any) -> Callable[..., VecEnv]:
+    """Return a maker of environments with these parameters: they are the same in any part of a batch."""
+
+    def make(num_envs: int, *, first_env_id: int = 0, **settings: Any) -> VecEnv:
+        ids = torch.arange(first_env_id, first_env_id + num_envs)
+
+        def given(value: Any) -> Any:
+            return torch.tensor(value.values)[ids % len(value.values)] if isinstance(value, Own) else value
+
+        own = {name: given(value) for name, value in params.items()}
+        return definition(num_envs, first_env_id=first_env_id, **{**own, **settings})
+
+    return make
+
+
+CARTPOLE = {
+    "gravity": Own((1.0, 5.0, 9.8, 20.0, 12.5)),
+    "masscart": Normal(1.0, 0.2),
+    "masspole": LogUniform(0.05, 0.5),
+    "length": Choice(0.4, 0.5, 0.6),
+    "force_mag": Uniform(5.0, 15.0),
+    "tau": torch.tensor(0.02),
+}
+DRIFT = {"noise": "0.05..0.5", "period": Own((5, 7, 11))}
+TILES = {
+    "growth": torch.tensor(0.25),
+    "level": Uniform(1, 4),
+    "leaks": Choice(True, False),
+    "weight": Own((0.5, 1.0, 2.0)),
+}
