@@ -11,7 +11,7 @@ from torch import Tensor
 from operant_gpu.backends.base import Batch
 from operant_gpu.backends.stepwise import StepwiseRollout
 from operant_gpu.backends.triton.constants import environment_constants, network_constants
-from operant_gpu.backends.triton.launching import INTERPRETED, check_compiler, launch
+from operant_gpu.backends.triton.launching import INTERPRETED, Repeated, check_compiler, launch
 from operant_gpu.kernels.triton import draw as drawing
 from operant_gpu.kernels.triton import rollout as rollouts
 from operant_gpu.kernels.triton import step as kernels
@@ -22,6 +22,9 @@ from operant_gpu.mlp import MAX_WIDTH, MLP
 # Fused multiply-add would round differently in each kernel and backend. With more than one stage, several copies of a
 # network's weights would have to fit on the chip.
 OPTIONS = {"enable_fp_fusion": False, "num_stages": 1}
+_WAY_ROUND = "use device='cpu'"
+# Which of the step kernel's arguments they are.
+_ACTIONS = 3
 
 
 def launch_shape(num_envs: int, width: int = 1) -> tuple[int, int]:
@@ -68,6 +71,9 @@ class TritonBackend:
         self._has_boards = self._width > 1 or batch.observations.size > MAX_WIDTH
         self._stepwise = StepwiseRollout(self, batch, self._draw)
         self._device = batch.columns.seed.device
+        # Of steps that write to the same outputs, by what tells their actions apart.
+        self._outputs: Outputs | None = None
+        self._steps: dict[Any, Repeated] = {}
 
     def reset(self, mask: Tensor, outputs: Outputs) -> None:
         """Begin a new episode where `mask` holds and write every row's observation and action mask."""
@@ -76,8 +82,20 @@ class TritonBackend:
 
     def step(self, actions: Tensor, outputs: Outputs) -> None:
         """Advance every environment by one action."""
-        arguments = step_arguments(self._batch, actions, outputs)
-        self._launch(kernels.step_kernel, arguments, {}, launch_shape(self._num_envs, self._width))
+        # All that Triton compiles anew for.
+        form = actions.dtype, actions.stride(), actions.data_ptr() % 16 == 0
+        if outputs is self._outputs and (known := self._steps.get(form)):
+            known(actions)
+            return
+        arguments, shape = step_arguments(self._batch, actions, outputs), launch_shape(self._num_envs, self._width)
+        compiled = self._launch(kernels.step_kernel, arguments, {}, shape)
+        if outputs is not self._outputs:
+            self._outputs, self._steps = outputs, {}
+        if compiled is not None:
+            arguments, grid = (*arguments, self._constants[False], shape[0]), (triton.cdiv(self._num_envs, shape[0]),)
+            self._steps[form] = Repeated(
+                kernels.step_kernel, compiled, grid, arguments, _ACTIONS, self._device, _WAY_ROUND
+            )
 
     def rollout(self, num_steps: int, policy: Tensor | MLP | None, trajectory: Trajectory, outputs: Outputs) -> None:
         """Take many steps, in one launch unless a network sees boards."""
@@ -107,11 +125,11 @@ class TritonBackend:
 
     def _launch(
         self, kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any], shape: tuple[int, int]
-    ) -> None:
+    ) -> Any:
         block, warps = shape
         constants = {"ENV": self._constants[False], **constants, "BLOCK": block}
         grid, options = (triton.cdiv(self._num_envs, block),), {"num_warps": warps, **OPTIONS}
-        launch(kernel, grid, arguments, constants, self._device, options, "use device='cpu'")
+        return launch(kernel, grid, arguments, constants, self._device, options, _WAY_ROUND)
 
 
 def reset_arguments(batch: Batch, mask: Tensor, outputs: Outputs) -> tuple[Any, ...]:

@@ -31,7 +31,7 @@ pytest.importorskip("cupy", reason="compilation needs CuPy")
 # Fills no block, nor a warp.
 NUM_ENVS, STEPS, LIMIT = 41, 4, 3
 # Those with functions of floats whose last bits are each library's own. All else is equal, floats bit for bit.
-NEAR = {name: {"ulps": 8, "atol": 1e-6} for name in ("CudaDrift-v0", "CudaFunctions-v0")}
+NEAR = {name: {"ulps": 8, "atol": 1e-6} for name in ("CudaDrift-v0", "CudaDrift-varied", "CudaFunctions-v0")}
 CHECKS = {"strict_warps": True, "approximation": 1}
 QUICK = [name for name in CUDA_MAKERS if not name.startswith("MinAtar")] + ["MinAtar-Breakout-v1"]
 every_environment = pytest.mark.parametrize(
