@@ -7,6 +7,7 @@ Contenders take turns. The bytes are those that a step reads: 4 of each paramete
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,28 +66,35 @@ def contenders(settings: Settings, device: str, backend: str) -> Iterator[Conten
     for kind, params in kinds(settings.num_envs).items():
         env = CartPole(settings.num_envs, params=params, device=device, backend=backend)
         env.reset(seed=0)
-        actions = torch.randint(2, (settings.num_envs,), device=device, generator=torch.Generator(device).manual_seed(0))
+        actions = torch.randint(
+            2, (settings.num_envs,), device=device, generator=torch.Generator(device).manual_seed(0)
+        )
         each = sum(one.ndim for one in env.params if isinstance(one, torch.Tensor))
         notes = {"parameters": kind, "backend": backend, "bytes_per_step": 4 * each}
 
-        def step(_: int, env: Any = env, actions: Any = actions) -> None:
-            env.step(actions)
-
-        def roll_out(_: int, env: Any = env) -> None:
-            env.rollout(settings.steps)
-
-        step(0)
-        if device == "cuda":
-            graph, _ = captured(lambda step=step: step(0))
-            yield Contender(
-                f"step in a graph, {backend}, {kind}", lambda _, graph=graph, step=step: graph.replay(),
-                waiter(device), settings.num_envs, {**notes, "what": "step in a graph"},
-            )  # fmt: skip
-        yield Contender(
-            f"step, {backend}, {kind}", step, waiter(device), settings.num_envs, {**notes, "what": "step"}
+        step, roll_out = (
+            functools.partial(take, env.step, actions),
+            functools.partial(take, env.rollout, settings.steps),
         )
-        work = settings.num_envs * settings.steps
-        yield Contender(f"rollout, {backend}, {kind}", roll_out, waiter(device), work, {**notes, "what": "rollout"})
+        if device == "cuda":
+            step(0)
+            graph, _ = captured(functools.partial(step, 0))
+            # With the memory that it writes to.
+            replay = functools.partial(take, lambda graph, _: graph.replay(), graph, env)
+            yield contender("step in a graph", replay, env, notes)
+        yield contender("step", step, env, notes)
+        yield contender("rollout", roll_out, env, notes, settings.steps)
+
+
+def contender(what: str, call: Any, env: Any, notes: dict[str, Any], steps: int = 1) -> Contender:
+    """Return a contender that calls something with its number."""
+    name = f"{what}, {notes['backend']}, {notes['parameters']}"
+    return Contender(name, call, waiter(env.device), env.num_envs * steps, {**notes, "what": what})
+
+
+def take(call: Any, *arguments: Any) -> None:
+    """Call something with all of these but the last, the number of the call."""
+    call(*arguments[:-1])
 
 
 def main(settings: Settings) -> None:

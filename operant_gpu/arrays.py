@@ -33,7 +33,7 @@ def _axes(value):
 
 @jit
 def beside(value):
-    """Return a parameter as what meets an Array has it: a number as it is, a block of one per environment as `x[:, None]`.
+    """Return a parameter as what meets an Array has it: a number, or of a block of one per environment `x[:, None]`.
 
     Whether a parameter is a number or in memory is up to who makes the environment.
     """

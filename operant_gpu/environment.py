@@ -168,7 +168,7 @@ class Definition:
         return VecEnv(self, num_envs, params={**params, **settings}, **own)
 
     def make_params(self, overrides: Mapping[str, Any]) -> Any:
-        """Return `params` with defaults replaced by `overrides`, checked: numbers, distributions, and copies of tensors.
+        """Return `params` with defaults replaced by `overrides`, checked: numbers, distributions, copies of tensors.
 
         Raises:
             InvalidConfig: If a name is unknown, a value is of the wrong type or `validate` refuses it.
@@ -177,7 +177,9 @@ class Definition:
             if name not in self.params._fields:
                 raise InvalidConfig(name, _unknown(name, self))
         defaults = self.params._field_defaults
-        values = {name: parameters.checked(name, overrides.get(name, default), default) for name, default in defaults.items()}
+        values = {
+            name: parameters.checked(name, overrides.get(name, default), default) for name, default in defaults.items()
+        }
         params = self.params(**values)
         parameters.check(params, self.validate)
         return params

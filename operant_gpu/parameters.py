@@ -181,7 +181,8 @@ def numbers_of(params: Any, reader: Callable[[Any], Any] | str) -> Any:
     members: dict[str, Any] = {name: refusing(name) for name in names}
     members["__iter__"] = lambda self: (getattr(self, name) for name in own._fields)
     members["__getitem__"] = lambda self, i: tuple(self)[i] if isinstance(i, slice) else getattr(self, own._fields[i])
-    return type(own.__name__, (own,), {"__slots__": (), **members})._make(params)
+    guarded: Any = type(own.__name__, (own,), {"__slots__": (), **members})
+    return guarded._make(params)
 
 
 def _form(params: Any, name: str) -> str:
@@ -194,10 +195,12 @@ def distributions(params: Any) -> dict[str, Distribution]:
     return {name: value for name, value in params._asdict().items() if isinstance(value, Distribution)}
 
 
+def saveable(params: Mapping[str, Any]) -> dict[str, bool | int | float | str | Tensor]:
+    """Return parameters as checkpoints have them, with the texts of distributions."""
+    return {name: str(value) if isinstance(value, Distribution) else value for name, value in params.items()}
+
+
 def described(params: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
     """Return parameters as files and errors have them: numbers, texts of distributions, and what tensors are."""
-    return {
-        name: f"tensor {tuple(value.shape)}" if isinstance(value, Tensor)
-        else str(value) if isinstance(value, Distribution) else value
-        for name, value in params.items()
-    }
+    saved = saveable(params)
+    return {name: f"tensor {tuple(one.shape)}" if isinstance(one, Tensor) else one for name, one in saved.items()}

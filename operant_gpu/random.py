@@ -18,7 +18,7 @@ from operant_gpu.lang import jit, tl
 
 __all__ = ["Rng", "integers", "normal", "uniform"]
 
-# The last counter word is (stream << 28) | (1 << 27 for normals) | block of four draws. 3 is that of learners' shuffles.
+# The last counter word is (stream << 28) | (1 << 27 for normals) | block of four draws. Learners shuffle by stream 3.
 RESET_STREAM = tl.constexpr(0 << 28)
 STEP_STREAM = tl.constexpr(1 << 28)
 POLICY_STREAM = tl.constexpr(2 << 28)

@@ -17,12 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from operant_gpu.errors import InvalidConfig, as_integer
-from operant_gpu.lang import jit, tl
-from operant_gpu.random import integers, normal, uniform
+from operant_gpu.sampling import CHOICE, INTEGERS, LOG_UNIFORM, NORMAL, UNIFORM
 
 __all__ = ["Choice", "Distribution", "LogUniform", "Normal", "Uniform"]
 
-UNIFORM, INTEGERS, LOG_UNIFORM, NORMAL, CHOICE = (tl.constexpr(kind) for kind in range(5))
 # How many standard deviations from the mean a Normal is clipped, unless its ends are given.
 _DEVIATIONS = 3
 _LARGEST = float(np.finfo(np.float32).max)
@@ -30,7 +28,7 @@ _EXPECTED = "a number, or a range such as 5..15, log:0.1..10, normal:10,2 or 0.4
 
 
 class Draw(NamedTuple):
-    """A distribution as kernels take it: what `draw` does, and with which numbers."""
+    """A distribution as `sampling.parameter` takes it."""
 
     kind: int
     numbers: tuple[bool | int | float, ...]
@@ -194,25 +192,6 @@ class Choice(Distribution):
     def __str__(self) -> str:
         # With a comma even if there is one alone.
         return ",".join(map(_text, self.values)) + "," * (len(self.values) == 1)
-
-
-@jit
-def draw(rng, i: tl.constexpr, kind: tl.constexpr, numbers: tl.constexpr):
-    """Return draw number `i` of the distribution that `Draw` describes: a block, or a number."""
-    if kind == UNIFORM:
-        return uniform(rng, i, numbers[0], numbers[1])
-    elif kind == INTEGERS:
-        return integers(rng, i, numbers[0], numbers[1])
-    elif kind == LOG_UNIFORM:
-        return tl.clamp(tl.exp2(uniform(rng, i, numbers[0], numbers[1])), numbers[2], numbers[3])
-    elif kind == NORMAL:
-        return tl.clamp(normal(rng, i) * numbers[1] + numbers[0], numbers[2], numbers[3])
-    else:
-        chosen = numbers[0]
-        place = integers(rng, i, 0, len(numbers))
-        for j in tl.static_range(1, len(numbers)):
-            chosen = tl.where(place == j, numbers[j], chosen)
-        return chosen
 
 
 def parse(text: str) -> bool | int | float | Distribution:

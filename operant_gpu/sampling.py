@@ -1,4 +1,4 @@
-"""Actions drawn from the streams: at random, and from the distributions that a network describes.
+"""What the library draws from the streams: actions, random or a network's, and an environment's parameters.
 
 Jit functions like an environment's, for every backend. Actions, logits and conditions are tuples of blocks. Discrete
 actions have LOW and HIGH, the bounds of each component; FIRST tells where a component's choices begin among `legal` and
@@ -13,6 +13,8 @@ from operant_gpu.random import integers, normal, uniform
 
 LOG_SQRT_2PI = tl.constexpr(0.9189385332046727)
 LOWEST = tl.constexpr(-3.4028234663852886e38)
+# What parameters are drawn from.
+UNIFORM, INTEGERS, LOG_UNIFORM, NORMAL, CHOICE = (tl.constexpr(kind) for kind in range(5))
 
 
 @jit
@@ -108,3 +110,30 @@ def gaussian(rng, means, log_stds):
         action = action + (means[i] + noise * tl.exp(log_stds[i]),)
         log_prob += -0.5 * noise * noise - log_stds[i] - LOG_SQRT_2PI
     return action, log_prob
+
+
+@jit
+def parameter(rng, i: tl.constexpr, kind: tl.constexpr, numbers: tl.constexpr):
+    """Return draw number `i` of a parameter, a block or a number.
+
+    Args:
+        rng: Of the stream of parameters.
+        i: Number of the draw.
+        kind: UNIFORM, INTEGERS, LOG_UNIFORM, NORMAL or CHOICE.
+        numbers: Of the distribution: low and high (for integers one more than the largest); the logarithms of both to
+            base 2, low and high; mean, deviation, low and high; or the values.
+    """
+    if kind == UNIFORM:
+        return uniform(rng, i, numbers[0], numbers[1])
+    elif kind == INTEGERS:
+        return integers(rng, i, numbers[0], numbers[1])
+    elif kind == LOG_UNIFORM:
+        return tl.clamp(tl.exp2(uniform(rng, i, numbers[0], numbers[1])), numbers[2], numbers[3])
+    elif kind == NORMAL:
+        return tl.clamp(normal(rng, i) * numbers[1] + numbers[0], numbers[2], numbers[3])
+    else:
+        chosen = numbers[0]
+        place = integers(rng, i, 0, len(numbers))
+        for j in tl.static_range(1, len(numbers)):
+            chosen = tl.where(place == j, numbers[j], chosen)
+        return chosen

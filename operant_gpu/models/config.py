@@ -127,6 +127,9 @@ class PPOConfig:
     scale_actions: bool = _setting(True)
     """Whether the policy's -1 and 1 stand for the bounds of a Box of actions, where both are finite: the environment
     gets the actions scaled."""
+    staggered_starts: bool = _setting(False)
+    """Whether the first episodes begin as if steps had been taken, in each environment as many as it draws below the
+    time limit: thousands of environments then do not all reach the limit in the same step."""
     use_amp: bool = _setting(False)
     """Whether networks compute in bfloat16 where autocast holds that to be safe."""
     compile: bool = _setting(False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Generator
 
-from operant_gpu.errors import InvalidConfig, whole
+from operant_gpu.errors import InvalidConfig, mapping, whole
 from operant_gpu.models.contexts import plain, undisturbed
 from operant_gpu.models.policies.controller import Controller
 from operant_gpu.models.policies.policy import Policy
 from operant_gpu.models.ppo.learner import PPO
+from operant_gpu.vector import VecEnv
 
 Returns = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -90,7 +91,14 @@ def interquartile_mean(values: Returns) -> Returns:
     return middle
 
 
-def evaluate(learner: PPO, episodes: int = 100, *, deterministic: bool = True, seed: int = 1_000_000) -> Evaluation:
+def evaluate(
+    learner: PPO,
+    episodes: int = 100,
+    *,
+    deterministic: bool = True,
+    seed: int = 1_000_000,
+    params: Mapping[str, Any] | None = None,
+) -> Evaluation:
     """Let a policy play whole episodes, in as many new environments, and leave the learner as it is.
 
     Each environment plays one: of those that are first to end, the short ones would count too often.
@@ -100,6 +108,8 @@ def evaluate(learner: PPO, episodes: int = 100, *, deterministic: bool = True, s
         episodes: How many.
         deterministic: Whether to take the likeliest actions rather than to sample.
         seed: Of environments and draws; other than the training's.
+        params: Parameters of the environment that are not to be the training's, by name, such as `{"gravity": 9.8}`
+            where that drew them.
 
     Raises:
         InvalidConfig: If an argument makes no sense, or the memory does not hold so many environments.
@@ -108,11 +118,11 @@ def evaluate(learner: PPO, episodes: int = 100, *, deterministic: bool = True, s
     whole("seed", seed, 0)
     episodes = whole("episodes", episodes, 1)
     with undisturbed(learner.env.device):
-        return _play(learner, episodes, deterministic, seed)
+        return _play(learner, episodes, deterministic, seed, params)
 
 
-def _play(learner: PPO, episodes: int, deterministic: bool, seed: int) -> Evaluation:
-    env = sibling(learner, episodes)
+def _play(learner: PPO, episodes: int, deterministic: bool, seed: int, params: Mapping[str, Any] | None) -> Evaluation:
+    env = sibling(learner, episodes, params)
     act = sibling_controller(learner, deterministic, seed)
     obs, info = env.reset(seed=seed)
     ended = None
@@ -143,11 +153,13 @@ def check_learner(learner: Any) -> None:
         raise InvalidConfig("learner", f"expected a PPO (PPO.load reads one from a file), got {learner!r}")
 
 
-def sibling(learner: PPO, num_envs: int, **settings: Any) -> Any:
-    """Return new environments like those of a learner, for episodes that end."""
+def sibling(learner: PPO, num_envs: int, params: Mapping[str, Any] | None = None, **settings: Any) -> VecEnv:
+    """Return new environments like those of a learner, for episodes that end, with other parameters where given."""
     env = learner.env
     limit = env.max_episode_steps or STEP_LIMIT
-    return env.environment(num_envs, device=env.device, max_episode_steps=limit, **{**settings, **env.params._asdict()})
+    other = {} if params is None else mapping("params", params, "parameters")
+    given = {**env.parameters(num_envs), **other}
+    return VecEnv(env.environment, num_envs, params=given, device=env.device, max_episode_steps=limit, **settings)
 
 
 def sibling_controller(learner: PPO, deterministic: bool, seed: int) -> Controller:

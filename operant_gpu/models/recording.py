@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,6 +56,7 @@ def record(
     seed: int = 1_000_000,
     max_steps: int = 1000,
     fps: int = 30,
+    params: Mapping[str, Any] | None = None,
 ) -> Recording:
     """Let a policy play, and write what the environment draws to a file.
 
@@ -66,6 +68,7 @@ def record(
         seed: Of the first episode and of the draws.
         max_steps: Steps after which the video ends, whatever else.
         fps: Steps a second.
+        params: Parameters of the environment that are not to be the training's, as for `evaluate`.
 
     Raises:
         InvalidConfig: If the file is of another kind or cannot be written, a number makes no sense, or the environment
@@ -86,7 +89,8 @@ def record(
     if is_gif and fps > _MOST_OF_GIF:
         raise InvalidConfig("fps", f"a GIF has at most {_MOST_OF_GIF} steps a second, got {fps}: write an .mp4")
     write, made = (_gif if is_gif else _mp4), Recording([], 0)
-    frames = _play(learner, made, episodes, deterministic, seed, max_steps)
+    env = sibling(learner, 1, params, render_mode="rgb_array", autoreset_mode=AutoresetMode.DISABLED)
+    frames = _play(learner, env, made, episodes, deterministic, seed, max_steps)
     try:
         with undisturbed(learner.env.device):
             make_whole(target, lambda path: write(frames, fps, path))
@@ -96,10 +100,9 @@ def record(
 
 
 def _play(
-    learner: PPO, made: Recording, episodes: int, deterministic: bool, seed: int, max_steps: int
+    learner: PPO, env: VecEnv, made: Recording, episodes: int, deterministic: bool, seed: int, max_steps: int
 ) -> Iterator[Frame]:
     """Yield the pictures of episodes, the first and the last of each included."""
-    env = sibling(learner, 1, render_mode="rgb_array", autoreset_mode=AutoresetMode.DISABLED)
     act = sibling_controller(learner, deterministic, seed)
     for episode in range(episodes):
         obs, info = env.reset(seed=seed + episode)

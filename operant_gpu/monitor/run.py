@@ -34,6 +34,8 @@ from operant_gpu.monitor.curve import draw_curve
 from operant_gpu.monitor.reader import FILE, FORMAT, RunReader, read_description
 from operant_gpu.monitor.view import View
 from operant_gpu.monitor.writers import JSONLines, Patient, TensorBoard, Writer
+from operant_gpu.parameters import described
+from operant_gpu.vector import VecEnv
 
 # The first readings are all kept, later ones at most so often (seconds): an hour is then some 6 MB.
 _ALL_READINGS, _INTERVAL = 300, 0.25
@@ -195,7 +197,7 @@ class Run:
         opened.callback(learner.keep_checkpoints, None)
         remove_partials(self.folder, (FILE, "config.toml", "curve.png"))
         self._install_handlers(opened)
-        settings = {"env": learner.env.environment.id, **learner.env.params._asdict(), **vars(learner.config)}
+        settings = {"env": learner.env.environment.id, **_params(learner.env), **vars(learner.config)}
         for writer in self._writers:
             writer.begin(self.folder, settings, learner.timesteps)
             opened.callback(writer.close)
@@ -240,7 +242,7 @@ class Run:
         description = {
             "format": FORMAT,
             "env": env.environment.id,
-            "params": env.params._asdict(),
+            "params": _params(env),
             "max_episode_steps": env.max_episode_steps,
             "details": view.details,
             "engine": self.learner.engine_reason,
@@ -294,6 +296,10 @@ def _check(learner: Any, goal: Any, writers: Any) -> None:
         for name in ("begin", "write", "close"):
             if not callable(getattr(writer, name, None)):
                 raise InvalidConfig("writers", f"expected a writer, with a method {name}, got {writer!r}")
+
+
+def _params(env: VecEnv) -> dict[str, Any]:
+    return described(env.parameters(env.num_envs))
 
 
 def _session(learner: PPO) -> dict[str, Any]:

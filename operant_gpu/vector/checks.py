@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
@@ -14,7 +13,6 @@ from operant_gpu.backends.base import NO_LIMIT
 from operant_gpu.environment import Definition
 from operant_gpu.errors import InvalidConfig, as_integer, mapping, one_of, whole
 from operant_gpu.tensors import as_tensor
-
 
 _INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 

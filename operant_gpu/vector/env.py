@@ -405,7 +405,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle a twin, in memory of its own: with the same future, and the outputs of the last step."""
-        settings = {
+        settings: dict[str, Any] = {
             "params": self.parameters(self.num_envs),
             "device": str(self.device),
             "backend": self.backend,

@@ -23,7 +23,7 @@ from operant_gpu.registry import find
 from operant_gpu.vector import VecEnv
 from operant_gpu.verification.comparing import Differs, Inapplicable, Unavailable
 from operant_gpu.verification.learning import compare_gradient, compare_network, compare_trainings
-from operant_gpu.verification.stepping import Maker, compare_replays, compare_rollouts, compare_steps
+from operant_gpu.verification.stepping import compare_replays, compare_rollouts, compare_steps
 
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
 # Floats, a Box, boards, CUDA C++.
@@ -119,18 +119,20 @@ def _device(env: object, device: str | torch.device) -> torch.device:
     return existing(device)
 
 
-def _definition(env: VecEnv | Definition | str) -> tuple[Definition, dict[str, Any]]:
-    """Return what is meant, with its parameters."""
+def _definition(env: VecEnv | Definition | str) -> tuple[Definition, Callable[[int], dict[str, Any]]]:
+    """Return what is meant, and the parameters of a number of environments."""
     if isinstance(env, VecEnv):
-        return env.environment, env.params._asdict()
+        return env.environment, env.parameters
     definition = find(env) if isinstance(env, str) else env
     if not isinstance(definition, Definition):
         raise InvalidConfig("env", f"expected an Environment, a VecEnv or an id, got {env!r}")
-    return definition, {}
+    return definition, lambda num_envs: {}
 
 
-def _checks(definition: Definition, params: dict[str, Any], device: torch.device) -> Iterator[Check]:
-    make: Maker = functools.partial(VecEnv, definition, params=params, device=device)
+def _checks(definition: Definition, params: Callable[[int], dict[str, Any]], device: torch.device) -> Iterator[Check]:
+    def make(num_envs: int, **settings: Any) -> VecEnv:
+        return VecEnv(definition, num_envs, params=params(num_envs), **{"device": device, **settings})
+
     plain = backends_of(definition)[-1]
     try:
         with _as_usual(device):

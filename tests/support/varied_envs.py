@@ -1,4 +1,4 @@
-"""Environments whose parameters are in memory: given for all, given for each environment, and drawn for each episode."""
+"""Environments whose parameters are in memory: given for all or for each environment, and drawn for each episode."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from operant_gpu import randomization
+from operant_gpu import sampling
 from operant_gpu.backends.base import Batch
 from operant_gpu.backends.cuda.file import check_functions, digests, read, signatures
 from operant_gpu.cuda_environment import CudaEnvironment
@@ -166,8 +166,10 @@ struct Observation {{
 {index}}};"""
 
 
-def _description(environment: CudaEnvironment, params: Any, observations: ObservationLayout, actions: ActionLayout) -> str:
-    """Return what the loops need to know: records, loads and stores of a state, parameters, kinds and bounds of actions."""
+def _description(
+    environment: CudaEnvironment, params: Any, observations: ObservationLayout, actions: ActionLayout
+) -> str:
+    """Return what the loops need to know: records, moves of a state, parameters, kinds and bounds of actions."""
     columns = environment.column_types()
     state = "".join(f"    {_TYPES[column.dtype.name]}* state_{name};\n" for name, column in columns.items())
     kinds = types(params)
@@ -228,17 +230,17 @@ def _loaded(name: str, value: Any) -> str:
 
 
 def _drawn(name: str, place: int, draw: Draw) -> str:
-    """Return the statement that draws a parameter, as `operant_gpu.randomization.draw` does."""
+    """Return the statement that draws a parameter, as `sampling.parameter` does."""
     numbers = draw.numbers
-    if draw.kind == randomization.UNIFORM.value:
+    if draw.kind == sampling.UNIFORM.value:
         # The width as the other backends have it: of doubles.
         value = f"unit(word(rng, {place})) * {_float(numbers[1] - numbers[0])} + {_float(numbers[0])}"
-    elif draw.kind == randomization.INTEGERS.value:
+    elif draw.kind == sampling.INTEGERS.value:
         value = f"integers(rng, {place}, {numbers[0]}, {numbers[1]})"
-    elif draw.kind == randomization.LOG_UNIFORM.value:
+    elif draw.kind == sampling.LOG_UNIFORM.value:
         exponent = f"unit(word(rng, {place})) * {_float(numbers[1] - numbers[0])} + {_float(numbers[0])}"
         value = f"fminf(fmaxf(exp2f({exponent}), {_float(numbers[2])}), {_float(numbers[3])})"
-    elif draw.kind == randomization.NORMAL.value:
+    elif draw.kind == sampling.NORMAL.value:
         inside = f"normal(rng, {place}) * {_float(numbers[1])} + {_float(numbers[0])}"
         value = f"fminf(fmaxf({inside}, {_float(numbers[2])}), {_float(numbers[3])})"
     else:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from operant_gpu import arrays, randomization, sampling
+from operant_gpu import arrays, sampling
 from operant_gpu.backends.lowering import arrays as lowered_arrays
 from operant_gpu.backends.lowering import operations
 from operant_gpu.backends.lowering.operations import NumpyRng
@@ -71,7 +71,7 @@ def trace_random_policy(environment: Environment, params: Any, layout: ActionLay
 
 def trace_draws(params: Any) -> Program:
     """Return the program rng -> the parameters that are drawn, in the order of `draws_of`."""
-    tape, draw = Tape(), lower_to_numpy(randomization.draw)
+    tape, draw = Tape(), lower_to_numpy(sampling.parameter)
     rng = tape.rng()
     with np.errstate(all="ignore"):
         return tape.program([draw(rng, place, *one) for place, one in draws_of(params).values()])

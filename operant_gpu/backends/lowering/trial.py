@@ -51,7 +51,7 @@ def try_out(environment: Definition, params: Any) -> Trial:
 
 
 def _programs(environment: Environment, params: Any) -> Programs:
-    """Return the programs; where a parameter is in memory that must be a number, raise `InvalidConfig` with its name."""
+    """Return the programs; name a parameter that is in memory and must be a number."""
     try:
         return _Trial(environment, params).programs()
     except (InvalidConfig, UnsupportedConstruct) as error:

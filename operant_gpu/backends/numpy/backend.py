@@ -47,9 +47,7 @@ class NumpyBackend:
         self._cells = [column.cells for column in environment.column_types().values()]
         self._position = {id(column): position for position, column in enumerate(self._state)}
         # Shared ones as columns too, in the same memory.
-        memory = {
-            name: np.broadcast_to(numpy_view(tensor), (batch.num_envs,)) for name, tensor in batch.memory.items()
-        }
+        memory = {name: np.broadcast_to(numpy_view(tensor), (batch.num_envs,)) for name, tensor in batch.memory.items()}
         self._params, self._memory = batch.params._replace(**memory), memory
         self._drawn = [numpy_view(batch.memory[name]) for name in draws_of(batch.params)]
         self._outputs: tuple[Outputs | None, Any] = (None, None)
@@ -113,7 +111,9 @@ class NumpyBackend:
     def _advance(self, actions: Array, active: Array | None, out: Any) -> None:
         columns = self._columns
         rng = NumpyRng(columns.seed, columns.env_id, columns.episode, columns.elapsed, _STEP_STREAM)
-        *stepped, reward, terminated = self._step(self._blocks(), self._params, _action_blocks(actions, self._layout), rng)
+        *stepped, reward, terminated = self._step(
+            self._blocks(), self._params, _action_blocks(actions, self._layout), rng
+        )
         # State last: a function may return its input columns as anything.
         out.reward[...], out.terminated[...] = reward, terminated
         for column, new in zip(self._state, self._detached(stepped), strict=True):

@@ -154,7 +154,16 @@ def rollout_arguments(
     elif policy is not None:
         acting = (policy, *(*policy.stride(), 0)[:3], None, None)
     stored = (trajectory, *_strides(trajectory, 3))
-    return (batch.state, _params(batch), batch.columns, *acting, *stored, outputs, *_strides(outputs, 2), batch.num_envs)
+    return (
+        batch.state,
+        _params(batch),
+        batch.columns,
+        *acting,
+        *stored,
+        outputs,
+        *_strides(outputs, 2),
+        batch.num_envs,
+    )
 
 
 def draw_arguments(

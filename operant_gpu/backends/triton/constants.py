@@ -95,8 +95,8 @@ def environment_constants(batch: Batch, scales_actions: bool = False) -> Constan
     """Return what kernels that step know of an environment.
 
     STATE, RNG: Make the NamedTuples of their fields. PARAMS: Makes the parameters, of the blocks of those in memory.
-    SHARED: Which of these have one number for all environments. DRAWS: What each is drawn from, number, kind and numbers of
-    the draw, or None; empty if nothing is drawn.
+    SHARED: Which of these have one number for all environments. DRAWS: What each is drawn from, as `sampling.parameter`
+    takes it, or None; empty if nothing is drawn.
     ARRAYS: Size of the array in each field of the state, 0 for a number. OBS_SIZE: Numbers in an observation.
     RESET, STEP, OBSERVE, ACTION_MASK: The environment's jit functions; the last may be None.
     LIMIT: Steps of an episode at most. MODE: When ended environments are reset. ACTIONS: See `action_constants`.

@@ -34,7 +34,7 @@ def launch(
     options: dict[str, Any],
     advice: str,
 ) -> Any:
-    """Launch a kernel on the current stream of a device, or interpret it; return what was compiled, None if nothing was.
+    """Launch a kernel on the current stream of a device, or interpret it; return what was compiled, or None.
 
     Args:
         kernel: Of `kernels/triton`.

@@ -33,8 +33,8 @@ from operant_gpu.memory.records import CALL, FLOAT32, INT64, record_dtype
 # The first columns of a block's 4-byte stretch.
 ENV_ID, EPISODE, ELAPSED, ENDED, REWARD, TERMINATED, TRUNCATED, ACTIVE, FREE = map(np.int64, range(9))
 
-# Where a column is, how it lies there, and its place in the block. Of state and parameters: `num_columns` that are stored
-# again, those of the state and what is drawn, up to `num_loaded` that are not, then `num_shared` of one number for all.
+# Where a column is, how it lies there, and its place in the block. Of state and parameters: `num_columns` that are
+# stored again, those of the state and what is drawn, up to `num_loaded` that are not, then `num_shared` of one number.
 STATE_COLUMN = ("address", "kind", "slot")
 # What is the same for every call: addresses of columns and of programs (0 for none), and places in the block.
 BATCH = (

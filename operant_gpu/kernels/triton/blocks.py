@@ -14,7 +14,7 @@ from triton.language.extra.cuda import num_threads
 from operant_gpu.arrays import cells
 from operant_gpu.memory import records
 from operant_gpu.random import PARAMS_STREAM, RESET_STREAM, STEP_STREAM
-from operant_gpu.randomization import draw as draw_param
+from operant_gpu.sampling import parameter
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 SAME_STEP = tl.constexpr(records.SAME_STEP)
@@ -126,7 +126,7 @@ def draw_params(columns, row, mask, episode, params, ENV: tl.constexpr):
             if ENV.DRAWS[i] is None:
                 blocks = blocks + (params[i],)
             else:
-                number = draw_param(rng, ENV.DRAWS[i][0], ENV.DRAWS[i][1], ENV.DRAWS[i][2])
+                number = parameter(rng, ENV.DRAWS[i][0], ENV.DRAWS[i][1], ENV.DRAWS[i][2])
                 # A block of its own first: a choice of one alone is a number.
                 blocks = blocks + (tl.where(mask, tl.where(mask, number, 0).to(params[i].dtype), params[i]),)
         return blocks

@@ -164,7 +164,9 @@ def rollout_kernel(
             bad = bad & ~waiting
         bad_actions += bad.to(tl.int32)
         clock = seed, env_id, episode, elapsed, episode_return
-        state, reward, terminated, truncated, elapsed, episode_return = transition(state, params, taken, active, clock, ENV)
+        state, reward, terminated, truncated, elapsed, episode_return = transition(
+            state, params, taken, active, clock, ENV
+        )
         done = terminated | truncated
         log_count += done.to(tl.int32)
         log_return = tl.where(done, log_return + episode_return, log_return)

@@ -25,6 +25,7 @@ from operant_gpu.files import as_path, remove_partials, try_to_write, write_whol
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.policies.normalization import Scaler
 from operant_gpu.models.ppo.setup import check_env, have_same_units
+from operant_gpu.parameters import saveable
 from operant_gpu.registry import list_envs, make
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _write(target: Path, learner: PPO) -> None:
         "training": learner.training,
         "env": env.environment.id,
         "num_envs": env.num_envs,
-        "params": env.params._asdict(),
+        "params": saveable(env.parameters(env.num_envs)),
         "max_episode_steps": env.max_episode_steps or -1,
         "config": asdict(learner.config),
         "network": _name(learner.policy.network),

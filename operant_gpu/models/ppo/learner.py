@@ -427,7 +427,8 @@ class PPO:
             if not self._names_folder and self.config.checkpoint_dir is not None:
                 self._checkpoints = self._begun(as_path("checkpoint_dir", self.config.checkpoint_dir), "checkpoint_dir")
             if not self._goes_on:
-                self.env.reset(seed=self.config.seed)
+                options = {"elapsed": "random"} if self.config.staggered_starts else None
+                self.env.reset(seed=self.config.seed, options=options)
         self._memory = None
         self._loop.begin(self.iterations, memory)
         self._has_begun = True

@@ -47,6 +47,8 @@ def checked_config(env: VecEnv, config: PPOConfig | None, intrinsic: IntrinsicRe
         )
     # Nobody has chosen that of the preset, which is for as many environments as the preset has.
     config = config.fitted(env.num_envs, usual_settings(env))
+    if config.staggered_starts and env.max_episode_steps is None:
+        raise InvalidConfig("staggered_starts", "environments without a time limit have none to reach: give it up")
     if intrinsic is not None and config.rnd_coef:
         raise InvalidConfig("rnd_coef", "an intrinsic reward was given: set rnd_coef=0, or leave intrinsic out")
     if intrinsic is not None and not isinstance(intrinsic, IntrinsicReward):

@@ -80,7 +80,10 @@ class _CudaDriver:
     @contextlib.contextmanager
     def reaching(self, batch: Batch, given: Any) -> Iterator[None]:
         """Let kernels touch a batch, what a call of the backend is given, and the tensors that are made meanwhile."""
-        outer, self._reached = self._reached, list(_tensors((batch.state, batch.columns, *batch.memory.values(), given)))
+        outer, self._reached = (
+            self._reached,
+            list(_tensors((batch.state, batch.columns, *batch.memory.values(), given))),
+        )
         try:
             with _Noting(self._reached):
                 yield
