@@ -113,7 +113,7 @@ def train(learner: PPO, timesteps: int, way: str) -> float:
 @contextlib.contextmanager
 def monitor(folder: str) -> Iterator[None]:
     """Watch a run from another process."""
-    command = [sys.executable, "-m", "operant_gpu.cli", "monitor", folder]
+    command = [sys.executable, "-m", "operant_gpu", "monitor", folder]
     with subprocess.Popen(command) as process:
         # Until it has begun.
         time.sleep(4.0)

@@ -7,7 +7,9 @@ and live tensors).
 
 from __future__ import annotations
 
+import inspect
 import linecache
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -50,6 +52,16 @@ def draws_of(params: Any) -> dict[str, tuple[int, Draw]]:
         for place, (name, value) in enumerate(params._asdict().items())
         if isinstance(value, Distribution)
     }
+
+
+def notes(params: type[Any]) -> dict[str, str]:
+    """Return what the comments behind a class's parameters say of them, such as a unit; "" where there is none."""
+    try:
+        source = inspect.getsource(params)
+    except (OSError, TypeError):
+        source = ""
+    found = {match[1]: match[2] for match in re.finditer(r"^\s+(\w+)\s*:[^#\n]*#\s*(.*?)\s*$", source, re.MULTILINE)}
+    return {name: found.get(name, "") for name in getattr(params, "_fields", ())}
 
 
 def checked(name: str, value: Any, default: Any) -> bool | int | float | Tensor | Distribution:

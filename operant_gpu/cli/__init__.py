@@ -21,21 +21,36 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from operant_gpu.cli.common import FAILED, INTERRUPTED, USER_ERROR, Command, Terminated, complain, plain_warnings, say
+from operant_gpu.cli.common import (
+    FAILED,
+    INTERRUPTED,
+    USER_ERROR,
+    Command,
+    Terminated,
+    complain,
+    environment_id,
+    parameters_table,
+    plain_warnings,
+    say,
+    take_parameters,
+)
 from operant_gpu.cli.machine import Bench, Doctor, Envs
-from operant_gpu.cli.options import OPTIONS
+from operant_gpu.cli.options import OPTIONS, split_parameters
 from operant_gpu.cli.play import Play
 from operant_gpu.cli.policies import Eval, Export, Record
 from operant_gpu.cli.train import Settings, Train, recommended
 from operant_gpu.cli.watch import Monitor
 from operant_gpu.errors import OperantError
 from operant_gpu.monitor.display import is_watched
+from operant_gpu.registry import find
 from operant_gpu.version import __version__
 
 _WIDTH_OF_FILES = 140
 # How PyTorch says so, on a GPU and on a CPU.
 _OUT_OF_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory|DefaultCPUAllocator")
 
+# Commands whose first argument is one.
+_OF_AN_ENVIRONMENT = ("train", "play", "bench")
 _COMMANDS: dict[str, Callable[..., Command]] = {
     "train": Train,
     "monitor": Monitor,
@@ -70,10 +85,13 @@ def _run(arguments: Sequence[str]) -> int:
         say(_console(), f"operant-gpu {__version__}")
         return 0
     try:
+        arguments, params = split_parameters(arguments)
         train = functools.partial(Train, ppo=Settings(**vars(recommended(arguments))))
         commands: dict[str, Callable[..., Any]] = {**_COMMANDS, "train": train}
         with OPTIONS:
-            command: Command = tyro.extras.subcommand_cli_from_dict(commands, prog="operant-gpu", args=arguments)
+            command: Command = _parsed(commands, arguments)
+        if params:
+            take_parameters(command, params)
         return command.run(_console())
     except OperantError as error:
         complain(error)
@@ -85,6 +103,16 @@ def _run(arguments: Sequence[str]) -> int:
             raise
         complain(MemoryError("not enough memory: ask for fewer environments, steps or units"))
         return FAILED
+
+
+def _parsed(commands: dict[str, Callable[..., Any]], arguments: Sequence[str]) -> Any:
+    """Return the command; below the help of one for an environment, tell its parameters."""
+    try:
+        return tyro.extras.subcommand_cli_from_dict(commands, prog="operant-gpu", args=arguments)
+    except SystemExit as ended:
+        if not ended.code and len(arguments) > 2 and arguments[0] in _OF_AN_ENVIRONMENT:
+            _console().print(parameters_table(find(environment_id(arguments[1]))))
+        raise
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -35,7 +36,9 @@ class Speed(NamedTuple):
     high: float
 
 
-def measure(id: str, num_envs: int, device: str, seconds: float = 0.3) -> tuple[VecEnv, list[Speed]]:
+def measure(
+    id: str, num_envs: int, device: str, seconds: float = 0.3, params: Mapping[str, Any] | None = None
+) -> tuple[VecEnv, list[Speed]]:
     """Return the environments, and the speeds of single steps, of rollouts, of training and of Gymnasium's own.
 
     Args:
@@ -43,18 +46,19 @@ def measure(id: str, num_envs: int, device: str, seconds: float = 0.3) -> tuple[
         num_envs: How many.
         device: As `VecEnv` takes it.
         seconds: About how long one repeat takes.
+        params: The environment's parameters that are not to have their default values; Gymnasium's has its own.
 
     Raises:
         InvalidConfig: If an argument makes no sense.
     """
     if not 0 < seconds <= _MOST_SECONDS:
         raise InvalidConfig("seconds", f"expected a number above 0, at most {_MOST_SECONDS:g}, got {seconds:g}")
-    env = make(id, num_envs, device=device)
+    env = make(id, num_envs, device=device, params=params)
     env.reset(seed=0)
     stored = env.rollout(1, "random", out=["action"])["action"][0].clone()
     wait = waiter(env.device)
     config = PPOConfig.for_env(id) if id in PRESETS else PPOConfig()
-    learner = PPO(make(id, config.num_envs, device=device), config)
+    learner = PPO(make(id, config.num_envs, device=device, params=params), config)
     iteration = config.n_steps * config.num_envs
     # On a GPU, the engine is known at the second iteration.
     learner.learn(2 * iteration)

@@ -8,13 +8,14 @@ import importlib.util
 import json
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from operant_gpu.environment import Definition
@@ -22,6 +23,7 @@ from operant_gpu.errors import InvalidConfig, one_line
 from operant_gpu.files import as_path
 from operant_gpu.models import PPO
 from operant_gpu.monitor.display import is_lively
+from operant_gpu.parameters import described, notes
 from operant_gpu.registry import find, register
 
 FAILED = 1
@@ -72,6 +74,38 @@ class Command(Protocol):
 
     def run(self, console: Console) -> int:
         """Do it; return the exit status."""
+
+
+class OfAnEnvironment:
+    """A command that takes parameters of an environment.
+
+    Attributes:
+        params: They, as they are on the command line, by name.
+    """
+
+    params: ClassVar[Mapping[str, str]] = {}
+
+
+def take_parameters(command: Command, params: dict[str, str]) -> None:
+    """Give a command the parameters of its environment.
+
+    Raises:
+        InvalidConfig: If it takes none.
+    """
+    if not isinstance(command, OfAnEnvironment):
+        name = type(command).__name__.lower()
+        raise InvalidConfig(f"--env.{next(iter(params))}", f"{name} takes no parameters of an environment")
+    # Not a field, which would be an option of its own.
+    vars(command)["params"] = params
+
+
+def parameters_table(definition: Definition) -> Table:
+    """Return the parameters of an environment, with what its author says of them."""
+    table = plain_table("option", "default", "", title=f"parameters of {definition.id}")
+    defaults, said = definition.params._field_defaults, notes(definition.params)
+    for name, default in defaults.items():
+        table.add_row(f"--env.{name}", str(described({name: default})[name]), escape(said[name]))
+    return table
 
 
 def environment_id(name: str) -> str:

@@ -12,7 +12,18 @@ from rich.console import Console
 from rich.markup import escape
 
 from operant_gpu.cli.benchmark import measure
-from operant_gpu.cli.common import FAILED, INCOMPLETE, busy, environment_id, plain_table, say, say_json, use_one_thread
+from operant_gpu.cli.common import (
+    FAILED,
+    INCOMPLETE,
+    OfAnEnvironment,
+    busy,
+    environment_id,
+    parameters_table,
+    plain_table,
+    say,
+    say_json,
+    use_one_thread,
+)
 from operant_gpu.cli.doctor import examine
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.monitor.dashboard import short
@@ -24,10 +35,16 @@ _MARKS = {"ok": "[green]ok[/green]", "missing": "[yellow]missing[/yellow]", "bro
 
 @dataclass
 class Envs:
-    """List the environments."""
+    """List the environments, or the parameters of one."""
+
+    env: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="ENV")] = None
+    """Environment, such as CartPole-v1, or FILE.py:NAME, whose parameters to list."""
 
     def run(self, console: Console) -> int:
         """Print a table; return the exit status."""
+        if self.env is not None:
+            console.print(parameters_table(find(environment_id(self.env))))
+            return 0
         table = plain_table("environment", "actions", "observations", "limit", "solved at", "written in")
         for id in list_envs():
             definition = find(id)
@@ -46,7 +63,7 @@ class Envs:
 
 
 @dataclass
-class Bench:
+class Bench(OfAnEnvironment):
     """Measure how fast an environment and its training are here, beside Gymnasium's vector environment."""
 
     env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")] = "CartPole-v1"
@@ -62,7 +79,7 @@ class Bench:
         """Measure, and print a table; return the exit status."""
         use_one_thread(torch.device("cpu"))
         with busy(console, "measuring"):
-            env, speeds = measure(environment_id(self.env), self.num_envs, self.device, self.seconds)
+            env, speeds = measure(environment_id(self.env), self.num_envs, self.device, self.seconds, self.params)
         table = plain_table("", "steps/s", "slowest - fastest of five", title=str(env))
         peer = next((speed.sps for speed in speeds if speed.name.startswith("Gymnasium")), None)
         if peer is not None:

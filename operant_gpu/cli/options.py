@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from operant_gpu.errors import as_integer
+from operant_gpu.errors import InvalidConfig, as_integer
 
 OPTIONS = ConstructorRegistry()
+PARAMETER = "--env."
+
+
+def split_parameters(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the arguments without those of an environment's parameters, and what these are by name.
+
+    They are `--env.NAME VALUE` or `--env.NAME=VALUE`; what names there are depends on the environment.
+
+    Raises:
+        InvalidConfig: If one has no value.
+    """
+    others, given = list[str](), dict[str, str]()
+    words = iter(arguments)
+    for word in words:
+        if not word.startswith(PARAMETER):
+            others.append(word)
+            continue
+        option, equals, value = word.partition("=")
+        text = value if equals else next(words, None)
+        if text is None:
+            raise InvalidConfig(option, "expected a value behind it, such as 9.8, 5..15, log:0.1..10 or 0.4,0.5,0.6")
+        given[option.removeprefix(PARAMETER).replace("-", "_")] = text
+    return others, given
 
 
 @OPTIONS.primitive_rule

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from gymnasium.vector import AutoresetMode
 from rich.console import Console
 
-from operant_gpu.cli.common import environment_id, say
+from operant_gpu.cli.common import OfAnEnvironment, environment_id, say
 from operant_gpu.cli.game import play
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.registry import make
 
 
 @dataclass
-class Play:
+class Play(OfAnEnvironment):
     """Play an environment in the terminal, with the arrow keys and the space bar."""
 
     env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
@@ -31,7 +31,8 @@ class Play:
         if not 0.1 <= self.fps <= 100:
             raise InvalidConfig("fps", f"expected 0.1 to 100 steps a second, got {self.fps}")
         id = environment_id(self.env)
-        env = make(id, device="cpu", render_mode="rgb_array", autoreset_mode=AutoresetMode.DISABLED)
+        settings: dict[str, Any] = {"render_mode": "rgb_array", "autoreset_mode": AutoresetMode.DISABLED}
+        env = make(id, device="cpu", params=self.params, **settings)
         game = play(env, self.fps, self.seed, console)
         say(console, f"{id}: score {game.score:g} in {game.steps} steps")
         return 0

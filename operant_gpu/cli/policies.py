@@ -9,19 +9,21 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from operant_gpu.cli.common import busy, load, plain_table, say, say_json
+from operant_gpu.cli.common import OfAnEnvironment, busy, load, plain_table, say, say_json
 from operant_gpu.files import as_path
 from operant_gpu.models import Evaluation, evaluate, export, record
 from operant_gpu.models.evaluation import STEP_LIMIT
+from operant_gpu.parameters import described
 
 _Checkpoint = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
 
 
 @dataclass
-class Eval:
+class Eval(OfAnEnvironment):
     """Let a policy play whole episodes, taking its likeliest actions and drawing them, and tell how good it is.
 
-    The interval holds the true interquartile mean in 95 of 100 cases (bootstrap).
+    The interval holds the true interquartile mean in 95 of 100 cases (bootstrap). The environment has the parameters of
+    the training, ranges too, but for those given as `--env.NAME VALUE`.
     """
 
     checkpoint: _Checkpoint
@@ -41,15 +43,24 @@ class Eval:
         """Evaluate; return the exit status."""
         learner = load(self.checkpoint, self.env, self.device)
         kinds = {
-            name: evaluate(learner, self.episodes, deterministic=name == "deterministic", seed=self.seed)
+            name: evaluate(
+                learner,
+                self.episodes,
+                deterministic=name == "deterministic",
+                seed=self.seed,
+                params=self.params,
+            )
             for name in ("deterministic", "stochastic")
         }
         id = learner.env.environment.id
         if self.json:
             rows = {name: _numbers(evaluation) for name, evaluation in kinds.items()}
-            say_json(console, {"env": id, "timesteps": learner.timesteps, **rows})
+            other = learner.env.environment.make_params(self.params)._asdict()
+            params = {**learner.env.parameters(1), **{name: other[name] for name in self.params}}
+            say_json(console, {"env": id, "params": described(params), "timesteps": learner.timesteps, **rows})
             return 0
-        title = f"{id} after {learner.timesteps:,} steps: {self.episodes:,} episodes each"
+        other = "".join(f", {name}={text}" for name, text in self.params.items())
+        title = f"{id}{other} after {learner.timesteps:,} steps: {self.episodes:,} episodes each"
         headings = ("actions", "mean return", "deviation", "interquartile mean", "95 % interval", "mean length")
         table = plain_table(*headings, title=title)
         for name, evaluation in kinds.items():
@@ -64,8 +75,11 @@ class Eval:
 
 
 @dataclass
-class Record:
-    """Let a policy play, and write what the environment draws to a GIF or MP4."""
+class Record(OfAnEnvironment):
+    """Let a policy play, and write what the environment draws to a GIF or MP4.
+
+    `--env.NAME VALUE` gives the environment another parameter than the training's.
+    """
 
     checkpoint: _Checkpoint
     """A run's directory (for its newest checkpoint) or a checkpoint's file."""
@@ -98,6 +112,7 @@ class Record:
                 seed=self.seed,
                 max_steps=self.max_steps,
                 fps=self.fps,
+                params=self.params,
             )
         returns = ", ".join(f"{value:.4g}" for value in made.returns)
         size = out.stat().st_size / 1024

@@ -18,6 +18,7 @@ from rich.console import Console
 from operant_gpu.cli.common import (
     FAILED,
     INTERRUPTED,
+    OfAnEnvironment,
     Terminated,
     busy,
     complain,
@@ -56,10 +57,13 @@ class Settings(PPOConfig):
 
 
 @dataclass
-class Train:
+class Train(OfAnEnvironment):
     """Train a policy with PPO until the environment counts as solved, in a directory that keeps everything.
 
     Ctrl-C, and SIGTERM, end the iteration under way and save; `--resume RUN` goes on as if nothing had happened.
+
+    `--env.NAME VALUE` gives the environment a parameter: a number, or a range of which each episode draws (5..15,
+    log:0.1..10, normal:10,2 or 0.4,0.5,0.6). The help of `train ENV` ends with a list of them.
     """
 
     env: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="ENV")] = None
@@ -107,7 +111,7 @@ class Train:
         if self.env is None:
             raise InvalidConfig("env", "expected an environment, such as CartPole-v1, or --resume RUN, got neither")
         id = environment_id(self.env)
-        env = make(id, config.num_envs, device=self.device)
+        env = make(id, config.num_envs, device=self.device, params=self.params)
         use_one_thread(env.device)
         goal = env.environment.reward_threshold if self.goal is None else self.goal
         learner = PPO(env, config)
@@ -117,6 +121,9 @@ class Train:
         """Return the learner of a run, the goal of its training, and the run's directory."""
         if self.run_dir is not None:
             raise InvalidConfig("run", "a run that is resumed stays in its directory: leave --run out")
+        if self.params:
+            name = next(iter(self.params))
+            raise InvalidConfig(f"--env.{name}", "a run goes on with the parameters that it began with: leave it out")
         description, saved = read_description(folder), _settings_of(folder)
         if self.env is not None and environment_id(self.env) != description["env"]:
             raise InvalidConfig(

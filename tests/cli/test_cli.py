@@ -369,7 +369,7 @@ def test_more_than_the_memory_holds_is_one_line(capsys: pytest.CaptureFixture[st
 
 
 def test_outputs_that_cannot_be_written_or_encoded_stop_nothing() -> None:
-    command = [sys.executable, "-m", "operant_gpu.cli", "train", "CartPole-v1", "--no-video", "--run", "ü", *QUICK]
+    command = [sys.executable, "-m", "operant_gpu", "train", "CartPole-v1", "--no-video", "--run", "ü", *QUICK]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     with open("/dev/full", "w") as full:
         finished = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment, check=False)

@@ -109,7 +109,7 @@ def test_the_command_plays_in_a_terminal() -> None:
     child, terminal = pty.fork()
     if child == 0:
         os.environ.update(TERM="xterm-256color", COLUMNS="80", LINES="30")
-        os.execv(sys.executable, [sys.executable, "-m", "operant_gpu.cli", "play", "Snake-v0", "--seed", "1"])
+        os.execv(sys.executable, [sys.executable, "-m", "operant_gpu", "play", "Snake-v0", "--seed", "1"])
     pressed = (("", "step 0"), ("\x1b[A", "step 1"), ("\x1bOD", "step 2"), ("r", "step 0"), ("q", "in 0 steps"))
     shown = ""
     for key, awaited in pressed:

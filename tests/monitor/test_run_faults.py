@@ -30,7 +30,7 @@ from operant_gpu.cli import main
 from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.monitor import Run, RunReader
 
-CLI = [sys.executable, "-m", "operant_gpu.cli"]
+CLI = [sys.executable, "-m", "operant_gpu"]
 # An iteration takes some milliseconds: the training would go on for minutes.
 ENDLESS = ["CartPole-v1", "--device", "cpu", "--goal", "inf", "--total-timesteps", "100000000", "--no-video"]
 SMALL = ["--num-envs", "16", "--n-steps", "8", "--batch-size", "32", "--lr", "2.5e-3"]

@@ -25,6 +25,7 @@ from ptx_executor.triton_driver import shared_memory_of
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.cache import get_cache_manager
+from varied_envs import CARTPOLE, TILES, Tiles, given
 
 from operant_gpu.backends.base import NO_LIMIT, Batch
 from operant_gpu.backends.lowering.trial import try_out
@@ -62,6 +63,7 @@ from operant_gpu.memory.allocation import allocate_columns, allocate_state
 from operant_gpu.memory.columns import Outputs
 from operant_gpu.memory.trajectory import NETWORK_OUTPUTS, Storage, Trajectory
 from operant_gpu.mlp import MLP, MLPLayout
+from operant_gpu.parameters import allocated
 from operant_gpu.registry import find, list_envs
 from operant_gpu.spaces import action_layout, observation_layout
 
@@ -167,13 +169,16 @@ def environments(with_arrays: bool) -> list[Environment]:
     return [one for one in known if any(column.shape for column in one.column_types().values()) == with_arrays]
 
 
-def batch_of(environment: Environment, mode: AutoresetMode = AutoresetMode.SAME_STEP) -> Batch:
-    params = environment.make_params({})
+def batch_of(
+    environment: Environment, mode: AutoresetMode = AutoresetMode.SAME_STEP, varied: dict[str, Any] | None = None
+) -> Batch:
+    params = environment.make_params(given(varied or {}, ROWS_OF_BATCH))
     observation, action = environment.spaces(params)
     layouts = observation_layout(observation), action_layout(action)
     state, columns = allocate_state(environment, ROWS_OF_BATCH, CPU), allocate_columns(ROWS_OF_BATCH, CPU, 0)
     limit, trial = environment.max_episode_steps or NO_LIMIT, try_out(environment, params)
-    return Batch(environment, params, state, columns, *layouts, limit, mode, trial)
+    memory = allocated(params, ROWS_OF_BATCH, CPU)
+    return Batch(environment, params, memory, state, columns, *layouts, limit, mode, trial)
 
 
 def storage_of(batch: Batch, stores_rows: bool) -> Storage:
@@ -334,14 +339,19 @@ def all_launches(kind: str) -> Iterator[Launch]:
         yield network_of(cartpole, 64, 64, precision="ieee")
         return
     if kind in ("arrays", "snake"):
-        for environment in environments(with_arrays=True) if kind == "arrays" else [find("Snake-v0")]:
-            batch = batch_of(environment)
+        batches = [batch_of(find("Snake-v0"))]
+        if kind == "arrays":
+            batches = [*map(batch_of, environments(with_arrays=True)), batch_of(Tiles, varied=TILES)]
+        for batch in batches:
             yield from (*steps_of(batch), rollouts_of(batch)[1], draw_of(batch))
         return
     for environment in environments(with_arrays=False):
         for mode in modes_of(environment.id):
             batch = batch_of(environment, mode)
             yield from (steps_of if kind == "steps" else rollouts_of)(batch)
+    batch = batch_of(find("CartPole-v1"), varied=CARTPOLE)
+    for launch in (steps_of if kind == "steps" else rollouts_of)(batch):
+        yield launch._replace(variant=f"{launch.variant}, varied")
 
 
 if __name__ == "__main__":

@@ -71,15 +71,19 @@ def varied(definition: Definition, **params: Any) -> Callable[..., VecEnv]:
     """Return a maker of environments with these parameters: they are the same in any part of a batch."""
 
     def make(num_envs: int, *, first_env_id: int = 0, **settings: Any) -> VecEnv:
-        ids = torch.arange(first_env_id, first_env_id + num_envs)
-
-        def given(value: Any) -> Any:
-            return torch.tensor(value.values)[ids % len(value.values)] if isinstance(value, Own) else value
-
-        own = {name: given(value) for name, value in params.items()}
+        own = given(params, num_envs, first_env_id)
         return definition(num_envs, first_env_id=first_env_id, **{**own, **settings})
 
     return make
+
+
+def given(params: dict[str, Any], num_envs: int, first_env_id: int = 0) -> dict[str, Any]:
+    """Return parameters with tensors for so many environments."""
+    ids = torch.arange(first_env_id, first_env_id + num_envs)
+    return {
+        name: torch.tensor(value.values)[ids % len(value.values)] if isinstance(value, Own) else value
+        for name, value in params.items()
+    }
 
 
 CARTPOLE = {

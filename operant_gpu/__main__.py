@@ -1,4 +1,4 @@
-"""`python -m operant_gpu.cli` does what `operant-gpu` does."""
+"""`python -m operant_gpu` does what `operant-gpu` does."""
 
 import sys
 
