@@ -226,7 +226,7 @@ def test_others_like_these_have_the_same_parameters() -> None:
     assert (found["tau"].shape, found["length"], found["masscart"]) == ((), Choice(0.4, 0.5), 1.0)
 
 
-# ------------------------------------------------------------------------------------------------------- what is refused
+# ------------------------------------------------------------------------------------------------------ what is refused
 
 
 class OddState(NamedTuple):
@@ -374,7 +374,7 @@ def test_the_least_and_the_greatest_are_validated(value: Any) -> None:
     CartPole(N, device="cpu", length=value * 0 + 1 if isinstance(value, torch.Tensor) else Uniform(1, 2))
 
 
-# ------------------------------------------------------------------------------------------------------ staggered starts
+# ----------------------------------------------------------------------------------------------------- staggered starts
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,0 +1,155 @@
+"""Show what parameters in memory are for: trainings on drawn ones, a curriculum, and staggered starts.
+
+    python bench/randomization.py [--seeds 10] [--steps 300000] [--processes 2]
+
+Pendulum is trained with g = 10, with g = 15, with g drawn from 5 to 15 for each episode, and with g raised while it
+learns, and each policy is evaluated from 5 to 15; and in 4,096 environments whose episodes begin together, or staggered.
+Writes bench/results/randomization-<machine>.json, the section of docs/results.md, and docs/images/randomization.png.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+import tyro
+from machine import RESULTS, describe, write
+from page import table
+
+import operant_gpu
+from operant_gpu.models import PPO, PPOConfig, evaluate
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot
+
+ENV = "Pendulum-v1"
+EASY, HARD, DRAWN = "10", "15", "5..15"
+EVALUATED = (5.0, 7.5, 10.0, 12.5, 15.0)
+# Of a curriculum: where g begins and ends, and by which part of the training it has risen.
+FIRST, LAST, RISEN = 5.0, 15.0, 0.5
+STAGGERED = {"num_envs": 4_096, "n_steps": 16, "batch_size": 8_192, "n_epochs": 4, "lr": (4e-3, 0.0)}
+STAGGERED_STEPS = 4_096 * 16 * 60
+SECTION, IMAGE = "randomization.md", Path(__file__).parents[1] / "docs" / "images" / "randomization.png"
+
+
+@dataclass
+class Settings:
+    """How much is measured."""
+
+    seeds: int = 10
+    """Of each training."""
+    steps: int = 300_000
+    """Of each training, but those with 4,096 environments."""
+    episodes: int = 200
+    """Of each evaluation."""
+    processes: int = 2
+    """At once."""
+
+
+def train(kind: str, seed: int, steps: int, episodes: int) -> dict[str, Any]:
+    """Train one policy; return how it learned and what it has learned."""
+    torch.set_num_threads(1)
+    is_staggering = kind in ("together", "staggered")
+    changes: dict[str, Any] = {**STAGGERED, "staggered_starts": kind == "staggered"} if is_staggering else {}
+    config = PPOConfig.for_env(ENV, total_timesteps=STAGGERED_STEPS if is_staggering else steps, seed=seed, **changes)
+    g: Any = torch.tensor(FIRST) if kind == "curriculum" else EASY if is_staggering else kind
+    env = operant_gpu.make(ENV, config.num_envs, device="cpu", params={"g": g})
+    curve: dict[str, list[float]] = {"timesteps": [], "episodic_return": [], "g": [], "ended": []}
+
+    def follow(metrics: dict[str, float]) -> None:
+        if kind == "curriculum":
+            # The next step reads it: nothing is compiled anew.
+            share = min(1.0, metrics["timesteps"] / (RISEN * config.total_timesteps))
+            env.params.g.fill_(FIRST + share * (LAST - FIRST))
+        curve["timesteps"].append(metrics["timesteps"])
+        curve["episodic_return"].append(metrics["episodic_return"])
+        curve["g"].append(float(torch.as_tensor(env.params.g).mean()))
+        curve["ended"].append(float(env.episode_so_far[1].eq(0).float().mean()))
+
+    learner = PPO(env, config).learn(callback=follow)
+    # Those of a range of g are compared where the others are; the others at their own.
+    params = [{}] if is_staggering else [{"g": value} for value in EVALUATED]
+    returns = [evaluate(learner, episodes, params=one).mean for one in params]
+    return {"kind": kind, "seed": seed, "returns": returns, "curve": curve, "seconds": learner.seconds}
+
+
+def main(settings: Settings) -> None:
+    """Train everything, write and draw."""
+    kinds = (EASY, HARD, DRAWN, "curriculum", "together", "staggered")
+    jobs = list(itertools.product(range(settings.seeds), kinds))
+    with concurrent.futures.ProcessPoolExecutor(settings.processes) as pool:
+        started = [pool.submit(train, kind, seed, settings.steps, settings.episodes) for seed, kind in jobs]
+        runs = []
+        for done in concurrent.futures.as_completed(started):
+            runs.append(done.result())
+            print(f"{runs[-1]['kind']} {runs[-1]['seed']}: {[round(one) for one in runs[-1]['returns']]}", flush=True)
+    runs.sort(key=lambda run: (kinds.index(run["kind"]), run["seed"]))
+    report = {**describe(), "settings": vars(settings), "evaluated": EVALUATED, "runs": runs}
+    print(f"written to {write(report, None, 'randomization-{}')}")
+    (RESULTS / SECTION).write_text(section(report))
+    draw(runs)
+
+
+def section(report: dict[str, Any]) -> str:
+    """Return the section of docs/results.md."""
+
+    def row(kind: str) -> list[str]:
+        found = [run["returns"] for run in report["runs"] if run["kind"] == kind]
+        return [f"{statistics.mean(one):.0f} [{min(one):.0f}, {max(one):.0f}]" for one in zip(*found, strict=True)]
+
+    names = {EASY: "10", HARD: "15", DRAWN: "drawn, 5 to 15", "curriculum": "raised from 5 to 15"}
+    rows = [[f"g {name}", *row(kind)] for kind, name in names.items()]
+    settings, evaluated = report["settings"], [f"g = {value:g}" for value in report["evaluated"]]
+    same, other = (row(kind)[0] for kind in ("together", "staggered"))
+    texts = (
+        "## Parameters that are drawn, raised and staggered",
+        f"[`bench/randomization.py`](../bench/randomization.py) trains the preset of {ENV} for {settings['steps']:,} steps:",
+        "with one g, with g drawn from 5 to 15 for each episode (`--env.g 5..15`), and with g raised from 5 to 15 over the",
+        f"first half of the training through `env.params.g`. Mean returns of {settings['episodes']} episodes, means of",
+        f"{settings['seeds']} seeds, with [least, most]:\n",
+        table(["trained with", *evaluated], rows),
+        "\nThe policy does not see g. With 4,096 environments and minibatches of 8,192, after",
+        f"{STAGGERED_STEPS:,} steps: {same} where all episodes begin together, and so end in the same steps, and",
+        f"{other} with `staggered_starts`.\n",
+        "![Curves of a curriculum and of staggered starts](images/randomization.png)",
+    )
+    return texts[0] + "\n\n" + "\n".join(texts[1:])
+
+
+def draw(runs: Iterable[dict[str, Any]]) -> None:
+    """Draw the curves of the curriculum, and those of episodes that begin together or staggered."""
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), dpi=100, layout="constrained")
+    beside = left.twinx()
+    panels: dict[str, Callable[..., Any]] = {"curriculum": left.plot, "together": right.plot, "staggered": right.plot}
+    colours = {"curriculum": "tab:blue", "together": "tab:orange", "staggered": "tab:blue"}
+    named = set[str]()
+    for run in runs:
+        kind, curve = run["kind"], run["curve"]
+        if kind not in panels:
+            continue
+        label = kind if kind not in named else None
+        named.add(kind)
+        panels[kind](
+            curve["timesteps"], curve["episodic_return"], color=colours[kind], linewidth=1, alpha=0.7, label=label
+        )
+        if kind == "curriculum":
+            beside.plot(curve["timesteps"], curve["g"], color="grey", linewidth=1)
+    left.set_title("g raised while it learns (grey, right axis)")
+    right.set_title("4,096 environments")
+    right.legend(loc="lower right")
+    for axes in (left, right):
+        axes.set_xlabel("steps")
+        axes.set_ylabel("mean return of finished episodes")
+    figure.savefig(IMAGE)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))
