@@ -40,6 +40,8 @@ class Settings:
     """Of each measurement."""
     seconds: float = 0.1
     """About how long one takes."""
+    backends: tuple[str, ...] = ()
+    """Such as triton; all that work here if not given."""
     out: Path | None = None
     """File for the results; bench/results/parameters-<machine>.json if not given."""
 
@@ -102,6 +104,8 @@ def main(settings: Settings) -> None:
     torch.set_num_threads(1)
     rows = []
     for device, backend in places():
+        if settings.backends and backend not in settings.backends:
+            continue
         rows += race(contenders(settings, device, backend), settings.repeats, settings.seconds)
     report = {**describe(), "num_envs": settings.num_envs, "steps": settings.steps, "rows": rows}
     path = write(report, settings.out, "parameters-{}")

@@ -3,8 +3,8 @@
     python bench/randomization.py [--seeds 10] [--steps 300000] [--processes 2]
 
 Pendulum is trained with g = 10, with g = 15, with g drawn from 5 to 15 for each episode, and with g raised while it
-learns, and each policy is evaluated from 5 to 15; and in 4,096 environments whose episodes begin together, or staggered.
-Writes bench/results/randomization-<machine>.json, the section of docs/results.md, and docs/images/randomization.png.
+learns, and each policy is evaluated from 5 to 15; and in 4,096 environments, beginning together or staggered. Writes
+bench/results/randomization-<machine>.json, the section of docs/results.md, and docs/images/randomization.png.
 """
 
 from __future__ import annotations
@@ -111,9 +111,9 @@ def section(report: dict[str, Any]) -> str:
     same, other = (row(kind)[0] for kind in ("together", "staggered"))
     texts = (
         "## Parameters that are drawn, raised and staggered",
-        f"[`bench/randomization.py`](../bench/randomization.py) trains the preset of {ENV} for {settings['steps']:,} steps:",
-        "with one g, with g drawn from 5 to 15 for each episode (`--env.g 5..15`), and with g raised from 5 to 15 over the",
-        f"first half of the training through `env.params.g`. Mean returns of {settings['episodes']} episodes, means of",
+        f"[`bench/randomization.py`](../bench/randomization.py) trains the preset of {ENV} for",
+        f"{settings['steps']:,} steps: with one g, with g drawn from 5 to 15 for each episode (`--env.g 5..15`), and with g",
+        f"raised from 5 to 15 over the first half through `env.params.g`. Mean returns of {settings['episodes']} episodes, means of",
         f"{settings['seeds']} seeds, with [least, most]:\n",
         table(["trained with", *evaluated], rows),
         "\nThe policy does not see g. With 4,096 environments and minibatches of 8,192, after",

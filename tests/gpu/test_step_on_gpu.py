@@ -114,6 +114,27 @@ def test_graph_replay_equals_eager_steps(name: str) -> None:
     assert eager.get_logs()["episode_count"] >= NUM_ENVS
 
 
+@pytest.mark.parametrize("shape", [(), (NUM_ENVS,)], ids=["shared", "own"])
+def test_graphs_and_launches_see_what_is_written_to_a_parameter(shape: tuple[int, ...]) -> None:
+    live, compiled_in = make("Pendulum-v1", g=torch.full(shape, 4.0)), make("Pendulum-v1", g=12.0)
+    actions = random_actions(live, np.random.default_rng(2)).cuda()
+    for env in (live, compiled_in):
+        env.reset(seed=5)
+    graph, replayed = capture(live, lambda: live.step(actions))
+    with compilations() as compiled:
+        live.params.g.fill_(12.0)
+        for step in range(4):
+            expected = flat(compiled_in.step(actions))
+            if step % 2:
+                live.step(actions)
+            else:
+                graph.replay()
+            # A number is folded in double precision.
+            one, other = ({name: part[name] for name in ("obs", "reward")} for part in (flat(replayed), expected))
+            assert_same_tensors(one, other, ulps=256, atol=2e-5)
+    assert len(compiled) <= 1, f"expected nothing but the step of the other environments, got {compiled}"
+
+
 def test_kernels_compile_once_whatever_the_size() -> None:
     with compilations() as compiled:
         # A parameter that no other test uses: this process has not loaded such a kernel.
