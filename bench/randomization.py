@@ -112,9 +112,10 @@ def section(report: dict[str, Any]) -> str:
     texts = (
         "## Parameters that are drawn, raised and staggered",
         f"[`bench/randomization.py`](../bench/randomization.py) trains the preset of {ENV} for",
-        f"{settings['steps']:,} steps: with one g, with g drawn from 5 to 15 for each episode (`--env.g 5..15`), and with g",
-        f"raised from 5 to 15 over the first half through `env.params.g`. Mean returns of {settings['episodes']} episodes, means of",
-        f"{settings['seeds']} seeds, with [least, most]:\n",
+        f"{settings['steps']:,} steps: with one g, with g drawn from 5 to 15 for each episode (`--env.g 5..15`),",
+        "and with g raised from 5 to 15",
+        "over the first half through `env.params.g`. Mean returns of",
+        f"{settings['episodes']} episodes, means of {settings['seeds']} seeds, with [least, most]:\n",
         table(["trained with", *evaluated], rows),
         "\nThe policy does not see g. With 4,096 environments and minibatches of 8,192, after",
         f"{STAGGERED_STEPS:,} steps: {same} where all episodes begin together, and so end in the same steps, and",

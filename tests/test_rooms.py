@@ -18,7 +18,7 @@ PUBLIC = {
     "operant_gpu": """ActionError Array AutoresetMode BackendError CheckpointError CudaEnvironment Environment
         ExportError InvalidConfig OperantError ResetNeeded TrainingError UnsupportedConstruct VecEnv __version__ envs
         list_envs make register verify""",
-    "operant_gpu.arrays": "cell cells count get nth put",
+    "operant_gpu.arrays": "beside cell cells count get nth put",
     "operant_gpu.envs": """Acrobot Asterix Breakout CartPole Freeway Game2048 GridWalk MountainCar MountainCarContinuous
         Pendulum Seaquest Snake SpaceInvaders""",
     "operant_gpu.errors": """ActionError BackendError CheckpointError ExportError InvalidConfig OperantError ResetNeeded
@@ -30,6 +30,7 @@ PUBLIC = {
     "operant_gpu.models.networks": "ActorCritic RecurrentActorCritic",
     "operant_gpu.monitor": "JSONLines Run RunReader TensorBoard View WeightsAndBiases Writer draw_curve",
     "operant_gpu.random": "integers normal uniform",
+    "operant_gpu.randomization": "Choice LogUniform Normal Uniform",
     "operant_gpu.vector": "VecEnv",
     "operant_gpu.verification": "Check Report verify",
 }

@@ -29,7 +29,14 @@ COUNTS += ["checkpoint_interval", "checkpoint_keep"]
 POSITIVE = ["lr", "clip_eps", "vf_clip_eps", "max_grad_norm", "target_kl"]
 NON_NEGATIVE = ["vf_coef", "ent_coef", "rnd_coef", "gru_size"]
 FRACTIONS = ["gamma", "gae_lambda"]
-FLAGS = ["scale_actions", "normalize_advantages", "normalize_observations", "normalize_rewards", "shared_trunk"]
+FLAGS = [
+    "staggered_starts",
+    "scale_actions",
+    "normalize_advantages",
+    "normalize_observations",
+    "normalize_rewards",
+    "shared_trunk",
+]
 FLAGS += ["use_amp", "compile"]
 WIDTHS = ["hidden_sizes", "cnn_channels"]
 INTEGERS = [*COUNTS, "gru_size", "seed"]
