@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from operant_gpu.errors import InvalidConfig, as_integer
-from operant_gpu.randomization import Distribution, Draw, parse
+from operant_gpu.randomization import RANGES, Distribution, Draw, parse
 from operant_gpu.tensors import as_tensor
 
 # How they lie in memory.
@@ -79,7 +79,10 @@ def checked(name: str, value: Any, default: Any) -> bool | int | float | Tensor 
             value.compiled(kind)
             return value
     except InvalidConfig as error:
-        raise InvalidConfig(name, error.args[1]) from error
+        message = error.args[1]
+        if error.param == "text":
+            message = f"expected {_EXPECTED[kind]} (default {default!r}), or {RANGES}, got {value!r}"
+        raise InvalidConfig(name, message) from error
     if isinstance(value, Tensor | np.ndarray) or hasattr(value, "__cuda_array_interface__"):
         return _checked_tensor(name, value, kind)
     return _checked_number(name, value, default)

@@ -24,7 +24,7 @@ __all__ = ["Choice", "Distribution", "LogUniform", "Normal", "Uniform"]
 # How many standard deviations from the mean a Normal is clipped, unless its ends are given.
 _DEVIATIONS = 3
 _LARGEST = float(np.finfo(np.float32).max)
-_EXPECTED = "a number, or a range such as 5..15, log:0.1..10, normal:10,2 or 0.4,0.5,0.6"
+RANGES = "a range such as 5..15, log:0.1..10, normal:10,2 or 0.4,0.5,0.6"
 
 
 class Draw(NamedTuple):
@@ -216,7 +216,7 @@ def parse(text: str) -> bool | int | float | Distribution:
         raise
     except (KeyError, ValueError):
         pass
-    raise InvalidConfig("text", f"expected {_EXPECTED}, got {text!r}")
+    raise InvalidConfig("text", f"expected a number, or {RANGES}, got {text!r}")
 
 
 def _parsed_range(text: str, kind: type[Uniform | LogUniform]) -> Distribution:
