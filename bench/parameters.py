@@ -74,10 +74,8 @@ def contenders(settings: Settings, device: str, backend: str) -> Iterator[Conten
         each = sum(one.ndim for one in env.params if isinstance(one, torch.Tensor))
         notes = {"parameters": kind, "backend": backend, "bytes_per_step": 4 * each}
 
-        step, roll_out = (
-            functools.partial(take, env.step, actions),
-            functools.partial(take, env.rollout, settings.steps),
-        )
+        step = functools.partial(take, env.step, actions)
+        roll_out = functools.partial(take, env.rollout, settings.steps)
         if device == "cuda":
             step(0)
             graph, _ = captured(functools.partial(step, 0))

@@ -190,16 +190,16 @@ class Definition:
         Raises:
             InvalidConfig: If a space has no layout in memory, or has no actions for `action_mask` to tell of.
         """
-        names = ("observation_space", "action_space")
-        observation, action = (
-            space(parameters.numbers_of(params, name)) if callable(space) else space
-            for name, space in ((name, getattr(self, name)) for name in names)
-        )
+        observation, action = (self._space(name, params) for name in ("observation_space", "action_space"))
         observation_layout(observation)
         layout = action_layout(action)
         if self.has_action_mask and not layout.is_discrete:
             raise InvalidConfig("action_mask", f"needs a Discrete or MultiDiscrete action space, got {action!r}")
         return observation, action
+
+    def _space(self, name: str, params: Any) -> Space[Any]:
+        space: Space[Any] | Callable[[Any], Space[Any]] = getattr(self, name)
+        return space(parameters.numbers_of(params, name)) if callable(space) else space
 
     def column_types(self) -> dict[str, ColumnType]:
         """Return what each column of the state holds of one environment.

@@ -131,7 +131,7 @@ def check(params: Any, validate: Callable[[Any], None] | None) -> None:
     """
     if validate is None:
         return
-    validate(params._make(_ends(value)[0] for value in params))
+    validate(at_least(params))
     if in_memory(params):
         validate(params._make(_ends(value)[1] for value in params))
 

@@ -68,8 +68,8 @@ class Distribution:
 
 
 @dataclass(frozen=True)
-class Uniform(Distribution):
-    """Uniform from `low` to `high`; for a parameter that is an integer, each from `low` to `high` with equal chance."""
+class _Range(Distribution):
+    """A distribution between two numbers."""
 
     low: float
     high: float
@@ -81,6 +81,11 @@ class Uniform(Distribution):
     def ends(self) -> tuple[float, float]:
         """The least and the greatest number that can be drawn."""
         return self.low, self.high
+
+
+@dataclass(frozen=True)
+class Uniform(_Range):
+    """Uniform from `low` to `high`; for a parameter that is an integer, each from `low` to `high` with equal chance."""
 
     def compiled(self, kind: type) -> Draw:
         """Return the distribution as kernels take it."""
@@ -99,21 +104,13 @@ class Uniform(Distribution):
 
 
 @dataclass(frozen=True)
-class LogUniform(Distribution):
+class LogUniform(_Range):
     """Between `low` and `high`, both above 0, with a uniform logarithm: each factor of two is as likely as another."""
 
-    low: float
-    high: float
-
     def __post_init__(self) -> None:
-        self._check_range(self.low, self.high)
+        super().__post_init__()
         if not self.low > 0:
             raise self._wrong("begins at or below 0, where there is no logarithm: give a `low` above 0")
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        """The least and the greatest number that can be drawn."""
-        return self.low, self.high
 
     def _of_floats(self) -> Draw:
         numbers = (math.log2(self.low), math.log2(self.high), float(self.low), float(self.high))

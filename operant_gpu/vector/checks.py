@@ -138,13 +138,14 @@ def _per_env(option: str, given: Any, num_envs: int, device: torch.device, dtype
 def _elapsed(given: Any, num_envs: int, device: torch.device, limit: int) -> Tensor | str | None:
     if given is None:
         return None
-    if isinstance(given, str) or limit == NO_LIMIT:
-        one_of("options", given, ("random",), " as elapsed, or steps") if isinstance(given, str) else None
-        if limit == NO_LIMIT:
-            raise InvalidConfig("options", "elapsed needs a time limit: give max_episode_steps")
-        return "random"
-    if as_integer(given) is not None:
-        given = torch.full((num_envs,), as_integer(given) or 0)
+    if isinstance(given, str):
+        given = one_of("options", given, ("random",), " as elapsed, or steps")
+    if limit == NO_LIMIT:
+        raise InvalidConfig("options", "elapsed needs a time limit: give max_episode_steps")
+    if isinstance(given, str):
+        return given
+    if (number := as_integer(given)) is not None:
+        given = torch.full((num_envs,), number)
     steps = _per_env("elapsed", given, num_envs, device, torch.int32)
     least, greatest = int(steps.min()), int(steps.max())
     if least < 0 or greatest >= limit:

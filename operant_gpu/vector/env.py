@@ -445,15 +445,10 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         chosen = list(range(self.num_envs)) if indices is None else checks.indices(indices, self.num_envs)
         columns = (column[chosen].cpu() for column in self.state)
         rows = zip(*(column.tolist() if column.ndim == 1 else column.numpy() for column in columns), strict=True)
-        params = self.params._asdict()
         memory = {name: one.expand(self.num_envs)[chosen].tolist() for name, one in self._memory.items()}
-        return tuple(
-            self.environment.draw(
-                self.environment.state(*row),
-                self.params._make({**params, **{name: values[i] for name, values in memory.items()}}.values()),
-            )
-            for i, row in enumerate(rows)
-        )
+        params = (self.params._replace(**{name: one[i] for name, one in memory.items()}) for i in range(len(chosen)))
+        draw, state = self.environment.draw, self.environment.state
+        return tuple(draw(state(*row), own) for row, own in zip(rows, params, strict=True))
 
     def __enter__(self) -> VecEnv:
         """Close the environments at the end of a `with` statement."""

@@ -232,17 +232,22 @@ def _loaded(name: str, value: Any) -> str:
 def _drawn(name: str, place: int, draw: Draw) -> str:
     """Return the statement that draws a parameter, as `sampling.parameter` does."""
     numbers = draw.numbers
-    if draw.kind == sampling.UNIFORM.value:
+
+    def uniform() -> str:
         # The width as the other backends have it: of doubles.
-        value = f"unit(word(rng, {place})) * {_float(numbers[1] - numbers[0])} + {_float(numbers[0])}"
+        return f"unit(word(rng, {place})) * {_float(numbers[1] - numbers[0])} + {_float(numbers[0])}"
+
+    def clipped(value: str) -> str:
+        return f"fminf(fmaxf({value}, {_float(numbers[2])}), {_float(numbers[3])})"
+
+    if draw.kind == sampling.UNIFORM.value:
+        value = uniform()
     elif draw.kind == sampling.INTEGERS.value:
         value = f"integers(rng, {place}, {numbers[0]}, {numbers[1]})"
     elif draw.kind == sampling.LOG_UNIFORM.value:
-        exponent = f"unit(word(rng, {place})) * {_float(numbers[1] - numbers[0])} + {_float(numbers[0])}"
-        value = f"fminf(fmaxf(exp2f({exponent}), {_float(numbers[2])}), {_float(numbers[3])})"
+        value = clipped(f"exp2f({uniform()})")
     elif draw.kind == sampling.NORMAL.value:
-        inside = f"normal(rng, {place}) * {_float(numbers[1])} + {_float(numbers[0])}"
-        value = f"fminf(fmaxf({inside}, {_float(numbers[2])}), {_float(numbers[3])})"
+        value = clipped(f"normal(rng, {place}) * {_float(numbers[1])} + {_float(numbers[0])}")
     else:
         values = [_float(number) if isinstance(number, float) else str(number).lower() for number in numbers]
         rest = "".join(f"place == {i} ? {text} : " for i, text in enumerate(values[1:], 1))

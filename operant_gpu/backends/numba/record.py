@@ -106,11 +106,10 @@ class BatchRecord(Record):
 
     def _given(self) -> tuple[list[str], list[str]]:
         """Give places to the parameters in memory that are not drawn: those of each environment, and those of all."""
-        names = [name for name in self._batch.memory if name not in draws_of(self._batch.params)]
-        names.sort(key=lambda name: self._batch.memory[name].ndim == 0)
-        placed = [self._param(name) for name in names]
-        own = sum(self._batch.memory[name].ndim for name in names)
-        return placed[:own], placed[own:]
+        drawn = draws_of(self._batch.params)
+        given = {name: tensor for name, tensor in self._batch.memory.items() if name not in drawn}
+        own = [self._param(name) for name, tensor in given.items() if tensor.ndim]
+        return own, [self._param(name) for name, tensor in given.items() if not tensor.ndim]
 
     def _param(self, name: str) -> str:
         return self._slots.add(f"params.{name}", NUMPY_DTYPES[types(self._batch.params)[name]])

@@ -167,9 +167,11 @@ class NumpyBackend:
         columns = self._columns
         columns.episode[rows] += 1
         counter = columns.seed[rows], columns.env_id[rows], columns.episode[rows], np.zeros(rows.size, np.int32)
-        for column, new in zip(self._drawn, self._draw(NumpyRng(*counter, _PARAMS_STREAM)), strict=True):
-            column[rows] = new
-        params = self._params._replace(**{name: column[rows] for name, column in self._memory.items()})
+        params = self._params
+        if self._memory:
+            for column, new in zip(self._drawn, self._draw(NumpyRng(*counter, _PARAMS_STREAM)), strict=True):
+                column[rows] = new
+            params = params._replace(**{name: column[rows] for name, column in self._memory.items()})
         fresh = self._reset(params, NumpyRng(*counter, _RESET_STREAM))
         for column, new in zip(self._state, fresh, strict=True):
             column[rows] = _real_cells(column, new)

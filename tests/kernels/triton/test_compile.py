@@ -45,6 +45,7 @@ MAX_OF_ARRAYS = {
     "Game2048-v0": {"spills": 384, "stack": 192},
     "Snake-v0": {"spills": 32, "stack": 64},
     "Lamps-v0": {"spills": 0, "stack": 64},
+    "Tiles-v0": {"spills": 0, "stack": 64},
 }
 MAX_SHARED_OF_ARRAYS = 16_384
 # Of the learner's gradient, which holds those of all weights: two layers of 64 units, and three.

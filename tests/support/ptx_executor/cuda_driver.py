@@ -80,10 +80,8 @@ class _CudaDriver:
     @contextlib.contextmanager
     def reaching(self, batch: Batch, given: Any) -> Iterator[None]:
         """Let kernels touch a batch, what a call of the backend is given, and the tensors that are made meanwhile."""
-        outer, self._reached = (
-            self._reached,
-            list(_tensors((batch.state, batch.columns, *batch.memory.values(), given))),
-        )
+        outer, reached = self._reached, (batch.state, batch.columns, *batch.memory.values(), given)
+        self._reached = list(_tensors(reached))
         try:
             with _Noting(self._reached):
                 yield
