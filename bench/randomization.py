@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import itertools
+import math
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,9 @@ EVALUATED = (5.0, 7.5, 10.0, 12.5, 15.0)
 # Of a curriculum: where g begins and ends, and by which part of the training it has risen.
 FIRST, LAST, RISEN = 5.0, 15.0, 0.5
 STAGGERED = {"num_envs": 4_096, "n_steps": 16, "batch_size": 8_192, "n_epochs": 4, "lr": (4e-3, 0.0)}
-STAGGERED_STEPS = 4_096 * 16 * 60
+STAGGERED_STEPS = 4_096 * 16 * 30
+# Iterations between two evaluations of their curve, and episodes of each.
+BETWEEN, EPISODES_BETWEEN = 2, 64
 SECTION, IMAGE = "randomization.md", Path(__file__).parents[1] / "docs" / "images" / "randomization.png"
 
 
@@ -45,7 +48,9 @@ class Settings:
     """How much is measured."""
 
     seeds: int = 10
-    """Of each training."""
+    """Of each training, but those with 4,096 environments."""
+    staggered_seeds: int = 5
+    """Of those with 4,096 environments."""
     steps: int = 300_000
     """Of each training, but those with 4,096 environments."""
     episodes: int = 200
@@ -62,19 +67,23 @@ def train(kind: str, seed: int, steps: int, episodes: int) -> dict[str, Any]:
     config = PPOConfig.for_env(ENV, total_timesteps=STAGGERED_STEPS if is_staggering else steps, seed=seed, **changes)
     g: Any = torch.tensor(FIRST) if kind == "curriculum" else EASY if is_staggering else kind
     env = operant_gpu.make(ENV, config.num_envs, device="cpu", params={"g": g})
-    curve: dict[str, list[float]] = {"timesteps": [], "episodic_return": [], "g": [], "ended": []}
+    learner = PPO(env, config)
+    curve: dict[str, list[float | None]] = {"timesteps": [], "episodic_return": [], "g": [], "evaluated": []}
 
     def follow(metrics: dict[str, float]) -> None:
         if kind == "curriculum":
             # The next step reads it: nothing is compiled anew.
             share = min(1.0, metrics["timesteps"] / (RISEN * config.total_timesteps))
             env.params.g.fill_(FIRST + share * (LAST - FIRST))
+        if is_staggering and metrics["timesteps"] / (config.num_envs * config.n_steps) % BETWEEN:
+            return
+        finished = metrics["episodic_return"]
         curve["timesteps"].append(metrics["timesteps"])
-        curve["episodic_return"].append(metrics["episodic_return"])
+        curve["episodic_return"].append(None if math.isnan(finished) else finished)
         curve["g"].append(float(torch.as_tensor(env.params.g).mean()))
-        curve["ended"].append(float(env.episode_so_far[1].eq(0).float().mean()))
+        curve["evaluated"].append(evaluate(learner, EPISODES_BETWEEN).mean if is_staggering else None)
 
-    learner = PPO(env, config).learn(callback=follow)
+    learner.learn(callback=follow)
     # Those of a range of g are compared where the others are; the others at their own.
     params = [{}] if is_staggering else [{"g": value} for value in EVALUATED]
     returns = [evaluate(learner, episodes, params=one).mean for one in params]
@@ -84,7 +93,8 @@ def train(kind: str, seed: int, steps: int, episodes: int) -> dict[str, Any]:
 def main(settings: Settings) -> None:
     """Train everything, write and draw."""
     kinds = (EASY, HARD, DRAWN, "curriculum", "together", "staggered")
-    jobs = list(itertools.product(range(settings.seeds), kinds))
+    jobs = [*itertools.product(range(settings.seeds), kinds[:4])]
+    jobs += itertools.product(range(settings.staggered_seeds), kinds[4:])
     with concurrent.futures.ProcessPoolExecutor(settings.processes) as pool:
         started = [pool.submit(train, kind, seed, settings.steps, settings.episodes) for seed, kind in jobs]
         runs = []
@@ -129,26 +139,24 @@ def draw(runs: Iterable[dict[str, Any]]) -> None:
     """Draw the curves of the curriculum, and those of episodes that begin together or staggered."""
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), dpi=100, layout="constrained")
     beside = left.twinx()
-    panels: dict[str, Callable[..., Any]] = {"curriculum": left.plot, "together": right.plot, "staggered": right.plot}
-    colours = {"curriculum": "tab:blue", "together": "tab:orange", "staggered": "tab:blue"}
-    named = set[str]()
+    beside.set_ylabel("g (grey)")
+    colours = {"together": "tab:orange", "staggered": "tab:blue"}
     for run in runs:
         kind, curve = run["kind"], run["curve"]
-        if kind not in panels:
-            continue
-        label = kind if kind not in named else None
-        named.add(kind)
-        panels[kind](
-            curve["timesteps"], curve["episodic_return"], color=colours[kind], linewidth=1, alpha=0.7, label=label
-        )
+        steps, style = curve["timesteps"], {"linewidth": 1, "alpha": 0.7}
         if kind == "curriculum":
-            beside.plot(curve["timesteps"], curve["g"], color="grey", linewidth=1)
-    left.set_title("g raised while it learns (grey, right axis)")
-    right.set_title("4,096 environments")
+            left.plot(steps, curve["episodic_return"], color="tab:blue", **style)
+            beside.plot(steps, curve["g"], color="grey", linewidth=1)
+        elif kind in colours:
+            label = kind if run["seed"] == 0 else None
+            right.plot(steps, curve["evaluated"], color=colours[kind], label=label, **style)
+            right.plot(steps, curve["episodic_return"], ":", color=colours[kind], **style)
+    left.set_title("g raised while the policy learns")
+    right.set_title("4,096 environments: evaluated, and (dotted) of finished episodes")
     right.legend(loc="lower right")
     for axes in (left, right):
         axes.set_xlabel("steps")
-        axes.set_ylabel("mean return of finished episodes")
+        axes.set_ylabel("mean return")
     figure.savefig(IMAGE)
 
 
