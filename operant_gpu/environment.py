@@ -72,7 +72,8 @@ class Definition:
             `Array(dtype, shape)` for a vector or a board in each environment.
         observation_space: Box or MultiBinary of gymnasium.spaces, or a function from params to one.
         action_space: Discrete, MultiDiscrete or float32 Box (k,), or a function from params to one.
-        params: NamedTuple class of int, float and bool constants with defaults; compiled into the kernels.
+        params: NamedTuple class of ints, floats and bools with defaults. Users give numbers, which are compiled into
+            the kernels, or tensors and distributions, which are blocks in memory.
         max_episode_steps: Steps after which an episode is truncated, or None.
         reward_threshold: Mean return at which the task counts as solved, or None.
         validate: Raises `InvalidConfig` on params that make no sense, or None.
@@ -165,6 +166,8 @@ class Definition:
         own = {name: settings.pop(name) for name in _RESERVED & settings.keys()}
         given = own.pop("params", None)
         params = {} if given is None else mapping("params", given, "parameters")
+        for name in params.keys() & settings.keys():
+            raise InvalidConfig(name, "given twice, by itself and in params: leave one out")
         return VecEnv(self, num_envs, params={**params, **settings}, **own)
 
     def make_params(self, overrides: Mapping[str, Any]) -> Any:
@@ -306,6 +309,8 @@ def _evaluate(annotation: object, names: dict[str, Any]) -> object:
 
 
 def _unknown(name: str, environment: Definition) -> str:
+    if name in _RESERVED:
+        return "a setting of VecEnv and no parameter: give it beside params (--num-envs, not --env.num_envs)"
     known = [*environment.params._fields, *sorted(_RESERVED)]
     hint = meant(name, known)
     own = ", ".join(environment.params._fields) or "none"

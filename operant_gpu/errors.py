@@ -178,7 +178,10 @@ def as_integer(value: object) -> int | None:
     """Return a whole number of Python or NumPy, such as 3 or 1e6, as an integer; None for True, False and all else."""
     if isinstance(value, float | np.floating):
         return int(value) if value.is_integer() else None
-    return int(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else None
+    # A time span is an integer of NumPy's too.
+    if isinstance(value, bool | np.timedelta64):
+        return None
+    return int(value) if isinstance(value, int | np.integer) else None
 
 
 def whole(param: str, value: Any, low: int, high: int = _MOST, note: str = "") -> int:

@@ -79,9 +79,7 @@ def checked(name: str, value: Any, default: Any) -> bool | int | float | Tensor 
             value.compiled(kind)
             return value
     except InvalidConfig as error:
-        message = error.args[1]
-        if error.param == "text":
-            message = f"expected {_EXPECTED[kind]} (default {default!r}), or {RANGES}, got {value!r}"
+        message = _unexpected(value, default) if error.param == "text" else error.args[1]
         raise InvalidConfig(name, message) from error
     if isinstance(value, Tensor | np.ndarray) or hasattr(value, "__cuda_array_interface__"):
         return _checked_tensor(name, value, kind)
@@ -95,10 +93,15 @@ def _checked_number(name: str, value: Any, default: Any) -> bool | int | float:
     integer = as_integer(value)
     if kind is int and integer is not None:
         return integer
-    number = integer is not None or isinstance(value, float | np.floating)
-    if kind is float and number and abs(value) <= sys.float_info.max:
-        return float(value)
-    raise InvalidConfig(name, f"expected {_EXPECTED[kind]} (default {default!r}), got {value!r}")
+    number = float(value) if isinstance(value, float | np.floating) else integer
+    if kind is float and number is not None and abs(number) <= sys.float_info.max:
+        return float(number)
+    raise InvalidConfig(name, _unexpected(value, default))
+
+
+def _unexpected(value: Any, default: Any) -> str:
+    expected = f"expected {_EXPECTED[type(default)]} (default {default!r}), a tensor or array of them, or {RANGES}"
+    return f"{expected}, got {value!r}"
 
 
 def _checked_tensor(name: str, value: Any, kind: type) -> Tensor:
@@ -111,15 +114,20 @@ def _checked_tensor(name: str, value: Any, kind: type) -> Tensor:
     is_whole = not (dtype.is_floating_point or dtype.is_complex or dtype is torch.bool)
     if not {bool: dtype is torch.bool, int: is_whole, float: is_whole or dtype.is_floating_point}[kind]:
         raise InvalidConfig(name, f"expected a tensor of {DTYPES[kind]} for {_EXPECTED[kind]} each, got {dtype}")
-    if given.is_meta or given.ndim > 1 or not given.numel():
-        shape = f"{tuple(given.shape)} on {given.device}"
+    is_plain = given.layout is torch.strided and not given.is_nested and not given.is_meta
+    if not is_plain or given.ndim > 1 or not given.numel():
+        shape = f"{tuple(given.shape)} on {given.device}" if is_plain or given.is_meta else f"one of {given.layout}"
         raise InvalidConfig(name, f"expected a tensor () for all environments or (num_envs,) for each, got {shape}")
+    if kind is int:
+        # What torch knows extremes of; those of 64 bits without a sign come out negative.
+        wide = given.to(torch.int64)
+        least, most = int(wide.min()), int(wide.max())
+        if not (least in _INT32 and most in _INT32) or (dtype is torch.uint64 and least < 0):
+            raise InvalidConfig(name, f"expected integers of 32 bits, got {least} to {most}")
     tensor = given.to(DTYPES[kind], copy=True)
     if kind is float and not (fine := tensor.isfinite()).all():
         place = int((~fine).flatten().nonzero()[0])
         raise InvalidConfig(name, f"expected finite numbers, got {given.flatten()[place].item()} at {place}")
-    if kind is int and not (int(given.min()) in _INT32 and int(given.max()) in _INT32):
-        raise InvalidConfig(name, f"expected integers of 32 bits, got {int(given.min())} to {int(given.max())}")
     return tensor
 
 
@@ -131,21 +139,22 @@ def check(params: Any, validate: Callable[[Any], None] | None) -> None:
     """
     if validate is None:
         return
-    validate(at_least(params))
+    least, greatest = extremes(params)
+    validate(least)
     if in_memory(params):
-        validate(params._make(_ends(value)[1] for value in params))
+        validate(greatest)
 
 
-def _ends(value: Any) -> tuple[Any, Any]:
-    """Return the least and the greatest of what was given."""
-    if isinstance(value, Distribution):
-        return value.ends
-    return (value.min().item(), value.max().item()) if isinstance(value, Tensor) else (value, value)
-
-
-def at_least(params: Any) -> Any:
-    """Return the parameters as numbers, those that are none by their least."""
-    return params._make(_ends(value)[0] for value in params)
+def extremes(params: Any) -> tuple[Any, Any]:
+    """Return the parameters as numbers: those that are none by their least, and by their greatest, as in memory."""
+    ends = []
+    for value, kind in zip(params, types(params).values(), strict=True):
+        if isinstance(value, Distribution):
+            ends.append(tuple(NUMPY_DTYPES[kind](end).item() for end in value.ends))
+        else:
+            ends.append((value.min().item(), value.max().item()) if isinstance(value, Tensor) else (value, value))
+    least, greatest = zip(*ends, strict=True) if ends else ((), ())
+    return params._make(least), params._make(greatest)
 
 
 def allocated(params: Any, num_envs: int, device: torch.device) -> dict[str, Tensor]:
@@ -159,7 +168,8 @@ def allocated(params: Any, num_envs: int, device: torch.device) -> dict[str, Ten
         value = getattr(params, name)
         if isinstance(value, Distribution):
             # Until the first reset, which draws.
-            tensors[name] = torch.full((num_envs,), value.ends[0], dtype=DTYPES[kind], device=device)
+            least = NUMPY_DTYPES[kind](value.ends[0]).item()
+            tensors[name] = torch.full((num_envs,), least, dtype=DTYPES[kind], device=device)
         elif isinstance(value, Tensor):
             if value.ndim and len(value) != num_envs:
                 expected = f"() for all environments, or ({num_envs},) for each"
@@ -194,6 +204,9 @@ def numbers_of(params: Any, reader: Callable[[Any], Any] | str) -> Any:
 
     own = type(params)
     members: dict[str, Any] = {name: refusing(name) for name in names}
+    # What would tell of all of them, or compare them.
+    whole = ("__eq__", "__ne__", "__hash__", "__contains__", "__repr__", "_asdict", "_replace")
+    members |= dict.fromkeys(whole, lambda self, *_, **__: tuple(self))
     members["__iter__"] = lambda self: (getattr(self, name) for name in own._fields)
     members["__getitem__"] = lambda self, i: tuple(self)[i] if isinstance(i, slice) else getattr(self, own._fields[i])
     guarded: Any = type(own.__name__, (own,), {"__slots__": (), **members})
@@ -203,11 +216,6 @@ def numbers_of(params: Any, reader: Callable[[Any], Any] | str) -> Any:
 def _form(params: Any, name: str) -> str:
     value = getattr(params, name)
     return f"got {value!r}" if isinstance(value, Distribution) else "got a tensor"
-
-
-def distributions(params: Any) -> dict[str, Distribution]:
-    """Return what parameters are drawn from, by name."""
-    return {name: value for name, value in params._asdict().items() if isinstance(value, Distribution)}
 
 
 def saveable(params: Mapping[str, Any]) -> dict[str, bool | int | float | str | Tensor]:

@@ -4,7 +4,7 @@
 
 A draw is a function of the seed, the environment's id, the number of the episode and the place of the parameter among
 those of its environment: the same in any batch and on every backend (`LogUniform` and `Normal` to a few ulps), whatever
-else is drawn. As text, on the command line and in files, they are `5..15`, `log:0.1..10`, `normal:10,2`,
+else is drawn. As text, on the command line and in checkpoints, they are `5..15`, `log:0.1..10`, `normal:10,2`,
 `normal:10,2,5..15` and `0.4,0.5,0.6`.
 """
 
@@ -23,6 +23,8 @@ __all__ = ["Choice", "Distribution", "LogUniform", "Normal", "Uniform"]
 
 # How many standard deviations from the mean a Normal is clipped, unless its ends are given.
 _DEVIATIONS = 3
+# Of a Choice: kernels compare with each.
+_MOST_VALUES = 64
 _LARGEST = float(np.finfo(np.float32).max)
 RANGES = "a range such as 5..15, log:0.1..10, normal:10,2 or 0.4,0.5,0.6"
 
@@ -38,6 +40,13 @@ class Draw(NamedTuple):
 class Distribution:
     """What a parameter is drawn from at the beginning of each episode."""
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None:
+                # What text says is again the same then.
+                object.__setattr__(self, name, self._number(value))
+        self._check()
+
     @property
     def ends(self) -> tuple[float, float]:
         """The least and the greatest number that can be drawn."""
@@ -50,7 +59,8 @@ class Distribution:
             InvalidConfig: If such parameters cannot be drawn from it.
         """
         if kind is not float:
-            raise self._wrong(f"is for parameters that are floats, this one is {kind.__name__}: use Uniform or Choice")
+            other = "Choice" if kind is bool else "Uniform or Choice"
+            raise self._wrong(f"is for parameters that are floats, this one is {kind.__name__}: use {other}")
         return self._of_floats()
 
     def _of_floats(self) -> Draw:
@@ -59,11 +69,18 @@ class Distribution:
     def _wrong(self, message: str) -> InvalidConfig:
         return InvalidConfig(type(self).__name__, f"{self!r} {message}")
 
-    def _check_range(self, low: Any, high: Any) -> None:
-        for end in (low, high):
-            if not _is_number(end) or abs(end) > _LARGEST:
-                raise self._wrong("has an end that is not a finite number of 32 bits")
-        if low > high or not high - low <= _LARGEST:
+    def _number(self, value: Any) -> int | float:
+        """Return a number as Python has it."""
+        number: int | float | None = as_integer(value)
+        if isinstance(value, float | np.floating) and (number is None or abs(number) >= 2**53):
+            number = float(value)
+        if number is None or not -_LARGEST <= number <= _LARGEST:
+            raise self._wrong(f"has {value!r} where it needs a finite number of 32 bits")
+        return number
+
+    def _check(self) -> None:
+        low, high = self.ends
+        if not -_LARGEST <= low <= high <= _LARGEST or not high - low <= _LARGEST:
             raise self._wrong("is no range: give the lower end first, and the upper one less than 3.4e38 above it")
 
 
@@ -73,9 +90,6 @@ class _Range(Distribution):
 
     low: float
     high: float
-
-    def __post_init__(self) -> None:
-        self._check_range(self.low, self.high)
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -92,8 +106,8 @@ class Uniform(_Range):
         if kind is not int:
             return super().compiled(kind)
         low, high = as_integer(self.low), as_integer(self.high)
-        if low is None or high is None or not -(2**31) <= low <= high < 2**31 - 1:
-            raise self._wrong("is for an integer of 32 bits here: give whole numbers")
+        if low is None or high is None or low < -(2**31) or high > 2**31 - 2 or high - low > 2**31 - 2:
+            raise self._wrong("is for an integer of 32 bits here: give whole numbers, at most 2**31 - 2 apart")
         return Draw(INTEGERS.value, (low, high + 1))
 
     def _of_floats(self) -> Draw:
@@ -107,10 +121,10 @@ class Uniform(_Range):
 class LogUniform(_Range):
     """Between `low` and `high`, both above 0, with a uniform logarithm: each factor of two is as likely as another."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.low > 0:
-            raise self._wrong("begins at or below 0, where there is no logarithm: give a `low` above 0")
+    def _check(self) -> None:
+        super()._check()
+        if not np.float32(self.low) > 0:
+            raise self._wrong("begins at or below 0, where there is no logarithm: give a `low` of 1e-45 or more")
 
     def _of_floats(self) -> Draw:
         numbers = (math.log2(self.low), math.log2(self.high), float(self.low), float(self.high))
@@ -129,13 +143,10 @@ class Normal(Distribution):
     low: float | None = None
     high: float | None = None
 
-    def __post_init__(self) -> None:
-        for number in (self.mean, self.std):
-            if not _is_number(number) or abs(number) > _LARGEST:
-                raise self._wrong("has a mean or a deviation that is not a finite number of 32 bits")
+    def _check(self) -> None:
         if not self.std > 0:
             raise self._wrong("has a standard deviation that is not above 0")
-        self._check_range(*self.ends)
+        super()._check()
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -160,10 +171,11 @@ class Choice(Distribution):
 
     def __init__(self, *values: bool | int | float) -> None:
         object.__setattr__(self, "values", values)
-        if not values:
-            raise self._wrong("has no value: give some")
-        for value in values:
-            self._check_range(value, value)
+        if not 0 < len(values) <= _MOST_VALUES:
+            other = "" if not values else ", or a tensor with one value for each environment"
+            raise self._wrong(f"has {len(values)} values: give 1 to {_MOST_VALUES}{other}")
+        plain = (bool(value) if isinstance(value, bool | np.bool_) else self._number(value) for value in values)
+        object.__setattr__(self, "values", tuple(plain))
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -174,10 +186,10 @@ class Choice(Distribution):
         """Return the distribution as kernels take it."""
         if kind is bool:
             values: tuple[Any, ...] = self.values
-            is_right = all(isinstance(value, bool | np.bool_) for value in values)
+            is_right = all(isinstance(value, bool) for value in values)
         else:
             values = tuple(map(as_integer, self.values)) if kind is int else self.values
-            is_right = not any(value is None or isinstance(value, bool | np.bool_) for value in self.values + values)
+            is_right = not any(value is None or isinstance(value, bool) for value in self.values + values)
             is_right = is_right and (kind is float or all(-(2**31) <= value < 2**31 for value in values))
         if not is_right:
             raise self._wrong(f"has a value that is not {kind.__name__}, as this parameter is")
@@ -243,10 +255,5 @@ def _range(low: Any, high: Any) -> str:
     return f"{_text(low)}..{_text(high)}"
 
 
-def _text(value: Any) -> str:
-    plain = value.item() if isinstance(value, np.generic) else value
-    return str(plain).lower() if isinstance(plain, bool) else repr(plain)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, bool | int | float | np.number | np.bool_) and math.isfinite(value)
+def _text(value: bool | int | float) -> str:
+    return str(value).lower() if isinstance(value, bool) else repr(value)

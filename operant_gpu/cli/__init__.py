@@ -29,9 +29,9 @@ from operant_gpu.cli.common import (
     Terminated,
     complain,
     environment_id,
-    parameters_table,
     plain_warnings,
     say,
+    show_parameters,
     take_parameters,
 )
 from operant_gpu.cli.machine import Bench, Doctor, Envs
@@ -110,8 +110,9 @@ def _parsed(commands: dict[str, Callable[..., Any]], arguments: Sequence[str]) -
     try:
         return tyro.extras.subcommand_cli_from_dict(commands, prog="operant-gpu", args=arguments)
     except SystemExit as ended:
-        if not ended.code and len(arguments) > 2 and arguments[0] in _OF_AN_ENVIRONMENT:
-            _console().print(parameters_table(find(environment_id(arguments[1]))))
+        is_named = len(arguments) > 2 and arguments[0] in _OF_AN_ENVIRONMENT and not arguments[1].startswith("-")
+        if not ended.code and is_named:
+            show_parameters(_console(), find(environment_id(arguments[1])))
         raise
 
 

@@ -10,7 +10,8 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import torch
 from rich import box
@@ -83,7 +84,8 @@ class OfAnEnvironment:
         params: They, as they are on the command line, by name.
     """
 
-    params: ClassVar[Mapping[str, str]] = {}
+    # No field of a dataclass, which would be an option of its own.
+    params: Mapping[str, str] = MappingProxyType({})
 
 
 def take_parameters(command: Command, params: dict[str, str]) -> None:
@@ -95,17 +97,19 @@ def take_parameters(command: Command, params: dict[str, str]) -> None:
     if not isinstance(command, OfAnEnvironment):
         name = type(command).__name__.lower()
         raise InvalidConfig(f"--env.{next(iter(params))}", f"{name} takes no parameters of an environment")
-    # Not a field, which would be an option of its own.
-    vars(command)["params"] = params
+    command.params = params
 
 
-def parameters_table(definition: Definition) -> Table:
-    """Return the parameters of an environment, with what its author says of them."""
+def show_parameters(console: Console, definition: Definition) -> None:
+    """Print the parameters of an environment, with what its author says of them."""
+    if not definition.params._fields:
+        say(console, f"{definition.id} has no parameters")
+        return
     table = plain_table("option", "default", "", title=f"parameters of {definition.id}")
     defaults, said = definition.params._field_defaults, notes(definition.params)
     for name, default in defaults.items():
         table.add_row(f"--env.{name}", str(described({name: default})[name]), escape(said[name]))
-    return table
+    console.print(table)
 
 
 def environment_id(name: str) -> str:

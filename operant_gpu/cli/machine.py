@@ -18,10 +18,10 @@ from operant_gpu.cli.common import (
     OfAnEnvironment,
     busy,
     environment_id,
-    parameters_table,
     plain_table,
     say,
     say_json,
+    show_parameters,
     use_one_thread,
 )
 from operant_gpu.cli.doctor import examine
@@ -43,7 +43,7 @@ class Envs:
     def run(self, console: Console) -> int:
         """Print a table; return the exit status."""
         if self.env is not None:
-            console.print(parameters_table(find(environment_id(self.env))))
+            show_parameters(console, find(environment_id(self.env)))
             return 0
         table = plain_table("environment", "actions", "observations", "limit", "solved at", "written in")
         for id in list_envs():

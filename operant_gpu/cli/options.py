@@ -19,7 +19,7 @@ def split_parameters(arguments: Sequence[str]) -> tuple[list[str], dict[str, str
     They are `--env.NAME VALUE` or `--env.NAME=VALUE`; what names there are depends on the environment.
 
     Raises:
-        InvalidConfig: If one has no value.
+        InvalidConfig: If one has no name or no value, or is given twice.
     """
     others, given = list[str](), dict[str, str]()
     words = iter(arguments)
@@ -28,10 +28,13 @@ def split_parameters(arguments: Sequence[str]) -> tuple[list[str], dict[str, str
             others.append(word)
             continue
         option, equals, value = word.partition("=")
-        text = value if equals else next(words, None)
-        if text is None:
-            raise InvalidConfig(option, "expected a value behind it, such as 9.8, 5..15, log:0.1..10 or 0.4,0.5,0.6")
-        given[option.removeprefix(PARAMETER).replace("-", "_")] = text
+        name, text = option.removeprefix(PARAMETER).replace("-", "_"), value if equals else next(words, None)
+        if not name or text is None or text.startswith("--"):
+            expected = "expected --env.NAME VALUE, such as --env.gravity 9.8 (or 5..15, log:0.1..10, 0.4,0.5,0.6)"
+            raise InvalidConfig(option, f"{expected}, got {'nothing' if text is None else repr(text)}")
+        if name in given:
+            raise InvalidConfig(option, f"given twice, {given[name]!r} and {text!r}: leave one out")
+        given[name] = text
     return others, given
 
 

@@ -55,9 +55,9 @@ class Eval(OfAnEnvironment):
         id = learner.env.environment.id
         if self.json:
             rows = {name: _numbers(evaluation) for name, evaluation in kinds.items()}
-            other = learner.env.environment.make_params(self.params)._asdict()
-            params = {**learner.env.parameters(1), **{name: other[name] for name in self.params}}
-            say_json(console, {"env": id, "params": described(params), "timesteps": learner.timesteps, **rows})
+            params = {**learner.env.parameters(self.episodes), **self.params}
+            played = described(learner.env.environment.make_params(params)._asdict())
+            say_json(console, {"env": id, "params": played, "timesteps": learner.timesteps, **rows})
             return 0
         other = "".join(f", {name}={text}" for name, text in self.params.items())
         title = f"{id}{other} after {learner.timesteps:,} steps: {self.episodes:,} episodes each"

@@ -36,9 +36,9 @@ class Params(NamedTuple):
     length: float = 0.5  # m, half the pole
     force_mag: float = 10.0  # N
     tau: float = 0.02  # s between states
-    theta_threshold_radians: float = 12 * np.pi / 180
-    x_threshold: float = 2.4  # m
-    sutton_barto_reward: bool = False
+    theta_threshold_radians: float = 12 * np.pi / 180  # rad, where an episode ends
+    x_threshold: float = 2.4  # m, where an episode ends
+    sutton_barto_reward: bool = False  # 0, and -1 at the end, in place of 1
 
 
 @jit

@@ -26,7 +26,7 @@ class State(NamedTuple):
 
 
 class Params(NamedTuple):
-    grid_size: int = 10
+    grid_size: int = 10  # cells a side
 
 
 @jit

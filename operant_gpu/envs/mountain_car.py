@@ -27,13 +27,13 @@ class State(NamedTuple):
 
 
 class Params(NamedTuple):
-    min_position: float = -1.2
-    max_position: float = 0.6
+    min_position: float = -1.2  # of the valley, whose bottom is at -pi / 6
+    max_position: float = 0.6  # of the valley
     max_speed: float = 0.07  # per step
-    goal_position: float = 0.5
-    goal_velocity: float = 0.0
-    force: float = 0.001
-    gravity: float = 0.0025
+    goal_position: float = 0.5  # where the goal begins
+    goal_velocity: float = 0.0  # at the goal, per step, at least
+    force: float = 0.001  # per step^2
+    gravity: float = 0.0025  # per step^2
 
 
 @jit

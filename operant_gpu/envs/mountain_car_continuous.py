@@ -21,13 +21,13 @@ from operant_gpu.lang import jit, tl
 
 
 class Params(NamedTuple):
-    min_position: float = -1.2
-    max_position: float = 0.6
+    min_position: float = -1.2  # of the valley, whose bottom is at -pi / 6
+    max_position: float = 0.6  # of the valley
     max_speed: float = 0.07  # per step
-    goal_position: float = 0.45
-    goal_velocity: float = 0.0
-    power: float = 0.0015
-    gravity: float = 0.0025
+    goal_position: float = 0.45  # where the goal begins
+    goal_velocity: float = 0.0  # at the goal, per step, at least
+    power: float = 0.0015  # per step^2, of an action of 1
+    gravity: float = 0.0025  # per step^2
 
 
 @jit

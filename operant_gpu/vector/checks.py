@@ -129,7 +129,7 @@ def _per_env(option: str, given: Any, num_envs: int, device: torch.device, dtype
     # Integers of any width are taken.
     is_right = tensor.dtype == dtype or (dtype == torch.int32 and tensor.dtype in _INTEGERS)
     if not is_right or tensor.shape != (num_envs,):
-        kind = str(dtype).removeprefix("torch.")
+        kind = "bool" if dtype == torch.bool else "integers"
         found = f"{tensor.dtype} {tuple(tensor.shape)}"
         raise InvalidConfig("options", f"{option} must be {kind} of shape ({num_envs},), got {found}")
     return tensor.contiguous()
@@ -144,10 +144,11 @@ def _elapsed(given: Any, num_envs: int, device: torch.device, limit: int) -> Ten
         raise InvalidConfig("options", "elapsed needs a time limit: give max_episode_steps")
     if isinstance(given, str):
         return given
-    if (number := as_integer(given)) is not None:
-        given = torch.full((num_envs,), number)
-    steps = _per_env("elapsed", given, num_envs, device, torch.int32)
-    least, greatest = int(steps.min()), int(steps.max())
-    if least < 0 or greatest >= limit:
-        raise InvalidConfig("options", f"elapsed must be from 0 to {limit - 1}, got {least} to {greatest}")
-    return steps.to(torch.int32)
+    number = as_integer(_plain(given))
+    steps = None if number is not None else _per_env("elapsed", given, num_envs, device, torch.int32)
+    ends = (number or 0,) * 2 if steps is None else (int(steps.min()), int(steps.max()))
+    if ends[0] < 0 or ends[1] >= limit:
+        raise InvalidConfig("options", f"elapsed must be from 0 to {limit - 1}, got {ends[0]} to {ends[1]}")
+    return (
+        torch.full((num_envs,), ends[0], dtype=torch.int32, device=device) if steps is None else steps.to(torch.int32)
+    )

@@ -65,13 +65,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
 
     Attributes:
         environment: The definition.
-        params: The environment's parameters: numbers that are compiled in, and live tensors of those in memory, which
-            the next step reads, also under a CUDA graph. `env.params.gravity[:8] = 9.8` changes the present; what is
-            drawn is there until the next episode begins. Nothing checks what is written.
-        distributions: Those that parameters are drawn from, by name.
-        state: The environment's `State` of live tensors (num_envs,), or (num_envs, *shape) for an `Array`, writable in
-            place (see `observe`). Nothing checks what is written: in an environment in CUDA C++ a number that it never
-            has, such as a place outside its board, may end the process.
+        given_params: The parameters as they were given: numbers, copies of tensors, and distributions.
         device: Where the tensors are.
         backend: Name of the backend.
         autoreset_mode: When ended environments are reset.
@@ -108,7 +102,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         first_env_id: int = 0,
     ) -> None:
         self.environment = checks.definition(environment)
-        as_given = environment.make_params({} if params is None else params)
+        self.given_params = as_given = environment.make_params({} if params is None else params)
         self.single_observation_space, self.single_action_space = environment.spaces(as_given)
         self.autoreset_mode = checks.autoreset_mode(autoreset_mode)
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 30, "autoreset_mode": self.autoreset_mode}
@@ -121,10 +115,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         bytes_each = allocation.bytes_per_env(environment, obs, mask_size)
         self.num_envs = allocation.check_num_envs(num_envs, bytes_each, self.device)
         self._memory = parameters.allocated(as_given, self.num_envs, self.device)
-        self.params = as_given._replace(**self._memory)
-        self.distributions = parameters.distributions(as_given)
-        as_given = self.params._replace(**self.distributions)
-        self.state = allocation.allocate_state(environment, self.num_envs, self.device)
+        self._params = as_given._replace(**self._memory)
+        self._state = allocation.allocate_state(environment, self.num_envs, self.device)
         self._first_env_id = checks.first_env_id(first_env_id, self.num_envs)
         self._columns = allocation.allocate_columns(self.num_envs, self.device, self._first_env_id)
         self._env_ids = self._columns.env_id.clone()
@@ -134,7 +126,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self._reader = ActionReader(layout, self.num_envs, self.device)
         self._limit = checks.step_limit(max_episode_steps, environment)
         self.max_episode_steps = None if self._limit == NO_LIMIT else self._limit
-        given = (environment, as_given, self._memory, self.state, self._columns, obs, layout)
+        given = (environment, as_given, self._memory, self._state, self._columns, obs, layout)
         batch = Batch(*given, self._limit, self.autoreset_mode, trial)
         self._backend = select.create(self.backend, batch)
         self.output, self._export = allocation.exporter(output, self.device)
@@ -143,6 +135,24 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self._all = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
         self._none = torch.zeros_like(self._all)
         self._fixed = self._exported(self._outputs)
+
+    @property
+    def params(self) -> Any:
+        """The environment's parameters: numbers that are compiled in, and live tensors of those in memory.
+
+        The next step reads the tensors, also under a CUDA graph: `env.params.gravity[:8] = 9.8` changes the present;
+        what is drawn is there until the next episode begins. Nothing checks what is written.
+        """
+        return self._params
+
+    @property
+    def state(self) -> Any:
+        """The environment's `State` of live tensors (num_envs,), or (num_envs, *shape) for an `Array`.
+
+        Writable in place (see `observe`). Nothing checks what is written: in an environment in CUDA C++ a number that
+        it never has, such as a place outside its board, may end the process.
+        """
+        return self._state
 
     @functools.cached_property
     def observation_space(self) -> Space[Any]:  # type: ignore[override]
@@ -298,13 +308,15 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         return {name: self._export(tensor) for name, tensor in tensors.items()}
 
     def parameters(self, num_envs: int) -> dict[str, Any]:
-        """Return what makes `num_envs` environments with parameters like these: numbers, distributions, tensors.
+        """Return what makes `num_envs` environments with parameters like these, on any device.
 
-        Of a parameter (num_envs,), others get numbers that are evenly spread over the environments.
+        That is numbers, distributions, and tensors on the CPU with what they are now. Of one (num_envs,), other
+        environments get numbers that are evenly spread over these.
         """
-        spread = torch.arange(num_envs, device=self.device) * self.num_envs // num_envs
-        tensors = {name: one[spread] if one.ndim else one.clone() for name, one in self._memory.items()}
-        return {**self.params._asdict(), **tensors, **self.distributions}
+        spread = torch.arange(num_envs) * self.num_envs // num_envs
+        given = self.given_params._asdict()
+        tensors = {name: one.cpu() for name, one in self._memory.items() if isinstance(given[name], Tensor)}
+        return {**given, **{name: one[spread] if one.ndim else one.clone() for name, one in tensors.items()}}
 
     @property
     def shown(self) -> Tensor:
@@ -406,7 +418,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle a twin, in memory of its own: with the same future, and the outputs of the last step."""
         settings: dict[str, Any] = {
-            "params": self.parameters(self.num_envs),
+            # As they were given: what was written since need not be what an author's `validate` takes.
+            "params": self.given_params._asdict(),
             "device": str(self.device),
             "backend": self.backend,
             "autoreset_mode": self.autoreset_mode,
@@ -463,9 +476,10 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self._started = False
 
     def __repr__(self) -> str:
-        return (
-            f"VecEnv({self.environment.id}, num_envs={self.num_envs}, backend={self.backend!r}, device='{self.device}')"
-        )
+        defaults, given = self.given_params._field_defaults, parameters.described(self.given_params._asdict())
+        others = "".join(f"{name}={text}, " for name, text in given.items() if text != defaults[name])
+        where = f"backend={self.backend!r}, device='{self.device}'"
+        return f"VecEnv({self.environment.id}, num_envs={self.num_envs}, {others}{where})"
 
     def _exported(self, outputs: Outputs) -> tuple[Any, ...]:
         columns = self._columns
@@ -483,7 +497,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
     def _identity(self) -> Info:
         return {
             "id": self.environment.id,
-            "params": parameters.described({**self.params._asdict(), **self.distributions}),
+            "params": parameters.described(self.given_params._asdict()),
             "num_envs": self.num_envs,
             "max_episode_steps": self._limit,
             "autoreset_mode": self.autoreset_mode.value,

@@ -134,7 +134,8 @@ def compare_replays(make: Maker) -> str:
 
 
 def _state(env: VecEnv) -> dict[str, Tensor]:
-    return {f"state.{name}": column for name, column in env.state._asdict().items()}
+    own = {f"params.{name}": one for name, one in env.params._asdict().items() if isinstance(one, Tensor) and one.ndim}
+    return {**{f"state.{name}": column for name, column in env.state._asdict().items()}, **own}
 
 
 def _after(env: VecEnv, actions: Tensor) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from cuda_twins import FOLDER, makers
 from gymnasium import spaces
 from here import BACKENDS
-from varied_envs import CARTPOLE, DRIFT, TILES, Tiles, varied
+from varied_envs import CARTPOLE, DRIFT, LEDGE, TILES, Tiles, varied
 
 import operant_gpu
 from operant_gpu import AutoresetMode, CudaEnvironment, Environment
@@ -290,7 +290,7 @@ Functions = CudaEnvironment(
     action_space=spaces.Discrete(2),
 )
 CUDA_MAKERS = makers(TWINS) | {Functions.id: Functions}
-for _name, _own in (("Drift", DRIFT), ("Tiles", TILES)):
+for _name, _own in (("Drift", DRIFT), ("Ledge", LEDGE), ("Tiles", TILES)):
     CUDA_MAKERS[f"Cuda{_name}-varied"] = varied(CUDA_MAKERS[f"Cuda{_name}-v0"], **_own)
 _CUDA_ONLY = set(operant_gpu.list_envs()) & CUDA_MAKERS.keys()
 
@@ -307,6 +307,7 @@ MAKERS: dict[str, Callable[..., Any]] = {
     # With parameters in memory.
     "CartPole-varied": varied(operant_gpu.envs.CartPole, **CARTPOLE),
     "Drift-varied": varied(Drift, **DRIFT),
+    "Ledge-varied": varied(Ledge, **LEDGE),
     "Tiles-varied": varied(Tiles, **TILES),
 }
 EVERY_MAKER = MAKERS | CUDA_MAKERS
@@ -326,8 +327,8 @@ CASES = [
 ]
 # One of each form that backends tell apart: spaces, starts, masks, arrays, dtypes. They do not see what else an
 # environment computes, and modes are code of theirs: all others run in one mode.
-FORMS = {"CartPole-v1", Drift.id, MaskedDials.id, Ledge.id, "Drift-varied", "Tiles-varied"}
-FORMS |= {f"Cuda{name}" for name in FORMS} | {Lamps.id, Spot.id, "CudaSnake-v0", "CartPole-varied"}
+FORMS = {"CartPole-v1", Drift.id, MaskedDials.id, Ledge.id, "Drift-varied", "Ledge-varied", "Tiles-varied"}
+FORMS |= {f"Cuda{name}" for name in FORMS} | {Lamps.id, Spot.id, "CudaSnake-v0"}
 # In the interpreter, which is slow, Ledge and Lamps stand for these in the other modes.
 _SEEN_IN_ONE_MODE = {("CartPole-v1", "triton"), ("Spot-v0", "triton")}
 

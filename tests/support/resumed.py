@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 from learning_envs import Forbidden, Locate, Recall
+from varied_envs import CARTPOLE, TILES, Tiles, varied
 
 import operant_gpu
 from operant_gpu import register
+from operant_gpu.envs import CartPole
 from operant_gpu.models import PPO, IntrinsicReward, PPOConfig
 
 TIMES = {"seconds", "sps", "env_sps", "learner_sps"}
@@ -83,6 +85,9 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "lines-eager": ("Pendulum-v1", {"engine": "eager", **LINES, "normalize_rewards": True}),
     "image": (Locate, {"cnn_channels": (4,)}),
     "boards": ("Snake-v0", {"cnn_channels": ()}),
+    # Parameters that are drawn, those of all and of each environment, and episodes that begin staggered.
+    "varied": (varied(CartPole, **CARTPOLE), {"staggered_starts": True}),
+    "varied-boards": (varied(Tiles, **TILES), {"staggered_starts": True, "cnn_channels": ()}),
     "half": ("CartPole-v1", {"use_amp": True}),
     "rarely-read": ("CartPole-v1", {"log_interval": 4, "lr": 2.5e-3}),
     # Networks and rewards of the caller's own, which draw from PyTorch's generators.
@@ -129,7 +134,7 @@ def digest(learner: PPO, history: list[dict[str, float]]) -> str:
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    for environment in (Forbidden, Locate, Recall):
+    for environment in (Forbidden, Locate, Recall, Tiles):
         register(environment)
     digests = {}
     for path in sorted(folder.iterdir()):

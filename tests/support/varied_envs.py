@@ -94,10 +94,13 @@ CARTPOLE = {
     "force_mag": Uniform(5.0, 15.0),
     "tau": torch.tensor(0.02),
 }
-DRIFT = {"noise": "0.05..0.5", "period": Own((5, 7, 11))}
+# What is drawn is observed too: `final_obs` has that of the episode that has ended, `obs` that of the next.
+DRIFT = {"noise": Own((0.05, 0.1, 0.5)), "period": "5..11"}
 TILES = {
     "growth": torch.tensor(0.25),
-    "level": Uniform(1, 4),
+    "level": Own((1, 2, 3, 4)),
     "leaks": Choice(True, False),
-    "weight": Own((0.5, 1.0, 2.0)),
+    "weight": Choice(0.5, 1.0, 2.0),
 }
+# And masks are made of it.
+LEDGE = {"width": Uniform(3, 5)}

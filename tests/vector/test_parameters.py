@@ -12,12 +12,13 @@ import pytest
 import torch
 from contract_envs import assert_same_tensors, everything, random_actions
 from gymnasium import spaces
-from here import BACKENDS
+from here import BACKENDS, HAS_TRITON
 from varied_envs import CARTPOLE, TILES, Tiles, given, varied
 
 import operant_gpu
 from operant_gpu import AutoresetMode, BackendError, Environment, InvalidConfig, VecEnv
 from operant_gpu.arrays import cells
+from operant_gpu.backends.numba.cache import compiled
 from operant_gpu.environment import Definition
 from operant_gpu.envs import CartPole, Pendulum
 from operant_gpu.lang import Array, jit, tl
@@ -115,7 +116,28 @@ def test_dtypes_that_hold_the_numbers_are_taken() -> None:
         assert env.params.gravity.dtype == torch.float32
         assert env.params.gravity.requires_grad is False
         assert (env.params.gravity == 9.0).all()
-    assert Tiles(N, device="cpu", level=np.full(N, 2, np.uint8)).params.level.dtype == torch.int32
+    for dtype in (np.int8, np.uint8, np.uint16, np.uint32, np.uint64, np.int64):
+        level = Tiles(N, device="cpu", level=np.full(N, 2, dtype)).params.level
+        assert (level.dtype, level.tolist()) == (torch.int32, [2] * N)
+    for number in (np.float16(9), np.float32(9), np.float64(9), np.int8(9), 9):
+        assert CartPole(N, device="cpu", gravity=number).params.gravity == 9.0
+
+
+def test_other_numbers_in_memory_need_no_new_program() -> None:
+    """Thousands of environments with numbers of their own are then one program, not thousands."""
+
+    def program_of(**params: Any) -> Any:
+        env = make(CartPole, BACKENDS[1], **params)
+        env.reset(seed=0)
+        env.rollout(2)
+        return env._backend._constants if HAS_TRITON else compiled.cache_info().misses
+
+    def in_memory(number: float) -> dict[str, Any]:
+        return {"gravity": torch.full((N,), number), "tau": torch.tensor(number), "length": "0.5..0.75"}
+
+    first = program_of(**in_memory(8.0))
+    assert [program_of(**in_memory(9.0)), program_of(**in_memory(10.0))] == [first, first]
+    assert program_of(gravity=8.125) != program_of(gravity=9.125)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -123,7 +145,7 @@ def test_dtypes_that_hold_the_numbers_are_taken() -> None:
 def test_drawn_parameters_change_with_their_episode_alone(backend: str, mode: AutoresetMode) -> None:
     ranges = {"gravity": Uniform(5, 15), "length": Choice(0.4, 0.5, 0.6), "masspole": LogUniform(0.05, 0.5)}
     env = make(CartPole, backend, num_envs=64, autoreset_mode=mode, max_episode_steps=5, **ranges)
-    assert env.distributions == ranges
+    assert {name: getattr(env.given_params, name) for name in ranges} == ranges
     env.reset(seed=0)
     rng, seen = np.random.default_rng(0), set[float]()
     for _ in range(13):
@@ -164,11 +186,29 @@ def test_states_twins_and_pickles_go_on_alike(backend: str, definition: Definiti
     twins = [restored, copy.deepcopy(env), pickle.loads(pickle.dumps(env))] if definition is CartPole else [restored]
     expected = moved(env)
     for twin in twins:
-        assert twin.distributions == env.distributions
+        for mine, its in zip(env.given_params, twin.given_params, strict=True):
+            assert torch.equal(mine, its) if isinstance(mine, torch.Tensor) else mine == its
         assert_same_tensors(moved(twin), expected)
         assert_same_tensors(everything(twin), everything(env))
     for name in env.state_dict()["memory"]:
         assert getattr(twins[0].params, name).data_ptr() != getattr(env.params, name).data_ptr()
+
+
+def test_copies_have_what_was_written_though_no_one_could_give_it() -> None:
+    env = Pendulum(N, device="cpu", l=torch.tensor(1.0), g=torch.full((N,), 9.0))
+    env.reset(seed=0)
+    env.params.l.fill_(-1.0)
+    env.params.g[2] = float("nan")
+    for twin in (copy.deepcopy(env), pickle.loads(pickle.dumps(env))):
+        assert float(twin.params.l) == -1.0
+        torch.testing.assert_close(twin.params.g, env.params.g, equal_nan=True)
+
+
+def test_other_parameters_and_states_cannot_be_put_in_place_of_the_live_ones() -> None:
+    env = Pendulum(N, device="cpu", g=Uniform(5, 15))
+    for name in ("params", "state"):
+        with pytest.raises(AttributeError):
+            setattr(env, name, getattr(env, name))
 
 
 def test_a_state_of_other_parameters_is_refused() -> None:
@@ -180,7 +220,7 @@ def test_a_state_of_other_parameters_is_refused() -> None:
         {"gravity": torch.tensor(9.8)},
         {"gravity": torch.ones(N)},
     ):
-        with pytest.raises(InvalidConfig, match=r"params is .*gravity.*, expected .*'5\.\.15'|params is"):
+        with pytest.raises(InvalidConfig, match=r"params is .*gravity.*, expected .*'5\.\.15'"):
             env.load_state_dict(CartPole(N, device="cpu", **other).state_dict())
     broken = env.state_dict()
     broken["memory"] = {}
@@ -323,6 +363,39 @@ def test_what_must_be_a_number_is_refused_by_name_and_line(
 
 
 @pytest.mark.parametrize(
+    "read",
+    [
+        lambda params: params.size,
+        lambda params: params[0],
+        lambda params: params[:2],
+        lambda params: params._asdict()["size"],
+        lambda params: params._replace(loops=2).size,
+        lambda params: 3 in params,
+        lambda params: params == OddParams(),
+        lambda params: params != OddParams(),
+        lambda params: hash(params),
+        lambda params: str(params),
+        lambda params: next(iter(params)),
+        lambda params: getattr(params, "size", 3),
+    ],
+)
+def test_every_way_of_reading_is_noticed_with_its_line(read: Any) -> None:
+    seen = []
+
+    def space(params: Any) -> spaces.Box:
+        seen.append(read(params))
+        return spaces.Box(-1, 1, (3,))
+
+    definition = Environment(**{**ODD, "observation_space": space})
+    message = (
+        r"size: observation_space reads it, .*test_parameters\.py:\d+: `lambda params: .*`, so it must be a number"
+    )
+    with pytest.raises(InvalidConfig, match=message):
+        make(definition, "numpy", size="3..4")
+    assert not seen
+
+
+@pytest.mark.parametrize(
     ("name", "value", "message"),
     [
         ("gravity", torch.ones(N + 1), r"gravity: expected a tensor \(\) for all .*, or \(8,\) for each, got \(9,\)"),
@@ -334,11 +407,12 @@ def test_what_must_be_a_number_is_refused_by_name_and_line(
         ("gravity", np.array(["a"] * N), r"gravity: cannot be read as a tensor"),
         ("gravity", torch.tensor([1.0, float("nan")] * 4), r"gravity: expected finite numbers, got nan at 1"),
         ("gravity", torch.tensor(float("inf")), r"gravity: expected finite numbers, got inf at 0"),
+        ("gravity", torch.ones(N).to_mkldnn(), r"expected a tensor \(\) .* for each, got one of torch\._mkldnn"),
         ("gravity", np.array([1e300] * N), r"gravity: expected finite numbers, got 1e\+300 at 0"),
-        ("gravity", [1.0] * N, r"gravity: expected a finite number \(default 9\.8\), got \[1\.0, .*"),
+        ("gravity", [1.0] * N, r"number \(default 9\.8\), a tensor or array of them, or a range .*, got \[1\.0, .*"),
         ("gravity", "15..5", r"gravity: Uniform\(low=15, high=5\) is no range"),
-        ("gravity", "5..inf", r"gravity: Uniform\(low=5, high=inf\) has an end that is not a finite number"),
-        ("gravity", "five", r"gravity: expected a finite number \(default 9\.8\), or a range such as .*, got 'five'"),
+        ("gravity", "5..inf", r"gravity: Uniform\(low=5, high=inf\) has inf where it needs a finite number"),
+        ("gravity", "five", r"a finite number \(default 9\.8\), a tensor .*, or a range such as .*, got 'five'"),
         ("gravity", Choice(True, False), r"gravity: Choice\(True, False\) has a value that is not float"),
         ("sutton_barto_reward", Uniform(0, 1), r"Uniform\(low=0, high=1\) is for parameters that are floats"),
         ("sutton_barto_reward", torch.ones(N), r"expected a tensor of torch\.bool .*, got torch\.float32"),
@@ -355,6 +429,7 @@ def test_bad_parameters_are_refused(name: str, value: Any, message: str) -> None
     [
         (torch.full((N,), 10.5), r"expected a tensor of torch\.int32 for an integer each, got torch\.float32"),
         (torch.full((N,), 2**40), r"expected integers of 32 bits, got 1099511627776 to 1099511627776"),
+        (np.full(N, 2**64 - 5, np.uint64), r"expected integers of 32 bits, got -5 to -5"),
         ("2.5..7", r"is for an integer of 32 bits here: give whole numbers"),
         ("log:1..7", r"is for parameters that are floats, this one is int: use Uniform or Choice"),
         ("2.5,3", r"has a value that is not int"),
@@ -413,9 +488,11 @@ def test_random_steps_are_those_of_the_stream_and_spread(backend: str) -> None:
     [
         ({"elapsed": 200}, r"elapsed must be from 0 to 199, got 200 to 200"),
         ({"elapsed": -1}, r"elapsed must be from 0 to 199, got -1 to -1"),
+        ({"elapsed": 2**64}, r"elapsed must be from 0 to 199, got 18446744073709551616 to"),
+        ({"elapsed": torch.tensor(200)}, r"elapsed must be from 0 to 199, got 200 to 200"),
         ({"elapsed": 1.5}, r"elapsed must be"),
-        ({"elapsed": torch.arange(N + 1)}, r"elapsed must be int32 of shape \(8,\), got torch\.int64 \(9,\)"),
-        ({"elapsed": torch.ones(N)}, r"elapsed must be int32 of shape \(8,\), got torch\.float32 \(8,\)"),
+        ({"elapsed": torch.arange(N + 1)}, r"elapsed must be integers of shape \(8,\), got torch\.int64 \(9,\)"),
+        ({"elapsed": torch.ones(N)}, r"elapsed must be integers of shape \(8,\), got torch\.float32 \(8,\)"),
         ({"elapsed": "sometimes"}, r"expected 'random' as elapsed, or steps, got 'sometimes'"),
         ({"elapsd": 3}, r"unknown option \['elapsd'\]: there are 'reset_mask', 'elapsed'"),
     ],

@@ -67,6 +67,9 @@ def structures(environment: CudaEnvironment, params: Any) -> str:
         f"    {_constant(name, value) if is_number(value) else f'{_PARAM_TYPES[kinds[name]]} {name};'}\n"
         for name, value in params._asdict().items()
     )
+    if in_memory(params):
+        # What an author makes of it would have no values.
+        constants += "    Params() = delete;\n    __device__ explicit Params(decltype(nullptr)) {}\n"
     return "\n".join(
         [
             f"struct State {{\n{fields}}};",
@@ -196,6 +199,7 @@ def _description(
         is_discrete=str(actions.is_discrete).lower(),
         has_mask=str(environment.has_action_mask).lower(),
         num_choices=actions.num_actions,
+        made="(nullptr)" if in_memory(params) else "",
         params="".join(f"    {_loaded(name, getattr(params, name))}\n" for name in in_memory(params)),
         draws="".join(f"    {_drawn(name, *draw)}\n" for name, draw in draws_of(params).items()),
         is_legal="::is_legal(state, choice, params)" if environment.has_action_mask else "true",
@@ -230,12 +234,12 @@ def _loaded(name: str, value: Any) -> str:
 
 
 def _drawn(name: str, place: int, draw: Draw) -> str:
-    """Return the statement that draws a parameter, as `sampling.parameter` does."""
+    """Return the statement that draws a parameter, as `sampling.parameter` does; by names that no author has."""
     numbers = draw.numbers
 
     def uniform() -> str:
         # The width as the other backends have it: of doubles.
-        return f"unit(word(rng, {place})) * {_float(numbers[1] - numbers[0])} + {_float(numbers[0])}"
+        return f"operant::unit(operant::word(rng, {place})) * {_float(numbers[1] - numbers[0])} + {_float(numbers[0])}"
 
     def clipped(value: str) -> str:
         return f"fminf(fmaxf({value}, {_float(numbers[2])}), {_float(numbers[3])})"
@@ -243,15 +247,15 @@ def _drawn(name: str, place: int, draw: Draw) -> str:
     if draw.kind == sampling.UNIFORM.value:
         value = uniform()
     elif draw.kind == sampling.INTEGERS.value:
-        value = f"integers(rng, {place}, {numbers[0]}, {numbers[1]})"
+        value = f"::integers(rng, {place}, {numbers[0]}, {numbers[1]})"
     elif draw.kind == sampling.LOG_UNIFORM.value:
         value = clipped(f"exp2f({uniform()})")
     elif draw.kind == sampling.NORMAL.value:
-        value = clipped(f"normal(rng, {place}) * {_float(numbers[1])} + {_float(numbers[0])}")
+        value = clipped(f"::normal(rng, {place}) * {_float(numbers[1])} + {_float(numbers[0])}")
     else:
         values = [_float(number) if isinstance(number, float) else str(number).lower() for number in numbers]
         rest = "".join(f"place == {i} ? {text} : " for i, text in enumerate(values[1:], 1))
-        value = f"[&](int place) {{ return {rest}{values[0]}; }}(integers(rng, {place}, 0, {len(values)}))"
+        value = f"[&](int place) {{ return {rest}{values[0]}; }}(::integers(rng, {place}, 0, {len(values)}))"
     return f"batch.param_{name}[row] = {value};"
 
 
@@ -285,7 +289,7 @@ __device__ __forceinline__ void store(const Batch& batch, int64_t row, const Sta
 constexpr int OBSERVATION_SIZE = {observation_size}, ACTION_SIZE = {action_size}, NUM_CHOICES = {num_choices};
 constexpr bool IS_DISCRETE = {is_discrete}, HAS_MASK = {has_mask};
 __device__ __forceinline__ Params params_of(const Batch& batch, int64_t row) {{
-    Params params;
+    Params params{made};
 {params}    return params;
 }}
 __device__ __forceinline__ void draw_params(const Batch& batch, int64_t row, const Rng& rng) {{

@@ -13,7 +13,7 @@ from operant_gpu.backends.lowering.tracing import ROWS, Program, Tape
 from operant_gpu.environment import Definition, Environment
 from operant_gpu.errors import InvalidConfig, UnsupportedConstruct
 from operant_gpu.lang import next_power_of_2
-from operant_gpu.parameters import at_least, in_memory
+from operant_gpu.parameters import extremes, in_memory
 from operant_gpu.spaces import action_layout, observation_layout
 
 
@@ -44,6 +44,9 @@ def try_out(environment: Definition, params: Any) -> Trial:
         programs, refusal = _programs(environment, params), None
     except UnsupportedConstruct as error:
         programs, refusal = None, error
+        if (names := in_memory(params)) and _has_arrays(environment):
+            # Where the sizes are equal, Triton would broadcast one that meets an Array wrong, without a word.
+            raise InvalidConfig(names[0], f"cannot be in memory beside arrays, for {error}: give a number") from error
     for program in programs or ():
         shapes += [call.shape for call in program.calls]
         shapes += [result.shape for result in program.results if isinstance(result, np.ndarray)]
@@ -55,14 +58,18 @@ def _programs(environment: Environment, params: Any) -> Programs:
     try:
         return _Trial(environment, params).programs()
     except (InvalidConfig, UnsupportedConstruct) as error:
-        names, numbers = in_memory(params), at_least(params)
+        names, numbers = in_memory(params), extremes(params)[0]
         # Of what fails with numbers too, they are not the cause.
         if names and _fails(environment, numbers) is None:
             alone = ((name, _fails(environment, numbers._replace(**{name: getattr(params, name)}))) for name in names)
             name, cause = next((one for one in alone if one[1]), (names[0], error))
-            advice = f"give a number, or write beside(params.{name}) where it meets an Array"
-            raise InvalidConfig(name, f"cannot be in memory, for {cause}: {advice}") from error
+            other = f", or write beside(params.{name}) where it meets an Array" if _has_arrays(environment) else ""
+            raise InvalidConfig(name, f"cannot be in memory, for {cause}: give a number{other}") from error
         raise
+
+
+def _has_arrays(environment: Environment) -> bool:
+    return any(column.shape for column in environment.column_types().values())
 
 
 def _fails(environment: Environment, params: Any) -> Exception | None:

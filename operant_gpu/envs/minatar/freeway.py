@@ -27,8 +27,8 @@ class State(NamedTuple):
 
 
 class Params(NamedTuple):
-    sticky_action_prob: float = 0.1
-    minimal_actions: bool = True
+    sticky_action_prob: float = 0.1  # of the last action being taken again
+    minimal_actions: bool = True  # those that the game knows, not all six
 
 
 Freeway = CudaEnvironment(

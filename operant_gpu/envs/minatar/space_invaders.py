@@ -31,9 +31,9 @@ class State(NamedTuple):
 
 
 class Params(NamedTuple):
-    sticky_action_prob: float = 0.1
-    difficulty_ramping: bool = True
-    minimal_actions: bool = True
+    sticky_action_prob: float = 0.1  # of the last action being taken again
+    difficulty_ramping: bool = True  # harder in time
+    minimal_actions: bool = True  # those that the game knows, not all six
 
 
 SpaceInvaders = CudaEnvironment(

@@ -87,7 +87,7 @@ def _write(target: Path, learner: PPO) -> None:
         "training": learner.training,
         "env": env.environment.id,
         "num_envs": env.num_envs,
-        "params": saveable(env.parameters(env.num_envs)),
+        "params": saveable(env.given_params._asdict()),
         "max_episode_steps": env.max_episode_steps or -1,
         "config": asdict(learner.config),
         "network": _name(learner.policy.network),

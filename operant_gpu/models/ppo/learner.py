@@ -429,6 +429,7 @@ class PPO:
             if not self._goes_on:
                 options = {"elapsed": "random"} if self.config.staggered_starts else None
                 self.env.reset(seed=self.config.seed, options=options)
+                self._telemetry.begin(self.env.episode_so_far[1])
         self._memory = None
         self._loop.begin(self.iterations, memory)
         self._has_begun = True

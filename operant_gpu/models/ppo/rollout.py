@@ -37,8 +37,8 @@ class Rollout:
             fused engines.
         terminated, truncated: (n_steps, num_envs) bool.
         steps: The steps alone, without what follows the last: where `VecEnv.rollout` stores them.
-        under_way: (2, 2) float64, what all episodes under way had come to before the steps and after them: the sums of
-            their returns and of their lengths.
+        under_way: (2, 2, num_envs) float64, what the episodes under way had come to before the steps and after them:
+            their returns and their lengths.
     """
 
     def __init__(self, env: VecEnv, policy: Policy, n_steps: int, stores_rows: bool = False) -> None:
@@ -59,7 +59,7 @@ class Rollout:
         # Actions in the environment's units are made of the others, for who asks.
         fields = {name: getattr(self, name) for name in Trajectory._fields if name != "action"}
         self.steps = Trajectory(**{name: None if one is None else one[:n_steps] for name, one in fields.items()})
-        self.under_way = torch.zeros(2, 2, dtype=torch.float64, device=env.device)
+        self.under_way = torch.zeros(2, 2, env.num_envs, dtype=torch.float64, device=env.device)
         # Made once: taking a row of a tensor costs a microsecond each time.
         self._outputs = [self._step_outputs(step) for step in range(n_steps)]
 
@@ -102,7 +102,7 @@ class Rollout:
         """Note what the episodes under way have come to, before the steps (moment 0) or after them (1)."""
         for place, column in enumerate(env.episode_so_far):
             # An episode with a reward that is not finite, which training reports as a fault, begins anew after it.
-            self.under_way[moment, place] = column.nan_to_num(0.0, 0.0, 0.0).sum(dtype=torch.float64)
+            self.under_way[moment, place] = column.nan_to_num(0.0, 0.0, 0.0)
 
     def memory(self) -> dict[str, Tensor]:
         """Return what a recurrent policy remembers after the last step, and where it is to forget."""

@@ -37,20 +37,30 @@ class Telemetry:
         self._sums = torch.zeros(len(MEASURED) + 1 + 2 + 3, dtype=torch.float64, device=device)
         self._steps, self._iterations, self._episodes = torch.split(self._sums, [len(MEASURED) + 1, 2, 3])
         self._one = torch.ones((), dtype=torch.float64, device=device)
+        # Whose episode under way began with its first step, or is not the first one.
+        self._is_whole = torch.ones(num_envs, dtype=torch.bool, device=device)
         # Of each reading: how many episodes ended, and the sums of their returns and lengths.
         self._recent: list[list[float]] = []
         self._finished = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the next readings are made from."""
-        return {"sums": self._sums.clone(), "recent": [*map(list, self._recent)], "finished": self._finished}
+        recent, is_whole = [*map(list, self._recent)], self._is_whole.clone()
+        return {"sums": self._sums.clone(), "recent": recent, "finished": self._finished, "is_whole": is_whole}
 
     def load_state_dict(self, state: Mapping[str, Any], iterations: int) -> None:
         """Go on from `state_dict`, after so many iterations."""
         self._sums.copy_(state["sums"])
         self._recent = [[count, returns, lengths] for count, returns, lengths in state["recent"]]
         self._finished = state["finished"]
+        # That of an older release has none; environments that are others begin anew.
+        if len(is_whole := state.get("is_whole", self._is_whole)) == len(self._is_whole):
+            self._is_whole.copy_(is_whole)
         self.faults.resume(iterations)
+
+    def begin(self, lengths: Tensor) -> None:
+        """Take in that episodes have begun, whose lengths say if with a later step: those are counted in no metric."""
+        torch.eq(lengths, 0, out=self._is_whole)
 
     def add_step(self, measured: Tensor, counts: Tensor) -> None:
         """Take in what was measured in one gradient step.
@@ -73,9 +83,13 @@ class Telemetry:
         """Take in an iteration's episodes, and how well the values foresaw its returns."""
         self._iterations += torch.stack([self._one, explained_variance.double()])
         # What was collected belongs to episodes that ended, but for what those under way have gained.
-        collected = torch.stack([rollout.reward.sum(dtype=torch.float64), self._one * rollout.reward.numel()])
+        returns = rollout.reward.sum(0, dtype=torch.float64)
+        collected = torch.stack([returns, torch.full_like(returns, rollout.n_steps)])
         before, after = rollout.under_way
-        self._episodes += torch.cat([rollout.ended.sum(dtype=torch.float64)[None], before + collected - after])
+        ended = rollout.ended.sum(0, dtype=torch.float64)
+        found = torch.cat([ended[None], before + collected - after])
+        self._episodes += found.where(self._is_whole, 0.0).sum(1)
+        self._is_whole |= ended > 0
 
     def read(self, clear: bool) -> tuple[Metrics, list[Fault]]:
         """Return the means since the last reading, and the faults so far; waits for the device.

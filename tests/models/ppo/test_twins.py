@@ -32,7 +32,7 @@ def half(variant: str) -> PPO:
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("variant", ["fused", "eager", "gru", "normalized", "rnd", "image", *OWN])
+@pytest.mark.parametrize("variant", ["fused", "eager", "gru", "normalized", "rnd", "image", "varied", *OWN])
 def test_a_copy_goes_on_alike(variant: str) -> None:
     learner = half(variant)
     twin = copy.deepcopy(learner)
