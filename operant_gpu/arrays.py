@@ -60,14 +60,14 @@ def cell(array, i: tl.constexpr):
 
 @jit
 def get(array, index):
-    """Return the number in cell `index`, a block, of each environment's array, like `cell`; 0 where there is none."""
-    return tl.sum(tl.where(cells_of(array) == index[:, None], widened(array), 0), 1)
+    """Return the number in cell `index` of each environment's array, like `cell`; 0 where there is none."""
+    return tl.sum(tl.where(cells_of(array) == beside(index), widened(array), 0), 1)
 
 
 @jit
 def put(array, index, value):
-    """Return the array with the block `value` in cell `index`, a block; unchanged where there is no such cell."""
-    return tl.where(cells_of(array) == index[:, None], value[:, None], array)
+    """Return the array with `value` in cell `index`, blocks or numbers; unchanged where there is no such cell."""
+    return tl.where(cells_of(array) == beside(index), beside(value), array)
 
 
 @jit
@@ -82,4 +82,4 @@ def nth(condition, n):
 
     With `n = integers(rng, i, 0, count(condition))` it is drawn uniformly from those cells.
     """
-    return count(tl.cumsum(condition.to(tl.int32), 1) <= n[:, None])
+    return count(tl.cumsum(condition.to(tl.int32), 1) <= beside(n))

@@ -166,8 +166,6 @@ class Definition:
         own = {name: settings.pop(name) for name in _RESERVED & settings.keys()}
         given = own.pop("params", None)
         params = {} if given is None else mapping("params", given, "parameters")
-        for name in params.keys() & settings.keys():
-            raise InvalidConfig(name, "given twice, by itself and in params: leave one out")
         return VecEnv(self, num_envs, params={**params, **settings}, **own)
 
     def make_params(self, overrides: Mapping[str, Any]) -> Any:

@@ -43,6 +43,11 @@ def test_get_and_put_are_numpys_indexing(dtype: Any) -> None:
     expected[EVERY_ROW, index] = rows(5, 9)
     assert np.array_equal(lower_to_numpy(arrays.put)(array, index, rows(5, 9)), expected)
     assert np.array_equal(lower_to_numpy(arrays.cell)(array, 3), array[:, 3])
+    # Parameters may be numbers.
+    assert np.array_equal(lower_to_numpy(arrays.get)(array, 3), array[:, 3])
+    expected = array.copy()
+    expected[:, 3] = 7
+    assert np.array_equal(lower_to_numpy(arrays.put)(array, 3, 7), expected)
 
 
 def test_cells_that_do_not_exist_are_zero_and_take_nothing() -> None:
@@ -123,8 +128,9 @@ def gets_from_a_number(state, action, rng, params):
 
 
 @jit
-def gets_at_a_constant(state, action, rng, params):
-    return state, get(state.levels, 1), False
+def turns_a_number(state, action, rng, params):
+    level = 1
+    return state, level[:, None], False
 
 
 @jit
@@ -151,7 +157,7 @@ def rewards_with_an_array(state, action, rng, params):
         (sums_over_environments, r"tl.sum goes along the cells of an Array, axis 1"),
         (sums_a_number, r"tl.sum goes along the cells of an Array, axis 1: this is a block of one number"),
         (gets_from_a_number, r"cell, get and put need an Array's block"),
-        (gets_at_a_constant, r"\[:, None\] is for a block of one number per environment, got a number"),
+        (turns_a_number, r"\[:, None\] is for a block of one number per environment, got a number"),
         (indexes_a_cell, r"use get and put of operant_gpu.arrays for the cells of an Array"),
         (indexes_along_cells, r"x\[:, None\] is the only index with axes"),
     ],

@@ -47,7 +47,7 @@ def normal(mean: float, std: float, low: float, high: float) -> Callable[[float]
         (Normal(10, 2, 9, 11), normal(10, 2, 9, 11)),
         (Normal(10, 2, high=12), normal(10, 2, 4, 12)),
     ],
-    ids=str,
+    ids=lambda one: str(one) if isinstance(one, Distribution) else None,
 )
 def test_floats_are_drawn_as_the_distribution_says(distribution: Distribution, share: Callable[[float], float]) -> None:
     values = np.sort(drawn(distribution))
@@ -71,7 +71,7 @@ def test_floats_are_drawn_as_the_distribution_says(distribution: Distribution, s
         (Choice(0.25, 0.5, 8), CartPole, "gravity", [0.25, 0.5, 8.0]),
         (Uniform(0.5, 0.5), CartPole, "gravity", [0.5]),
     ],
-    ids=str,
+    ids=lambda one: str(one) if isinstance(one, Distribution) else None,
 )
 def test_values_are_drawn_as_often_as_one_another(
     distribution: Distribution, definition: Any, name: str, values: list[float]

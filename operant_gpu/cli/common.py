@@ -19,12 +19,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from operant_gpu.backends.lowering.trial import try_out
 from operant_gpu.environment import Definition
-from operant_gpu.errors import InvalidConfig, one_line
+from operant_gpu.errors import InvalidConfig, OperantError, one_line
 from operant_gpu.files import as_path
 from operant_gpu.models import PPO
 from operant_gpu.monitor.display import is_lively
-from operant_gpu.parameters import described, notes
+from operant_gpu.parameters import notes
 from operant_gpu.registry import find, register
 
 FAILED = 1
@@ -105,11 +106,22 @@ def show_parameters(console: Console, definition: Definition) -> None:
     if not definition.params._fields:
         say(console, f"{definition.id} has no parameters")
         return
-    table = plain_table("option", "default", "", title=f"parameters of {definition.id}")
-    defaults, said = definition.params._field_defaults, notes(definition.params)
-    for name, default in defaults.items():
-        table.add_row(f"--env.{name}", str(described({name: default})[name]), escape(said[name]))
+    table = plain_table("option", "default", "takes", "", title=f"parameters of {definition.id}")
+    said = notes(definition.params)
+    for name, default in definition.params._field_defaults.items():
+        takes = "numbers, ranges" if _may_be_in_memory(definition, name) else "numbers"
+        table.add_row(f"--env.{name}", str(default), takes, escape(said[name]))
     console.print(table)
+
+
+def _may_be_in_memory(definition: Definition, name: str) -> bool:
+    try:
+        params = definition.make_params({name: torch.tensor(definition.params._field_defaults[name])})
+        definition.spaces(params)
+        try_out(definition, params)
+    except OperantError:
+        return False
+    return True
 
 
 def environment_id(name: str) -> str:

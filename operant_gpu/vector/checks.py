@@ -93,6 +93,13 @@ def _plain(given: Any) -> Any:
         return given
 
 
+def entries(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a state dictionary has, its parameters as entries of their own."""
+    params = mapping("state_dict", state_dict.get("params"), "parameters as its params")
+    others = {name: value for name, value in state_dict.items() if name != "params"}
+    return others | {f"params[{name!r}]": value for name, value in params.items()}
+
+
 def saved_column(name: str, given: Any, column: Tensor) -> Tensor:
     """Return what was saved of a column, as a tensor or an array."""
     kind = f"{column.dtype} {tuple(column.shape)}"

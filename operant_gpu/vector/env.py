@@ -394,8 +394,9 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         version = state_dict.get("format", "missing")
         if version not in _STATE_FORMATS:
             raise InvalidConfig("state_dict", f"format is {version!r}, this version reads {_STATE_FORMATS}")
-        for name, value in self._identity().items():
-            found = state_dict.get(name, "missing")
+        given_entries = checks.entries(state_dict)
+        for name, value in checks.entries(self._identity()).items():
+            found = given_entries.get(name, "missing")
             if not isinstance(found, type(value)) or found != value:
                 raise InvalidConfig("state_dict", f"{name} is {found!r}, expected {value!r}")
         pairs = []

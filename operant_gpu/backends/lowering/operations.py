@@ -358,4 +358,8 @@ def runtime_range(*bounds: Any) -> Any:
 
 def static_range(*bounds: Any) -> Any:
     """`tl.static_range`: its index is a compile-time constant."""
+    if any(isinstance(bound, np.ndarray) for bound in bounds):
+        raise UnsupportedConstruct(
+            "tl.static_range needs compile-time integers, this is a block of one per environment"
+        )
     return range(*bounds)

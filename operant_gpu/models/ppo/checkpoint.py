@@ -230,7 +230,9 @@ def _incoherent(path: Path, error: Exception) -> CheckpointError:
 def _environments(path: Path, saved: Mapping[str, Any], device: str | torch.device) -> VecEnv:
     """Return new environments like those of a checkpoint."""
     if saved["env"] not in list_envs():
-        advice = "import what registers it first (on the command line, --env FILE.py:NAME)"
+        advice = (
+            "import what registers it first (on the command line: --env FILE.py:NAME, or train FILE.py:NAME --resume)"
+        )
         raise InvalidConfig("env", f"{str(path)!r} is of {saved['env']!r}, which is not registered: {advice}")
     limit = saved["max_episode_steps"]
     return make(saved["env"], saved["num_envs"], device=device, max_episode_steps=limit, **saved["params"])
