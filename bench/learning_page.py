@@ -13,6 +13,7 @@ from typing import Any
 
 from learning_plot import NAMES, draw_curves
 from learning_run import EPISODES, GRID_WALK_SHARE, PENDULUM_GOAL, Run
+from machine import RESULTS
 from page import table
 from peers_sb3_settings import ZOO
 
@@ -137,6 +138,8 @@ def sections(report: dict[str, Any], runs: dict[str, list[Run]], data: str) -> I
         left=3,
     )
     yield RUN_IT
+    # What `bench/randomization.py` measured.
+    yield (RESULTS / "randomization.md").read_text().strip()
 
 
 def image_of(env: str) -> Path:

@@ -14,6 +14,7 @@ RESULTS, MACHINE = ROOT / "bench" / "results", "intel-r-xeon-r-processor"
 WRITERS = {
     MACHINE: lambda bench, report: bench("env_page").page_of(report),
     f"games-{MACHINE}": lambda bench, report: bench("games_throughput").page_of(report),
+    "randomization": lambda bench, report: bench("randomization").section(report),
     f"learning-games-{MACHINE}": lambda bench, report: bench("learning_games").page(report["runs"]),
 }
 PARTS = {

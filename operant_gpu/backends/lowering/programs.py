@@ -40,15 +40,14 @@ class Programs(NamedTuple):
     Their results are flat tuples.
 
     Attributes:
-        draw: rng -> the parameters that are drawn for each episode.
+        draw_params: rng -> the parameters that are drawn for each episode.
         reset: rng -> state.
         step: state, action, rng -> state, reward, terminated.
         observe: state -> components.
         action_mask: state -> conditions; none if the environment has no mask.
     """
 
-    draw: Program
-
+    draw_params: Program
     reset: Program
     step: Program
     observe: Program

@@ -76,7 +76,7 @@ class BatchRecord(Record):
             "num_shared": len(shared),
             **{name: column.data_ptr() for name, column in batch.columns._asdict().items()},
             "step": self._compiled(programs.step, [*state, "reward", "terminated"], STEP_STREAM),
-            "draw": self._compiled(programs.draw, drawn, PARAMS_STREAM),
+            "draw_params": self._compiled(programs.draw_params, drawn, PARAMS_STREAM),
             "reset": self._compiled(programs.reset, state, RESET_STREAM),
             "observe": self._compiled(observe, [name for name in obs if name.startswith("obs")]),
             "mask": self._compiled(programs.action_mask, mask),

@@ -34,7 +34,7 @@ class NumpyBackend:
         environment = batch.environment
         programs = batch.trial.programs
         assert programs is not None
-        self._draw = programs.draw.compile("draw", "rng")
+        self._draw = programs.draw_params.compile("draw_params", "rng")
         self._reset = programs.reset.compile("reset", "params, rng")
         self._step = programs.step.compile("step", "state, params, action, rng")
         self._observe = programs.observe.compile("observe", "state, params")

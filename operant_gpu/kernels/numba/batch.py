@@ -161,8 +161,8 @@ def _begin_episodes(
         ints(fresh, ELAPSED)[j] = 0
         for slot in range(batch.state_end, batch.params_end):
             ints(fresh, slot)[j] = ints(narrow, slot)[row]
-    if batch.draw:
-        call(batch.draw, fresh, fresh_wide, m)
+    if batch.draw_params:
+        call(batch.draw_params, fresh, fresh_wide, m)
     call(batch.reset, fresh, fresh_wide, m)
     for j in range(m):
         copy_row(fresh, fresh_wide, j, narrow, wide, rows[j], batch)

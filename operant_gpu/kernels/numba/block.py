@@ -41,7 +41,7 @@ BATCH = (
     *("mode", "limit", "narrow", "wide", "state", "num_columns", "num_loaded", "num_shared"),
     *("seed", "env_id", "episode", "elapsed", "episode_return", "ended"),
     *("log_count", "log_return", "log_length", "bad_actions", "late_steps"),
-    *("step", "draw", "reset", "observe", "mask", "random", "draws"),
+    *("step", "draw_params", "reset", "observe", "mask", "random", "draws"),
     *("action_slots", "action_size", "low", "high", "state_slot", "state_end", "params_end"),
     *("obs_slots", "obs_size", "obs_kind", "obs_bytes", "mask_slots", "mask_size"),
 )
