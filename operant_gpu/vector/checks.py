@@ -14,6 +14,8 @@ from operant_gpu.environment import Definition
 from operant_gpu.errors import InvalidConfig, as_integer, mapping, one_of, whole
 from operant_gpu.tensors import as_tensor
 
+# Of state dictionaries. In those of format 1, some columns are narrower.
+STATE_FORMAT, _OLDER_FORMATS = 2, (1,)
 _INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 
 
@@ -93,14 +95,38 @@ def _plain(given: Any) -> Any:
         return given
 
 
-def entries(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+def saved(
+    state_dict: Any, identity: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]
+) -> list[tuple[Tensor, Tensor]]:
+    """Return each of the environments' own tensors, by part and name, with what a state dictionary has for it."""
+    mapping("state_dict", state_dict, "what `state_dict` returned")
+    version = state_dict.get("format", "missing")
+    if version not in (*_OLDER_FORMATS, STATE_FORMAT):
+        raise InvalidConfig("state_dict", f"format is {version!r}, this version reads up to {STATE_FORMAT}")
+    given = _entries(state_dict)
+    for name, value in _entries(identity).items():
+        found = given.get(name, "missing")
+        if not isinstance(found, type(value)) or found != value:
+            raise InvalidConfig("state_dict", f"{name} is {found!r}, expected {value!r}")
+    pairs = []
+    for part, columns in tensors.items():
+        kept = mapping("state_dict", state_dict.get(part, {}), f"tensors as its {part}")
+        for name, column in columns.items():
+            one = kept.get(name)
+            if version == 1 and part == "columns" and isinstance(one, Tensor):
+                one = one.to(column.dtype)
+            pairs.append((column, _saved_column(f"{part}[{name!r}]", one, column)))
+    return pairs
+
+
+def _entries(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a state dictionary has, its parameters as entries of their own."""
     params = mapping("state_dict", state_dict.get("params"), "parameters as its params")
     others = {name: value for name, value in state_dict.items() if name != "params"}
     return others | {f"params[{name!r}]": value for name, value in params.items()}
 
 
-def saved_column(name: str, given: Any, column: Tensor) -> Tensor:
+def _saved_column(name: str, given: Any, column: Tensor) -> Tensor:
     """Return what was saved of a column, as a tensor or an array."""
     kind = f"{column.dtype} {tuple(column.shape)}"
     try:

@@ -19,7 +19,7 @@ from operant_gpu.backends import select
 from operant_gpu.backends.base import NO_LIMIT, Batch
 from operant_gpu.backends.lowering.trial import try_out
 from operant_gpu.environment import Definition
-from operant_gpu.errors import InvalidConfig, ResetNeeded, flag, mapping
+from operant_gpu.errors import InvalidConfig, ResetNeeded, flag
 from operant_gpu.memory import allocation
 from operant_gpu.memory.columns import Outputs
 from operant_gpu.memory.trajectory import Storage
@@ -30,9 +30,6 @@ from operant_gpu.vector.actions import ActionReader, raise_helpless, raise_refus
 from operant_gpu.vector.starts import random_steps
 
 Info = dict[str, Any]
-
-# Of state dictionaries. In those of format 1, some columns are narrower.
-_STATE_FORMAT, _STATE_FORMATS = 2, (1, 2)
 
 
 class VecEnv(VectorEnv[Any, Any, Any]):
@@ -373,7 +370,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
     def state_dict(self) -> Info:
         """Return a copy of everything that decides the future: state, clocks, seeds, statistics."""
         return {
-            "format": _STATE_FORMAT,
+            "format": checks.STATE_FORMAT,
             **self._identity(),
             "started": self._started,
             "first_env_id": self._first_env_id,
@@ -390,24 +387,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             ResetNeeded: After `close`.
         """
         self._check_open()
-        mapping("state_dict", state_dict, "what `state_dict` returned")
-        version = state_dict.get("format", "missing")
-        if version not in _STATE_FORMATS:
-            raise InvalidConfig("state_dict", f"format is {version!r}, this version reads {_STATE_FORMATS}")
-        given_entries = checks.entries(state_dict)
-        for name, value in checks.entries(self._identity()).items():
-            found = given_entries.get(name, "missing")
-            if not isinstance(found, type(value)) or found != value:
-                raise InvalidConfig("state_dict", f"{name} is {found!r}, expected {value!r}")
-        pairs = []
-        own = {"state": self.state._asdict(), "columns": self._columns._asdict(), "memory": self._memory}
-        for part, tensors in own.items():
-            saved = mapping("state_dict", state_dict.get(part, {}), f"tensors as its {part}")
-            for name, column in tensors.items():
-                given = saved.get(name)
-                if version == 1 and part == "columns" and isinstance(given, Tensor):
-                    given = given.to(column.dtype)
-                pairs.append((column, checks.saved_column(f"{part}[{name!r}]", given, column)))
+        tensors = {"state": self.state._asdict(), "columns": self._columns._asdict(), "memory": self._memory}
+        pairs = checks.saved(state_dict, self._identity(), tensors)
         started = flag("state_dict", state_dict.get("started", False))
         self._first_env_id = checks.first_env_id(state_dict.get("first_env_id", 0), self.num_envs)
         last = self._first_env_id + self.num_envs
