@@ -48,13 +48,14 @@ class CompiledBackend:
 
     def reset(self, mask: Tensor, outputs: Outputs) -> None:
         """Begin a new episode where `mask` holds and write every row's observation and action mask."""
+        if self._known[0] is not outputs:
+            # The environments' own; a caller's are not kept alive.
+            self._known = outputs, self._call_of_step(outputs)
         self.run_reset(Record(CALL, present(outputs)), mask)
 
     def step(self, actions: Tensor, outputs: Outputs) -> None:
         """Advance every environment by one action."""
-        if self._known[0] is not outputs:
-            self._known = outputs, self._call_of_step(outputs)
-        call = self._known[1]
+        call = self._known[1] if self._known[0] is outputs else self._call_of_step(outputs)
         call.words[: len(GIVEN)] = given(actions, 0)
         self.run_steps(call, 1)
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
+import shutil
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import cuda_twins
 import gymnasium
 import numpy as np
 import pytest
@@ -19,6 +23,7 @@ import operant_gpu
 from operant_gpu import AutoresetMode, BackendError, Environment, InvalidConfig, VecEnv
 from operant_gpu.arrays import cells
 from operant_gpu.backends.numba.cache import compiled
+from operant_gpu.cuda_environment import CudaEnvironment
 from operant_gpu.environment import Definition
 from operant_gpu.envs import CartPole, Pendulum
 from operant_gpu.lang import Array, jit, tl
@@ -529,3 +534,35 @@ def test_a_cuda_environment_says_what_must_be_a_number() -> None:
         CUDA_MAKERS["CudaCartPole-v1"](2, device="cpu", masspole=torch.tensor(0.2))
     env = CUDA_MAKERS["CudaCartPole-v1"](2, device="cpu", gravity=torch.tensor([1.0, 2.0]))
     assert operant_gpu.VecEnv is type(env)
+
+
+def own_cartpole(file: Path, code: str) -> CudaEnvironment:
+    """Return CartPole in CUDA C++ with more in its file."""
+    text = (cuda_twins.FOLDER / "cartpole.cu").read_text()
+    file.write_text(f"{code}\n{text}")
+    return dataclasses.replace(cuda_twins.twin(CartPole, "cartpole.cu"), id="OwnCartPole-v0", source=file)
+
+
+needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+
+
+@needs_compiler
+@pytest.mark.parametrize("gravity", ["5..15", "log:5..15", "normal:10,2", "8,9,10"])
+def test_draws_call_no_function_of_the_authors(gravity: str, tmp_path: Path) -> None:
+    names = ["unit(uint32_t)", "word(const Rng&, int)", "fmaxf(const Rng&, int)"]
+    helpers = "\n".join(f"__device__ inline float {name} {{ return 0; }}" for name in names)
+    own = own_cartpole(tmp_path / "own.cu", helpers)
+    envs = [definition(64, device="cpu", gravity=gravity) for definition in (own, CartPole)]
+    for env in envs:
+        env.reset(seed=3)
+    torch.testing.assert_close(envs[0].params.gravity, envs[1].params.gravity, rtol=1e-6, atol=0)
+
+
+@needs_compiler
+def test_parameters_that_an_author_makes_are_refused_where_some_are_in_memory(tmp_path: Path) -> None:
+    """They would have no values there."""
+    helper = "__device__ inline float weight() { return Params().gravity; }"
+    environment = own_cartpole(tmp_path / "own.cu", helper)
+    environment(2, device="cpu")
+    with pytest.raises(InvalidConfig, match=r"(?s)gravity is in memory"):
+        environment(2, device="cpu", gravity="5..15")

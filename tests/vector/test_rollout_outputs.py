@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from contract_envs import assert_same_tensors, every_mode
+from here import BACKENDS
 from rollouts import (
     NETWORK_NAMES,
     NUM_ENVS,
@@ -256,3 +259,24 @@ def test_outputs_carry_no_gradients(name: str, backend: str) -> None:
     if name == "Drift-v0":
         actions = given_actions(env, 2).requires_grad_(True)
         assert not env.rollout(2, actions, ["action"])["action"].requires_grad
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_tensors_that_were_written_to_are_let_go(backend: str) -> None:
+    """A rollout's memory is its caller's: steps that are launched the fast way hold the environments' own alone."""
+    env, expected = started("Ledge-v0", backend), started("Ledge-v0", backend)
+    action, _ = (one.rollout(1, "random", out=["action"])["action"][0].clone() for one in (env, expected))
+    for _ in range(2):
+        env.step(action)
+        expected.step(action)
+    stored = {"reward": torch.zeros(NUM_ENVS), "terminated": torch.zeros(NUM_ENVS, dtype=torch.bool)}
+    env.step(action, out=stored)
+    reward = expected.step(action)[1]
+    assert torch.equal(stored["reward"], reward)
+    kept = [weakref.ref(tensor) for tensor in stored.values()]
+    stored.clear()
+    gc.collect()
+    assert [one() for one in kept] == [None, None]
+    # And the steps after it write to the environments' own again, also where the actions have another form.
+    for form in (action, action.int(), torch.stack([action, action], 1)[:, 0], action):
+        assert torch.equal(env.step(form)[1], expected.step(action)[1])

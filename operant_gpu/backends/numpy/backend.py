@@ -56,7 +56,10 @@ class NumpyBackend:
 
     def reset(self, mask: Tensor, outputs: Outputs) -> None:
         """Begin a new episode where `mask` holds and write every row's observation and action mask."""
-        out = self._views(outputs)
+        if self._outputs[0] is not outputs:
+            # The environments' own; a caller's are not kept alive.
+            self._outputs = outputs, _views(outputs)
+        out = self._outputs[1]
         columns = self._columns
         rows = numpy_view(mask).nonzero()[0]
         columns.elapsed[rows], columns.episode_return[rows], columns.ended[rows] = 0, 0.0, False
@@ -68,7 +71,8 @@ class NumpyBackend:
 
     def step(self, actions: Tensor, outputs: Outputs) -> None:
         """Advance every environment by one action."""
-        out, taken = self._views(outputs), numpy_view(actions)
+        out = self._outputs[1] if self._outputs[0] is outputs else _views(outputs)
+        taken = numpy_view(actions)
         columns = self._columns
         waiting = columns.ended.nonzero()[0]
         if waiting.size and self._mode is not AutoresetMode.DISABLED:
@@ -84,13 +88,6 @@ class NumpyBackend:
     def rollout(self, num_steps: int, policy: Tensor | MLP | None, trajectory: Trajectory, outputs: Outputs) -> None:
         """Take many steps, one after the other."""
         self._rollout.run(num_steps, policy, trajectory, outputs)
-
-    def _views(self, outputs: Outputs) -> Any:
-        """Return the outputs as arrays; the environment's own are the same every step."""
-        if self._outputs[0] is not outputs:
-            views = (None if tensor is None else numpy_view(tensor) for tensor in outputs)
-            self._outputs = outputs, Outputs(*views)  # type: ignore[arg-type]
-        return self._outputs[1]
 
     def _active_rows(self, actions: Array, waiting: Array) -> Array | None:
         """Return the mask of the rows that take their action, or None where all do; count the others."""
@@ -216,6 +213,11 @@ def _action_blocks(actions: Array, layout: ActionLayout) -> Any:
 def _real_cells(column: Array, new: Any) -> Any:
     """Leave out of a block what lies beyond a column's cells."""
     return new[:, : column.shape[1]] if np.ndim(new) == 2 else new
+
+
+def _views(outputs: Outputs) -> Any:
+    """Return the outputs as arrays."""
+    return Outputs(*(None if tensor is None else numpy_view(tensor) for tensor in outputs))  # type: ignore[arg-type]
 
 
 def _write(target: Array, components: Sequence[Any], rows: Any = ...) -> None:
