@@ -89,6 +89,7 @@ class Telemetry:
         ended = rollout.ended.sum(0, dtype=torch.float64)
         found = torch.cat([ended[None], before + collected - after])
         self._episodes += found.where(self._is_whole, 0.0).sum(1)
+        # What else ended in the steps in which a part of an episode did is left out with it.
         self._is_whole |= ended > 0
 
     def read(self, clear: bool) -> tuple[Metrics, list[Fault]]:

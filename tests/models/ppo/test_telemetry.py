@@ -28,23 +28,32 @@ def under_way(*columns: torch.Tensor) -> Any:
     return SimpleNamespace(episode_so_far=columns)
 
 
-def test_episodes_that_ended_are_those_of_a_loop_over_all_steps() -> None:
+@pytest.mark.parametrize("is_staggered", [False, True])
+def test_episodes_that_ended_are_those_of_a_loop_over_all_steps(is_staggered: bool) -> None:
     rollout, telemetry = make_rollout(), Telemetry([], NUM_ENVS, torch.device("cpu"))
     generator = torch.Generator().manual_seed(1)
     total, length = torch.arange(float(NUM_ENVS)), torch.arange(NUM_ENVS, dtype=torch.int32)
     count, returns, lengths = 0, 0.0, 0
+    is_whole = torch.ones(NUM_ENVS, dtype=torch.bool)
+    if is_staggered:
+        telemetry.begin(length)
+        is_whole = length == 0
     for _ in range(3):
+        has_ended = torch.zeros(NUM_ENVS, dtype=torch.bool)
         rollout.note(under_way(total, length), 0)
         for step in range(NUM_STEPS):
             reward = torch.randn(NUM_ENVS, generator=generator)
             terminated, truncated = torch.rand(2, NUM_ENVS, generator=generator) < 0.1
             rollout.reward[step], rollout.terminated[step], rollout.truncated[step] = reward, terminated, truncated
             total, length, ended = total + reward, length + 1, terminated | truncated
-            count += int(ended.sum())
-            returns, lengths = returns + float(total[ended].sum()), lengths + int(length[ended].sum())
+            counts = ended & is_whole
+            count += int(counts.sum())
+            returns, lengths = returns + float(total[counts].sum()), lengths + int(length[counts].sum())
+            has_ended |= ended
             total, length = total.masked_fill(ended, 0.0), length.masked_fill(ended, 0)
         rollout.note(under_way(total, length), 1)
         telemetry.add_iteration(rollout, torch.zeros(()))
+        is_whole |= has_ended
     metrics, faults = telemetry.read(clear=True)
     assert not faults
     assert metrics["episodes"] == count > 0
@@ -55,6 +64,7 @@ def test_episodes_that_ended_are_those_of_a_loop_over_all_steps() -> None:
 @pytest.mark.parametrize("reward", [math.nan, math.inf, -math.inf])
 def test_an_episode_with_a_fault_spoils_no_later_reading(reward: float) -> None:
     rollout = make_rollout()
-    lengths = torch.ones(3, dtype=torch.int32)
-    rollout.note(under_way(torch.tensor([1.0, reward, 2.0]), lengths), 1)
-    assert rollout.under_way[1].tolist() == [3.0, 3.0]
+    returns = torch.ones(NUM_ENVS)
+    returns[1] = reward
+    rollout.note(under_way(returns, torch.ones(NUM_ENVS, dtype=torch.int32)), 1)
+    assert rollout.under_way[1].sum(1).tolist() == [NUM_ENVS - 1.0, NUM_ENVS]
