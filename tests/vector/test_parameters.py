@@ -55,8 +55,8 @@ def test_numbers_in_memory_are_those_that_are_compiled_in(backend: str, shape: t
     envs = [make(CartPole, backend, **params) for params in (numbers, tensors)]
     for env in envs:
         env.reset(seed=3)
-    # The sums of two masses are rounded once in float32, and folded in double precision; `/` on a GPU is off in its last
-    # bits, unless its divisor is compiled in.
+    # The sums of two masses are rounded once in float32, and folded in double precision; `/` on a GPU is off in the
+    # last bits, unless its divisor is compiled in.
     assert_same_tensors(moved(envs[1]), moved(envs[0]), ulps=16, atol=5e-6)
 
 
