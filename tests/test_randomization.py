@@ -99,7 +99,7 @@ def test_draws_are_those_of_every_backend(backend: str) -> None:
     for name in ("gravity", "length"):
         assert torch.equal(getattr(here, name)[same], getattr(there, name)[same])
     for name in ("masspole", "force_mag"):
-        torch.testing.assert_close(getattr(here, name)[same], getattr(there, name)[same], rtol=1e-6, atol=0)
+        torch.testing.assert_close(getattr(here, name)[same], getattr(there, name)[same], rtol=5e-6, atol=0)
 
 
 @pytest.mark.parametrize(
