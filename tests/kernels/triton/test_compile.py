@@ -33,6 +33,8 @@ NOT_OF_OLDEST = dict.fromkeys(("rollouts", "networks", "arrays", "updates"), set
 # 65,536 registers a multiprocessor: at 96 a thread, 21 warps still hide the latency of memory; of a rollout, which
 # seldom waits for it, 16 are enough.
 MAX_REGISTERS = {"steps": 96, "rollouts": 128}
+# With parameters that are drawn, sm_80 takes most.
+MAX_REGISTERS_OF_VARIED = 144
 # ptxas of CUDA 12.8 parks values of Acrobot around the slow path of a sine, with 150 registers to spare.
 MAX_SPILLS = 80
 # The table that the slow path of sine and cosine indexes, plus those spills.
@@ -101,7 +103,8 @@ def test_every_kernel_compiles_within_its_resources(
     kind: str, path: Path | None, targets: set[str], record_property: Any
 ) -> None:
     for usage in usages_of(kind, path, targets, record_property):
-        assert usage["registers"] <= MAX_REGISTERS[kind], usage
+        is_varied = usage["variant"].endswith("varied")
+        assert usage["registers"] <= (MAX_REGISTERS_OF_VARIED if is_varied else MAX_REGISTERS[kind]), usage
         assert usage["spills"] <= MAX_SPILLS, usage
         assert usage["stack"] <= MAX_STACK, usage
         assert usage["shared"] == 0, usage
