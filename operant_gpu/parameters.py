@@ -150,11 +150,16 @@ def extremes(params: Any) -> tuple[Any, Any]:
     ends = []
     for value, kind in zip(params, types(params).values(), strict=True):
         if isinstance(value, Distribution):
-            ends.append(tuple(NUMPY_DTYPES[kind](end).item() for end in value.ends))
+            ends.append(tuple(_stored(end, kind) for end in value.ends))
         else:
             ends.append((value.min().item(), value.max().item()) if isinstance(value, Tensor) else (value, value))
     least, greatest = zip(*ends, strict=True) if ends else ((), ())
     return params._make(least), params._make(greatest)
+
+
+def _stored(number: float, kind: type) -> Any:
+    """Return a number as memory holds it."""
+    return NUMPY_DTYPES[kind](number).item()
 
 
 def allocated(params: Any, num_envs: int, device: torch.device) -> dict[str, Tensor]:
@@ -168,8 +173,7 @@ def allocated(params: Any, num_envs: int, device: torch.device) -> dict[str, Ten
         value = getattr(params, name)
         if isinstance(value, Distribution):
             # Until the first reset, which draws.
-            least = NUMPY_DTYPES[kind](value.ends[0]).item()
-            tensors[name] = torch.full((num_envs,), least, dtype=DTYPES[kind], device=device)
+            tensors[name] = torch.full((num_envs,), _stored(value.ends[0], kind), dtype=DTYPES[kind], device=device)
         elif isinstance(value, Tensor):
             if value.ndim and len(value) != num_envs:
                 expected = f"() for all environments, or ({num_envs},) for each"
