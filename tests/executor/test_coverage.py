@@ -15,7 +15,6 @@ OTHERS = ("steps", "rollouts", "snake", "networks", "updates")
     ("target", "kinds"),
     [
         pytest.param("90", ["steps"], id="steps on sm_90", marks=pytest.mark.quick),
-        pytest.param("90", ["networks", "updates"], id="products on sm_90"),
         pytest.param("80", ALL, id="all on sm_80", marks=pytest.mark.thorough),
         pytest.param("90", ALL, id="all on sm_90", marks=pytest.mark.thorough),
         # Those that `test_compile.py` compiles too.
