@@ -32,6 +32,7 @@ class Batch:
         columns: The library's own columns.
         observations: Shape and dtype of one observation.
         actions: How actions lie in memory.
+        outputs: The tensors that the environments' own steps and resets write; a step may be given others.
         max_episode_steps: The time limit, `NO_LIMIT` if there is none.
         autoreset_mode: When ended environments are reset.
         trial: What came of the environment's functions.
@@ -44,6 +45,7 @@ class Batch:
     columns: Columns
     observations: ObservationLayout
     actions: ActionLayout
+    outputs: Outputs
     max_episode_steps: int
     autoreset_mode: AutoresetMode
     trial: Trial

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
@@ -34,7 +34,8 @@ class CompiledBackend:
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
-        self._known: tuple[Outputs | None, Any] = (None, None)
+        # A caller's outputs are not kept alive.
+        self._own_step = self._call_of_step(batch.outputs)
         is_on_cpu = batch.columns.seed.device.type == "cpu"
         self._pieces = Pieces(FIRST_STEPS // batch.num_envs) if is_on_cpu else None
 
@@ -48,14 +49,11 @@ class CompiledBackend:
 
     def reset(self, mask: Tensor, outputs: Outputs) -> None:
         """Begin a new episode where `mask` holds and write every row's observation and action mask."""
-        if self._known[0] is not outputs:
-            # The environments' own; a caller's are not kept alive.
-            self._known = outputs, self._call_of_step(outputs)
         self.run_reset(Record(CALL, present(outputs)), mask)
 
     def step(self, actions: Tensor, outputs: Outputs) -> None:
         """Advance every environment by one action."""
-        call = self._known[1] if self._known[0] is outputs else self._call_of_step(outputs)
+        call = self._own_step if outputs is self.batch.outputs else self._call_of_step(outputs)
         call.words[: len(GIVEN)] = given(actions, 0)
         self.run_steps(call, 1)
 

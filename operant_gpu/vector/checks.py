@@ -178,10 +178,14 @@ def _elapsed(given: Any, num_envs: int, device: torch.device, limit: int) -> Ten
     if isinstance(given, str):
         return given
     number = as_integer(_plain(given))
-    steps = None if number is not None else _per_env("elapsed", given, num_envs, device, torch.int32)
-    ends = (number or 0,) * 2 if steps is None else (int(steps.min()), int(steps.max()))
-    if ends[0] < 0 or ends[1] >= limit:
-        raise InvalidConfig("options", f"elapsed must be from 0 to {limit - 1}, got {ends[0]} to {ends[1]}")
-    return (
-        torch.full((num_envs,), ends[0], dtype=torch.int32, device=device) if steps is None else steps.to(torch.int32)
-    )
+    if number is None:
+        steps = _per_env("elapsed", given, num_envs, device, torch.int32)
+        least, greatest = int(steps.min()), int(steps.max())
+    else:
+        least = greatest = number
+    if least < 0 or greatest >= limit:
+        raise InvalidConfig("options", f"elapsed must be from 0 to {limit - 1}, got {least} to {greatest}")
+    if number is not None:
+        # Not before it is known to be small: a tensor does not hold every integer.
+        steps = torch.full((num_envs,), number, device=device)
+    return steps.to(torch.int32)

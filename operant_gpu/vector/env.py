@@ -123,7 +123,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self._reader = ActionReader(layout, self.num_envs, self.device)
         self._limit = checks.step_limit(max_episode_steps, environment)
         self.max_episode_steps = None if self._limit == NO_LIMIT else self._limit
-        given = (environment, as_given, self._memory, self._state, self._columns, obs, layout)
+        given = (environment, as_given, self._memory, self._state, self._columns, obs, layout, self._outputs)
         batch = Batch(*given, self._limit, self.autoreset_mode, trial)
         self._backend = select.create(self.backend, batch)
         self.output, self._export = allocation.exporter(output, self.device)

@@ -60,7 +60,6 @@ from operant_gpu.kernels.triton.rollout import rollout_kernel
 from operant_gpu.kernels.triton.shuffle import shuffle_kernel
 from operant_gpu.kernels.triton.step import reset_kernel, step_kernel
 from operant_gpu.memory.allocation import allocate_columns, allocate_state
-from operant_gpu.memory.columns import Outputs
 from operant_gpu.memory.trajectory import NETWORK_OUTPUTS, Storage, Trajectory
 from operant_gpu.mlp import MLP, MLPLayout
 from operant_gpu.parameters import allocated
@@ -178,16 +177,13 @@ def batch_of(
     state, columns = allocate_state(environment, ROWS_OF_BATCH, CPU), allocate_columns(ROWS_OF_BATCH, CPU, 0)
     limit, trial = environment.max_episode_steps or NO_LIMIT, try_out(environment, params)
     memory = allocated(params, ROWS_OF_BATCH, CPU)
-    return Batch(environment, params, memory, state, columns, *layouts, limit, mode, trial)
+    outputs = storage_of(environment, *layouts, stores_rows=False).outputs(separate_final_obs=True)
+    return Batch(environment, params, memory, state, columns, *layouts, outputs, limit, mode, trial)
 
 
-def storage_of(batch: Batch, stores_rows: bool) -> Storage:
-    mask_size = batch.actions.num_actions if batch.environment.has_action_mask else 0
-    return Storage(ROWS_OF_BATCH, CPU, batch.observations, batch.actions, mask_size, stores_rows)
-
-
-def outputs_of(batch: Batch) -> Outputs:
-    return storage_of(batch, stores_rows=False).outputs(separate_final_obs=True)
+def storage_of(environment: Environment, obs: Any, actions: Any, stores_rows: bool) -> Storage:
+    mask_size = actions.num_actions if environment.has_action_mask else 0
+    return Storage(ROWS_OF_BATCH, CPU, obs, actions, mask_size, stores_rows)
 
 
 def launch_of(kernel: Any, batch: Batch, variant: str, values: tuple[Any, ...], shape: Any, **constants: Any) -> Launch:
@@ -202,7 +198,7 @@ def launch_of(kernel: Any, batch: Batch, variant: str, values: tuple[Any, ...], 
 
 def steps_of(batch: Batch) -> list[Launch]:
     """Return the kernels of single steps and resets."""
-    outputs, mode = outputs_of(batch), batch.autoreset_mode
+    outputs, mode = batch.outputs, batch.autoreset_mode
     actions = torch.zeros(
         ROWS_OF_BATCH, *batch.actions.shape, dtype=torch.int64 if batch.actions.is_discrete else torch.float32
     )
@@ -216,9 +212,8 @@ def steps_of(batch: Batch) -> list[Launch]:
 
 def rollout_of(batch: Batch, policy: torch.Tensor | MLP | None, is_stored: bool, variant: str) -> Launch:
     """Return the rollout kernel, with everything or nothing stored."""
-    outputs = outputs_of(batch)
     trajectory = stored(batch, isinstance(policy, MLP)) if is_stored else Trajectory()
-    values = (*rollout_arguments(batch, policy, trajectory, outputs), 7)
+    values = (*rollout_arguments(batch, policy, trajectory, batch.outputs), 7)
     shape = rollout_shape(BATCH_SIZE, isinstance(policy, MLP), batch.trial.width)
     return launch_of(rollout_kernel, batch, variant, values, shape, **policy_constants(policy))
 
@@ -227,7 +222,8 @@ def stored(batch: Batch, has_network: bool) -> Trajectory:
     absent = set() if batch.environment.has_action_mask else {"action_mask"}
     # A learner wants what was drawn alone.
     absent |= {"final_obs", "action"} if has_network else set(NETWORK_OUTPUTS)
-    storage, names = storage_of(batch, stores_rows=True), [name for name in Trajectory._fields if name not in absent]
+    storage = storage_of(batch.environment, batch.observations, batch.actions, stores_rows=True)
+    names = [name for name in Trajectory._fields if name not in absent]
     return storage.trajectory(storage.tensors(names, 2, has_network))
 
 
@@ -260,7 +256,7 @@ def network_of(batch: Batch, *hidden_sizes: int, precision: str = "tf32", is_sim
 
 def draw_of(batch: Batch) -> Launch:
     """Return the drawing of actions from a network that PyTorch evaluates."""
-    actions, mask = batch.actions, outputs_of(batch).action_mask
+    actions, mask = batch.actions, batch.outputs.action_mask
     outputs = actions.num_actions if actions.is_discrete else actions.size
     drawn = torch.zeros(1, dtype=torch.int64 if actions.is_discrete else torch.float32)
     log_std = None if actions.is_discrete else torch.zeros(1)
@@ -278,7 +274,7 @@ def gradient_of(batch: Batch, shape: Shape, *hidden_sizes: int, precision: str =
     # The variants also differ in whether observations are scaled, and advantages normalized.
     scaling = (torch.zeros(inputs), torch.ones(inputs), 10.0) if layout.shared_trunk else ()
     mlp = MLP(torch.zeros(layout.size), layout, *scaling, precision=precision)
-    mask = None if outputs_of(batch).action_mask is None else torch.zeros(1, dtype=torch.bool)
+    mask = None if batch.outputs.action_mask is None else torch.zeros(1, dtype=torch.bool)
     drawn = torch.zeros(1, dtype=torch.int64 if actions.is_discrete else torch.float32)
     moments = None if layout.shared_trunk else numbers
     samples = (numbers, drawn, mask, numbers, numbers, numbers, whole, moments)

@@ -50,17 +50,14 @@ class NumpyBackend:
         memory = {name: np.broadcast_to(numpy_view(tensor), (batch.num_envs,)) for name, tensor in batch.memory.items()}
         self._params, self._memory = batch.params._replace(**memory), memory
         self._drawn = [numpy_view(batch.memory[name]) for name in draws_of(batch.params)]
-        self._outputs: tuple[Outputs | None, Any] = (None, None)
+        # A caller's outputs are not kept alive.
+        self._own, self._own_views = batch.outputs, _views(batch.outputs)
         self._columns: Any = Columns(*map(numpy_view, batch.columns))  # type: ignore[arg-type]
         self._rollout = StepwiseRollout(self, batch)
 
     def reset(self, mask: Tensor, outputs: Outputs) -> None:
         """Begin a new episode where `mask` holds and write every row's observation and action mask."""
-        if self._outputs[0] is not outputs:
-            # The environments' own; a caller's are not kept alive.
-            self._outputs = outputs, _views(outputs)
-        out = self._outputs[1]
-        columns = self._columns
+        out, columns = self._views_of(outputs), self._columns
         rows = numpy_view(mask).nonzero()[0]
         columns.elapsed[rows], columns.episode_return[rows], columns.ended[rows] = 0, 0.0, False
         with np.errstate(all="ignore"):
@@ -71,8 +68,7 @@ class NumpyBackend:
 
     def step(self, actions: Tensor, outputs: Outputs) -> None:
         """Advance every environment by one action."""
-        out = self._outputs[1] if self._outputs[0] is outputs else _views(outputs)
-        taken = numpy_view(actions)
+        out, taken = self._views_of(outputs), numpy_view(actions)
         columns = self._columns
         waiting = columns.ended.nonzero()[0]
         if waiting.size and self._mode is not AutoresetMode.DISABLED:
@@ -88,6 +84,9 @@ class NumpyBackend:
     def rollout(self, num_steps: int, policy: Tensor | MLP | None, trajectory: Trajectory, outputs: Outputs) -> None:
         """Take many steps, one after the other."""
         self._rollout.run(num_steps, policy, trajectory, outputs)
+
+    def _views_of(self, outputs: Outputs) -> Any:
+        return self._own_views if outputs is self._own else _views(outputs)
 
     def _active_rows(self, actions: Array, waiting: Array) -> Array | None:
         """Return the mask of the rows that take their action, or None where all do; count the others."""

@@ -71,14 +71,12 @@ class TritonBackend:
         self._has_boards = self._width > 1 or batch.observations.size > MAX_WIDTH
         self._stepwise = StepwiseRollout(self, batch, self._draw)
         self._device = batch.columns.seed.device
-        # Of steps that write to the environments' own outputs, by what tells their actions apart.
-        self._outputs: Outputs | None = None
+        # Of steps that write to the environments' own outputs, by what tells their actions apart; a caller's are not
+        # kept alive.
         self._steps: dict[Any, Repeated] = {}
 
     def reset(self, mask: Tensor, outputs: Outputs) -> None:
         """Begin a new episode where `mask` holds and write every row's observation and action mask."""
-        # All resets have these, and no others are kept alive.
-        self._outputs = outputs
         arguments = reset_arguments(self._batch, mask, outputs)
         self._launch(kernels.reset_kernel, arguments, {}, launch_shape(self._num_envs, self._width))
 
@@ -86,12 +84,12 @@ class TritonBackend:
         """Advance every environment by one action."""
         # All that Triton compiles anew for.
         form = actions.dtype, actions.stride(), actions.data_ptr() % 16 == 0
-        if outputs is self._outputs and (known := self._steps.get(form)):
+        if outputs is self._batch.outputs and (known := self._steps.get(form)):
             known(actions)
             return
         arguments, shape = step_arguments(self._batch, actions, outputs), launch_shape(self._num_envs, self._width)
         compiled = self._launch(kernels.step_kernel, arguments, {}, shape)
-        if compiled is not None and outputs is self._outputs:
+        if compiled is not None and outputs is self._batch.outputs:
             arguments, grid = (*arguments, self._constants[False], shape[0]), (triton.cdiv(self._num_envs, shape[0]),)
             self._steps[form] = Repeated(
                 kernels.step_kernel, compiled, grid, arguments, _ACTIONS, self._device, _WAY_ROUND
