@@ -24,13 +24,14 @@ train: $(VENV)/installed  ## Train ENV (CartPole-v1) until it is solved
 check: lint  ## Check style, types and imports, and run the tests that find most mistakes, in a minute
 	$(PYTEST) -m "quick and not thorough"
 
-test: $(VENV)/tested  ## Run the suite; Triton's kernels compiled, on the executor, and some in Triton's interpreter
+test: $(VENV)/tested  ## Run the suite; some of it on Triton's kernels compiled, on the executor, and in Triton's interpreter
 	$(PYTEST)
-	PTX_EXECUTE=1 $(PYTEST) -m "triton and not thorough"
+	PTX_EXECUTE=1 $(PYTEST) -m "triton and quick"
 	TRITON_INTERPRET=1 $(PYTEST) -m "triton and quick" tests/backends
 
-thorough: $(VENV)/tested $(LOWEST)  ## Run what `make test` leaves out: other GPU generations, sanitizers, more in the interpreter
+thorough: $(VENV)/tested $(LOWEST)  ## Run what `make test` leaves out: other GPU generations, sanitizers, more on the executor and in the interpreter
 	$(PYTEST) -m thorough
+	PTX_EXECUTE=1 $(PYTEST) -m "triton and not quick and not thorough"
 	PTX_EXECUTE=1 PTX_CAPABILITY=90 PTX_SCHEDULE=1 $(PYTEST) -m "triton and quick"
 	TRITON_INTERPRET=1 $(PYTEST) -m "triton and quick" --ignore tests/backends
 

@@ -84,19 +84,17 @@ def test_names_come_in_any_container(backend: str) -> None:
 @some_environments
 def test_each_output_is_the_same_alone_and_among_all(name: str, backend: str, mode: AutoresetMode) -> None:
     if backend == "triton" and (mode, name) != (AutoresetMode.SAME_STEP, "MaskedDials-v0"):
-        pytest.skip("each set is a kernel of its own; no mode has stores of its own, and MaskedDials has all outputs")
-    env = started(name, backend, mode)
+        pytest.skip("each is a kernel of its own; no mode has stores of its own, and MaskedDials has all outputs")
+    env, steps = started(name, backend, mode), 2 if backend == "triton" else STEPS
     network = Policy(make_network(env))
     for policy, names in (("random", output_names(env)), (network, all_names(env))):
         env.reset(seed=2)
-        expected = env.rollout(STEPS, policy, names)
-        if backend == "triton":
-            sets = [names[::2], names[1::2]]
-        else:
-            sets = [some for key in names for some in ([key], [other for other in names if other != key])]
-        for some in sets:
-            env.reset(seed=2)
-            assert_same_tensors(env.rollout(STEPS, policy, some), {key: expected[key] for key in some})
+        expected = env.rollout(steps, policy, names)
+        for alone in names:
+            others = [key for key in names if key != alone]
+            for some in ([alone], others):
+                env.reset(seed=2)
+                assert_same_tensors(env.rollout(steps, policy, some), {key: expected[key] for key in some})
 
 
 Layout = Callable[[tuple[int, ...], torch.dtype], torch.Tensor]

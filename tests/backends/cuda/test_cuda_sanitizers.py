@@ -105,8 +105,9 @@ def run(cache: Path, *program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.thorough
 @needs_sanitizers
-@pytest.mark.parametrize("names", [TELLING, pytest.param(OTHERS, marks=pytest.mark.thorough)], ids=["forms", "others"])
+@pytest.mark.parametrize("names", [TELLING, OTHERS], ids=["forms", "others"])
 def test_random_play_is_clean(names: list[str], cache: Path) -> None:
     done = play(cache, *names)
     assert done.returncode == 0, done.stdout[-100:] + done.stderr[-3000:]
@@ -122,6 +123,7 @@ def test_the_sanitizers_see_a_write_beyond_an_observation(cache: Path, tmp_path:
     assert "bad.cu:" in done.stderr
 
 
+@pytest.mark.thorough
 @needs_sanitizers
 def test_learning_is_clean(cache: Path) -> None:
     done = run(cache, LEARN)

@@ -577,6 +577,7 @@ def test_a_compilation_that_fails_says_what_to_do(monkeypatch: pytest.MonkeyPatc
         PPO(cartpole(), small(compile=True)).learn(128)
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_losses_learn_alike() -> None:
