@@ -85,6 +85,7 @@ def _resolve_cuda(compiles: bool) -> None:
     """Let environments in CUDA C++ run as C++ on the host."""
     from operant_gpu import CudaEnvironment
     from operant_gpu.backends import select
+    from operant_gpu.backends.cuda import source
 
     resolve: Callable[..., Any] = select.resolve
 
@@ -93,7 +94,7 @@ def _resolve_cuda(compiles: bool) -> None:
         if isinstance(environment, CudaEnvironment) and means_gpu and backend in ("auto", "cuda"):
             if compiles:
                 cuda = importlib.import_module("operant_gpu.backends.cuda.backend")
-                cuda.cubin(environment, environment.make_params({}), f"sm_{CAPABILITY}")
+                cuda.cubin(environment, source.Known(*environment.make_given({})), f"sm_{CAPABILITY}")
             return resolve(environment, trial, "cpu", "cpp")
         return resolve(environment, trial, device, backend)
 
@@ -210,12 +211,13 @@ def compile_in_cuda() -> list[str]:
     from operant_gpu import CudaEnvironment
     from operant_gpu.backends import select
     from operant_gpu.backends.cuda import backend as cuda
+    from operant_gpu.backends.cuda import source
 
     names, before = [], select.resolve
 
     def resolve(environment: Any, trial: Any, device: Any, backend: str) -> Any:
         if isinstance(environment, CudaEnvironment):
-            cuda.cubin(environment, environment.make_params({}), f"sm_{CAPABILITY}")
+            cuda.cubin(environment, source.Known(*environment.make_given({})), f"sm_{CAPABILITY}")
             names.append(environment.id)
         raise _Compiled
 

@@ -17,10 +17,11 @@ from operant_gpu.errors import (
     InvalidConfig,
     OperantError,
     ResetNeeded,
+    TableError,
     TrainingError,
     UnsupportedConstruct,
 )
-from operant_gpu.lang import Array
+from operant_gpu.lang import Array, Table
 from operant_gpu.registry import list_envs, make, register
 from operant_gpu.vector import VecEnv
 from operant_gpu.verification import verify
@@ -38,6 +39,8 @@ __all__ = [
     "InvalidConfig",
     "OperantError",
     "ResetNeeded",
+    "Table",
+    "TableError",
     "TrainingError",
     "UnsupportedConstruct",
     "VecEnv",

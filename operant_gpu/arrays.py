@@ -1,4 +1,4 @@
-"""Functions of the blocks that `Array` columns are in environment functions.
+"""Functions of the blocks that `Array` columns are in environment functions, and of tables.
 
 In Triton's functions such a column is a two-dimensional block: axis 0 has the environments, axis 1 the cells, row by
 row where the array has several axes. Triton's blocks have powers of two on each axis, so there are cells beyond the
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from operant_gpu.lang import constexpr_function, jit, next_power_of_2, tl
 
-__all__ = ["beside", "cell", "cells", "cells_of", "count", "get", "nth", "put"]
+__all__ = ["beside", "cell", "cells", "cells_of", "count", "get", "length", "lookup", "nth", "put"]
 
 
 @jit
@@ -83,3 +83,47 @@ def nth(condition, n):
     With `n = integers(rng, i, 0, count(condition))` it is drawn uniformly from those cells.
     """
     return count(tl.cumsum(condition.to(tl.int32), 1) <= beside(n))
+
+
+@jit
+def lookup(table, i, j=None, k=None):
+    """Return the numbers of a table at indices, numbers or blocks of integers, one for each of its axes.
+
+    An index beyond the table reads the number nearest to it. In environments made with `debug=True` an index of one per
+    environment that is beyond the table raises `TableError`; those of an Array do not, for its cells beyond the array
+    may hold anything. Integers narrower than int32 come as int32.
+    """
+    at = _place(table, i, 0)
+    if j is not None:
+        at = at * table.SHAPE[1] + _place(table, j, 1)
+    if k is not None:
+        at = at * table.SHAPE[2] + _place(table, k, 2)
+    number = tl.load(table.ptr + at)
+    if number.dtype.primitive_bitwidth > 1:
+        return widened(number)
+    else:
+        return number
+
+
+@jit
+def length(table):
+    """Return the size of a table's first axis, a number that compilers know."""
+    return table.SHAPE[0]
+
+
+@constexpr_function
+def _index_dtype(table, value):
+    """Return what holds an index, and the places of a table."""
+    is_wide = getattr(getattr(value, "dtype", None), "name", "") in ("int64", "uint32", "uint64")
+    return tl.int64 if is_wide or table.IS_LARGE else tl.int32
+
+
+@jit
+def _place(table, index, AXIS: tl.constexpr):
+    """Return an index, no less than 0 and no more than the last of the axis; note where it was."""
+    index = tl.cast(index, _index_dtype(table, index))
+    place = tl.minimum(tl.maximum(index, 0), table.SHAPE[AXIS] - 1)
+    if table.outside is not None and _axes(index) == 1:
+        is_outside = table.mask & (index != place)
+        tl.store(table.outside + table.row, tl.cast(index, tl.int64) * 64 + (table.CODE + AXIS), mask=is_outside)
+    return place

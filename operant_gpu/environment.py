@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import math
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -14,10 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from gymnasium import Space
 
-from operant_gpu import parameters
-from operant_gpu.errors import InvalidConfig, as_integer, mapping, meant, whole
-from operant_gpu.lang import Array, is_jit_function, next_power_of_2, numpy_dtype, tl
+from operant_gpu import fields, parameters, tables
+from operant_gpu.errors import InvalidConfig, mapping, meant, whole
+from operant_gpu.fields import ColumnType
+from operant_gpu.lang import is_jit_function
+from operant_gpu.metrics import NoMetrics, Row, rows_of
 from operant_gpu.spaces import action_layout, observation_layout
+from operant_gpu.tables import NoTables
 
 if TYPE_CHECKING:
     from operant_gpu.vector import VecEnv
@@ -41,25 +43,14 @@ _FUNCTIONS = (
 )
 
 
+# What `VecEnv.get_logs` has beside metrics.
+_LOGS = {"episode_count", "mean_reward", "mean_length"}
+# So many can be told apart by where a bad index was noted.
+_MOST_TABLES = 20
+
+
 class NoParams(NamedTuple):
     """Parameters of an environment that has none."""
-
-
-class ColumnType(NamedTuple):
-    """What one environment has in a column of the state: a number, or an array."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """Count of its numbers."""
-        return math.prod(self.shape)
-
-    @property
-    def cells(self) -> tuple[int, ...]:
-        """Axes of a block beside that of the environments: () of a number, (width,) of an array, a power of two."""
-        return (int(next_power_of_2(self.size)),) if self.shape else ()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -70,13 +61,17 @@ class Definition:
         id: Name with version, such as "GridWalk-v0".
         state: NamedTuple class with one field per column, annotated with its dtype (`tl.float32`, ...), or with
             `Array(dtype, shape)` for a vector or a board in each environment.
-        observation_space: Box or MultiBinary of gymnasium.spaces, or a function from params to one.
+        observation_space: Box, Discrete or MultiBinary of gymnasium.spaces, or a function from params to one.
         action_space: Discrete, MultiDiscrete or float32 Box (k,), or a function from params to one.
         params: NamedTuple class of ints, floats and bools with defaults. Users give numbers, which are compiled into
             the kernels, or tensors and distributions, which are blocks in memory.
+        tables: NamedTuple class of `Table(dtype, shape)`, or an instance of one, whose arrays are the defaults. Every
+            function of an environment that has tables takes them as its last argument.
+        metrics: NamedTuple class with one field per metric, annotated with `Last`, `Sum`, `Mean`, `Max` or `Min` of
+            `operant_gpu.metrics`. `step` of an environment that has metrics returns one as its fourth value.
         max_episode_steps: Steps after which an episode is truncated, or None.
         reward_threshold: Mean return at which the task counts as solved, or None.
-        validate: Raises `InvalidConfig` on params that make no sense, or None.
+        validate: Raises `InvalidConfig` on params (and arrays of tables) that make no sense, or None.
         draw: Function (state of plain numbers and arrays, params) -> uint8 array (height, width, 3), or None.
         keys: Actions by the keys that a person plays with: "up", "down", "left", "right", "space", and "none" for no
             key, without which the environment waits for one. None if it is not to be played.
@@ -90,6 +85,8 @@ class Definition:
     observation_space: Space[Any] | Callable[[Any], Space[Any]]
     action_space: Space[Any] | Callable[[Any], Space[Any]]
     params: type[Any] = NoParams
+    tables: Any = NoTables
+    metrics: type[Any] = NoMetrics
     max_episode_steps: int | None = None
     reward_threshold: float | None = None
     validate: Callable[[Any], None] | None = None
@@ -99,19 +96,27 @@ class Definition:
     def __post_init__(self) -> None:
         if not isinstance(self.id, str) or not re.fullmatch(r"[\w.-]+-v\d+", self.id):
             raise InvalidConfig("id", f"expected a name with a version, such as 'GridWalk-v0', got {self.id!r}")
-        _check_named_tuple("state", self.state)
-        _check_named_tuple("params", self.params)
+        for name, cls in (("state", self.state), ("params", self.params), ("tables", self.table_class)):
+            _check_named_tuple(name, cls)
+        _check_named_tuple("metrics", self.metrics)
+        for cls in (self.state, self.table_class, self.metrics):
+            fields.resolve(cls, self._names())
         if not self.state._fields:
             raise InvalidConfig(
                 "state", f"{self.state.__name__} has no field: an environment needs at least one column"
             )
-        self.column_types()
         missing = [field for field in self.params._fields if field not in self.params._field_defaults]
         if missing:
             raise InvalidConfig("params", f"every field needs a default value, missing for {', '.join(missing)}")
-        taken = sorted(_RESERVED & set(self.params._fields))
-        if taken:
-            raise InvalidConfig("params", f"{', '.join(taken)} is an argument of VecEnv: choose another name")
+        for what, names in (("params", self.params._fields), ("tables", self.table_class._fields)):
+            if taken := sorted(_RESERVED.intersection(names)):
+                raise InvalidConfig(what, f"{', '.join(taken)} is an argument of VecEnv: choose another name")
+        defaults = self.params(**self.params._field_defaults)
+        self.column_types(defaults)
+        self._check_tables(defaults)
+        if taken := sorted(_LOGS.intersection(self.metrics._fields)):
+            raise InvalidConfig("metrics", f"{', '.join(taken)} is in what get_logs returns: choose another name")
+        rows_of(self.metrics)
         if self.max_episode_steps is not None:
             limit = whole("max_episode_steps", self.max_episode_steps, 1, note=", or None")
             object.__setattr__(self, "max_episode_steps", limit)
@@ -168,57 +173,101 @@ class Definition:
         params = {} if given is None else mapping("params", given, "parameters")
         return VecEnv(self, num_envs, params={**params, **settings}, **own)
 
+    @property
+    def table_class(self) -> Any:
+        """The NamedTuple class of the tables."""
+        return self.tables if isinstance(self.tables, type) else type(self.tables)
+
+    @property
+    def has_tables(self) -> bool:
+        """Whether functions take tables."""
+        return bool(self.table_class._fields)
+
+    @property
+    def metric_rows(self) -> list[Row]:
+        """What lies in memory of the metrics."""
+        return rows_of(self.metrics)
+
+    def _check_tables(self, params: Any) -> None:
+        names = self.table_class._fields
+        if both := sorted(set(names).intersection(self.params._fields)):
+            raise InvalidConfig("tables", f"{', '.join(both)} is a parameter too: choose another name")
+        if len(names) > _MOST_TABLES:
+            raise InvalidConfig("tables", f"expected at most {_MOST_TABLES}, got {len(names)}")
+        kinds = fields.table_types(self.table_class, params)
+        for name, value in self._default_tables().items():
+            tables.checked(name, value, kinds[name])
+
+    def _default_tables(self) -> dict[str, Any]:
+        own = {} if isinstance(self.tables, type) else self.tables._asdict()
+        return {**self.table_class._field_defaults, **own}
+
     def make_params(self, overrides: Mapping[str, Any]) -> Any:
-        """Return `params` with defaults replaced by `overrides`, checked: numbers, distributions, copies of tensors.
+        """Return the params alone of `make_given`."""
+        return self.make_given(overrides)[0]
+
+    def make_given(self, given: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Return `params` and `tables` with defaults replaced by what is given, by name, checked.
+
+        Returns:
+            Of the parameters numbers, distributions and copies of tensors. Tables are tensors, which share the memory
+            of what was given where they can.
 
         Raises:
-            InvalidConfig: If a name is unknown, a value is of the wrong type or `validate` refuses it.
+            InvalidConfig: If a name is unknown, a table is missing, a value is of the wrong type or `validate` refuses
+                it.
         """
-        for name in mapping("params", overrides, "parameters"):
-            if name not in self.params._fields:
+        for name in mapping("params", given, "parameters"):
+            if name not in (*self.params._fields, *self.table_class._fields):
                 raise InvalidConfig(name, _unknown(name, self))
         defaults = self.params._field_defaults
         values = {
-            name: parameters.checked(name, overrides.get(name, default), default) for name, default in defaults.items()
+            name: parameters.checked(name, given.get(name, default), default) for name, default in defaults.items()
         }
-        params = self.params(**values)
-        parameters.check(params, self.validate)
-        return params
+        params, own = self.params(**values), {**self._default_tables(), **given}
+        kinds = fields.table_types(self.table_class, params)
+        for name in kinds:
+            if name not in own:
+                raise InvalidConfig(
+                    name, f"{tables.expected(kinds[name])} to make {self.id}, got none: give {name}=..."
+                )
+        made = self.table_class(**{name: tables.checked(name, own[name], kind) for name, kind in kinds.items()})
+        parameters.check(params, self.validate, *self.shown(made))
+        return params, made
 
-    def spaces(self, params: Any) -> tuple[Space[Any], Space[Any]]:
-        """Return the observation and action spaces of one environment with these params.
+    def shown(self, given: Any) -> tuple[Any, ...]:
+        """Return what functions that Python runs get beside the parameters."""
+        return (tables.arrays(given),) if self.has_tables else ()
+
+    def spaces(self, params: Any, given: Any = ()) -> tuple[Space[Any], Space[Any]]:
+        """Return the observation and action spaces of one environment with these params and tables.
 
         Raises:
             InvalidConfig: If a space has no layout in memory, or has no actions for `action_mask` to tell of.
         """
-        observation, action = (self._space(name, params) for name in ("observation_space", "action_space"))
+        shown = self.shown(given)
+        observation, action = (self._space(name, params, shown) for name in ("observation_space", "action_space"))
         observation_layout(observation)
         layout = action_layout(action)
         if self.has_action_mask and not layout.is_discrete:
             raise InvalidConfig("action_mask", f"needs a Discrete or MultiDiscrete action space, got {action!r}")
         return observation, action
 
-    def _space(self, name: str, params: Any) -> Space[Any]:
-        space: Space[Any] | Callable[[Any], Space[Any]] = getattr(self, name)
-        return space(parameters.numbers_of(params, name)) if callable(space) else space
+    def _space(self, name: str, params: Any, shown: tuple[Any, ...]) -> Space[Any]:
+        space: Space[Any] | Callable[..., Space[Any]] = getattr(self, name)
+        return space(parameters.numbers_of(params, name), *shown) if callable(space) else space
 
-    def column_types(self) -> dict[str, ColumnType]:
+    def column_types(self, params: Any) -> dict[str, ColumnType]:
         """Return what each column of the state holds of one environment.
 
         Raises:
-            InvalidConfig: If an annotation is not one that a column can have.
+            InvalidConfig: If a parameter is no size.
         """
-        module = sys.modules.get(self.state.__module__)
-        # A file that was run or loaded in some other way has no module: its functions know its names.
-        names = vars(module) if module else self._names()
-        return {
-            name: _column_type(f"field {name!r} of {self.state.__name__}", _evaluate(annotation, names))
-            for name, annotation in self.state.__annotations__.items()
-        }
+        return fields.column_types(self.state, params)
 
-    def _names(self) -> dict[str, Any]:
+    def _names(self) -> dict[str, Any] | None:
         """Return the names that annotations may refer to, where the state's module is not known."""
-        return {"tl": tl, "Array": Array}
+        return None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -229,7 +278,8 @@ class Environment(Definition):
 
     Attributes:
         reset: Jit function (rng, params) -> State.
-        step: Jit function (state, action, rng, params) -> (State, reward, terminated).
+        step: Jit function (state, action, rng, params) -> (State, reward, terminated), or with metrics (State, reward,
+            terminated, Metrics).
         observe: Jit function (state, params) -> tuple of observation components.
         action_mask: Jit function (state, params) -> tuple of conditions, one for each action: whether it is legal.
             MultiDiscrete has its components' one after the other. None where every action is always legal.
@@ -244,7 +294,9 @@ class Environment(Definition):
     action_mask: Any = None
 
     def __post_init__(self) -> None:
-        for name, arguments in _ARGUMENTS.items():
+        _check_named_tuple("tables", self.table_class)
+        for name, own in _ARGUMENTS.items():
+            arguments = (*own, "tables") if self.has_tables else own
             if name != "action_mask" or self.action_mask is not None:
                 _check_function(name, getattr(self, name), arguments)
         super().__post_init__()
@@ -254,26 +306,9 @@ class Environment(Definition):
         """Whether the environment tells which actions are legal."""
         return self.action_mask is not None
 
-    def _names(self) -> dict[str, Any]:
+    def _names(self) -> dict[str, Any] | None:
         names: dict[str, Any] = self.reset.fn.__globals__
         return names
-
-
-def _column_type(name: str, annotation: object) -> ColumnType:
-    dtype_of, shape = (annotation.dtype, annotation.shape) if isinstance(annotation, Array) else (annotation, ())
-    dtype = numpy_dtype(dtype_of)
-    if dtype is None or (dtype.kind == "u" and dtype.itemsize > 1):
-        raise InvalidConfig(
-            "state",
-            f"{name} is annotated {annotation!r}: expected tl.float32, tl.float64, tl.int1, tl.int8, tl.int16, "
-            "tl.int32, tl.int64 or tl.uint8, or Array(dtype, shape) of one of them",
-        )
-    sizes = [as_integer(size) or 0 for size in shape] if isinstance(shape, tuple) else [0]
-    if min(sizes, default=1) < 1:
-        raise InvalidConfig("state", f"{name} is annotated {annotation!r}: a shape is a tuple of sizes of at least 1")
-    if isinstance(annotation, Array) and not shape:
-        raise InvalidConfig("state", f"{name} is an Array without an axis: annotate it {dtype_of!r}")
-    return ColumnType(dtype, tuple(sizes))
 
 
 def _attribute(module: str, name: str) -> Any:
@@ -295,21 +330,10 @@ def _check_function(name: str, function: Any, arguments: tuple[str, ...]) -> Non
         raise InvalidConfig(name, f"expected the arguments {signature}, got {name}({', '.join(given)})")
 
 
-def _evaluate(annotation: object, names: dict[str, Any]) -> object:
-    """Resolve an annotation that `from __future__ import annotations` left as text."""
-    text = getattr(annotation, "__forward_arg__", annotation)
-    if not isinstance(text, str):
-        return annotation
-    try:
-        return eval(text, names)
-    except (AttributeError, NameError, SyntaxError):
-        return annotation
-
-
 def _unknown(name: str, environment: Definition) -> str:
     if name in _RESERVED:
         return "a setting of VecEnv and no parameter: give it beside params (--num-envs, not --env.num_envs)"
-    known = [*environment.params._fields, *sorted(_RESERVED)]
-    hint = meant(name, known)
-    own = ", ".join(environment.params._fields) or "none"
+    params, own_tables = environment.params._fields, environment.table_class._fields
+    hint = meant(name, [*params, *own_tables, *sorted(_RESERVED)])
+    own = (", ".join(params) or "none") + (f"; tables: {', '.join(own_tables)}" if own_tables else "")
     return f"unknown setting; {hint}parameters of {environment.id}: {own}; settings: {', '.join(sorted(_RESERVED))}"

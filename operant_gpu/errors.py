@@ -99,6 +99,10 @@ class ResetNeeded(OperantError, RuntimeError):
     """A step before the first reset, or any use after `close`."""
 
 
+class TableError(OperantError, IndexError):
+    """An index beyond a table, in an environment made with `debug=True`."""
+
+
 class TrainingError(OperantError, RuntimeError):
     """A training run that has gone wrong: numbers that are not finite."""
 

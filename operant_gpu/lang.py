@@ -6,8 +6,10 @@ import anywhere; the CPU backends then read the functions' source (see `backends
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import CellType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,8 @@ import numpy as np
 from operant_gpu.errors import UnsupportedConstruct
 
 __all__ = [
-    *("HAS_TRITON", "Array", "constexpr_function", "constexpr_value", "is_jit_function", "jit", "next_power_of_2"),
-    *("numpy_dtype", "sourceless", "tl"),
+    *("HAS_TRITON", "Array", "Table", "constexpr_function", "constexpr_value", "is_jit_function", "jit"),
+    *("next_power_of_2", "numpy_dtype", "sourceless", "tl"),
 ]
 
 _NUMPY_DTYPES = {
@@ -82,8 +84,10 @@ try:
     from triton import constexpr_function as _constexpr_function
     from triton import jit as _jit
     from triton import next_power_of_2 as _power
+    from triton.runtime.interpreter import InterpretedFunction as _Interpreted
 except ImportError:
     HAS_TRITON, _jit, _constexpr_function, _tl, _power = False, _Function, _Function, _Language(), _next_power_of_2
+    _Interpreted = type(None)
 else:
     HAS_TRITON = True
 
@@ -101,9 +105,22 @@ def jit(function: Callable[..., Any]) -> Any:
         UnsupportedConstruct: If Triton cannot read its source.
     """
     try:
-        return _jit(function)
+        made = _jit(function)
     except (OSError, ValueError):
         raise sourceless(function) from None
+    if isinstance(made, _Interpreted) and (names := enclosed(made.fn)):
+        # It compiles the source anew, where the names of enclosing functions are not known.
+        code, known = made.fn.__code__, {**made.fn.__globals__, **names}
+        fn = FunctionType(code, known, made.fn.__name__, made.fn.__defaults__, made.fn.__closure__)
+        return _jit(functools.update_wrapper(fn, made.fn))
+    return made
+
+
+def enclosed(function: FunctionType) -> dict[str, Any]:
+    """Return what the names of enclosing functions stand for that a function uses, as far as they are there."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    # One without contents is not yet assigned; it is equal to a new one alone.
+    return {name: cell.cell_contents for name, cell in cells if cell != CellType()}
 
 
 def sourceless(function: Callable[..., Any]) -> UnsupportedConstruct:
@@ -116,19 +133,39 @@ def sourceless(function: Callable[..., Any]) -> UnsupportedConstruct:
 class Array:
     """The annotation of a `State` field that holds a vector or a board in each environment.
 
-    `board: Array(tl.int8, (10, 10))` is a column of shape (num_envs, 10, 10).
+    `board: Array(tl.int8, (10, 10))` is a column of shape (num_envs, 10, 10), and `Array(tl.int8, ("size", "size"))`
+    one whose sizes are the parameter `size`.
 
     Attributes:
         dtype: Of its numbers, such as `tl.int8`.
-        shape: Sizes of its axes.
+        shape: Sizes of its axes, or names of integer parameters.
     """
 
     dtype: Any
-    shape: tuple[int, ...]
+    shape: tuple[int | str, ...]
 
     def __call__(self) -> None:
         """Refuse: `typing.NamedTuple` on Python 3.10 accepts callables alone as annotations."""
         raise TypeError(f"{self!r} is a type of columns, not a function")
+
+
+@dataclass(frozen=True)
+class Table:
+    """The annotation of a `Tables` field: numbers that all environments share, which `arrays.lookup` reads.
+
+    `prices: Table(tl.float32, (None, 5))` is as long as what is given, and has 5 columns.
+
+    Attributes:
+        dtype: Of its numbers, such as `tl.float32`.
+        shape: Sizes of its 1 to 3 axes, names of integer parameters, or None where any size will do.
+    """
+
+    dtype: Any
+    shape: tuple[int | str | None, ...]
+
+    def __call__(self) -> None:
+        """Refuse, as `Array` does."""
+        raise TypeError(f"{self!r} is a type of tables, not a function")
 
 
 def is_jit_function(value: object) -> bool:

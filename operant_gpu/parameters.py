@@ -131,8 +131,13 @@ def _checked_tensor(name: str, value: Any, kind: type) -> Tensor:
     return tensor
 
 
-def check(params: Any, validate: Callable[[Any], None] | None) -> None:
+def check(params: Any, validate: Callable[..., None] | None, *tables: Any) -> None:
     """Let a definition's `validate` see the parameters as they were given: at their least, and at their greatest.
+
+    Args:
+        params: They.
+        validate: The definition's, or None.
+        tables: What else it takes.
 
     Raises:
         InvalidConfig: As `validate`.
@@ -140,9 +145,9 @@ def check(params: Any, validate: Callable[[Any], None] | None) -> None:
     if validate is None:
         return
     least, greatest = extremes(params)
-    validate(least)
+    validate(least, *tables)
     if in_memory(params):
-        validate(greatest)
+        validate(greatest, *tables)
 
 
 def extremes(params: Any) -> tuple[Any, Any]:

@@ -73,7 +73,7 @@ def test_cells_number_up_to_a_power_of_two(size: int, width: int) -> None:
     found = lower_to_numpy(arrays.cells)(size)
     assert found.shape == (1, width)
     assert found.tolist() == [[*range(width)]]
-    column = dataclasses.replace(Lamps, state=NamedTuple("S", [("x", Array(tl.int8, (size,)))])).column_types()["x"]
+    column = dataclasses.replace(Lamps, state=NamedTuple("S", [("x", Array(tl.int8, (size,)))])).column_types(())["x"]
     assert column.cells == (width,)
 
 

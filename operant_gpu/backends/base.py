@@ -28,6 +28,7 @@ class Batch:
         environment: The definition, of a kind that the backend runs.
         params: Its parameters, as they were given.
         memory: Those of them that are in memory, by name: live tensors () or (num_envs,).
+        tables: Its tables, by name: live tensors.
         state: One tensor per field of the environment's `State`.
         columns: The library's own columns.
         observations: Shape and dtype of one observation.
@@ -41,6 +42,7 @@ class Batch:
     environment: Any
     params: Any
     memory: Mapping[str, Tensor]
+    tables: Mapping[str, Tensor]
     state: Any
     columns: Columns
     observations: ObservationLayout

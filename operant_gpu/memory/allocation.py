@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from operant_gpu.environment import ColumnType, Definition
+from operant_gpu.environment import Definition
 from operant_gpu.errors import InvalidConfig, needed, one_of, whole
-from operant_gpu.memory.columns import COLUMN_DTYPES, Columns
+from operant_gpu.fields import ColumnType
+from operant_gpu.memory.columns import COLUMN_DTYPES, USUAL_COLUMNS, Columns
+from operant_gpu.metrics import Row
 from operant_gpu.spaces import ObservationLayout
 
 _MAX_ENVS = 2**31 - 1
@@ -48,10 +50,11 @@ def memory_of(device: torch.device) -> int | None:
         return None
 
 
-def bytes_per_env(environment: Definition, obs: ObservationLayout, mask_size: int = 0) -> int:
+def bytes_per_env(environment: Definition, params: Any, obs: ObservationLayout, mask_size: int = 0) -> int:
     """Return the memory of one environment: state, columns and outputs with two observations."""
-    state = sum(column.size * column.dtype.itemsize for column in environment.column_types().values())
-    columns = sum(dtype.itemsize for dtype in COLUMN_DTYPES.values())
+    state = sum(column.size * column.dtype.itemsize for column in environment.column_types(params).values())
+    columns = sum(COLUMN_DTYPES[name].itemsize for name in USUAL_COLUMNS)
+    columns += 2 * COLUMN_DTYPES["metrics"].itemsize * len(environment.metric_rows)
     return state + columns + 2 * obs.size * obs.dtype.itemsize + mask_size + _OTHER_BYTES
 
 
@@ -63,7 +66,7 @@ def array_stride(num_envs: int) -> int:
     return 64 * (-(-num_envs // 64) | 1)
 
 
-def allocate_state(environment: Definition, num_envs: int, device: torch.device) -> Any:
+def allocate_state(environment: Definition, params: Any, num_envs: int, device: torch.device) -> Any:
     """Return a `State` of zeroed tensors (num_envs, *shape); arrays are stored number by number."""
 
     def zeros(column: ColumnType) -> Tensor:
@@ -71,14 +74,29 @@ def allocate_state(environment: Definition, num_envs: int, device: torch.device)
         stride = array_stride(num_envs) if column.shape else num_envs
         return torch.zeros(*column.shape, stride, dtype=dtype, device=device)[..., :num_envs].movedim(-1, 0)
 
-    return environment.state(*map(zeros, environment.column_types().values()))
+    return environment.state(*map(zeros, environment.column_types(params).values()))
 
 
-def allocate_columns(num_envs: int, device: torch.device, first_env_id: int) -> Columns:
-    """Return the library's columns as they are before the first reset."""
+def allocate_columns(
+    num_envs: int, device: torch.device, first_env_id: int, metrics: Sequence[Row] = (), notes: bool = False
+) -> Columns:
+    """Return the library's columns as they are before the first reset.
+
+    Args:
+        num_envs: How many environments there are.
+        device: Where they live.
+        first_env_id: Id of the first one.
+        metrics: What lies in memory of their metrics.
+        notes: Whether indices beyond tables are noted.
+    """
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(USUAL_COLUMNS, (num_envs,))
+    shapes |= dict.fromkeys(("metrics", "log_metrics"), (len(metrics), num_envs)) if metrics else {}
+    shapes |= {"outside": (num_envs,)} if notes else {}
     columns = Columns(
-        **{name: torch.zeros(num_envs, dtype=dtype, device=device) for name, dtype in COLUMN_DTYPES.items()}
+        **{name: torch.zeros(shape, dtype=COLUMN_DTYPES[name], device=device) for name, shape in shapes.items()}
     )
+    if columns.metrics is not None:
+        columns.metrics.copy_(torch.tensor([[row.start] for row in metrics]))
     columns.env_id.copy_(torch.arange(first_env_id, first_env_id + num_envs, device=device))
     columns.episode.fill_(-1)
     return columns

@@ -30,6 +30,10 @@ class Columns(NamedTuple):
     log_length: Tensor  # sum of their lengths
     bad_actions: Tensor  # actions out of range or not finite
     late_steps: Tensor  # steps after an episode's end (DISABLED mode)
+    # (rows, num_envs) each, a row as `Definition.metric_rows` has them; None if the environment has no metrics.
+    metrics: Tensor | None = None  # what they have come to in the episode; they stand as `episode_return` does
+    log_metrics: Tensor | None = None  # sums of what they had come to in episodes that finished
+    outside: Tensor | None = None  # the last index beyond a table, as `tables.report` takes it; None if nobody asks
 
 
 class Outputs(NamedTuple):
@@ -58,4 +62,9 @@ COLUMN_DTYPES = {
     "log_length": torch.int64,
     "bad_actions": torch.int64,
     "late_steps": torch.int64,
+    "metrics": torch.float64,
+    "log_metrics": torch.float64,
+    "outside": torch.int64,
 }
+# What every environment has; the others are there if it uses them.
+USUAL_COLUMNS = tuple(name for name in Columns._fields if name not in Columns._field_defaults)

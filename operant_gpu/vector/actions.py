@@ -10,10 +10,11 @@ import torch
 from gymnasium import Space
 from torch import Tensor, nn
 
-from operant_gpu.errors import ActionError, InvalidConfig
+from operant_gpu.errors import ActionError, InvalidConfig, TableError
 from operant_gpu.memory.columns import Columns
 from operant_gpu.mlp import ACTIVATIONS, MAX_LAYERS, MAX_WIDTH, MLP
 from operant_gpu.spaces import ActionLayout
+from operant_gpu.tables import report
 from operant_gpu.tensors import as_tensor
 
 # Beyond it the width of a Box has no float32.
@@ -157,6 +158,28 @@ def raise_refused(columns: Columns, space: Space[Any]) -> None:
     columns.bad_actions.zero_()
     columns.late_steps.zero_()
     raise ActionError("; ".join(faults) + "; those environments were left as they were for the step")
+
+
+def raise_outside(outside: Tensor, tables: Any) -> None:
+    """Raise if environments read beyond tables since the last call.
+
+    Synchronises with the device.
+
+    Args:
+        outside: What was noted of each environment's indices, (num_envs,).
+        tables: The tables.
+
+    Raises:
+        TableError: With the number of such environments, and the first one's index.
+    """
+    if count := int(outside.count_nonzero()):
+        first = int(outside.ne(0).int().argmax())
+        what = report(tables._asdict(), int(outside[first]))
+        outside.zero_()
+        raise TableError(
+            f"{count} environments read beyond a table (first environment {first}: {what}): let the environment's "
+            "functions keep the index inside; without debug=True the nearest number is read"
+        )
 
 
 def raise_helpless(mask: Tensor, over: Tensor | None, layout: ActionLayout) -> None:

@@ -14,19 +14,19 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from operant_gpu import parameters
+from operant_gpu import parameters, tables
 from operant_gpu.backends import select
 from operant_gpu.backends.base import NO_LIMIT, Batch
 from operant_gpu.backends.lowering.trial import try_out
 from operant_gpu.environment import Definition
 from operant_gpu.errors import InvalidConfig, ResetNeeded, flag
 from operant_gpu.memory import allocation
-from operant_gpu.memory.columns import Outputs
+from operant_gpu.memory.columns import Columns, Outputs
 from operant_gpu.memory.trajectory import Storage
 from operant_gpu.mlp import MLP
 from operant_gpu.spaces import action_layout, observation_layout
 from operant_gpu.vector import checks
-from operant_gpu.vector.actions import ActionReader, raise_helpless, raise_refused
+from operant_gpu.vector.actions import ActionReader, raise_helpless, raise_outside, raise_refused
 from operant_gpu.vector.starts import random_steps
 
 Info = dict[str, Any]
@@ -44,7 +44,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         num_envs: How many environments, from 1 to what the device's memory holds.
         params: The environment's parameters that are not to have their default values, by name: numbers; tensors or
             arrays, () for all environments or (num_envs,) for each; or distributions of `operant_gpu.randomization`
-            (as such or as text, "5..15"), of which each episode draws.
+            (as such or as text, "5..15"), of which each episode draws. Tables too: arrays or tensors.
         device: "auto" (a GPU, if there is one and what the environment needs for it), "cpu", "cuda" or "cuda:<index>".
         backend: "auto"; "triton", "numba" or "numpy" for an `Environment`; "cuda" or "cpp" for a `CudaEnvironment`.
         autoreset_mode: SAME_STEP (the step that ends an episode resets it, `info["final_obs"]` holds its last
@@ -54,8 +54,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         output: Arrays that come back: "torch", "numpy" (CPU) or "cupy" (GPU); views of the same memory. CuPy must run
             on torch's current stream to see each step finished.
         copy: Whether to return fresh arrays at each call.
-        debug: Whether each step, reset and rollout synchronises and raises `ActionError` at once for invalid action
-            values, and where no action is legal, as `check` does.
+        debug: Whether each step, reset and rollout synchronises and raises at once: `ActionError` for invalid action
+            values, and where no action is legal, as `check` does; `TableError` for indices beyond a table.
         render_mode: "rgb_array" if `render` is to be called, else None.
         first_env_id: Id of the first environment in the random streams: processes that share a set of environments
             each give their own.
@@ -99,23 +99,28 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         first_env_id: int = 0,
     ) -> None:
         self.environment = checks.definition(environment)
-        self.given_params = as_given = environment.make_params({} if params is None else params)
-        self.single_observation_space, self.single_action_space = environment.spaces(as_given)
+        self.given_params, as_tables = environment.make_given({} if params is None else params)
+        as_given = self.given_params
+        self.single_observation_space, self.single_action_space = environment.spaces(as_given, as_tables)
         self.autoreset_mode = checks.autoreset_mode(autoreset_mode)
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 30, "autoreset_mode": self.autoreset_mode}
         self.render_mode = checks.render_mode(render_mode, environment)
-        trial = try_out(environment, as_given)
+        self._debug = flag("debug", debug)
+        notes = self._debug and environment.has_tables
+        trial = try_out(environment, as_given, as_tables, notes)
         self.device, self.backend = select.resolve(environment, trial, device, backend)
         layout, obs = action_layout(self.single_action_space), observation_layout(self.single_observation_space)
         mask_size = layout.num_actions if environment.has_action_mask else 0
         self._shape = obs.shape
-        bytes_each = allocation.bytes_per_env(environment, obs, mask_size)
+        bytes_each = allocation.bytes_per_env(environment, as_given, obs, mask_size)
         self.num_envs = allocation.check_num_envs(num_envs, bytes_each, self.device)
         self._memory = parameters.allocated(as_given, self.num_envs, self.device)
         self._params = as_given._replace(**self._memory)
-        self._state = allocation.allocate_state(environment, self.num_envs, self.device)
+        self._tables = as_tables._replace(**tables.allocated(as_tables, self.device))
+        self._state = allocation.allocate_state(environment, as_given, self.num_envs, self.device)
         self._first_env_id = checks.first_env_id(first_env_id, self.num_envs)
-        self._columns = allocation.allocate_columns(self.num_envs, self.device, self._first_env_id)
+        rows, first = environment.metric_rows, self._first_env_id
+        self._columns = allocation.allocate_columns(self.num_envs, self.device, first, rows, notes)
         self._env_ids = self._columns.env_id.clone()
         self.stores_rows = select.BACKENDS[self.backend].stores_rows
         self._storage = Storage(self.num_envs, self.device, obs, layout, mask_size, self.stores_rows)
@@ -123,12 +128,14 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self._reader = ActionReader(layout, self.num_envs, self.device)
         self._limit = checks.step_limit(max_episode_steps, environment)
         self.max_episode_steps = None if self._limit == NO_LIMIT else self._limit
-        given = (environment, as_given, self._memory, self._state, self._columns, obs, layout, self._outputs)
-        batch = Batch(*given, self._limit, self.autoreset_mode, trial)
+        memory = (self._memory, self._tables._asdict(), self._state, self._columns)
+        batch = Batch(
+            environment, as_given, *memory, obs, layout, self._outputs, self._limit, self.autoreset_mode, trial
+        )
         self._backend = select.create(self.backend, batch)
         self.output, self._export = allocation.exporter(output, self.device)
         self.action_mask = None if self._outputs.action_mask is None else self._export(self._outputs.action_mask)
-        self._copy, self._debug, self._started = flag("copy", copy), flag("debug", debug), False
+        self._copy, self._started = flag("copy", copy), False
         self._all = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
         self._none = torch.zeros_like(self._all)
         self._fixed = self._exported(self._outputs)
@@ -141,6 +148,15 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         what is drawn is there until the next episode begins. Nothing checks what is written.
         """
         return self._params
+
+    @property
+    def tables(self) -> Any:
+        """The environment's tables: live tensors, of a fixed shape.
+
+        The next step reads them, also under a CUDA graph: `env.tables.prices.copy_(others)` replaces one. Nothing
+        checks what is written.
+        """
+        return self._tables
 
     @property
     def state(self) -> Any:
@@ -227,8 +243,9 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             every row, with the mask `_final_obs` of episodes that ended, and `episode` with the return "r" (float64)
             and the length "l" (int32) so far, with the mask `_episode`. If the environment tells which actions are
             legal, `action_mask` (num_envs, n) bool has those of the states that the observations show. What an illegal
-            action does is up to the environment's `step`. The arrays inside info are for reading: the environments go
-            on from them.
+            action does is up to the environment's `step`. If it has metrics, `metrics` has what each has come to in the
+            episode so far, float64 (num_envs,) by name, with the mask `_metrics` of episodes that ended. The arrays
+            inside info are for reading: the environments go on from them.
 
         Raises:
             ActionError: If actions have the wrong shape, dtype or device; with `debug`, also for values out of
@@ -243,7 +260,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         if self._debug:
             self._check(outputs.action_mask)
         exported = self._present() if out is None else self._exported(outputs)
-        obs, final_obs, reward, terminated, truncated, ended, episode_return, length, action_mask = exported
+        obs, final_obs, reward, terminated, truncated, ended, episode_return, length, *metrics, action_mask = exported
         info = {
             "final_obs": final_obs,
             "_final_obs": ended,
@@ -252,6 +269,9 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         }
         if action_mask is not None:
             info["action_mask"] = action_mask
+        if metrics:
+            info["metrics"] = dict(zip(self.environment.metrics._fields, metrics, strict=True))
+            info["_metrics"] = ended
         return obs, reward, terminated, truncated, info
 
     def rollout(
@@ -305,7 +325,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         return {name: self._export(tensor) for name, tensor in tensors.items()}
 
     def parameters(self, num_envs: int) -> dict[str, Any]:
-        """Return what makes `num_envs` environments with parameters like these, on any device.
+        """Return what makes `num_envs` environments with parameters and tables like these, on any device.
 
         That is numbers, distributions, and tensors on the CPU with what they are now. Of one (num_envs,), other
         environments get numbers that are evenly spread over these.
@@ -313,7 +333,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         spread = torch.arange(num_envs) * self.num_envs // num_envs
         given = self.given_params._asdict()
         tensors = {name: one.cpu() for name, one in self._memory.items() if isinstance(given[name], Tensor)}
-        return {**given, **{name: one[spread] if one.ndim else one.clone() for name, one in tensors.items()}}
+        own = {name: table.cpu().clone() for name, table in self._tables._asdict().items()}
+        return {**given, **{name: one[spread] if one.ndim else one.clone() for name, one in tensors.items()}, **own}
 
     @property
     def shown(self) -> Tensor:
@@ -325,6 +346,20 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         """Return and length of the episode under way, (num_envs,) float64 and int32; 0 once it has ended."""
         columns = self._columns
         return columns.episode_return.masked_fill(columns.ended, 0.0), columns.elapsed.masked_fill(columns.ended, 0)
+
+    @property
+    def metric_sums(self) -> dict[str, Tensor]:
+        """Of each metric the sums of what it came to in each environment's episodes, (num_envs,) float64, live.
+
+        Of those that finished since the logs were cleared.
+        """
+        return self._metrics_in(self._columns.log_metrics)
+
+    def _metrics_in(self, rows: Tensor | None) -> dict[str, Tensor]:
+        """Return the rows of memory that are metrics, by name."""
+        if rows is None:
+            return {}
+        return {one.name: row for one, row in zip(self.environment.metric_rows, rows, strict=True) if one.name}
 
     def check(self) -> None:
         """Raise if any step since the last check was given an action it could not take, or no action is legal now.
@@ -349,23 +384,22 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             clear: Whether to start again from zero.
 
         Returns:
-            "episode_count", and "mean_reward" and "mean_length" of an episode (NaN while there is none).
+            "episode_count", and "mean_reward", "mean_length" and each metric of an episode (NaN while there is none).
 
         Raises:
             ActionError: As `check`.
         """
         clear = flag("clear", clear)
         self.check()
-        logs = (self._columns.log_count, self._columns.log_return, self._columns.log_length)
-        count, total, length = torch.stack([column.sum(dtype=torch.float64) for column in logs]).tolist()
+        columns = self._columns
+        logs = (columns.log_count, columns.log_return, columns.log_length, *self.metric_sums.values())
+        count, *totals = torch.stack([column.sum(dtype=torch.float64) for column in logs]).tolist()
         if clear:
             for column in logs:
                 column.zero_()
-        return {
-            "episode_count": int(count),
-            "mean_reward": total / count if count else float("nan"),
-            "mean_length": length / count if count else float("nan"),
-        }
+        names = ("mean_reward", "mean_length", *self.metric_sums)
+        means = {name: total / count if count else float("nan") for name, total in zip(names, totals, strict=True)}
+        return {"episode_count": int(count), **means}
 
     def state_dict(self) -> Info:
         """Return a copy of everything that decides the future: state, clocks, seeds, statistics."""
@@ -375,8 +409,9 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             "started": self._started,
             "first_env_id": self._first_env_id,
             "state": {name: column.clone() for name, column in self.state._asdict().items()},
-            "columns": {name: column.clone() for name, column in self._columns._asdict().items()},
+            "columns": {name: column.clone() for name, column in _there(self._columns).items()},
             "memory": {name: tensor.clone() for name, tensor in self._memory.items()},
+            "tables": {name: table.clone() for name, table in self._tables._asdict().items()},
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -387,7 +422,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             ResetNeeded: After `close`.
         """
         self._check_open()
-        tensors = {"state": self.state._asdict(), "columns": self._columns._asdict(), "memory": self._memory}
+        tensors = {"state": self.state._asdict(), "columns": _there(self._columns), "memory": self._memory}
+        tensors["tables"] = self._tables._asdict()
         pairs = checks.saved(state_dict, self._identity(), tensors)
         started = flag("state_dict", state_dict.get("started", False))
         self._first_env_id = checks.first_env_id(state_dict.get("first_env_id", 0), self.num_envs)
@@ -401,7 +437,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         """Copy and pickle a twin, in memory of its own: with the same future, and the outputs of the last step."""
         settings: dict[str, Any] = {
             # As they were given: what was written since need not be what an author's `validate` takes.
-            "params": self.given_params._asdict(),
+            "params": {**self.given_params._asdict(), **self._tables._asdict()},
             "device": str(self.device),
             "backend": self.backend,
             "autoreset_mode": self.autoreset_mode,
@@ -442,8 +478,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         rows = zip(*(column.tolist() if column.ndim == 1 else column.numpy() for column in columns), strict=True)
         memory = {name: one.expand(self.num_envs)[chosen].tolist() for name, one in self._memory.items()}
         params = (self.params._replace(**{name: one[i] for name, one in memory.items()}) for i in range(len(chosen)))
-        draw, state = self.environment.draw, self.environment.state
-        return tuple(draw(state(*row), own) for row, own in zip(rows, params, strict=True))
+        draw, state, shown = self.environment.draw, self.environment.state, self.environment.shown(self._tables)
+        return tuple(draw(state(*row), own, *shown) for row, own in zip(rows, params, strict=True))
 
     def __enter__(self) -> VecEnv:
         """Close the environments at the end of a `with` statement."""
@@ -469,7 +505,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         final_obs = obs if outputs.final_obs is outputs.obs else allocation.unflattened(outputs.final_obs, self._shape)
         flags = (outputs.reward, outputs.terminated, outputs.truncated)
         episode = (columns.ended, columns.episode_return, columns.elapsed)
-        tensors = (obs, final_obs, *flags, *episode, outputs.action_mask)
+        metrics = self._metrics_in(columns.metrics).values()
+        tensors = (obs, final_obs, *flags, *episode, *metrics, outputs.action_mask)
         return tuple(t if t is None else self._export(t.clone() if self._copy else t) for t in tensors)
 
     def _present(self) -> tuple[Any, ...]:
@@ -479,7 +516,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
     def _identity(self) -> Info:
         return {
             "id": self.environment.id,
-            "params": parameters.described(self.given_params._asdict()),
+            "params": {**parameters.described(self.given_params._asdict()), **tables.described(self._tables._asdict())},
             "num_envs": self.num_envs,
             "max_episode_steps": self._limit,
             "autoreset_mode": self.autoreset_mode.value,
@@ -488,6 +525,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
     def _check(self, mask: Tensor | None) -> None:
         """Do as `check`, with the action mask of the present states."""
         raise_refused(self._columns, self.single_action_space)
+        if self._columns.outside is not None:
+            raise_outside(self._columns.outside, self._tables)
         if self._started and mask is not None:
             # What has ended takes no action, but where its mask is already that of the next episode.
             over = None if self.autoreset_mode is AutoresetMode.SAME_STEP else self._columns.ended
@@ -514,3 +553,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         columns.seed.copy_(torch.where(mask, seeds, columns.seed))
         columns.env_id.copy_(torch.where(mask, env_ids, columns.env_id))
         columns.episode.masked_fill_(mask, -1)
+
+
+def _there(columns: Columns) -> dict[str, Tensor]:
+    return {name: column for name, column in columns._asdict().items() if column is not None}

@@ -49,7 +49,7 @@ def compare_network(make: Maker) -> str:
     policy = _policy(env)
     stored = _acted(env, policy)
     # With arrays or CUDA C++ networks are evaluated by PyTorch, between steps.
-    is_kernel = env.backend == "triton" and try_out(env.environment, env.params).width == 1
+    is_kernel = env.backend == "triton" and try_out(env.environment, env.params, env.tables).width == 1
     precision = policy.precision if is_kernel else "float32"
     exact, rows = in_float64(policy), _rows(env, stored)
     with torch.no_grad():

@@ -83,7 +83,7 @@ def test_an_environment_is_a_gymnasium_vector_env_with_batched_spaces(name: str,
     assert (env.num_envs, env.backend, env.device) == (NUM_ENVS, backend, torch.device("cpu"))
     assert env.observation_space == batch_space(env.single_observation_space, NUM_ENVS)
     assert env.action_space == batch_space(env.single_action_space, NUM_ENVS)
-    columns = env.environment.column_types().values()
+    columns = env.environment.column_types(env.given_params).values()
     assert [column.shape for column in env.state] == [(NUM_ENVS, *column.shape) for column in columns]
 
 

@@ -85,7 +85,7 @@ def test_what_is_damaged_is_removed(damage: Callable[[Path], object], folder: Pa
 
 
 def numba_program() -> None:
-    numba_cache.compiled.__wrapped__("def program(a, b, c):\n    pass\n")
+    numba_cache.compiled.__wrapped__("def program(a, b, c, d):\n    pass\n")
 
 
 def cpp_program() -> None:
@@ -101,12 +101,13 @@ def cpp_program() -> None:
 def cuda_program() -> None:
     pytest.importorskip("cupy", reason="compilation needs CuPy")
     from operant_gpu.backends.cuda import backend
+    from operant_gpu.backends.cuda.source import Known
 
     environment: Any = LEDGE
     with pytest.MonkeyPatch.context() as changed:
         # NVRTC takes seconds.
         changed.setattr(backend, "_compiled", lambda *_: CONTENT)
-        assert backend.cubin(environment, environment.make_params({}), "sm_90") == CONTENT
+        assert backend.cubin(environment, Known(*environment.make_given({})), "sm_90") == CONTENT
 
 
 LEDGE = twin(Ledge, "ledge.cu")
@@ -138,7 +139,7 @@ def test_a_library_that_does_not_load_is_made_anew(folder: Path) -> None:
 
 
 def test_a_function_that_is_kept_is_not_compiled_again(folder: Path) -> None:
-    source = "def program(a, b, c):\n    pass\n"
+    source = "def program(a, b, c, d):\n    pass\n"
     assert [numba_cache.compiled.__wrapped__(source).cache_hits for _ in range(2)] == [0, 1]
 
 

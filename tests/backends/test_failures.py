@@ -41,8 +41,9 @@ def test_cuda_that_the_driver_does_not_load_says_so(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(cuda.CudaSourceBackend, "__init__", lambda self, batch: None)
     definition: Any = find("MinAtar-Breakout-v1")
-    columns = SimpleNamespace(seed=torch.zeros(4))
-    batch: Any = SimpleNamespace(environment=definition, params=definition.make_params({}), columns=columns, num_envs=4)
+    columns = SimpleNamespace(seed=torch.zeros(4), outside=None)
+    given = {"environment": definition, "params": definition.make_params({}), "tables": {}}
+    batch: Any = SimpleNamespace(**given, columns=columns, num_envs=4)
     with pytest.raises(
         BackendError, match=r"MinAtar-Breakout-v1 does not compile or run .*NO_BINARY_FOR_GPU.*backend='cpp'"
     ) as caught:

@@ -22,6 +22,7 @@ import triton
 from contract_envs import Lamps, Ledge, MaskedDials, modes_of
 from gymnasium.vector import AutoresetMode
 from ptx_executor.triton_driver import shared_memory_of
+from reporting_envs import MARKET, MAZE, Market, Maze
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.cache import get_cache_manager
@@ -165,20 +166,25 @@ def matrix_instructions(compiled: Any) -> dict[str, int]:
 def environments(with_arrays: bool) -> list[Environment]:
     """Return every registered environment, and those with action masks: with or without arrays in their state."""
     known = [*(one for one in map(find, list_envs()) if isinstance(one, Environment)), Ledge, MaskedDials, Lamps]
-    return [one for one in known if any(column.shape for column in one.column_types().values()) == with_arrays]
+    return [one for one in known if has_arrays(one) == with_arrays]
+
+
+def has_arrays(environment: Environment) -> bool:
+    return any(column.shape for column in environment.column_types(environment.make_params({})).values())
 
 
 def batch_of(
     environment: Environment, mode: AutoresetMode = AutoresetMode.SAME_STEP, varied: dict[str, Any] | None = None
 ) -> Batch:
-    params = environment.make_params(given(varied or {}, ROWS_OF_BATCH))
-    observation, action = environment.spaces(params)
+    params, tables = environment.make_given(given(varied or {}, ROWS_OF_BATCH))
+    observation, action = environment.spaces(params, tables)
     layouts = observation_layout(observation), action_layout(action)
-    state, columns = allocate_state(environment, ROWS_OF_BATCH, CPU), allocate_columns(ROWS_OF_BATCH, CPU, 0)
-    limit, trial = environment.max_episode_steps or NO_LIMIT, try_out(environment, params)
-    memory = allocated(params, ROWS_OF_BATCH, CPU)
+    state = allocate_state(environment, params, ROWS_OF_BATCH, CPU)
+    columns = allocate_columns(ROWS_OF_BATCH, CPU, 0, environment.metric_rows)
+    limit, trial = environment.max_episode_steps or NO_LIMIT, try_out(environment, params, tables)
+    memory = allocated(params, ROWS_OF_BATCH, CPU), tables._asdict()
     outputs = storage_of(environment, *layouts, stores_rows=False).outputs(separate_final_obs=True)
-    return Batch(environment, params, memory, state, columns, *layouts, outputs, limit, mode, trial)
+    return Batch(environment, params, *memory, state, columns, *layouts, outputs, limit, mode, trial)
 
 
 def storage_of(environment: Environment, obs: Any, actions: Any, stores_rows: bool) -> Storage:
@@ -337,7 +343,8 @@ def all_launches(kind: str) -> Iterator[Launch]:
     if kind in ("arrays", "snake"):
         batches = [batch_of(find("Snake-v0"))]
         if kind == "arrays":
-            batches = [*map(batch_of, environments(with_arrays=True)), batch_of(Tiles, varied=TILES)]
+            varied = [batch_of(Tiles, varied=TILES), batch_of(Maze, varied=MAZE)]
+            batches = [*map(batch_of, environments(with_arrays=True)), *varied]
         for batch in batches:
             yield from (*steps_of(batch), rollouts_of(batch)[1], draw_of(batch))
         return
@@ -345,9 +352,10 @@ def all_launches(kind: str) -> Iterator[Launch]:
         for mode in modes_of(environment.id):
             batch = batch_of(environment, mode)
             yield from (steps_of if kind == "steps" else rollouts_of)(batch)
-    batch = batch_of(find("CartPole-v1"), varied=CARTPOLE)
-    for launch in (steps_of if kind == "steps" else rollouts_of)(batch):
-        yield launch._replace(variant=f"{launch.variant}, varied")
+    others = {"varied": batch_of(find("CartPole-v1"), varied=CARTPOLE), "reporting": batch_of(Market, varied=MARKET)}
+    for name, batch in others.items():
+        for launch in (steps_of if kind == "steps" else rollouts_of)(batch):
+            yield launch._replace(variant=f"{launch.variant}, {name}")
 
 
 if __name__ == "__main__":

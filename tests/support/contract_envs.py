@@ -13,6 +13,7 @@ import torch
 from cuda_twins import FOLDER, makers
 from gymnasium import spaces
 from here import BACKENDS
+from reporting_envs import MARKET, MAZE, Market, Maze
 from varied_envs import CARTPOLE, DRIFT, LEDGE, TILES, Tiles, varied
 
 import operant_gpu
@@ -267,6 +268,8 @@ TWINS = {
     "ledge.cu": Ledge,
     "snake.cu": operant_gpu.envs.Snake,
     "tiles.cu": Tiles,
+    "market.cu": Market,
+    "maze.cu": Maze,
 }
 
 
@@ -290,7 +293,8 @@ Functions = CudaEnvironment(
     action_space=spaces.Discrete(2),
 )
 CUDA_MAKERS = makers(TWINS) | {Functions.id: Functions}
-for _name, _own in (("Drift", DRIFT), ("Ledge", LEDGE), ("Tiles", TILES)):
+_VARIED = {"Drift": DRIFT, "Ledge": LEDGE, "Tiles": TILES, "Market": MARKET, "Maze": MAZE}
+for _name, _own in _VARIED.items():
     CUDA_MAKERS[f"Cuda{_name}-varied"] = varied(CUDA_MAKERS[f"Cuda{_name}-v0"], **_own)
 _CUDA_ONLY = set(operant_gpu.list_envs()) & CUDA_MAKERS.keys()
 
@@ -304,15 +308,20 @@ MAKERS: dict[str, Callable[..., Any]] = {
     Lamps.id: Lamps,
     Spot.id: Spot,
     Tiles.id: Tiles,
+    # With tables and metrics.
+    Market.id: Market,
+    Maze.id: Maze,
     # With parameters in memory.
     "CartPole-varied": varied(operant_gpu.envs.CartPole, **CARTPOLE),
     "Drift-varied": varied(Drift, **DRIFT),
     "Ledge-varied": varied(Ledge, **LEDGE),
     "Tiles-varied": varied(Tiles, **TILES),
+    "Market-varied": varied(Market, **MARKET),
+    "Maze-varied": varied(Maze, **MAZE),
 }
 EVERY_MAKER = MAKERS | CUDA_MAKERS
 # Those that numba does not run.
-WITH_ARRAYS = {"Game2048-v0", "Snake-v0", Lamps.id, Spot.id, Tiles.id, "Tiles-varied"}
+WITH_ARRAYS = {"Game2048-v0", "Snake-v0", Lamps.id, Spot.id, Tiles.id, "Tiles-varied", Maze.id, "Maze-varied"}
 # The interpreter takes seconds for what others do in a tenth: of arrays it has Lamps here, and envs/test_boards.py.
 _TOO_SLOW = {("Game2048-v0", "triton"), ("Snake-v0", "triton")}
 # The matrix of environments and the backends that run them on this machine's CPU.
@@ -328,6 +337,7 @@ CASES = [
 # One of each form that backends tell apart: spaces, starts, masks, arrays, dtypes. They do not see what else an
 # environment computes, and modes are code of theirs: all others run in one mode.
 FORMS = {"CartPole-v1", Drift.id, MaskedDials.id, Ledge.id, "Drift-varied", "Ledge-varied", "Tiles-varied"}
+FORMS |= {"Market-varied", "Maze-varied"}
 FORMS |= {f"Cuda{name}" for name in FORMS} | {Lamps.id, Spot.id, "CudaSnake-v0"}
 # In the interpreter, which is slow, Ledge and Lamps stand for these in the other modes.
 _SEEN_IN_ONE_MODE = {("CartPole-v1", "triton"), ("Spot-v0", "triton")}
@@ -382,6 +392,8 @@ def everything(env: operant_gpu.VecEnv) -> dict[str, torch.Tensor]:
     """Return all that decides the future of an environment, by name."""
     saved = env.state_dict()
     columns = {f"columns.{name}": column for name, column in saved["columns"].items()}
+    for name in ("columns.metrics", "columns.log_metrics"):
+        columns |= {f"{name}[{i}]": row for i, row in enumerate(columns.pop(name, ()))}
     # Those of all environments as a column too.
     memory = {f"params.{name}": tensor.expand(env.num_envs) for name, tensor in saved["memory"].items()}
     return {**saved["state"], **columns, **memory}

@@ -21,6 +21,8 @@ def twin(environment: Environment, file: str) -> CudaEnvironment:
         source=FOLDER / file,
         state=environment.state,
         params=environment.params,
+        tables=environment.tables,
+        metrics=environment.metrics,
         observation_space=environment.observation_space,
         action_space=environment.action_space,
         max_episode_steps=environment.max_episode_steps,

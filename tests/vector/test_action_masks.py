@@ -269,4 +269,4 @@ def test_a_mask_counts_a_byte_for_each_action() -> None:
             definition(2**31 - 1, device="cpu", backend="numpy")
         sizes[definition.id] = int(str(raised.value).split(" environments of ")[1].split()[0])
     assert sizes["MaskedDials-v0"] == sizes["Dials-v0"] + 3 + 4
-    assert sizes["Dials-v0"] == allocation.bytes_per_env(Dials, observation_layout(Dials.observation_space))
+    assert sizes["Dials-v0"] == allocation.bytes_per_env(Dials, (), observation_layout(Dials.observation_space))

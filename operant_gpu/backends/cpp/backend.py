@@ -11,7 +11,7 @@ from operant_gpu.backends.base import Batch
 from operant_gpu.backends.cpp.compiler import compiler, failure, load_or_make, native_flags, run_compiler
 from operant_gpu.backends.cpp.rollout import NetworkRollout
 from operant_gpu.backends.cuda.base import CudaSourceBackend
-from operant_gpu.backends.cuda.source import KERNELS, explained, program
+from operant_gpu.backends.cuda.source import KERNELS, Known, explained, known_of, program
 from operant_gpu.backends.threads import in_parts
 from operant_gpu.errors import BackendError
 from operant_gpu.memory.records import Record
@@ -28,7 +28,7 @@ class CppBackend(CudaSourceBackend):
 
     def __init__(self, batch: Batch) -> None:
         super().__init__(batch)
-        self._kernels = library(batch.environment, batch.params)
+        self._kernels = library(batch.environment, known_of(batch))
         step = ctypes.cast(self._kernels["operant_steps"], ctypes.c_void_p).value
         self.acting = NetworkRollout(self, batch, self.acting, step or 0, self.record.address, lambda _: 0)
 
@@ -42,19 +42,19 @@ class CppBackend(CudaSourceBackend):
         in_parts(function, arguments, self.batch.num_envs, num_steps, _STEPS_PER_THREAD, _BLOCK)
 
 
-def library(environment: Any, params: Any) -> dict[str, Any]:
+def library(environment: Any, known: Known) -> dict[str, Any]:
     """Return the kernels of an environment, compiled now or by an earlier process.
 
     Raises:
         BackendError: If there is no compiler.
         InvalidConfig: If the author's file does not compile.
     """
-    source, command = program(environment, params), compile_command(environment)
+    source, command = program(environment, known), compile_command(environment)
     try:
-        loaded = load_or_make(f"{command}{source}", lambda path: _compile(environment, params, source, command, path))
+        loaded = load_or_make(f"{command}{source}", lambda path: _compile(environment, known, source, command, path))
     except OSError as error:
         if "undefined symbol" in str(error):
-            raise explained(environment, params, f"it uses a function that is nowhere defined: {error}") from error
+            raise explained(environment, known, f"it uses a function that is nowhere defined: {error}") from error
         raise BackendError(f"what the C++ compiler {command[0]} makes cannot be written or loaded: {error}") from error
     kernels = {}
     for name in KERNELS:
@@ -68,7 +68,7 @@ def compile_command(environment: Any) -> list[str]:
     return [*compiler(), *FLAGS, *native_flags(), "-iquote", str(Path(environment.source).resolve().parent)]
 
 
-def _compile(environment: Any, params: Any, source: str, command: list[str], path: Path) -> None:
+def _compile(environment: Any, known: Known, source: str, command: list[str], path: Path) -> None:
     file = path.with_name("program.cpp")
     file.write_text(source, encoding="utf-8")
     command = [*command, str(file), "-o", str(path)]
@@ -77,5 +77,5 @@ def _compile(environment: Any, params: Any, source: str, command: list[str], pat
         return
     # With a line of a file; else it is of the command, the disk, or the linker.
     if re.search(r":\d+:(\d+:)? (fatal )?error:", done.stderr):
-        raise explained(environment, params, done.stderr)
+        raise explained(environment, known, done.stderr)
     raise failure(command, done)

@@ -14,7 +14,7 @@ from cupy_backends.cuda.libs import nvrtc
 
 from operant_gpu.backends.base import Batch
 from operant_gpu.backends.cuda.base import CudaSourceBackend
-from operant_gpu.backends.cuda.source import KERNELS, explained, program
+from operant_gpu.backends.cuda.source import KERNELS, Known, explained, known_of, program
 from operant_gpu.backends.disk_cache import find, keep
 from operant_gpu.backends.failures import failure
 from operant_gpu.cuda_environment import CudaEnvironment
@@ -36,7 +36,7 @@ class CudaBackend(CudaSourceBackend):
         self._device: torch.device = batch.columns.seed.device
         self._threads = _THREADS_OF_FEW if batch.num_envs <= _FEW else _THREADS
         major, minor = torch.cuda.get_device_capability(self._device)
-        compiled = cubin(batch.environment, batch.params, f"sm_{major}{minor}")
+        compiled = cubin(batch.environment, known_of(batch), f"sm_{major}{minor}")
         try:
             with cupy.cuda.Device(self._device.index):
                 module = cupy.cuda.function.Module()
@@ -67,14 +67,14 @@ class _Stream(NamedTuple):
         return 0, self.handle
 
 
-def cubin(environment: CudaEnvironment, params: Any, arch: str) -> bytes:
+def cubin(environment: CudaEnvironment, known: Known, arch: str) -> bytes:
     """Return an environment's kernels as a module loads them, compiled now or by an earlier process.
 
     CuPy's own compilation would flush denormal numbers to zero.
 
     Args:
         environment: In CUDA C++.
-        params: Its constants.
+        known: What else its program is made for.
         arch: Of the device, such as "sm_90".
 
     Raises:
@@ -82,12 +82,12 @@ def cubin(environment: CudaEnvironment, params: Any, arch: str) -> bytes:
         InvalidConfig: If the author's file does not compile.
     """
     version = _check_nvrtc(arch)
-    beside, source, options = str(_folder(environment)), program(environment, params), (*OPTIONS, f"-arch={arch}")
+    beside, source, options = str(_folder(environment)), program(environment, known), (*OPTIONS, f"-arch={arch}")
     # Of no folder's name: what was compiled may be carried to another machine.
     digest = hashlib.sha256(f"{version}{options}{source.replace(beside, '')}".encode()).hexdigest()[:32]
     if found := find("cuda", digest):
         return found[1]
-    compiled = _compiled(environment, params, source, (*options, f"-I{beside}"))
+    compiled = _compiled(environment, known, source, (*options, f"-I{beside}"))
     keep("cuda", digest, ".cubin", compiled)
     return compiled
 
@@ -122,14 +122,14 @@ def _folder(environment: CudaEnvironment) -> Path:
     return Path(environment.source).resolve().parent
 
 
-def _compiled(environment: CudaEnvironment, params: Any, source: str, options: tuple[str, ...]) -> bytes:
+def _compiled(environment: CudaEnvironment, known: Known, source: str, options: tuple[str, ...]) -> bytes:
     # Under a name of the author's folder, where files that it includes are looked for first.
     compilation = nvrtc.createProgram(source, f"{_folder(environment)}/program.cu", (), ())
     try:
         nvrtc.compileProgram(compilation, options)
         result = _loadable(compilation)
     except nvrtc.NVRTCError as error:
-        raise explained(environment, params, nvrtc.getProgramLog(compilation)) from error
+        raise explained(environment, known, nvrtc.getProgramLog(compilation)) from error
     finally:
         nvrtc.destroyProgram(compilation)
     return result

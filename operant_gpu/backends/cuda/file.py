@@ -23,8 +23,9 @@ _COMMENT_OR_STRING = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.DO
 
 def signatures(environment: CudaEnvironment) -> dict[str, str]:
     """Return the declarations of the functions that the author writes, by name."""
+    tables = "Params params, Tables tables" if environment.has_tables else "Params params"
     return {
-        name: f"__device__ {declaration}"
+        name: f"__device__ {declaration.replace('Params params', tables)}"
         for name, declaration in _SIGNATURES.items()
         if name != "is_legal" or environment.has_action_mask
     }

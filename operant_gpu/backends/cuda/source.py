@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -18,11 +18,12 @@ from operant_gpu import sampling
 from operant_gpu.backends.base import Batch
 from operant_gpu.backends.cuda.file import check_functions, digests, read, signatures
 from operant_gpu.cuda_environment import CudaEnvironment
-from operant_gpu.environment import ColumnType
 from operant_gpu.errors import InvalidConfig
+from operant_gpu.fields import ColumnType
 from operant_gpu.memory.allocation import array_stride
-from operant_gpu.memory.columns import COLUMN_DTYPES, Columns
+from operant_gpu.memory.columns import COLUMN_DTYPES, USUAL_COLUMNS
 from operant_gpu.memory.records import CALL, MODES
+from operant_gpu.metrics import LAST, MAX, MEAN, MIN, STEPS, SUM, Row
 from operant_gpu.parameters import draws_of, in_memory, is_number, types
 from operant_gpu.randomization import Draw
 from operant_gpu.spaces import ActionLayout, ObservationLayout, action_layout, observation_layout
@@ -44,10 +45,16 @@ _POINTERS = {
 }  # fmt: skip
 
 _PARAM_TYPES = {bool: "bool", int: "int32_t", float: "float"}
-
-# The fields of the record that is the same for every call, after those of the state's columns. Those of parameters in
-# memory come after the first of them.
-BATCH = (*Columns._fields, "num_envs", "array_stride", "mode", "limit")
+_METRICS = {
+    STEPS.value: "{at} += 1.0",
+    LAST.value: "{at} = value",
+    SUM.value: "{at} += value",
+    MEAN.value: "{at} += (value - {at}) / {steps}",
+    MAX.value: "{at} = fmax({at}, value)",
+    MIN.value: "{at} = fmin({at}, value)",
+}
+# What the record that is the same for every call has after all pointers.
+NUMBERS = ("num_envs", "array_stride", "mode", "limit")
 # What a draw from a network's distribution reads and writes.
 DRAW = (
     *("outputs", "outputs_row", "outputs_column", "log_std", "action_mask", "action_mask_row", "action_mask_column"),
@@ -55,12 +62,33 @@ DRAW = (
 )
 
 
-def structures(environment: CudaEnvironment, params: Any) -> str:
+class Known(NamedTuple):
+    """What a program is made for, beside the environment.
+
+    Attributes:
+        params: Its parameters, as they were given.
+        tables: Its tables.
+        notes: Whether indices beyond them are noted.
+    """
+
+    params: Any
+    tables: Any = ()
+    notes: bool = False
+
+
+def known_of(batch: Batch) -> Known:
+    """Return what a batch's program is made for."""
+    tables = batch.environment.table_class(**batch.tables)
+    return Known(batch.params, tables, batch.columns.outside is not None)
+
+
+def structures(environment: CudaEnvironment, known: Known) -> str:
     """Return the structures that the author's functions work on, as C++ and as errors show them."""
-    observations, actions = _layouts(environment, params)
+    params = known.params
+    observations, actions = _layouts(environment, known)
     fields = "".join(
         f"    {_TYPES[column.dtype.name]} {name}{''.join(f'[{size}]' for size in column.shape)};\n"
-        for name, column in environment.column_types().items()
+        for name, column in environment.column_types(params).items()
     )
     kinds = types(params)
     constants = "".join(
@@ -74,34 +102,68 @@ def structures(environment: CudaEnvironment, params: Any) -> str:
         [
             f"struct State {{\n{fields}}};",
             f"struct Params {{\n{constants}}};",
+            *_tables(environment, known),
+            *_metrics(environment),
+            _OUTCOME.format(metrics="    Metrics metrics;\n" if environment.metrics._fields else ""),
             _action(actions),
             _OBSERVATION.format(type=_TYPES[observations.dtype.name], index=_index(observations.shape)),
         ]
     )
 
 
-def program(environment: CudaEnvironment, params: Any) -> str:
+def _tables(environment: CudaEnvironment, known: Known) -> list[str]:
+    if not environment.has_tables:
+        return []
+    fields = "".join(
+        f"    Table<{', '.join((_type_of(table), *map(str, table.shape)))}> {name};\n"
+        for name, table in known.tables._asdict().items()
+    )
+    return [f"struct Tables {{\n{fields}}};"]
+
+
+def _metrics(environment: CudaEnvironment) -> list[str]:
+    fields = "".join(f"    float {name};\n" for name in environment.metrics._fields)
+    return [f"struct Metrics {{\n{fields}}};"] if fields else []
+
+
+def _type_of(tensor: Tensor) -> str:
+    return _TYPES[str(tensor.dtype).removeprefix("torch.")]
+
+
+_OUTCOME = """// What a step returns beside the state.
+struct Outcome {{
+    float reward;
+    // A condition; as a bool it would keep GCC from vectorizing the loop over steps.
+    int32_t terminated;
+{metrics}}};"""
+
+
+def program(environment: CudaEnvironment, known: Known) -> str:
     """Return the whole program.
 
     Raises:
         InvalidConfig: If the author's file cannot be read or lacks a function.
     """
-    observations, actions = _layouts(environment, params)
+    params = known.params
+    observations, actions = _layouts(environment, known)
     path = Path(environment.source).resolve()
-    if (size := sum(column.size * column.dtype.itemsize for column in environment.column_types().values())) > MAX_STATE:
+    if (
+        size := sum(column.size * column.dtype.itemsize for column in environment.column_types(params).values())
+    ) > MAX_STATE:
         raise InvalidConfig("state", f"expected at most {MAX_STATE:,} bytes an environment, on a stack, got {size:,}")
     author = read(path)
     check_functions(author, environment)
     return "\n".join(
         [
             f"// {environment.id}, of files {digests(path, author)}",
+            "#define OPERANT_NOTES" if known.notes else "",
             _included("environment.cuh"),
             _line(1, "made from the definition"),
-            structures(environment, params),
+            structures(environment, known),
             _line(1, str(path)),
             author,
             _line(1, "made from the definition"),
-            _description(environment, params, observations, actions),
+            _description(environment, known, observations, actions),
             *map(_included, ("sampling.cuh", "block.cuh", "observations.cuh", "actions.cuh", "vecenv.cuh")),
         ]
     )
@@ -110,7 +172,9 @@ def program(environment: CudaEnvironment, params: Any) -> str:
 def batch_record(batch: Batch) -> tuple[tuple[str, ...], dict[str, int]]:
     """Return names and values of the record `Batch`."""
     columns = {f"state {name}": column for name, column in batch.state._asdict().items()}
-    columns |= batch.columns._asdict() | {f"param {name}": tensor for name, tensor in batch.memory.items()}
+    columns |= {name: column for name, column in batch.columns._asdict().items() if column is not None}
+    columns |= {f"param {name}": tensor for name, tensor in batch.memory.items()}
+    columns |= {f"table {name}": table for name, table in batch.tables.items()}
     numbers = {
         "num_envs": batch.num_envs,
         "array_stride": array_stride(batch.num_envs),
@@ -121,8 +185,8 @@ def batch_record(batch: Batch) -> tuple[tuple[str, ...], dict[str, int]]:
     return tuple(values), values
 
 
-def _layouts(environment: CudaEnvironment, params: Any) -> tuple[ObservationLayout, ActionLayout]:
-    observation, action = environment.spaces(params)
+def _layouts(environment: CudaEnvironment, known: Known) -> tuple[ObservationLayout, ActionLayout]:
+    observation, action = environment.spaces(known.params, known.tables)
     return observation_layout(observation), action_layout(action)
 
 
@@ -170,15 +234,20 @@ struct Observation {{
 
 
 def _description(
-    environment: CudaEnvironment, params: Any, observations: ObservationLayout, actions: ActionLayout
+    environment: CudaEnvironment, known: Known, observations: ObservationLayout, actions: ActionLayout
 ) -> str:
-    """Return what the loops need to know: records, moves of a state, parameters, kinds and bounds of actions."""
-    columns = environment.column_types()
+    """Return what the loops need to know: records, moves of a state, what is given, kinds and bounds of actions."""
+    params, rows = known.params, environment.metric_rows
+    columns = environment.column_types(params)
     state = "".join(f"    {_TYPES[column.dtype.name]}* state_{name};\n" for name, column in columns.items())
     kinds = types(params)
     memory = "".join(f"    {_PARAM_TYPES[kinds[name]]}* param_{name};\n" for name in in_memory(params))
-    batch = state + "".join(f"    {_field(name)}\n" for name in Columns._fields) + memory
-    batch += "".join(f"    {_field(name)}\n" for name in BATCH[len(Columns._fields) :])
+    others = (*(("metrics", "log_metrics") if rows else ()), *(("outside",) if known.notes else ()))
+    batch = state + "".join(f"    {_field(name)}\n" for name in (*USUAL_COLUMNS, *others)) + memory
+    tables = known.tables._asdict() if environment.has_tables else {}
+    batch += "".join(f"    const {_type_of(table)}* table_{name};\n" for name, table in tables.items())
+    batch += "".join(f"    {_field(name)}\n" for name in NUMBERS)
+    found = ", ".join(_found(place, name, known.notes) for place, name in enumerate(tables))
     call, draw = (
         "".join(f"    {_POINTERS.get(name, 'int64_t')} {name};\n" for name in names) for names in (CALL, DRAW)
     )
@@ -202,7 +271,12 @@ def _description(
         made="(nullptr)" if in_memory(params) else "",
         params="".join(f"    {_loaded(name, getattr(params, name))}\n" for name in in_memory(params)),
         draws="".join(f"    {_drawn(name, *draw)}\n" for name, draw in draws_of(params).items()),
-        is_legal="::is_legal(state, choice, params)" if environment.has_action_mask else "true",
+        is_legal=_IS_LEGAL if environment.has_action_mask else "true",
+        tables=_TABLES.format(made=found) if tables else _NO_TABLES,
+        has_metrics=str(bool(rows)).lower(),
+        begin="".join(f"    {_metric(i)} = {_float(row.start)};\n" for i, row in enumerate(rows)),
+        measure="".join(f"    {_measured(i, row)}\n" for i, row in enumerate(rows)),
+        log="".join(f"    {_metric(i, 'log_metrics')} += {_metric(i)};\n" for i in range(len(rows))),
         low=_chosen(actions.low, "0"),
         high=_chosen(actions.high, "0"),
         first=_chosen(actions.first_choices, "0"),
@@ -211,6 +285,22 @@ def _description(
             for name, numbers in actions.scaling(True)._asdict().items()
         },
     )
+
+
+def _found(place: int, name: str, notes: bool) -> str:
+    """Return the members of a table."""
+    return f"{{batch.table_{name}{f', batch.outside + row, {1 + 3 * place}' if notes else ''}}}"
+
+
+def _measured(i: int, row: Row) -> str:
+    """Return the statements that take a step's value into a row of the metrics."""
+    value = f"const double value = outcome.metrics.{row.name}; " if row.name else ""
+    return f"{{ {value}{_METRICS[row.kind].format(at=_metric(i), steps=_metric(0))}; }}"
+
+
+def _metric(i: int, rows: str = "metrics") -> str:
+    """Return the place of an environment's number in a row of the metrics."""
+    return f"batch.{rows}[{i} * batch.num_envs + row]"
 
 
 def _field(name: str) -> str:
@@ -261,7 +351,7 @@ def _drawn(name: str, place: int, draw: Draw) -> str:
 
 def _float(value: float) -> str:
     if np.isinf(value):
-        return "-__builtin_huge_valf()" if value < 0 else "__builtin_huge_valf()"
+        return "-operant::infinity()" if value < 0 else "operant::infinity()"
     return f"{float(np.float32(value))!r}f"
 
 
@@ -273,6 +363,12 @@ def _chosen(values: Iterable[Any], last: str) -> str:
     return "".join(f"i == {i} ? {value} : " for i, value in enumerate(values)) + last
 
 
+_TABLES = """__device__ __forceinline__ Tables tables_of(const Batch& batch, int64_t row) {{ return Tables{{{made}}}; }}
+#define OPERANT_TABLES(batch, row) , operant::tables_of(batch, row)
+#define OPERANT_TABLES_TYPE , *(Tables*)0"""
+_IS_LEGAL = "::is_legal(state, choice, params_of(batch, row) OPERANT_TABLES(batch, row))"
+_NO_TABLES = """#define OPERANT_TABLES(batch, row)
+#define OPERANT_TABLES_TYPE"""
 _DESCRIPTION = """namespace operant {{
 struct Batch {{
 {batch}}};
@@ -287,14 +383,23 @@ __device__ __forceinline__ State load(const Batch& batch, int64_t row) {{
 __device__ __forceinline__ void store(const Batch& batch, int64_t row, const State& state) {{
 {stores}}}
 constexpr int OBSERVATION_SIZE = {observation_size}, ACTION_SIZE = {action_size}, NUM_CHOICES = {num_choices};
-constexpr bool IS_DISCRETE = {is_discrete}, HAS_MASK = {has_mask};
+constexpr bool IS_DISCRETE = {is_discrete}, HAS_MASK = {has_mask}, HAS_METRICS = {has_metrics};
 __device__ __forceinline__ Params params_of(const Batch& batch, int64_t row) {{
     Params params{made};
 {params}    return params;
 }}
 __device__ __forceinline__ void draw_params(const Batch& batch, int64_t row, const Rng& rng) {{
 {draws}}}
-__device__ __forceinline__ bool legal(const State& state, const Params& params, int choice) {{ return {is_legal}; }}
+{tables}
+__device__ __forceinline__ bool is_legal(const Batch& batch, int64_t row, const State& state, int choice) {{
+    return {is_legal};
+}}
+__device__ __forceinline__ void begin_metrics(const Batch& batch, int64_t row) {{
+{begin}}}
+__device__ __forceinline__ void measure(const Batch& batch, int64_t row, const Outcome& outcome) {{
+{measure}}}
+__device__ __forceinline__ void log_metrics(const Batch& batch, int64_t row) {{
+{log}}}
 __device__ __forceinline__ int32_t action_low(int i) {{ return {low}; }}
 __device__ __forceinline__ int32_t action_high(int i) {{ return {high}; }}
 __device__ __forceinline__ int32_t first_choice(int i) {{ return {first}; }}
@@ -325,11 +430,11 @@ def _beginning(messages: str) -> str:
     return "\n".join(lines[:_MOST_LINES] + more)
 
 
-def explained(environment: CudaEnvironment, params: Any, messages: str) -> InvalidConfig:
+def explained(environment: CudaEnvironment, known: Known, messages: str) -> InvalidConfig:
     """Return the error for an author's file that does not compile, from the compiler's messages."""
     expected, shown = "\n".join(signatures(environment).values()), _beginning(messages.strip())
-    if names := in_memory(params):
+    if names := in_memory(known.params):
         are = "is" if len(names) == 1 else "are"
         shown += f"\n\n{', '.join(names)} {are} in memory: what is read while the file compiles must be a number"
-    listing = f"{shown}\n\nexpected the functions\n{expected}\nover\n{structures(environment, params)}"
+    listing = f"{shown}\n\nexpected the functions\n{expected}\nover\n{structures(environment, known)}"
     return InvalidConfig("source", f"{environment.source} does not compile:", listing)

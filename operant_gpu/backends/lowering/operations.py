@@ -110,6 +110,10 @@ def item(container: Any, index: Any) -> Any:
         raise UnsupportedConstruct(
             "only tuples can be indexed: use get and put of operant_gpu.arrays for the cells of an Array"
         )
+    if isinstance(index, np.ndarray):
+        # No construct of Triton's either.
+        message = "only a constant can index a tuple, this is a block of one per environment: "
+        raise TypeError(message + "declare a Table (operant_gpu.lang) and read it with lookup(tables.name, index)")
     if type(index) is not int:
         raise UnsupportedConstruct("an index must be a compile-time constant: a literal or a tl.static_range index")
     return container[index]

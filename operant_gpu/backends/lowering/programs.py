@@ -10,14 +10,18 @@ import numpy as np
 from operant_gpu import arrays, sampling
 from operant_gpu.backends.lowering import arrays as lowered_arrays
 from operant_gpu.backends.lowering import operations
-from operant_gpu.backends.lowering.operations import NumpyRng
+from operant_gpu.backends.lowering.arrays import TableSeen
+from operant_gpu.backends.lowering.operations import NumpyRng, cast
 from operant_gpu.backends.lowering.rewriting import lower
 from operant_gpu.backends.lowering.tracing import Program, Tape
 from operant_gpu.environment import Environment
+from operant_gpu.lang import constexpr_value
+from operant_gpu.metrics import STEPS, measured
 from operant_gpu.parameters import NUMPY_DTYPES, draws_of, is_number, types
 from operant_gpu.random import philox_word, philox_words
 from operant_gpu.spaces import ActionLayout
 
+_STEPS, _FLOAT32, _FLOAT64 = constexpr_value(STEPS), np.dtype(np.float32), np.dtype(np.float64)
 # What NumPy does in its own way: it computes a block of words once, however many of them are drawn.
 _INTRINSICS: dict[Any, Callable[..., Any]] = {
     philox_words: NumpyRng.words,
@@ -26,6 +30,8 @@ _INTRINSICS: dict[Any, Callable[..., Any]] = {
     arrays.cells: lowered_arrays.cells,
     arrays.cells_of: lowered_arrays.cells_of,
     arrays.widened: lowered_arrays.widened,
+    arrays.lookup: lowered_arrays.lookup,
+    arrays.length: lowered_arrays.length,
 }
 
 
@@ -35,14 +41,16 @@ def lower_to_numpy(function: Any, done: dict[Any, Any] | None = None) -> Any:
 
 
 class Programs(NamedTuple):
-    """Programs over "state.<field>", "action" or "action[<i>]", "rng", and "params.<name>" of parameters in memory.
+    """Programs over columns, whose results are flat tuples.
 
-    Their results are flat tuples.
+    Columns are "state.<field>", "action" or "action[<i>]", "rng", "params.<name>" of parameters in memory, and
+    "metrics[<i>]" of what has been summed up. "tables.<name>" is all numbers of a table. Where indices beyond tables
+    are to be noted, all programs but the first take the column "outside", and return it last.
 
     Attributes:
         draw_params: rng -> the parameters that are drawn for each episode.
         reset: rng -> state.
-        step: state, action, rng -> state, reward, terminated.
+        step: state, action, rng -> state, reward, terminated, what the metrics have come to.
         observe: state -> components.
         action_mask: state -> conditions; none if the environment has no mask.
     """
@@ -54,15 +62,15 @@ class Programs(NamedTuple):
     action_mask: Program
 
 
-def trace_random_policy(environment: Environment, params: Any, layout: ActionLayout) -> Program:
+def trace_random_policy(environment: Environment, params: Any, tables: Any, layout: ActionLayout) -> Program:
     """Return the program state, rng -> components of a random action, among those that are legal."""
     tape = Tape()
     with np.errstate(all="ignore"):
         if layout.is_discrete:
             conditions = ()
             if environment.action_mask is not None:
-                state, given = state_of(environment, tape), params_of(params, tape)
-                conditions = lower_to_numpy(environment.action_mask)(state, given)
+                state, given = state_of(environment, params, tape), (params_of(params, tape), *tables_of(tables, tape))
+                conditions = lower_to_numpy(environment.action_mask)(state, *given)
             draw = lower_to_numpy(sampling.random_integers)
             return tape.program(draw(tape.rng(), conditions, layout.low, layout.high, layout.first_choices))
         return tape.program(lower_to_numpy(sampling.random_floats)(tape.rng(), layout.box_low, layout.box_high))
@@ -84,9 +92,31 @@ def params_of(params: Any, tape: Tape) -> Any:
     )
 
 
-def state_of(environment: Environment, tape: Tape) -> Any:
+def tables_of(tables: Any, tape: Tape) -> tuple[Any, ...]:
+    """Return tables as functions see them; nothing if there are none."""
+    seen = []
+    for place, (name, table) in enumerate(tables._asdict().items()):
+        numbers = tape.table(f"tables.{name}", table.new_empty(0, device="cpu").numpy().dtype, table.numel())
+        seen.append(TableSeen(numbers, tuple(table.shape), 1 + 3 * place, tape))
+    return (tables._make(seen),) if seen else ()
+
+
+def metrics_of(environment: Environment, given: Any, tape: Tape) -> list[Any]:
+    """Return what the metrics have come to, with those that a step has given."""
+    rows = environment.metric_rows
+    before = [tape.block(f"metrics[{i}]", np.float64) for i in range(len(rows))]
+    values, steps, after = iter(given), 1.0, []
+    for row, total in zip(rows, before, strict=True):
+        # As rewards are: numbers of 32 bits.
+        value = 1.0 if row.kind == _STEPS else cast(cast(next(values), _FLOAT32), _FLOAT64)
+        after.append(lower_to_numpy(measured)(row.kind, total, value, steps))
+        steps = after[0]
+    return after
+
+
+def state_of(environment: Environment, params: Any, tape: Tape) -> Any:
     """Return the blocks of a state."""
-    columns = environment.column_types().items()
+    columns = environment.column_types(params).items()
     return environment.state(*(tape.block(f"state.{name}", column.dtype, column.cells) for name, column in columns))
 
 

@@ -16,7 +16,7 @@ from types import FunctionType, ModuleType
 from typing import Any, NamedTuple, NoReturn
 
 from operant_gpu.errors import UnsupportedConstruct
-from operant_gpu.lang import constexpr_value, is_jit_function, numpy_dtype, sourceless, tl
+from operant_gpu.lang import constexpr_value, enclosed, is_jit_function, numpy_dtype, sourceless, tl
 
 # An operator's name in the tree and the function of the module of operations that it becomes.
 _OPERATORS = {
@@ -105,7 +105,7 @@ class _Rewriter(ast.NodeTransformer):
         namespace: dict[str, Any],
     ) -> None:
         self._function, self._target, self._callers, self._namespace = function, target, callers, namespace
-        self._ops = target.ops
+        self._ops, self._enclosed = target.ops, enclosed(function)
         self._locals: set[str] = set()
 
     def definition(self, node: ast.FunctionDef) -> ast.FunctionDef:
@@ -259,10 +259,7 @@ class _Rewriter(ast.NodeTransformer):
         if isinstance(found, type) and issubclass(found, tuple):
             return found
         if isinstance(found, bool | int | float):
-            constant = f"{name.split('.')[-1].upper()} = tl.constexpr({name if '.' in name else repr(found)})"
-            self._refuse(
-                node, f"{name} is a plain number outside the function: write {constant} at the top of the module"
-            )
+            self._refuse(node, f"{name} is a plain number outside the function: write {self._constexpr(name, found)}")
         twin = name.split(".")[-1]
         advice = f"use tl.{twin}" if twin in self._ops.TL_FUNCTIONS else "decorate functions with @jit"
         self._refuse(
@@ -276,13 +273,22 @@ class _Rewriter(ast.NodeTransformer):
                 self._refuse(node, f"{ast.unparse(node)} does not exist")
             return getattr(owner, node.attr)
         assert isinstance(node, ast.Name)
-        if node.id in self._function.__code__.co_freevars:
-            self._refuse(node, f"{node.id} belongs to an enclosing function: define it at the top of the module")
+        if node.id in self._enclosed:
+            return self._enclosed[node.id]
         if node.id not in self._function.__globals__:
             hint = f": use tl.{node.id}" if node.id in self._ops.TL_FUNCTIONS else ""
             known = "is not available here" if hasattr(builtins, node.id) else "is not defined"
             self._refuse(node, f"the name {node.id!r} {known}{hint}")
         return self._function.__globals__[node.id]
+
+    def _constexpr(self, name: str, found: Any) -> str:
+        """Return what makes a number outside the function a constant that compilers know."""
+        constant = name.split(".")[-1].upper()
+        if name in self._enclosed:
+            return (
+                f"{constant} = tl.constexpr({name}) beside it, and {constant} in the function; or make it a parameter"
+            )
+        return f"{constant} = tl.constexpr({name if '.' in name else repr(found)}) at the top of the module"
 
     # Building and refusing
 

@@ -8,7 +8,7 @@ buffer where nobody needs that operand any more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,15 +41,23 @@ class Tape:
     Make the blocks with `block` and `rng`, call the function with them, make a program of what it returned.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, notes: bool = False) -> None:
         self._inputs: dict[str, str] = {}
         self._calls: list[Call] = []
+        # What was noted last of an index beyond a table; None if nobody asks.
+        self.outside: Any = self.block("outside", np.int64) if notes else None
 
     def block(self, expression: str, dtype: Any, cells: tuple[int, ...] = ()) -> Any:
         """Return a block that the program finds at `expression`, such as "state.x"; `cells` is (width,) of an Array."""
         name = f"input{len(self._inputs)}"
         self._inputs[name] = expression
         return Traced.of(np.zeros((ROWS, *cells), dtype), name, self)
+
+    def table(self, expression: str, dtype: Any, size: int) -> Any:
+        """Return a table of so many numbers, the same for all rows, that the program finds at `expression`."""
+        name = f"input{len(self._inputs)}"
+        self._inputs[name] = expression
+        return Traced.of(np.broadcast_to(np.zeros((), dtype), (size,)), name, self)
 
     def rng(self) -> NumpyRng:
         """Return a stream that the program finds as "rng"."""
@@ -61,8 +69,14 @@ class Tape:
         self._calls.append(Call(target, sample.dtype, sample.shape, function, arguments))
         return Traced.of(sample, target, self)
 
+    def note(self, index: Any, place: Any, code: int) -> None:
+        """Note where an index of a table is beyond it, as `tables.report` takes it."""
+        if self.outside is not None:
+            self.outside = np.where(index == place, self.outside, index.astype(np.int64) * 64 + code)
+
     def program(self, results: Sequence[Any]) -> Program:
-        """Return what was recorded, as far as `results`, blocks and numbers, depend on it."""
+        """Return what was recorded, as far as `results`, blocks and numbers, depend on it; last what was noted."""
+        results = (*results, *(() if self.outside is None else (self.outside,)))
         wanted = {result.name for result in results if isinstance(result, Traced)}
         calls = _needed(self._calls, wanted)
         used = wanted.union(*(_names(call) for call in calls))
@@ -83,9 +97,9 @@ class Program(NamedTuple):
     calls: list[Call]
     results: tuple[Any, ...]
 
-    def compile(self, name: str, parameters: str) -> Callable[..., tuple[Any, ...]]:
-        """Return a Python function of `parameters` that computes the results over whole columns."""
-        namespace: dict[str, Any] = {}
+    def compile(self, name: str, parameters: str, known: Mapping[str, Any]) -> Callable[..., tuple[Any, ...]]:
+        """Return a function of `parameters`, which knows other names too, from whole columns to the results."""
+        namespace: dict[str, Any] = {**known}
         wanted = {result.name for result in self.results if isinstance(result, Traced)}
         inputs = [f"{input_name} = {found}" for input_name, found in self.inputs.items()]
         lines = [*inputs, *_lines(self.calls, wanted, namespace), f"return {_tuple_of(self.results, namespace)}"]
@@ -131,7 +145,9 @@ class Traced(np.ndarray[Any, Any]):
         """Record a conversion, unless it is none."""
         if dtype == self.dtype:
             return self
-        return self.tape.record(np.ndarray.astype, (self, dtype), _plain(self).astype(dtype))
+        # Of a number of a table NumPy makes one that is no array.
+        function = np.ndarray.astype if self.ndim else converted
+        return self.tape.record(function, (self, dtype), _plain(self).astype(dtype))
 
     def view(self, dtype: Any) -> Any:  # type: ignore[override]
         """Record another reading of the same bits."""
@@ -177,6 +193,11 @@ def _column(block: Any, axis: int) -> Any:
     return np.expand_dims(block, axis).copy()
 
 
+def converted(number: Any, dtype: Any) -> Any:
+    """Return a single number as another dtype."""
+    return number.astype(dtype)
+
+
 def reinterpreted(block: Any, dtype: Any) -> Any:
     """Return the same bits as another dtype."""
     # A copy: a view of a column would change when the column is written.
@@ -216,7 +237,8 @@ def _lines(calls: Sequence[Call], wanted: set[str], namespace: dict[str, Any]) -
         arguments = [_text(argument, namespace) for argument in call.arguments]
         if isinstance(call.function, np.ufunc):
             # A further argument of a ufunc is the buffer for its result.
-            arguments += [a.name for a in dying if a.dtype == call.dtype and a.shape == call.shape][:1]
+            # Of a single number there is no array.
+            arguments += [a.name for a in dying if a.dtype == call.dtype and a.shape == call.shape != ()][:1]
         lines.append(f"{call.target} = {_text(call.function, namespace)}({', '.join(arguments)})")
         # An array that goes out of use at once is the next call's buffer, still in the cache.
         lines += [f"del {', '.join(sorted({a.name for a in dying}))}"] if dying else []

@@ -8,13 +8,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from operant_gpu.backends.lowering.programs import Programs, action_of, lower_to_numpy, params_of, state_of, trace_draws
+from operant_gpu.backends.lowering.programs import (
+    Programs,
+    action_of,
+    lower_to_numpy,
+    metrics_of,
+    params_of,
+    state_of,
+    tables_of,
+    trace_draws,
+)
 from operant_gpu.backends.lowering.tracing import ROWS, Program, Tape
 from operant_gpu.environment import Definition, Environment
 from operant_gpu.errors import InvalidConfig, UnsupportedConstruct
 from operant_gpu.lang import next_power_of_2
 from operant_gpu.parameters import extremes, in_memory
 from operant_gpu.spaces import action_layout, observation_layout
+from operant_gpu.tables import NoTables
 
 
 class Trial(NamedTuple):
@@ -31,20 +41,27 @@ class Trial(NamedTuple):
     refusal: UnsupportedConstruct | None = None
 
 
-def try_out(environment: Definition, params: Any) -> Trial:
+def try_out(environment: Definition, params: Any, tables: Any = (), notes: bool = False) -> Trial:
     """Run each of the environment's functions once, check what it returns, and make programs of what it did.
+
+    Args:
+        environment: The definition.
+        params: Its parameters, as they were given.
+        tables: Its tables.
+        notes: Whether the programs are to note indices beyond tables.
 
     Raises:
         InvalidConfig: If a function fails or returns something else than its contract says.
     """
     if not isinstance(environment, Environment):
         return Trial()
-    shapes = [(1, *column.cells) for column in environment.column_types().values()]
+    tables = tables or NoTables()
+    shapes = [(1, *column.cells) for column in environment.column_types(params).values()]
     try:
-        programs, refusal = _programs(environment, params), None
+        programs, refusal = _programs(environment, params, tables, notes), None
     except UnsupportedConstruct as error:
         programs, refusal = None, error
-        if (names := in_memory(params)) and _has_arrays(environment):
+        if (names := in_memory(params)) and _has_arrays(environment, params):
             # Where the sizes are equal, Triton would broadcast one that meets an Array wrong, without a word.
             raise InvalidConfig(names[0], f"cannot be in memory beside arrays, for {error}: give a number") from error
     for program in programs or ():
@@ -53,28 +70,30 @@ def try_out(environment: Definition, params: Any) -> Trial:
     return Trial(programs, max([1, *(shape[1] for shape in shapes if len(shape) == 2)]), refusal)
 
 
-def _programs(environment: Environment, params: Any) -> Programs:
+def _programs(environment: Environment, params: Any, tables: Any, notes: bool) -> Programs:
     """Return the programs; name a parameter that is in memory and must be a number."""
     try:
-        return _Trial(environment, params).programs()
+        return _Trial(environment, params, tables, notes).programs()
     except (InvalidConfig, UnsupportedConstruct) as error:
         names, numbers = in_memory(params), extremes(params)[0]
         # Of what fails with numbers too, they are not the cause.
-        if names and _fails(environment, numbers) is None:
-            alone = ((name, _fails(environment, numbers._replace(**{name: getattr(params, name)}))) for name in names)
+        if names and _fails(environment, numbers, tables) is None:
+            own = ((name, numbers._replace(**{name: getattr(params, name)})) for name in names)
+            alone = ((name, _fails(environment, one, tables)) for name, one in own)
             name, cause = next((one for one in alone if one[1]), (names[0], error))
-            other = f", or write beside(params.{name}) where it meets an Array" if _has_arrays(environment) else ""
+            meets_arrays = _has_arrays(environment, params)
+            other = f", or write beside(params.{name}) where it meets an Array" if meets_arrays else ""
             raise InvalidConfig(name, f"cannot be in memory, for {cause}: give a number{other}") from error
         raise
 
 
-def _has_arrays(environment: Environment) -> bool:
-    return any(column.shape for column in environment.column_types().values())
+def _has_arrays(environment: Environment, params: Any) -> bool:
+    return any(column.shape for column in environment.column_types(params).values())
 
 
-def _fails(environment: Environment, params: Any) -> Exception | None:
+def _fails(environment: Environment, params: Any, tables: Any) -> Exception | None:
     try:
-        _Trial(environment, params).programs()
+        _Trial(environment, params, tables, notes=False).programs()
     except (InvalidConfig, UnsupportedConstruct) as error:
         return error
     return None
@@ -83,10 +102,10 @@ def _fails(environment: Environment, params: Any) -> Exception | None:
 class _Trial:
     """Runs the functions of one environment."""
 
-    def __init__(self, environment: Environment, params: Any) -> None:
-        self._environment, self._params = environment, params
+    def __init__(self, environment: Environment, params: Any, tables: Any, notes: bool) -> None:
+        self._environment, self._params, self._tables, self._notes = environment, params, tables, notes
         self._done: dict[Any, Any] = {}
-        self._observations, actions = environment.spaces(params)
+        self._observations, actions = environment.spaces(params, tables)
         self._actions, self._layout = actions, action_layout(actions)
 
     def programs(self) -> Programs:
@@ -96,33 +115,40 @@ class _Trial:
         function = lower_to_numpy(getattr(self._environment, name), self._done)
         try:
             with np.errstate(all="ignore"):
-                return function(*arguments, params_of(self._params, tape))
+                return function(*arguments, params_of(self._params, tape), *tables_of(self._tables, tape))
         except UnsupportedConstruct as error:
             raise UnsupportedConstruct(f"{_place(error, function)}: {error}") from error
         except Exception as error:
             raise InvalidConfig(name, f"{_place(error, function)}: {type(error).__name__}: {error}") from error
 
     def _reset(self) -> Program:
-        tape = Tape()
+        tape = self._tape()
         state = self._run("reset", tape, tape.rng())
         self._check_state("reset", state)
         return tape.program(state)
 
     def _step(self) -> Program:
-        tape = Tape()
-        result = self._run("step", tape, state_of(self._environment, tape), action_of(self._layout, tape), tape.rng())
-        if not isinstance(result, tuple) or len(result) != 3:
-            raise InvalidConfig("step", f"must return (State, reward, terminated), got {_describe(result)}")
-        state, *outcome = result
+        tape = self._tape()
+        metrics = self._environment.metrics
+        result = self._run("step", tape, self._state(tape), action_of(self._layout, tape), tape.rng())
+        parts = ("State", "reward", "terminated", *([metrics.__name__] if metrics._fields else []))
+        if not isinstance(result, tuple) or len(result) != len(parts):
+            hint = "" if metrics._fields else "; a fourth needs metrics= of the environment"
+            raise InvalidConfig("step", f"must return ({', '.join(parts)}), got {_describe(result)}{hint}")
+        state, reward, terminated, *rest = result
         self._check_state("step", state)
-        for name, value in zip(("reward", "terminated"), outcome, strict=True):
+        for name, value in (("reward", reward), ("terminated", terminated)):
             _check_block("step", name, value)
-        _check_condition("step", "terminated", outcome[1])
-        return tape.program([*state, *outcome])
+        _check_condition("step", "terminated", terminated)
+        for given in rest:
+            _check_named_tuple("step", given, metrics)
+            for name, value in given._asdict().items():
+                _check_block("step", f"metric {name!r}", value)
+        return tape.program([*state, reward, terminated, *metrics_of(self._environment, rest[0] if rest else (), tape)])
 
     def _observe(self) -> Program:
-        tape = Tape()
-        components = self._run("observe", tape, state_of(self._environment, tape))
+        tape = self._tape()
+        components = self._run("observe", tape, self._state(tape))
         size = observation_layout(self._observations).size
         share = _share(components, size)
         _check_tuple("observe", components, "components", size // share, self._observations)
@@ -132,22 +158,26 @@ class _Trial:
         return tape.program(components)
 
     def _action_mask(self) -> Program:
-        tape = Tape()
+        tape = self._tape()
         if self._environment.action_mask is None:
             return tape.program(())
-        conditions = self._run("action_mask", tape, state_of(self._environment, tape))
+        conditions = self._run("action_mask", tape, self._state(tape))
         _check_tuple("action_mask", conditions, "conditions", self._layout.num_actions, self._actions)
         for position, value in enumerate(conditions):
             _check_block("action_mask", f"condition {position}", value)
             _check_condition("action_mask", f"condition {position}", value)
         return tape.program(conditions)
 
+    def _tape(self) -> Tape:
+        return Tape(self._notes)
+
+    def _state(self, tape: Tape) -> Any:
+        return state_of(self._environment, self._params, tape)
+
     def _check_state(self, function: str, state: Any) -> None:
-        expected = self._environment.state
-        if not isinstance(state, expected):
-            signature = f"{expected.__name__}({', '.join(expected._fields)})"
-            raise InvalidConfig(function, f"must return {signature}, got {_describe(state)}")
-        for value, (field, column) in zip(state, self._environment.column_types().items(), strict=True):
+        _check_named_tuple(function, state, self._environment.state)
+        columns = self._environment.column_types(self._params)
+        for value, (field, column) in zip(state, columns.items(), strict=True):
             _check_block(function, f"field {field!r}", value, column.cells)
 
 
@@ -166,6 +196,12 @@ def _share(components: Any, size: int) -> int:
         isinstance(value, np.ndarray) and value.ndim == 2 for value in components
     )
     return size // len(components) if arrays and size % len(components) == 0 else 1
+
+
+def _check_named_tuple(function: str, value: Any, expected: type[Any]) -> None:
+    if not isinstance(value, expected):
+        signature = f"{expected.__name__}({', '.join(expected._fields)})"
+        raise InvalidConfig(function, f"must return {signature}, got {_describe(value)}")
 
 
 def _check_block(function: str, what: str, value: Any, cells: tuple[int, ...] = ()) -> None:

@@ -44,7 +44,7 @@ def compiled(source: str) -> Any:
     # numba finds the module of a function that it has compiled before by its name.
     sys.modules[name] = module
     spec.loader.exec_module(module)
-    module.program = _function(module.program, 3, digest)
+    module.program = _function(module.program, 4, digest)
     return module.program
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from operant_gpu.backends.lowering.tracing import Call, Program, Traced, reinterpreted, select
+from operant_gpu.backends.lowering.tracing import Call, Program, Traced, converted, reinterpreted, select
 from operant_gpu.errors import UnsupportedConstruct
 from operant_gpu.kernels.numba.block import ELAPSED, ENV_ID, EPISODE, FREE, REWARD, TERMINATED
 from operant_gpu.kernels.numba.memory import FREE_WIDE, PITCH, SEED
@@ -30,6 +30,7 @@ class Slots:
     def __init__(self) -> None:
         self.narrow, self.wide = FREE, FREE_WIDE
         self._places: dict[str, tuple[np.dtype[Any], int]] = {}
+        self._tables: dict[str, tuple[int, np.dtype[Any], int]] = {}
         for name, dtype, slot in (
             ("rng.seed", np.int64, SEED),
             ("rng.env_id", np.int32, ENV_ID),
@@ -49,9 +50,27 @@ class Slots:
             self._places[name], self.narrow = (dtype, self.narrow), self.narrow + 1
         return name
 
+    def add_table(self, name: str, dtype: Any, size: int) -> None:
+        """Give a table the next place among their addresses."""
+        self._tables[name] = len(self._tables), np.dtype(dtype), size
+
+    def tables(self, program: Program) -> tuple[list[str], list[str]]:
+        """Return the lines that find a program's tables in memory, and what they need outside the function."""
+        pointers, lines = [], []
+        for name, found in program.inputs.items():
+            if found in self._tables:
+                place, dtype, size = self._tables[found]
+                pointers.append(f"{name}_pointer = pointer_to({'int8' if dtype.kind == 'b' else dtype.name})")
+                lines.append(f"{name} = carray({name}_pointer(addresses[{place}]), {size})")
+        return pointers, [f"addresses = carray(int64_pointer(tables), {len(self._tables)})", *lines] if lines else []
+
     def slot(self, name: str) -> int:
         """Return the number of a column among those of its width."""
         return self._places[name][1]
+
+    def has(self, name: str) -> bool:
+        """Tell whether this is a column."""
+        return name in self._places
 
     def load(self, name: str) -> str:
         """Return the expression that reads row `k` of a column."""
@@ -73,7 +92,9 @@ class Slots:
 
 
 def source_of(program: Program, slots: Slots, results: Sequence[str], stream: int) -> str:
-    """Return the source of a module that has a program as `program(narrow, wide, n)`, on the first n rows of a block.
+    """Return the source of a module that has a program as `program(narrow, wide, n, tables)`.
+
+    It works on the first n rows of a block, with the tables whose addresses are at `tables`.
 
     Args:
         program: What to compute.
@@ -83,12 +104,19 @@ def source_of(program: Program, slots: Slots, results: Sequence[str], stream: in
     """
     body = [
         *_words(program, slots, stream),
-        *(f"{name} = {slots.load(found)}" for name, found in program.inputs.items() if not _WORD.fullmatch(found)),
+        *(f"{name} = {slots.load(found)}" for name, found in program.inputs.items() if slots.has(found)),
         *(f"{call.target} = {_expression(call)}" for call in program.calls),
         *(slots.store(name, value) for name, value in zip(results, program.results, strict=True)),
     ]
     lines = "".join(f"        {line}\n" for line in body)
-    return _TEMPLATE.format(narrow=slots.narrow * PITCH, wide=slots.wide * PITCH, lines=lines)
+    pointers, finding = slots.tables(program)
+    return _TEMPLATE.format(
+        pointers="".join(f"{line}\n" for line in pointers),
+        narrow=slots.narrow * PITCH,
+        wide=slots.wide * PITCH,
+        tables="".join(f"    {line}\n" for line in finding),
+        lines=lines,
+    )
 
 
 _WORD = re.compile(r"rng\.words\((\d+)\)\[(\d)\]")
@@ -105,12 +133,12 @@ from operant_gpu.kernels.numba.mathematics import (
 
 float32_pointer, int32_pointer = pointer_to(float32), pointer_to(int32)
 float64_pointer, int64_pointer = pointer_to(float64), pointer_to(int64)
+{pointers}
 
-
-def program(narrow, wide, n):
+def program(narrow, wide, n, tables):
     float32s, int32s = carray(float32_pointer(narrow), {narrow}), carray(int32_pointer(narrow), {narrow})
     float64s, int64s = carray(float64_pointer(wide), {wide}), carray(int64_pointer(wide), {wide})
-    for k in range(n):
+{tables}    for k in range(n):
 {lines}'''
 
 _INFIX = {
@@ -148,7 +176,11 @@ def _expression(call: Call) -> str:
         condition, x, y = arguments
         condition = _operand(condition, np.dtype(np.bool_))
         return f"{_operand(x, call.dtype)} if {condition} else {_operand(y, call.dtype)}"
-    if function is np.ndarray.astype:
+    if function is np.take:
+        table, place = arguments
+        number = f"{table.name}[{_operand(place, np.dtype(np.int64))}]"
+        return f"{number} != 0" if call.dtype.kind == "b" else f"{call.dtype.name}({number})"
+    if function in (np.ndarray.astype, converted):
         return _operand(arguments[0], call.dtype)
     if function is reinterpreted:
         return f"reinterpret({arguments[0].name}, {call.dtype.name})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from operant_gpu.backends.lowering.arrays import padded
 from operant_gpu.backends.lowering.operations import NumpyRng
 from operant_gpu.backends.stepwise import StepwiseRollout
 from operant_gpu.lang import constexpr_value
-from operant_gpu.memory.columns import Columns, Outputs
+from operant_gpu.memory.columns import Outputs
 from operant_gpu.memory.trajectory import Trajectory
 from operant_gpu.mlp import MLP
 from operant_gpu.parameters import draws_of
@@ -34,37 +35,43 @@ class NumpyBackend:
         environment = batch.environment
         programs = batch.trial.programs
         assert programs is not None
-        self._draw = programs.draw_params.compile("draw_params", "rng")
-        self._reset = programs.reset.compile("reset", "params, rng")
-        self._step = programs.step.compile("step", "state, params, action, rng")
-        self._observe = programs.observe.compile("observe", "state, params")
-        self._action_mask = programs.action_mask.compile("action_mask", "state, params")
+        tables = {name: numpy_view(table).reshape(-1) for name, table in batch.tables.items()}
+        known: dict[str, Any] = {"tables": SimpleNamespace(**tables)} if tables else {}
+        self._draw = programs.draw_params.compile("draw_params", "rng", known)
+        self._reset = programs.reset.compile("reset", "params, rng, outside", known)
+        self._step = programs.step.compile("step", "state, params, action, rng, metrics, outside", known)
+        self._observe = programs.observe.compile("observe", "state, params, outside", known)
+        self._action_mask = programs.action_mask.compile("action_mask", "state, params, outside", known)
         self._layout, self._limit = batch.actions, batch.max_episode_steps
         self._mode = batch.autoreset_mode
         # Arrays (num_envs, size), whatever their axes.
         columns = (column if column.ndim == 1 else column.flatten(1) for column in batch.state)
         self._state = environment.state(*map(numpy_view, columns))
-        self._cells = [column.cells for column in environment.column_types().values()]
+        self._cells = [column.cells for column in environment.column_types(batch.params).values()]
         self._position = {id(column): position for position, column in enumerate(self._state)}
         # Shared ones as columns too, in the same memory.
         memory = {name: np.broadcast_to(numpy_view(tensor), (batch.num_envs,)) for name, tensor in batch.memory.items()}
         self._params, self._memory = batch.params._replace(**memory), memory
         self._drawn = [numpy_view(batch.memory[name]) for name in draws_of(batch.params)]
         # A caller's outputs are not kept alive.
-        self._own, self._own_views = batch.outputs, _views(batch.outputs)
-        self._columns: Any = Columns(*map(numpy_view, batch.columns))  # type: ignore[arg-type]
+        self._own, self._own_views = batch.outputs, _arrays(batch.outputs)
+        self._columns: Any = _arrays(batch.columns)
+        self._outside: Array | None = self._columns.outside
+        self._metrics: list[Array] = [] if batch.columns.metrics is None else list(self._columns.metrics)
+        self._starts = [row.start for row in environment.metric_rows]
         self._rollout = StepwiseRollout(self, batch)
 
     def reset(self, mask: Tensor, outputs: Outputs) -> None:
         """Begin a new episode where `mask` holds and write every row's observation and action mask."""
         out, columns = self._views_of(outputs), self._columns
         rows = numpy_view(mask).nonzero()[0]
-        columns.elapsed[rows], columns.episode_return[rows], columns.ended[rows] = 0, 0.0, False
+        columns.ended[rows] = False
+        self._begin_clock(rows)
         with np.errstate(all="ignore"):
             self._begin_episodes(rows)
             blocks = self._blocks()
-            _write(out.obs, self._observe(blocks, self._params))
-            _write(out.action_mask, self._action_mask(blocks, self._params))
+            _write(out.obs, self._run(self._observe, blocks, self._params))
+            _write(out.action_mask, self._run(self._action_mask, blocks, self._params))
 
     def step(self, actions: Tensor, outputs: Outputs) -> None:
         """Advance every environment by one action."""
@@ -72,21 +79,34 @@ class NumpyBackend:
         columns = self._columns
         waiting = columns.ended.nonzero()[0]
         if waiting.size and self._mode is not AutoresetMode.DISABLED:
-            columns.elapsed[waiting] = 0
-            columns.episode_return[waiting] = 0.0
+            self._begin_clock(waiting)
         with np.errstate(all="ignore"):
             active = self._active_rows(taken, waiting)
             self._advance(taken, active, out)
             done = self._count(active, out)
             self._finish(done, waiting, out)
-            _write(out.action_mask, self._action_mask(self._blocks(), self._params))
+            _write(out.action_mask, self._run(self._action_mask, self._blocks(), self._params))
 
     def rollout(self, num_steps: int, policy: Tensor | MLP | None, trajectory: Trajectory, outputs: Outputs) -> None:
         """Take many steps, one after the other."""
         self._rollout.run(num_steps, policy, trajectory, outputs)
 
     def _views_of(self, outputs: Outputs) -> Any:
-        return self._own_views if outputs is self._own else _views(outputs)
+        return self._own_views if outputs is self._own else _arrays(outputs)
+
+    def _run(self, program: Any, *arguments: Any, rows: Any = ..., where: Any = True) -> Any:
+        """Return a program's results for some rows; keep what it notes, where that holds, of indices beyond tables."""
+        if self._outside is None:
+            return program(*arguments, None)
+        *results, noted = program(*arguments, self._outside[rows])
+        self._outside[rows] = np.where(where, noted, self._outside[rows])
+        return results
+
+    def _begin_clock(self, rows: Array) -> None:
+        """Count from zero in these rows."""
+        self._columns.elapsed[rows], self._columns.episode_return[rows] = 0, 0.0
+        for metric, start in zip(self._metrics, self._starts, strict=True):
+            metric[rows] = start
 
     def _active_rows(self, actions: Array, waiting: Array) -> Array | None:
         """Return the mask of the rows that take their action, or None where all do; count the others."""
@@ -107,11 +127,14 @@ class NumpyBackend:
     def _advance(self, actions: Array, active: Array | None, out: Any) -> None:
         columns = self._columns
         rng = NumpyRng(columns.seed, columns.env_id, columns.episode, columns.elapsed, _STEP_STREAM)
-        *stepped, reward, terminated = self._step(
-            self._blocks(), self._params, _action_blocks(actions, self._layout), rng
-        )
+        arguments = (self._blocks(), self._params, _action_blocks(actions, self._layout), rng, self._metrics)
+        results = self._run(self._step, *arguments, where=True if active is None else active)
+        size = len(self._state)
+        stepped, (reward, terminated, *metrics) = results[:size], results[size:]
         # State last: a function may return its input columns as anything.
         out.reward[...], out.terminated[...] = reward, terminated
+        for metric, new in zip(self._metrics, metrics, strict=True):
+            np.copyto(metric, new, where=True if active is None else active)
         for column, new in zip(self._state, self._detached(stepped), strict=True):
             if active is None:
                 column[...] = _real_cells(column, new)
@@ -140,6 +163,8 @@ class NumpyBackend:
             columns.log_count[done] += 1
             columns.log_return[done] += columns.episode_return[done]
             columns.log_length[done] += columns.elapsed[done]
+            for place, metric in enumerate(self._metrics):
+                columns.log_metrics[place, done] += metric[done]
         if self._mode is AutoresetMode.DISABLED:
             np.logical_or(columns.ended, ended, out=columns.ended)
         else:
@@ -149,14 +174,14 @@ class NumpyBackend:
     def _finish(self, done: Array, waiting: Array, out: Any) -> None:
         """Reset the rows that the mode resets now, and observe."""
         if self._mode is AutoresetMode.SAME_STEP:
-            _write(out.final_obs, self._observe(self._blocks(), self._params))
+            _write(out.final_obs, self._run(self._observe, self._blocks(), self._params))
             np.copyto(out.obs, out.final_obs)
             if done.size:
-                _write(out.obs, self._observe(*self._begin_episodes(done)), done)
+                _write(out.obs, self._run(self._observe, *self._begin_episodes(done), rows=done), done)
             return
         if self._mode is AutoresetMode.NEXT_STEP and waiting.size:
             self._begin_episodes(waiting)
-        _write(out.obs, self._observe(self._blocks(), self._params))
+        _write(out.obs, self._run(self._observe, self._blocks(), self._params))
 
     def _begin_episodes(self, rows: Array) -> tuple[Any, Any]:
         """Reset the given rows; return their new state and parameters."""
@@ -168,7 +193,7 @@ class NumpyBackend:
             for column, new in zip(self._drawn, self._draw(NumpyRng(*counter, _PARAMS_STREAM)), strict=True):
                 column[rows] = new
             params = params._replace(**{name: column[rows] for name, column in self._memory.items()})
-        fresh = self._reset(params, NumpyRng(*counter, _RESET_STREAM))
+        fresh = self._run(self._reset, params, NumpyRng(*counter, _RESET_STREAM), rows=rows)
         for column, new in zip(self._state, fresh, strict=True):
             column[rows] = _real_cells(column, new)
         return self._blocks(rows), params
@@ -214,9 +239,9 @@ def _real_cells(column: Array, new: Any) -> Any:
     return new[:, : column.shape[1]] if np.ndim(new) == 2 else new
 
 
-def _views(outputs: Outputs) -> Any:
-    """Return the outputs as arrays."""
-    return Outputs(*(None if tensor is None else numpy_view(tensor) for tensor in outputs))  # type: ignore[arg-type]
+def _arrays(tensors: Any) -> Any:
+    """Return a NamedTuple of tensors as one of arrays."""
+    return tensors._make(None if tensor is None else numpy_view(tensor) for tensor in tensors)
 
 
 def _write(target: Array, components: Sequence[Any], rows: Any = ...) -> None:

@@ -24,7 +24,7 @@ from operant_gpu.mlp import MAX_WIDTH, MLP
 OPTIONS = {"enable_fp_fusion": False, "num_stages": 1}
 _WAY_ROUND = "use device='cpu'"
 # Which of the step kernel's arguments they are.
-_ACTIONS = 3
+_ACTIONS = 4
 
 
 def launch_shape(num_envs: int, width: int = 1) -> tuple[int, int]:
@@ -132,14 +132,14 @@ class TritonBackend:
 
 def reset_arguments(batch: Batch, mask: Tensor, outputs: Outputs) -> tuple[Any, ...]:
     """Return the reset kernel's arguments that are not compiled in."""
-    return (batch.state, _params(batch), batch.columns, mask, outputs, *_strides(outputs, 2), batch.num_envs)
+    return (batch.state, *_given(batch), batch.columns, mask, outputs, *_strides(outputs, 2), batch.num_envs)
 
 
 def step_arguments(batch: Batch, actions: Tensor, outputs: Outputs) -> tuple[Any, ...]:
     """Return the step kernel's arguments that are not compiled in."""
     action_row, action_column = (*actions.stride(), 0)[:2]
     given = (actions, action_row, action_column)
-    return (batch.state, _params(batch), batch.columns, *given, outputs, *_strides(outputs, 2), batch.num_envs)
+    return (batch.state, *_given(batch), batch.columns, *given, outputs, *_strides(outputs, 2), batch.num_envs)
 
 
 def rollout_arguments(
@@ -154,7 +154,7 @@ def rollout_arguments(
     stored = (trajectory, *_strides(trajectory, 3))
     return (
         batch.state,
-        _params(batch),
+        *_given(batch),
         batch.columns,
         *acting,
         *stored,
@@ -185,8 +185,10 @@ def policy_constants(policy: Tensor | MLP | None) -> dict[str, Any]:
     return {"POLICY": (rollouts.RANDOM if policy is None else rollouts.GIVEN).value, "NET": None}
 
 
-def _params(batch: Batch) -> Any:
-    return tuple(batch.memory.values()) or None
+def _given(batch: Batch) -> tuple[Any, ...]:
+    """Return the parameters in memory and the tables, None where there are none."""
+    tables = (*batch.tables.values(), batch.columns.outside) if batch.tables else None
+    return tuple(batch.memory.values()) or None, tables
 
 
 def _strides(tensors: Any, axes: int) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import triton
 
@@ -36,6 +36,10 @@ class Maker:
         """Make a NamedTuple of blocks."""
         return self.cls(*fields)
 
+    def __repr__(self) -> str:
+        """Return what tells classes of one name apart, as functions may make them."""
+        return f"{self.cls!r}{self.cls._fields}"
+
 
 @dataclass(frozen=True)
 class Parameters:
@@ -52,6 +56,48 @@ class Parameters:
         own, left = self.numbers, iter(blocks)
         numbers = own if INTERPRETED else _wrapped(own)
         return own._make(next(left) if given is None else number for given, number in zip(own, numbers))
+
+
+class TableSeen(NamedTuple):
+    """A table as functions see it; `arrays.lookup` reads it.
+
+    SHAPE: Of the table. IS_LARGE: Whether places in it need 64 bits. CODE: What tells its axes from those of others.
+    """
+
+    ptr: Any
+    SHAPE: Any
+    IS_LARGE: Any
+    CODE: Any
+    outside: Any  # where an index beyond it is noted, or None
+    row: Any
+    mask: Any  # the rows for which it is
+
+
+@dataclass(frozen=True)
+class Given:
+    """Makes what an environment's functions take beside state, action and stream.
+
+    Attributes:
+        parameters: Makes the parameters.
+        tables: Makes the tables; None if there are none.
+        shapes: Of the tables.
+    """
+
+    parameters: Parameters
+    tables: Maker | None
+    shapes: tuple[tuple[int, ...], ...]
+
+    def __call__(self, params: Any, tables: Any, row: Any, mask: Any) -> Any:
+        """Return the parameters, of the blocks of those in memory, and the tables, of pointers, if there are any."""
+        own = (self.parameters(*params),)
+        if self.tables is None:
+            return own
+        *pointers, outside = tables
+        constants = [(shape, math.prod(shape) >= 2**31, 1 + 3 * place) for place, shape in enumerate(self.shapes)]
+        if not INTERPRETED:
+            constants = [tuple(map(_wrapped, each)) for each in constants]
+        seen = (TableSeen(ptr, *each, outside, row, mask) for ptr, each in zip(pointers, constants, strict=True))
+        return (*own, self.tables(*seen))
 
 
 class Constants:
@@ -94,20 +140,30 @@ def _wrapped(value: Any) -> Any:
 def environment_constants(batch: Batch, scales_actions: bool = False) -> Constants:
     """Return what kernels that step know of an environment.
 
-    STATE, RNG: Make the NamedTuples of their fields. PARAMS: Makes the parameters, of the blocks of those in memory.
+    STATE, RNG: Make the NamedTuples of their fields. GIVEN: Makes what functions take beside state, action and stream.
     SHARED: Which of these have one number for all environments. DRAWS: What each is drawn from, as `sampling.parameter`
     takes it, or None; empty if nothing is drawn.
     ARRAYS: Size of the array in each field of the state, 0 for a number. OBS_SIZE: Numbers in an observation.
+    METRICS, STARTS: How each row of the metrics is summed up, and what it is before the first step. FIRST_METRIC: Which
+    of them is the first that `step` gives.
     RESET, STEP, OBSERVE, ACTION_MASK: The environment's jit functions; the last may be None.
     LIMIT: Steps of an episode at most. MODE: When ended environments are reset. ACTIONS: See `action_constants`.
     """
     environment = batch.environment
+    rows = environment.metric_rows
     draws = {name: (place, *draw) for name, (place, draw) in draws_of(batch.params).items()}
     return Constants(
         STATE=Maker(environment.state),
-        ARRAYS=tuple(column.size if column.shape else 0 for column in environment.column_types().values()),
+        ARRAYS=tuple(column.size if column.shape else 0 for column in environment.column_types(batch.params).values()),
         RNG=Maker(Rng),
-        PARAMS=Parameters(batch.params._make(value if is_number(value) else None for value in batch.params)),
+        GIVEN=Given(
+            Parameters(batch.params._make(value if is_number(value) else None for value in batch.params)),
+            Maker(environment.table_class) if batch.tables else None,
+            tuple(tuple(table.shape) for table in batch.tables.values()),
+        ),
+        METRICS=tuple(row.kind for row in rows),
+        STARTS=tuple(row.start for row in rows),
+        FIRST_METRIC=sum(not row.name for row in rows),
         SHARED=tuple(tensor.ndim == 0 for tensor in batch.memory.values()),
         DRAWS=tuple(map(draws.get, batch.memory)) if draws else (),
         RESET=environment.reset,

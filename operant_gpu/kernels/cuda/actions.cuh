@@ -3,14 +3,14 @@
 namespace operant {
 
 // Draw component i uniform on its legal choices; the last one where none is legal.
-__device__ __forceinline__ int32_t random_choice(const State& state, const Params& params, const Rng& rng, int i) {
+__device__ __forceinline__ int32_t random_choice(const Block& block, int k, const State& state, const Rng& rng, int i) {
     const int32_t low = action_low(i), size = action_high(i) - low;
     if (!HAS_MASK) return integers(rng, i, low, low + size);
     int32_t count = 0;
-    for (int j = 0; j < size; ++j) count += operant::legal(state, params, first_choice(i) + j);
+    for (int j = 0; j < size; ++j) count += legal(block, k, state, first_choice(i) + j);
     int32_t left = integers(rng, i, 0, count);
     for (int j = 0; j < size; ++j) {
-        if (operant::legal(state, params, first_choice(i) + j) && left-- == 0) return low + j;
+        if (legal(block, k, state, first_choice(i) + j) && left-- == 0) return low + j;
     }
     return low + size - 1;
 }
@@ -20,7 +20,7 @@ __device__ void draw_actions(Block& block) {
         const Rng rng = block.rng(k, POLICY_STREAM);
         auto&& state = block.states.get(k);
         for (int i = 0; i < ACTION_SIZE; ++i) {
-            if (IS_DISCRETE) operant::set_component(block.action[k], i, operant::random_choice(state, block.params(k), rng, i));
+            if (IS_DISCRETE) operant::set_component(block.action[k], i, random_choice(block, k, state, rng, i));
             else operant::set_component(block.action[k], i, uniform(rng, i, box_low(i), box_high(i)));
         }
         block.active[k] = 1;

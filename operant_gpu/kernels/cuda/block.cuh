@@ -108,19 +108,21 @@ struct Block {
         return found != 0;
     }
 
-    // Read the clock and the return of an episode that ended as zero.
+    // Read the clock, the return and the metrics of an episode that ended as they begin.
     __device__ void begin_clock() {
         OPERANT_EACH(k, n) {
             elapsed[k] = ended[k] ? 0 : elapsed[k];
             episode_return[k] = ended[k] ? 0.0 : episode_return[k];
         }
+        if (HAS_METRICS) OPERANT_EACH_WHERE(ended, k, n) begin_metrics(batch, row + k);
     }
 
     __device__ void begin_episodes(const int32_t* flags) {
         OPERANT_EACH_WHERE(flags, k, n) {
             ++episode[k];
             draw_params(batch, row + k, Rng{seed[k], env_id[k], episode[k], 0, PARAMS_STREAM});
-            states.begin(k, ::reset(Rng{seed[k], env_id[k], episode[k], 0, RESET_STREAM}, params(k)));
+            const Rng rng = {seed[k], env_id[k], episode[k], 0, RESET_STREAM};
+            states.begin(k, ::reset(rng, params(k) OPERANT_TABLES(batch, row + k)));
         }
     }
 
@@ -133,5 +135,9 @@ struct Block {
         }
     }
 };
+
+__device__ __forceinline__ bool legal(const Block& block, int k, const State& state, int choice) {
+    return is_legal(block.batch, block.row + k, state, choice);
+}
 
 }  // namespace operant

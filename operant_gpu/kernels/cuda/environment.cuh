@@ -53,17 +53,50 @@ struct Rng {
     uint32_t stream;
 };
 
-// What a step returns beside the state.
-struct Outcome {
-    float reward;
-    // A condition; as a bool it would keep GCC from vectorizing the loop over steps.
-    int32_t terminated;
+// Numbers that all environments share, of up to three axes: `table(i)`, `table(i, j)`, `table(i, j, k)`. An index beyond
+// the table reads the number nearest to it.
+template <class T, int64_t A, int64_t B = 0, int64_t C = 0>
+struct Table {
+    const T* first;
+#ifdef OPERANT_NOTES
+    // Of the environment: where such indices are noted, and what tells this table's from others.
+    int64_t* outside;
+    int64_t code;
+#endif
+
+    template <int64_t SIZE>
+    __device__ __forceinline__ int64_t place(int64_t index, int axis) const {
+        const int64_t inside = index < 0 ? 0 : index >= SIZE ? SIZE - 1 : index;
+#ifdef OPERANT_NOTES
+        if (inside != index) *outside = index * 64 + code + axis;
+#endif
+        return inside;
+    }
+    __device__ __forceinline__ T operator()(int64_t i) const {
+        static_assert(B == 0, "this table has more axes: give an index for each");
+        return first[place<A>(i, 0)];
+    }
+    __device__ __forceinline__ T operator()(int64_t i, int64_t j) const {
+        static_assert(B > 0 && C == 0, "this table has not two axes: give an index for each");
+        return first[place<A>(i, 0) * B + place<B>(j, 1)];
+    }
+    __device__ __forceinline__ T operator()(int64_t i, int64_t j, int64_t k) const {
+        static_assert(C > 0, "this table has not three axes: give an index for each");
+        return first[(place<A>(i, 0) * B + place<B>(j, 1)) * C + place<C>(k, 2)];
+    }
+    __device__ static constexpr int64_t length() { return A; }
 };
 
 namespace operant {
 
 constexpr uint32_t RESET_STREAM = 0u << 28, STEP_STREAM = 1u << 28, POLICY_STREAM = 2u << 28, SHUFFLE_STREAM = 3u << 28;
 constexpr uint32_t PARAMS_STREAM = 4u << 28;
+
+#ifdef __CUDACC__
+__device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
+#else
+inline float infinity() { return __builtin_huge_valf(); }
+#endif
 
 struct Words {
     uint32_t word[4];

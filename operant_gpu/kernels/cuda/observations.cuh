@@ -42,13 +42,14 @@ __device__ __forceinline__ void observe_one(Block& block, int k, const View& vie
 #ifndef __CUDACC__
     if (IS_SMALL && view.is_plain()) {
         alignas(16) Observed whole[IS_SMALL ? OBSERVATION_SIZE : 1] = {};
-        ::observe(state, block.params(k), Observation{whole, 1});
+        ::observe(state, block.params(k) OPERANT_TABLES(block.batch, block.row + k), Observation{whole, 1});
         put_whole(first, whole, view.streams);
         return;
     }
 #endif
     for (int i = 0; i < OBSERVATION_SIZE; ++i) first[i * view.column_stride] = 0;
-    ::observe(state, block.params(k), Observation{first, view.column_stride});
+    const Observation observation = {first, view.column_stride};
+    ::observe(state, block.params(k) OPERANT_TABLES(block.batch, block.row + k), observation);
 }
 
 OPERANT_FLATTEN __device__ void observe_all(Block& block, const View& view) {
@@ -78,9 +79,8 @@ __device__ void mask_all(Block& block, bool* mask, int64_t row_stride, int64_t c
     mask += block.row * row_stride;
     for (int k = 0; k < block.n; ++k) {
         auto&& state = block.states.get(k);
-        const Params params = block.params(k);
         for (int choice = 0; choice < NUM_CHOICES; ++choice) {
-            mask[k * row_stride + choice * column_stride] = operant::legal(state, params, choice);
+            mask[k * row_stride + choice * column_stride] = legal(block, k, state, choice);
         }
     }
 }

@@ -2,8 +2,8 @@
 // functions of an author. On a GPU a thread owns one environment for all steps; on a CPU a thread takes a block of them
 // through all steps, then the next.
 //
-// Before this file stand, made from the definition: State, Params, Action, Observation and Observed (its number), the
-// records Batch, Call and Draw, and what describes them; then sampling.cuh, block.cuh, observations.cuh and actions.cuh.
+// Before this file stand, made from the definition: State, Params, Tables, Metrics, Outcome, Action, Observation and
+// Observed (its number), the records Batch, Call and Draw, and what describes them; then sampling.cuh, block.cuh, observations.cuh and actions.cuh.
 // The reference that it is tested against is the NumPy backend.
 
 namespace operant {
@@ -11,12 +11,12 @@ namespace operant {
 // Whether the author's functions take a state of a type S, named.
 template <class S>
 __device__ constexpr auto step_takes(int)
-    -> decltype(::step(*(S*)0, *(Action*)0, *(Rng*)0, *(Params*)0), true) { return true; }
+    -> decltype(::step(*(S*)0, *(Action*)0, *(Rng*)0, *(Params*)0 OPERANT_TABLES_TYPE), true) { return true; }
 template <class S>
 __device__ constexpr bool step_takes(...) { return false; }
 template <class S>
 __device__ constexpr auto observe_takes(int)
-    -> decltype(::observe(*(S*)0, *(Params*)0, *(Observation*)0), true) { return true; }
+    -> decltype(::observe(*(S*)0, *(Params*)0 OPERANT_TABLES_TYPE, *(Observation*)0), true) { return true; }
 template <class S>
 __device__ constexpr bool observe_takes(...) { return false; }
 static_assert(!step_takes<const State>(0), "step changes the state in place: it takes State& state, not a copy");
@@ -38,8 +38,11 @@ __device__ void find_active(Block& block, const Call& call) {
 
 __device__ __forceinline__ void step_one(Block& block, int k) {
     auto&& state = block.states.get(k);
-    const Outcome outcome = ::step(state, block.action[k], block.rng(k, STEP_STREAM), block.params(k));
+    const int64_t row = block.row + k;
+    const Rng rng = block.rng(k, STEP_STREAM);
+    const Outcome outcome = ::step(state, block.action[k], rng, block.params(k) OPERANT_TABLES(block.batch, row));
     block.states.put(k, state);
+    measure(block.batch, row, outcome);
     block.reward[k] = outcome.reward;
     block.terminated[k] = outcome.terminated;
 }
@@ -75,6 +78,7 @@ __device__ void finish(Block& block) {
         batch.log_count[block.row + k] += 1;
         batch.log_return[block.row + k] += block.episode_return[k];
         batch.log_length[block.row + k] += block.elapsed[k];
+        log_metrics(batch, block.row + k);
     }
 }
 
@@ -134,6 +138,7 @@ __device__ void reset_some(const Batch& batch, const Call& call, int64_t row, in
     Block block(batch, row, n);
     OPERANT_EACH(k, n) block.done[k] = mask[row + k];
     block.begin_episodes(block.done);
+    if (HAS_METRICS) OPERANT_EACH_WHERE(block.done, k, n) begin_metrics(batch, row + k);
     OPERANT_EACH(k, n) {
         block.elapsed[k] = block.done[k] ? 0 : block.elapsed[k];
         block.episode_return[k] = block.done[k] ? 0.0 : block.episode_return[k];

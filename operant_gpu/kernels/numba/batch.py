@@ -84,13 +84,17 @@ def _count(address: Any, base: Any, narrow: Any, slot: Any, value: Any, rows: An
 
 
 @kernel
-def _begin_clock(narrow: Any, wide: Any, n: Any) -> None:
-    """Read the clock and the return of an episode that ended as zero."""
+def _begin_clock(batch: Any, narrow: Any, wide: Any, n: Any) -> None:
+    """Read the clock, the return and the metrics of an episode that ended as they begin."""
     whole, total = ints_at(narrow), doubles(wide, RETURN)
     for k in range(n):
         whole[_ELAPSED + k] = int32(0) if whole[_ENDED + k] else whole[_ELAPSED + k]
     for k in range(n):
         total[k] = 0.0 if whole[_ENDED + k] else total[k]
+    for i in range(batch.num_metrics):
+        metric, start = doubles(wide, batch.metrics_slot + i), doubles_at(batch.starts)[i]
+        for k in range(n):
+            metric[k] = start if whole[_ENDED + k] else metric[k]
 
 
 @kernel
@@ -115,9 +119,9 @@ def _advance(batch: Any, narrow: Any, wide: Any, kept: Any, kept_wide: Any, rows
     idle = _rows_where(narrow, ACTIVE, False, rows, n)
     if idle:
         copy_state(narrow, wide, kept, kept_wide, batch, n)
-    call(batch.step, narrow, wide, n)
+    call(batch.step, narrow, wide, n, batch.tables)
     for j in range(idle):
-        copy_row(kept, kept_wide, rows[j], narrow, wide, rows[j], batch)
+        copy_row(kept, kept_wide, rows[j], narrow, wide, rows[j], batch, batch.wide)
         floats(narrow, REWARD)[rows[j]] = float32(0.0)
         ints(narrow, TERMINATED)[rows[j]] = 0
 
@@ -145,6 +149,9 @@ def _log(batch: Any, base: Any, narrow: Any, wide: Any, rows: Any, m: Any) -> No
         longs_at(batch.log_count + 8 * at)[0] += 1
         doubles_at(batch.log_return + 8 * at)[0] += doubles(wide, RETURN)[rows[j]]
         longs_at(batch.log_length + 8 * at)[0] += int64(ints(narrow, ELAPSED)[rows[j]])
+        for i in range(batch.num_metrics):
+            metric = doubles(wide, batch.metrics_slot + i)[rows[j]]
+            doubles_at(batch.log_metrics + 8 * (i * batch.num_envs + at))[0] += metric
 
 
 @kernel
@@ -161,15 +168,17 @@ def _begin_episodes(
         ints(fresh, ELAPSED)[j] = 0
         for slot in range(batch.state_end, batch.params_end):
             ints(fresh, slot)[j] = ints(narrow, slot)[row]
+        for slot in range(batch.noted, batch.metrics_slot):
+            longs(fresh_wide, slot)[j] = longs(wide, slot)[row]
     if batch.draw_params:
-        call(batch.draw_params, fresh, fresh_wide, m)
-    call(batch.reset, fresh, fresh_wide, m)
+        call(batch.draw_params, fresh, fresh_wide, m, batch.tables)
+    call(batch.reset, fresh, fresh_wide, m, batch.tables)
     for j in range(m):
-        copy_row(fresh, fresh_wide, j, narrow, wide, rows[j], batch)
+        copy_row(fresh, fresh_wide, j, narrow, wide, rows[j], batch, batch.metrics_slot)
 
 
 @kernel
-def _observe_rows(batch: Any, narrow: Any, fresh: Any, fresh_wide: Any, rows: Any, m: Any) -> None:
+def _observe_rows(batch: Any, narrow: Any, wide: Any, fresh: Any, fresh_wide: Any, rows: Any, m: Any) -> None:
     """Observe the block of fresh rows, and copy the observations to their places."""
     observe(batch, fresh, fresh_wide, m)
     for component in range(batch.obs_size):
@@ -178,6 +187,9 @@ def _observe_rows(batch: Any, narrow: Any, fresh: Any, fresh_wide: Any, rows: An
         if slot >= batch.state_end:
             for j in range(m):
                 ints(narrow, slot)[rows[j]] = ints(fresh, slot)[j]
+    for slot in range(batch.noted, batch.metrics_slot):
+        for j in range(m):
+            longs(wide, slot)[rows[j]] = longs(fresh_wide, slot)[j]
 
 
 @kernel
@@ -196,7 +208,7 @@ def _run_block(batch: Any, call_: Any, base: Any, n: Any, num_steps: Any, space:
     observed = False
     for step in range(num_steps):
         if batch.mode != DISABLED:
-            _begin_clock(narrow, wide, n)
+            _begin_clock(batch, narrow, wide, n)
         show(batch, call_, step, base, narrow, wide, observed, n)
         for k in range(n):
             active[k] = 1
@@ -217,7 +229,7 @@ def _run_block(batch: Any, call_: Any, base: Any, n: Any, num_steps: Any, space:
         if m and batch.mode != DISABLED:
             _begin_episodes(batch, base, narrow, wide, fresh, fresh_wide, rows, m)
             if observed and batch.mode == SAME_STEP:
-                _observe_rows(batch, narrow, fresh, fresh_wide, rows, m)
+                _observe_rows(batch, narrow, wide, fresh, fresh_wide, rows, m)
         if observed and batch.mode != SAME_STEP:
             show_final_obs(batch, call_, step, base, narrow, wide, n)
         _end(narrow, int32(batch.mode == DISABLED), n)
@@ -251,5 +263,7 @@ def reset(batch_address: Any, call_address: Any, workspace: Any, first: Any, las
                 ints(narrow, ELAPSED)[rows[j]] = 0
                 doubles(wide, RETURN)[rows[j]] = 0.0
                 ints(narrow, ENDED)[rows[j]] = 0
+                for i in range(batch.num_metrics):
+                    doubles(wide, batch.metrics_slot + i)[rows[j]] = doubles_at(batch.starts)[i]
             store_block(batch, base, narrow, wide, n)
         show_present(batch, call_, base, narrow, wide, False, n)

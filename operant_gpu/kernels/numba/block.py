@@ -40,10 +40,13 @@ STATE_COLUMN = ("address", "kind", "slot")
 BATCH = (
     *("mode", "limit", "narrow", "wide", "state", "num_columns", "num_loaded", "num_shared"),
     *("seed", "env_id", "episode", "elapsed", "episode_return", "ended"),
-    *("log_count", "log_return", "log_length", "bad_actions", "late_steps"),
+    *("log_count", "log_return", "log_length", "bad_actions", "late_steps", "num_envs"),
     *("step", "draw_params", "reset", "observe", "mask", "random", "draws"),
     *("action_slots", "action_size", "low", "high", "state_slot", "state_end", "params_end"),
     *("obs_slots", "obs_size", "obs_kind", "obs_bytes", "mask_slots", "mask_size"),
+    # Of tables their addresses. Of 8-byte columns: where what is noted of bad indices is, which goes with an episode's
+    # first state, and the first of the metrics, whose starts and sums of episodes lie at addresses.
+    *("tables", "noted", "metrics_slot", "num_metrics", "starts", "log_metrics"),
 )
 _columns, batch_at, call_at = (
     pointer_to(numba.from_dtype(record_dtype(names))) for names in (STATE_COLUMN, BATCH, CALL)
@@ -121,7 +124,7 @@ def _take_floats(source: Any, stride: Any, target: Any, valid: Any, n: Any) -> N
 def observe(batch: Any, narrow: Any, wide: Any, n: Any) -> None:
     """Compute the components of the observation that are not columns of the state."""
     if batch.observe:
-        call(batch.observe, narrow, wide, n)
+        call(batch.observe, narrow, wide, n, batch.tables)
 
 
 @kernel
@@ -134,12 +137,12 @@ def show(batch: Any, call_: Any, step: Any, base: Any, narrow: Any, wide: Any, o
         row, column, slots = call_.obs_row, call_.obs_column, batch.obs_slots
         store_components(address, batch.obs_kind, row, column, batch.obs_size, base, narrow, slots, n)
     if call_.action_mask:
-        call(batch.mask, narrow, wide, n)
+        call(batch.mask, narrow, wide, n, batch.tables)
         row, column, slots = call_.action_mask_row, call_.action_mask_column, batch.mask_slots
         address = call_.action_mask + step * call_.action_mask_step
         store_components(address, UNSIGNED_BYTE, row, column, batch.mask_size, base, narrow, slots, n)
     if not call_.actions:
-        call(batch.random, narrow, wide, n)
+        call(batch.random, narrow, wide, n, batch.tables)
     if call_.action:
         row, column, slots = call_.action_row, call_.action_column, batch.action_slots
         kind, width = (EIGHT_BYTES, 8) if call_.action_kind == INT64 else (FOUR_BYTES, 4)
@@ -175,7 +178,7 @@ def show_present(batch: Any, call_: Any, base: Any, narrow: Any, wide: Any, obse
     row, column, slots = call_.present_obs_row, call_.present_obs_column, batch.obs_slots
     store_components(call_.present_obs, batch.obs_kind, row, column, batch.obs_size, base, narrow, slots, n)
     if call_.present_mask:
-        call(batch.mask, narrow, wide, n)
+        call(batch.mask, narrow, wide, n, batch.tables)
         row, column, slots = call_.present_mask_row, call_.present_mask_column, batch.mask_slots
         store_components(call_.present_mask, UNSIGNED_BYTE, row, column, batch.mask_size, base, narrow, slots, n)
 

@@ -58,16 +58,16 @@ def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 @intrinsic
-def call(context: Any, function: Any, narrow: Any, wide: Any, n: Any) -> Any:
+def call(context: Any, function: Any, narrow: Any, wide: Any, n: Any, tables: Any) -> Any:
     """Call a compiled program by its address."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         word = arguments[0].type
-        kind = ir.FunctionType(ir.VoidType(), [word, word, word])
+        kind = ir.FunctionType(ir.VoidType(), [word] * 4)
         builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
         return context.get_dummy_value()
 
-    return types.void(types.intp, types.intp, types.intp, types.intp), generate
+    return types.void(*[types.intp] * 5), generate
 
 
 @intrinsic

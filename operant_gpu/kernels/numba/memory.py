@@ -162,11 +162,13 @@ def store_components(
 
 
 @kernel
-def copy_row(narrow: Any, wide: Any, row: Any, to_narrow: Any, to_wide: Any, to_row: Any, batch: Any) -> None:
-    """Copy the state in one row of a block to a row of another."""
+def copy_row(
+    narrow: Any, wide: Any, row: Any, to_narrow: Any, to_wide: Any, to_row: Any, batch: Any, wide_end: Any
+) -> None:
+    """Copy the state in one row of a block to a row of another, of its 8-byte columns those before `wide_end`."""
     for slot in range(batch.state_slot, batch.state_end):
         ints(to_narrow, slot)[to_row] = ints(narrow, slot)[row]
-    for slot in range(FREE_WIDE, batch.wide):
+    for slot in range(FREE_WIDE, wide_end):
         longs(to_wide, slot)[to_row] = longs(wide, slot)[row]
 
 

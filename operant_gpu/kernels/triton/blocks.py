@@ -13,6 +13,7 @@ from triton.language.extra.cuda import num_threads
 
 from operant_gpu.arrays import cells
 from operant_gpu.memory import records
+from operant_gpu.metrics import STEPS, measured
 from operant_gpu.random import PARAMS_STREAM, RESET_STREAM, STEP_STREAM
 from operant_gpu.sampling import parameter
 
@@ -135,6 +136,62 @@ def draw_params(columns, row, mask, episode, params, ENV: tl.constexpr):
 
 
 @triton.jit
+def _metric(ptr, i: tl.constexpr, num_envs):
+    """Return where a row of the metrics begins."""
+    return ptr + i * tl.cast(num_envs, tl.int64)
+
+
+@triton.jit
+def load_metrics(ptr, row, mask, num_envs, ENV: tl.constexpr):
+    """Return what the environments' metrics have come to."""
+    blocks = ()
+    for i in tl.static_range(len(ENV.METRICS)):
+        blocks = blocks + (load(_metric(ptr, i, num_envs), row, mask),)
+    return blocks
+
+
+@triton.jit
+def store_metrics(ptr, metrics, row, mask, num_envs, ENV: tl.constexpr):
+    """Write it, blocks or numbers."""
+    for i in tl.static_range(len(ENV.METRICS)):
+        tl.store(_metric(ptr, i, num_envs) + row, metrics[i], mask=mask)
+
+
+@triton.jit
+def log_metrics(ptr, metrics, row, done, num_envs, ENV: tl.constexpr):
+    """Add what the metrics of episodes have come to that are done."""
+    for i in tl.static_range(len(ENV.METRICS)):
+        add(_metric(ptr, i, num_envs), row, metrics[i], done)
+
+
+@triton.jit
+def begin_metrics(metrics, where, ENV: tl.constexpr):
+    """Return the metrics, from the start where an episode begins."""
+    blocks = ()
+    for i in tl.static_range(len(ENV.METRICS)):
+        blocks = blocks + (tl.where(where, ENV.STARTS[i], metrics[i]),)
+    return blocks
+
+
+@triton.jit
+def _measure(metrics, values, active, ENV: tl.constexpr):
+    """Return the metrics with the values of one more step of the active environments."""
+    one = active.to(tl.float64)
+    steps = one
+    after = ()
+    for i in tl.static_range(len(ENV.METRICS)):
+        if ENV.METRICS[i] == STEPS:
+            value = one
+        else:
+            value = tl.where(active, values[i - ENV.FIRST_METRIC], 0.0).to(tl.float32).to(tl.float64)
+        total = tl.where(active, measured(ENV.METRICS[i], metrics[i], value, steps), metrics[i])
+        if ENV.METRICS[i] == STEPS:
+            steps = total
+        after = after + (total,)
+    return after
+
+
+@triton.jit
 def load_clock(columns, row, mask):
     """Return seed, env_id, episode, elapsed, episode_return, and whether the episode has ended."""
     seed, env_id = load(columns.seed, row, mask), load(columns.env_id, row, mask)
@@ -177,12 +234,12 @@ def store_observation(ptr, components, row, mask, row_stride, column_stride, SIZ
 
 
 @triton.jit
-def show(state, params, row, mask, outputs, by_row, by_column, ENV: tl.constexpr):
+def show(state, params, tables_ptr, row, mask, outputs, by_row, by_column, ENV: tl.constexpr):
     """Write the observation and the action mask of a state."""
-    components = ENV.OBSERVE(state, ENV.PARAMS(*params))
+    components = ENV.OBSERVE(state, *ENV.GIVEN(params, tables_ptr, row, mask))
     store_observation(outputs.obs, components, row, mask, by_row.obs, by_column.obs, ENV.OBS_SIZE)
     if ENV.ACTION_MASK is not None:
-        legal = ENV.ACTION_MASK(state, ENV.PARAMS(*params))
+        legal = ENV.ACTION_MASK(state, *ENV.GIVEN(params, tables_ptr, row, mask))
         store_components(outputs.action_mask, legal, row, mask, by_row.action_mask, by_column.action_mask)
 
 
@@ -212,18 +269,19 @@ def add(ptr, row, amount, mask):
 
 
 @triton.jit
-def new_episode(columns, row, mask, episode, params, ENV: tl.constexpr):
+def new_episode(columns, row, mask, episode, params, tables_ptr, ENV: tl.constexpr):
     """Return the first state of the given episodes; the streams of rows outside `mask` are not even read."""
     seed, env_id = load(columns.seed, row, mask), load(columns.env_id, row, mask)
-    return ENV.RESET(ENV.RNG(seed, env_id, episode, tl.zeros_like(episode), RESET_STREAM), ENV.PARAMS(*params))
+    rng = ENV.RNG(seed, env_id, episode, tl.zeros_like(episode), RESET_STREAM)
+    return ENV.RESET(rng, *ENV.GIVEN(params, tables_ptr, row, mask))
 
 
 @triton.jit
-def transition(old, params, blocks, active, clock, ENV: tl.constexpr):
+def transition(old, params, tables_ptr, row, blocks, active, clock, metrics, ENV: tl.constexpr):
     """Take one step of the active environments.
 
-    `clock` is (seed, env_id, episode, elapsed, episode_return), already that of this step. Returns state, reward,
-    terminated, truncated, elapsed and episode_return after it.
+    `clock` is (seed, env_id, episode, elapsed, episode_return), already that of this step, as are the metrics. Returns
+    state, reward, terminated, truncated, elapsed, episode_return and metrics after it.
     """
     seed, env_id, episode, elapsed, episode_return = clock
     if ENV.ACTIONS.SCALAR:
@@ -231,10 +289,12 @@ def transition(old, params, blocks, active, clock, ENV: tl.constexpr):
     else:
         action = blocks
     rng = ENV.RNG(seed, env_id, episode, elapsed, STEP_STREAM)
-    stepped, reward, terminated = ENV.STEP(old, action, rng, ENV.PARAMS(*params))
-    state = ENV.STATE(*choose(active, stepped, old, ENV))
-    reward = tl.where(active, reward, 0.0).to(tl.float32)
-    terminated = tl.where(active, terminated, False).to(tl.int1)
+    result = ENV.STEP(old, action, rng, *ENV.GIVEN(params, tables_ptr, row, active))
+    state = ENV.STATE(*choose(active, result[0], old, ENV))
+    reward = tl.where(active, result[1], 0.0).to(tl.float32)
+    terminated = tl.where(active, result[2], False).to(tl.int1)
+    if len(ENV.METRICS) > 0:
+        metrics = _measure(metrics, result[3], active, ENV)
     elapsed += active.to(tl.int32)
     episode_return += reward
-    return state, reward, terminated, active & (elapsed >= ENV.LIMIT), elapsed, episode_return
+    return state, reward, terminated, active & (elapsed >= ENV.LIMIT), elapsed, episode_return, metrics

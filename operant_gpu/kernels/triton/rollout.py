@@ -23,18 +23,22 @@ from operant_gpu.kernels.triton.blocks import (
     NEXT_STEP,
     SAME_STEP,
     add,
+    begin_metrics,
     choose,
     draw_params,
     load,
     load_action,
     load_clock,
+    load_metrics,
     load_params,
     load_state,
+    log_metrics,
     new_episode,
     settle,
     show,
     store_clock,
     store_components,
+    store_metrics,
     store_observation,
     store_params,
     store_state,
@@ -72,11 +76,11 @@ def _put_observation(ptr, step_stride, row_stride, column_stride, t, row, compon
 
 
 @triton.jit
-def _legal(state, params, ENV: tl.constexpr):
+def _legal(state, params, tables_ptr, row, mask, ENV: tl.constexpr):
     if ENV.ACTION_MASK is None:
         return ()
     else:
-        return ENV.ACTION_MASK(state, ENV.PARAMS(*params))
+        return ENV.ACTION_MASK(state, *ENV.GIVEN(params, tables_ptr, row, mask))
 
 
 # One kernel for all lengths, also for 1 and multiples of 16, which Triton would otherwise compile anew for.
@@ -84,6 +88,7 @@ def _legal(state, params, ENV: tl.constexpr):
 def rollout_kernel(
     state_ptr,
     params_ptr,
+    tables_ptr,
     columns,
     policy_ptr,
     policy_step,
@@ -112,10 +117,11 @@ def rollout_kernel(
     params = load_params(params_ptr, row, mask, ENV)
     seed, env_id, episode, elapsed, episode_return, ended = load_clock(columns, row, mask)
     log_return, log_length = load(columns.log_return, row, mask), load(columns.log_length, row, mask)
+    metrics = load_metrics(columns.metrics, row, mask, num_envs, ENV)
     # Of this rollout, in 32 bits.
     log_count, bad_actions = tl.zeros_like(elapsed), tl.zeros_like(elapsed)
     if POLICY == NETWORK:
-        components = ENV.OBSERVE(state, ENV.PARAMS(*params))
+        components = ENV.OBSERVE(state, *ENV.GIVEN(params, tables_ptr, row, mask))
         tl.static_assert(len(components) == NET.SIZES[0], "a network in a rollout sees numbers, not arrays")
         log_stds = ()
         for i in tl.static_range(len(ENV.ACTIONS.BOX_LOW)):
@@ -126,7 +132,9 @@ def rollout_kernel(
         if ENV.MODE != DISABLED:
             elapsed = tl.where(waiting, 0, elapsed)
             episode_return = tl.where(waiting, 0.0, episode_return)
-        components, legal = ENV.OBSERVE(state, ENV.PARAMS(*params)), _legal(state, params, ENV)
+            metrics = begin_metrics(metrics, waiting, ENV)
+        components = ENV.OBSERVE(state, *ENV.GIVEN(params, tables_ptr, row, mask))
+        legal = _legal(state, params, tables_ptr, row, mask, ENV)
         _put_observation(trajectory.obs, by_step.obs, by_row.obs, by_column.obs, t, row, components, mask, ENV.OBS_SIZE)
         _put_components(
             trajectory.action_mask, by_step.action_mask, by_row.action_mask, by_column.action_mask, t, row, legal, mask
@@ -164,13 +172,18 @@ def rollout_kernel(
             bad = bad & ~waiting
         bad_actions += bad.to(tl.int32)
         clock = seed, env_id, episode, elapsed, episode_return
-        state, reward, terminated, truncated, elapsed, episode_return = transition(
-            state, params, taken, active, clock, ENV
+        state, reward, terminated, truncated, elapsed, episode_return, metrics = transition(
+            state, params, tables_ptr, row, taken, active, clock, metrics, ENV
         )
         done = terminated | truncated
         log_count += done.to(tl.int32)
         log_return = tl.where(done, log_return + episode_return, log_return)
         log_length = tl.where(done, log_length + elapsed, log_length)
+        # Too rare to keep the sums in registers.
+        if len(ENV.METRICS) > 0:  # noqa: SIM102 (known to the compiler, and not)
+            if tl.max(done.to(tl.int32), 0) > 0:
+                settle(row)
+                log_metrics(columns.log_metrics, metrics, row, done, num_envs, ENV)
         ended = done
         if ENV.MODE == DISABLED:
             ended = done | waiting
@@ -182,9 +195,9 @@ def rollout_kernel(
             episode += waiting.to(tl.int32)
             if tl.max(waiting.to(tl.int32), 0) > 0:
                 params = draw_params(columns, row, waiting, episode, params, ENV)
-                fresh = new_episode(columns, row, waiting, episode, params, ENV)
+                fresh = new_episode(columns, row, waiting, episode, params, tables_ptr, ENV)
                 state = ENV.STATE(*choose(waiting, fresh, state, ENV))
-        final = ENV.OBSERVE(state, ENV.PARAMS(*params))
+        final = ENV.OBSERVE(state, *ENV.GIVEN(params, tables_ptr, row, mask))
         _put_observation(
             trajectory.final_obs, by_step.final_obs, by_row.final_obs, by_column.final_obs,
             t, row, final, mask, ENV.OBS_SIZE,
@@ -204,15 +217,16 @@ def rollout_kernel(
             episode += done.to(tl.int32)
             if tl.max(done.to(tl.int32), 0) > 0:
                 params = draw_params(columns, row, done, episode, params, ENV)
-                fresh = new_episode(columns, row, done, episode, params, ENV)
+                fresh = new_episode(columns, row, done, episode, params, tables_ptr, ENV)
                 state = ENV.STATE(*choose(done, fresh, state, ENV))
 
     settle(row)
     store_state(state_ptr, state, row, mask, num_envs, ENV)
     store_params(params_ptr, params, row, mask, ENV)
     store_clock(columns, row, mask, episode, elapsed, episode_return, ended)
+    store_metrics(columns.metrics, metrics, row, mask, num_envs, ENV)
     tl.store(columns.log_return + row, log_return, mask=mask)
     tl.store(columns.log_length + row, log_length, mask=mask)
     add(columns.log_count, row, log_count, mask)
     add(columns.bad_actions, row, bad_actions, mask)
-    show(state, params, row, mask, present, present_row, present_column, ENV)
+    show(state, params, tables_ptr, row, mask, present, present_row, present_column, ENV)

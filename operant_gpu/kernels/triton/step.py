@@ -3,6 +3,8 @@
 Arguments of both kernels:
     state_ptr: NamedTuple of column pointers, one per field of the state, each (num_envs,), or an array cell by cell.
     params_ptr: Tuple of pointers, one per parameter in memory, () or (num_envs,); None if there are none.
+    tables_ptr: Tuple of pointers, one per table, and last where indices beyond them are noted, or None; None if there
+        are none.
     columns: `Columns` of pointers, each (num_envs,).
     outputs, by_row, by_column: `Outputs` of pointers, and of their strides in elements.
     ENV: What is compiled in of the environment. BLOCK: Environments per program, a power of two.
@@ -19,17 +21,21 @@ from operant_gpu.kernels.triton.blocks import (
     NEXT_STEP,
     SAME_STEP,
     add,
+    begin_metrics,
     choose,
     draw_params,
     load,
     load_action,
     load_clock,
+    load_metrics,
     load_params,
     load_state,
+    log_metrics,
     new_episode,
     settle,
     show,
     store_clock,
+    store_metrics,
     store_observation,
     store_params,
     store_state,
@@ -41,6 +47,7 @@ from operant_gpu.kernels.triton.blocks import (
 def step_kernel(
     state_ptr,
     params_ptr,
+    tables_ptr,
     columns,
     action_ptr,
     action_row,
@@ -58,12 +65,14 @@ def step_kernel(
     old = load_state(state_ptr, row, mask, num_envs, ENV)
     params = load_params(params_ptr, row, mask, ENV)
     seed, env_id, episode, elapsed, episode_return, waiting = load_clock(columns, row, mask)
+    metrics = load_metrics(columns.metrics, row, mask, num_envs, ENV)
     blocks, valid = load_action(action_ptr, row, mask, action_row, action_column, ENV.ACTIONS)
     active = valid
     bad = mask & ~valid
     if ENV.MODE != DISABLED:
         elapsed = tl.where(waiting, 0, elapsed)
         episode_return = tl.where(waiting, 0.0, episode_return)
+        metrics = begin_metrics(metrics, waiting, ENV)
     if ENV.MODE != SAME_STEP:
         active = valid & ~waiting
         bad = bad & ~waiting
@@ -71,24 +80,27 @@ def step_kernel(
     add(columns.bad_actions, row, 1, bad)
 
     clock = seed, env_id, episode, elapsed, episode_return
-    state, reward, terminated, truncated, elapsed, episode_return = transition(old, params, blocks, active, clock, ENV)
+    state, reward, terminated, truncated, elapsed, episode_return, metrics = transition(
+        old, params, tables_ptr, row, blocks, active, clock, metrics, ENV
+    )
     done = terminated | truncated
     add(columns.log_count, row, 1, done)
     add(columns.log_return, row, episode_return, done)
     add(columns.log_length, row, elapsed, done)
+    log_metrics(columns.log_metrics, metrics, row, done, num_envs, ENV)
 
     ended = done
     if ENV.MODE == SAME_STEP:
-        final = ENV.OBSERVE(state, ENV.PARAMS(*params))
+        final = ENV.OBSERVE(state, *ENV.GIVEN(params, tables_ptr, row, mask))
         store_observation(outputs.final_obs, final, row, mask, by_row.final_obs, by_column.final_obs, ENV.OBS_SIZE)
         episode += done.to(tl.int32)
         params = draw_params(columns, row, done, episode, params, ENV)
-        fresh = new_episode(columns, row, done, episode, params, ENV)
+        fresh = new_episode(columns, row, done, episode, params, tables_ptr, ENV)
         state = ENV.STATE(*choose(done, fresh, state, ENV))
     elif ENV.MODE == NEXT_STEP:
         episode += waiting.to(tl.int32)
         params = draw_params(columns, row, waiting, episode, params, ENV)
-        fresh = new_episode(columns, row, waiting, episode, params, ENV)
+        fresh = new_episode(columns, row, waiting, episode, params, tables_ptr, ENV)
         state = ENV.STATE(*choose(waiting, fresh, state, ENV))
     else:
         add(columns.late_steps, row, 1, waiting)
@@ -96,8 +108,9 @@ def step_kernel(
 
     store_state(state_ptr, state, row, mask, num_envs, ENV)
     store_params(params_ptr, params, row, mask, ENV)
-    show(state, params, row, mask, outputs, by_row, by_column, ENV)
+    show(state, params, tables_ptr, row, mask, outputs, by_row, by_column, ENV)
     store_clock(columns, row, mask, episode, elapsed, episode_return, ended)
+    store_metrics(columns.metrics, metrics, row, mask, num_envs, ENV)
     tl.store(outputs.reward + row, reward, mask=mask)
     tl.store(outputs.terminated + row, terminated, mask=mask)
     tl.store(outputs.truncated + row, truncated, mask=mask)
@@ -107,6 +120,7 @@ def step_kernel(
 def reset_kernel(
     state_ptr,
     params_ptr,
+    tables_ptr,
     columns,
     reset_mask_ptr,
     outputs,
@@ -124,10 +138,11 @@ def reset_kernel(
     params = load_params(params_ptr, row, mask, ENV)
     episode = load(columns.episode, row, mask) + 1
     params = draw_params(columns, row, chosen, episode, params, ENV)
-    fresh = new_episode(columns, row, chosen, episode, params, ENV)
+    fresh = new_episode(columns, row, chosen, episode, params, tables_ptr, ENV)
     state = ENV.STATE(*choose(chosen, fresh, old, ENV))
     settle(row)
     store_state(state_ptr, state, row, chosen, num_envs, ENV)
     store_params(params_ptr, params, row, chosen, ENV)
-    show(state, params, row, mask, outputs, by_row, by_column, ENV)
+    show(state, params, tables_ptr, row, mask, outputs, by_row, by_column, ENV)
     store_clock(columns, row, chosen, episode, 0, 0.0, False)
+    store_metrics(columns.metrics, ENV.STARTS, row, chosen, num_envs, ENV)

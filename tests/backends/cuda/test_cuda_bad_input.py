@@ -19,6 +19,7 @@ from here import PYTHONPATH
 import operant_gpu
 from operant_gpu import Array, BackendError, CudaEnvironment, InvalidConfig
 from operant_gpu.backends.cpp import compiler as cpp_compiler
+from operant_gpu.backends.cuda.source import Known
 from operant_gpu.lang import tl
 
 LEDGE = (FOLDER / "ledge.cu").read_text()
@@ -212,7 +213,7 @@ def test_nvrtc_finds_what_is_included(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "elsewhere" / "rules.cuh").write_text("#error not this one")
     monkeypatch.chdir(tmp_path / "elsewhere")
     environment = dataclasses.replace(SHIPPED, source=tmp_path / "outer.cu")
-    assert cubin(environment, environment.make_params({}), "sm_90").startswith(b"\x7fELF")
+    assert cubin(environment, Known(*environment.make_given({})), "sm_90").startswith(b"\x7fELF")
 
 
 def test_a_source_may_begin_with_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,7 +315,7 @@ def test_without_nvrtc_the_cuda_backend_says_what_to_install(monkeypatch: pytest
 
     monkeypatch.setattr(cuda, "nvrtc", Missing)
     with pytest.raises(BackendError, match=r"needs NVRTC \(Failure.*\): pip install"):
-        cuda.cubin(SHIPPED, SHIPPED.make_params({}), "sm_90")
+        cuda.cubin(SHIPPED, Known(*SHIPPED.make_given({})), "sm_90")
 
 
 def test_a_device_that_nvrtc_does_not_know_is_named() -> None:
@@ -322,7 +323,7 @@ def test_a_device_that_nvrtc_does_not_know_is_named() -> None:
     from operant_gpu.backends.cuda.backend import cubin
 
     with pytest.raises(BackendError, match=r"NVRTC \d+\.\d+ does not know sm_35: install a newer one"):
-        cubin(SHIPPED, SHIPPED.make_params({}), "sm_35")
+        cubin(SHIPPED, Known(*SHIPPED.make_given({})), "sm_35")
 
 
 @pytest.mark.parametrize(
@@ -338,7 +339,7 @@ def test_errors_of_nvrtc_are_shown_as_those_of_the_cpus(changed: Any, old: str, 
 
     environment = changed(old, new)
     with pytest.raises(InvalidConfig, match=rf"changed.cu\({line_of(old)}\): error.*{message}") as raised:
-        cubin(environment, environment.make_params({}), "sm_90")
+        cubin(environment, Known(*environment.make_given({})), "sm_90")
     assert "int32_t breath;" in str(raised.value)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from contract_envs import CUDA_MAKERS
 
-from operant_gpu.backends.cuda.source import KERNELS, program
+from operant_gpu.backends.cuda.source import KERNELS, Known, program
 
 pytest.importorskip("cupy", reason="compilation needs CuPy")
 triton = pytest.importorskip("triton", reason="nvdisasm is in Triton's wheel")
@@ -37,7 +37,7 @@ def test_nvrtc_makes_a_file_that_nvidia_reads(name: str, arch: int, tmp_path: Pa
     from operant_gpu.backends.cuda.backend import cubin
 
     environment = environment_of(name)
-    compiled = cubin(environment, environment.make_params({}), f"sm_{arch}")
+    compiled = cubin(environment, Known(*environment.make_given({})), f"sm_{arch}")
     assert compiled.startswith(b"\x7fELF")
     # Where the header says that the tables of programs and of sections are.
     for start, (size, count) in ((32, (54, 56)), (40, (58, 60))):
@@ -57,11 +57,11 @@ def test_what_was_compiled_is_found_from_another_folder(tmp_path: Path, monkeypa
     monkeypatch.setenv("OPERANT_GPU_CACHE", str(tmp_path / "cache"))
     environment = environment_of("CudaCartPole-v1")
     moved = dataclasses.replace(environment, source=Path(shutil.copy(environment.source, tmp_path)))
-    here, there = (cubin(one, one.make_params({}), "sm_90") for one in (environment, moved))
+    here, there = (cubin(one, Known(*one.make_given({})), "sm_90") for one in (environment, moved))
     assert here == there
     assert len(list((tmp_path / "cache" / "cuda").iterdir())) == 1
-    other = moved.make_params({"gravity": 5.0})
-    assert cubin(moved, other, "sm_90") != here
+    other = moved.make_given({"gravity": 5.0})
+    assert cubin(moved, Known(*other), "sm_90") != here
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
@@ -73,7 +73,7 @@ def test_nvcc_makes_kernels_within_their_resources(name: str, tmp_path: Path, re
 
     environment = environment_of(name)
     source = tmp_path / "program.cu"
-    source.write_text(program(environment, environment.make_params({})))
+    source.write_text(program(environment, Known(*environment.make_given({}))))
     beside = f"-I{environment.source.parent}"
     command = ["nvcc", *OPTIONS, beside, "-arch=sm_90", "-cubin", "-Xptxas=-v", "-o", str(tmp_path / "cubin")]
     done = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)

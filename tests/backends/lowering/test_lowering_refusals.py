@@ -32,9 +32,12 @@ def test_a_refused_construct_is_named_with_its_file_and_line(step: Any) -> None:
     assert_refused(step, HELPERS.get(step.__name__, step))
 
 
-def test_a_variable_of_an_enclosing_function_is_refused() -> None:
+def test_a_number_of_an_enclosing_function_is_refused() -> None:
     step = refused_constructs.in_a_closure(1.0)
-    assert_refused(step, step, "offset belongs to an enclosing function")
+    advice = (
+        r"offset is a plain number outside the function: write OFFSET = tl.constexpr\(offset\) beside it, and OFFSET"
+    )
+    assert_refused(step, step, advice)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ class _CudaDriver:
     @contextlib.contextmanager
     def reaching(self, batch: Batch, given: Any) -> Iterator[None]:
         """Let kernels touch a batch, what a call of the backend is given, and the tensors that are made meanwhile."""
-        outer, reached = self._reached, (batch.state, batch.columns, *batch.memory.values(), given)
+        outer, reached = self._reached, (batch.state, batch.columns, batch.memory, batch.tables, given)
         self._reached = list(_tensors(reached))
         try:
             with _Noting(self._reached):
@@ -105,8 +105,8 @@ class _Noting(TorchFunctionMode):
 def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, (tuple, list)):
-        for part in value:
+    elif isinstance(value, tuple | list | dict):
+        for part in value.values() if isinstance(value, dict) else value:
             yield from _tensors(part)
 
 
