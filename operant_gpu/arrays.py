@@ -106,9 +106,9 @@ def lookup(table, i, j=None, k=None):
 
 
 @jit
-def length(table):
-    """Return the size of a table's first axis, a number that compilers know."""
-    return table.SHAPE[0]
+def length(table, axis: tl.constexpr = 0):
+    """Return the size of an axis of a table, the first if none is named: a number that compilers know."""
+    return table.SHAPE[axis]
 
 
 @constexpr_function

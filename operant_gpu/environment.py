@@ -82,15 +82,15 @@ class Definition:
 
     id: str
     state: type[Any]
-    observation_space: Space[Any] | Callable[[Any], Space[Any]]
-    action_space: Space[Any] | Callable[[Any], Space[Any]]
+    observation_space: Space[Any] | Callable[..., Space[Any]]
+    action_space: Space[Any] | Callable[..., Space[Any]]
     params: type[Any] = NoParams
     tables: Any = NoTables
     metrics: type[Any] = NoMetrics
     max_episode_steps: int | None = None
     reward_threshold: float | None = None
-    validate: Callable[[Any], None] | None = None
-    draw: Callable[[Any, Any], np.ndarray[Any, Any]] | None = None
+    validate: Callable[..., None] | None = None
+    draw: Callable[..., np.ndarray[Any, Any]] | None = None
     keys: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:

@@ -33,6 +33,7 @@ class MLPLayout(NamedTuple):
         activation: "tanh" or "relu", after each hidden layer.
         shared_trunk: Whether actor and critic share the hidden layers.
         is_gaussian: Whether outputs are means.
+        first_choice: The least value of a Discrete observation, of which `inputs` are there; None for others.
     """
 
     inputs: int
@@ -41,6 +42,7 @@ class MLPLayout(NamedTuple):
     activation: str
     shared_trunk: bool
     is_gaussian: bool
+    first_choice: int | None = None
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -106,8 +108,10 @@ class MLP:
         """Return outputs (batch, k) and values (batch,): what kernels compute, one layer after the other.
 
         Args:
-            obs: Observations (batch, inputs).
+            obs: Observations (batch, inputs), or (batch, 1) of Discrete ones.
         """
+        if self.layout.first_choice is not None:
+            obs = obs == torch.arange(self.layout.inputs, device=obs.device) + self.layout.first_choice
         # Images may be bytes.
         obs = obs.to(self.parameters.dtype)
         *trunks, actor, actor_bias, critic, critic_bias = self.views()[: -1 if self.layout.is_gaussian else None]

@@ -126,10 +126,24 @@ def has_channels_last(space: Space[Any]) -> bool:
 
 
 class ObservationLayout(NamedTuple):
-    """Shape and dtype of one observation."""
+    """Shape and dtype of one observation.
+
+    Attributes:
+        shape: () for Discrete.
+        dtype: Of its numbers.
+        choices: How many values a Discrete one has, which policies see one-hot; 0 for others.
+        first: The least of them.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    choices: int = 0
+    first: int = 0
+
+    @property
+    def seen(self) -> tuple[int, ...]:
+        """Shape of what a policy sees."""
+        return (self.choices,) if self.choices else self.shape
 
     @property
     def size(self) -> int:
@@ -146,13 +160,19 @@ def observation_layout(space: Space[Any]) -> ObservationLayout:
     """Describe an observation space.
 
     Raises:
-        InvalidConfig: If the space is not a Box or MultiBinary whose components tensors can hold.
+        InvalidConfig: If the space is not Discrete, of 32 bits, or a Box or MultiBinary whose components tensors can
+            hold.
     """
+    if isinstance(space, spaces.Discrete):
+        first, choices = int(space.start), int(space.n)
+        if first < -(2**31) or first + choices > 2**31:
+            raise InvalidConfig("observation_space", f"expected observations that fit in 32 bits, got {space!r}")
+        return ObservationLayout((), np.dtype(np.int64), choices, first)
     if isinstance(space, spaces.Box | spaces.MultiBinary) and math.prod(space.shape) > 0:
         dtype = np.dtype(space.dtype)
         if dtype in _OBSERVATION_DTYPES:
             return ObservationLayout(space.shape, dtype)
     raise InvalidConfig(
         "observation_space",
-        f"expected a gymnasium.spaces.Box of float32, uint8, int8 or int32, or a MultiBinary, got {space!r}",
+        f"expected a gymnasium.spaces.Box of float32, uint8, int8 or int32, Discrete or MultiBinary, got {space!r}",
     )

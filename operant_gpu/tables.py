@@ -95,11 +95,6 @@ def _read_only(table: Tensor) -> np.ndarray[Any, Any]:
     return array
 
 
-def described(tables: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return tables as files and errors have them."""
-    return {name: f"table {tuple(table.shape)}" for name, table in tables.items()}
-
-
 def report(tables: Mapping[str, Tensor], packed: int) -> str:
     """Return what is wrong with an index that `arrays.lookup` has noted.
 

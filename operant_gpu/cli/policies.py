@@ -56,18 +56,20 @@ class Eval(OfAnEnvironment):
         if self.json:
             rows = {name: _numbers(evaluation) for name, evaluation in kinds.items()}
             params = {**learner.env.parameters(self.episodes), **self.params}
-            played = described(learner.env.environment.make_params(params)._asdict())
+            played = described({**params, **learner.env.environment.make_params(params)._asdict()})
             say_json(console, {"env": id, "params": played, "timesteps": learner.timesteps, **rows})
             return 0
         other = "".join(f", {name}={text}" for name, text in self.params.items())
         title = f"{id}{other} after {learner.timesteps:,} steps: {self.episodes:,} episodes each"
         headings = ("actions", "mean return", "deviation", "interquartile mean", "95 % interval", "mean length")
-        table = plain_table(*headings, title=title)
+        own = list(kinds["stochastic"].metrics)
+        table = plain_table(*headings, *own, title=title)
         for name, evaluation in kinds.items():
             low, high = evaluation.interval()
             numbers = (evaluation.mean, evaluation.std, evaluation.iqm)
             interval, length = f"{low:.4g} to {high:.4g}", f"{evaluation.lengths.mean():.4g}"
-            table.add_row(name, *(f"{number:.4g}" for number in numbers), interval, length)
+            metrics = (f"{evaluation.metrics[metric].mean():.4g}" for metric in own)
+            table.add_row(name, *(f"{number:.4g}" for number in numbers), interval, length, *metrics)
         console.print(table)
         if cut := sum(evaluation.cut for evaluation in kinds.values()):
             say(console, f"{cut} episodes without an end were cut after {STEP_LIMIT:,} steps")
@@ -145,6 +147,7 @@ class Export:
 
 
 def _numbers(evaluation: Evaluation) -> dict[str, Any]:
+    metrics = evaluation.metrics
     return {
         "episodes": len(evaluation.returns),
         "mean": evaluation.mean,
@@ -153,4 +156,5 @@ def _numbers(evaluation: Evaluation) -> dict[str, Any]:
         "iqm_interval_95": evaluation.interval(),
         "mean_length": float(evaluation.lengths.mean()),
         "cut": evaluation.cut,
+        **({"metrics": {name: float(own.mean()) for name, own in metrics.items()}} if metrics else {}),
     }

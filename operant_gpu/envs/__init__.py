@@ -4,8 +4,10 @@ A file each, which reads as physics; `drawing.py` has pictures, `checks.py` and 
 They know what authors write with, and nothing of what steps them.
 """
 
+from operant_gpu.environment import Definition
 from operant_gpu.envs.acrobot import Acrobot
 from operant_gpu.envs.cartpole import CartPole
+from operant_gpu.envs.frozen_lake import FrozenLake, FrozenLake8x8, frozen_lake_map
 from operant_gpu.envs.game_2048 import Game2048
 from operant_gpu.envs.grid_walk import GridWalk
 from operant_gpu.envs.minatar.asterix import Asterix
@@ -25,6 +27,8 @@ __all__ = [
     "Breakout",
     "CartPole",
     "Freeway",
+    "FrozenLake",
+    "FrozenLake8x8",
     "Game2048",
     "GridWalk",
     "MountainCar",
@@ -33,7 +37,9 @@ __all__ = [
     "Seaquest",
     "Snake",
     "SpaceInvaders",
+    "frozen_lake_map",
 ]
 
-for _name in __all__:
-    register(globals()[_name])
+for _value in [globals()[_name] for _name in __all__]:
+    if isinstance(_value, Definition):
+        register(_value)

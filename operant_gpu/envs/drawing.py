@@ -25,6 +25,9 @@ _TILES = (
     *("cdc1b4", "eee4da", "ede0c8", "f2b179", "f59563", "f67c5f", "f65e3b", "edcf72", "edcc61", "edc850", "edc53f"),
     *("edc22e", "3c3a32"),
 )
+# Of a frozen lake, by its letters.
+_LAKE = np.zeros((256, 3), np.uint8)
+_LAKE[list(b"SFHG")] = (205, 222, 205), (226, 238, 245), (44, 62, 92), _GOAL
 _DIGITS = ("757557", "262227", "717477", "717117", "557111", "747117", "747577", "711111", "757577", "757117")
 _TILE = 48  # pixels
 
@@ -71,6 +74,14 @@ def draw_grid(state: Any, params: Any) -> Frame:
     disc = across[:, None] ** 2 + across**2 < 0.5
     _cell(frame, state.goal_x, state.goal_y, cell)[...] = _GOAL
     _cell(frame, state.x, state.y, cell)[disc] = _WALKER
+    return frame
+
+
+def draw_lake(state: Any, params: Any, tables: Any) -> Frame:
+    """Draw FrozenLake: ice, holes, the starts and the goal, and a round walker."""
+    frame = draw_board(_LAKE[tables.desc], _CELL, _LINE)
+    across = (np.arange(_CELL) + 0.5) / _CELL * 2.0 - 1.0
+    _cell(frame, state.column, state.row, _CELL)[across[:, None] ** 2 + across**2 < 0.4] = _WALKER
     return frame
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,11 +33,13 @@ class Evaluation:
         returns: Sum of rewards of each episode, (episodes,).
         lengths: Steps of each, (episodes,).
         cut: How many were cut after `STEP_LIMIT` steps, because their environment has no limit.
+        metrics: What each of the environment's metrics came to, by name (episodes,).
     """
 
     returns: Returns
     lengths: Returns
     cut: int = 0
+    metrics: Mapping[str, Returns] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         numbers = f"mean={self.mean:.4g}, std={self.std:.4g}, iqm={self.iqm:.4g}"
@@ -127,7 +129,7 @@ def _play(learner: PPO, episodes: int, deterministic: bool, seed: int, params: M
     obs, info = env.reset(seed=seed)
     ended = None
     running = torch.ones(episodes, dtype=torch.bool, device=env.device)
-    returns, lengths = torch.zeros(2, episodes, dtype=torch.float64, device=env.device)
+    returns, lengths, *metrics = torch.zeros(2 + len(env.metric_sums), episodes, dtype=torch.float64, device=env.device)
     was_cut = torch.zeros_like(running)
     while running.any():
         obs, _, terminated, truncated, info = env.step(act(obs, ended, info.get("action_mask")))
@@ -135,10 +137,13 @@ def _play(learner: PPO, episodes: int, deterministic: bool, seed: int, params: M
         now = running & ended
         returns = torch.where(now, info["episode"]["r"].double(), returns)
         lengths = torch.where(now, info["episode"]["l"].double(), lengths)
+        reported = zip(info.get("metrics", {}).values(), metrics, strict=True)
+        metrics = [torch.where(now, value, kept) for value, kept in reported]
         was_cut |= now & ~terminated
         running &= ~ended
-    has_limit = learner.env.max_episode_steps is not None
-    return Evaluation(returns.cpu().numpy(), lengths.cpu().numpy(), 0 if has_limit else int(was_cut.sum()))
+    named = dict(zip(env.metric_sums, (one.cpu().numpy() for one in metrics), strict=True))
+    cut = 0 if learner.env.max_episode_steps is not None else int(was_cut.sum())
+    return Evaluation(returns.cpu().numpy(), lengths.cpu().numpy(), cut, named)
 
 
 @plain()

@@ -53,6 +53,8 @@ def dashboard(view: View, width: int) -> RenderableType:
         rows.add_row("time", _split(view, inner))
         rows.add_row("losses", _named(view, _LOSSES, inner))
         rows.add_row("update", _named(view, _UPDATE, inner))
+        if own := {name.removeprefix("env/"): name for name in view.latest if name.startswith("env/")}:
+            rows.add_row("metrics", _named(view, own, inner))
         if machine := _machine(view, inner):
             rows.add_row("machine", machine)
     color = _COLORS[view.state]

@@ -25,7 +25,7 @@ _GROUPS = {
     "time": ("iterations", "seconds", "sps", "env_sps", "learner_sps"),
     "machine": ("cpu_percent", "ram_gib", "gpu_percent", "gpu_memory_gib", "gpu_temperature", "gpu_watts"),
 }
-_GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names}
+_TAGS = {name: f"{group}/{name}" for group, names in _GROUPS.items() for name in names}
 # When a file of events was begun, as its name says.
 _STAMP = re.compile(r"events\.out\.tfevents\.(\d+\.\d+)")
 
@@ -129,9 +129,9 @@ class TensorBoard:
     def write(self, record: Reading) -> None:
         """Append all numbers as one event."""
         values = [
-            self._summary.Value(tag=f"{_GROUP_OF[name]}/{name}", simple_value=value)
-            for name, value in record.items()
-            if name in _GROUP_OF and math.isfinite(value)
+            self._summary.Value(tag=tag, simple_value=value)
+            for tag, value in _tagged(record).items()
+            if math.isfinite(value)
         ]
         step, summary = int(record["timesteps"]), self._summary(value=values)
         self._file.append(self._framed(wall_time=record["time"], step=step, summary=summary))
@@ -183,12 +183,17 @@ class WeightsAndBiases:
 
     def write(self, record: Reading) -> None:
         """Log all numbers, by timesteps."""
-        named = {f"{_GROUP_OF[name]}/{name}": value for name, value in record.items() if name in _GROUP_OF}
-        self._run.log({"timesteps": int(record["timesteps"]), **named})
+        self._run.log({"timesteps": int(record["timesteps"]), **_tagged(record)})
 
     def close(self) -> None:
         """Upload what is left."""
         self._run.finish()
+
+
+def _tagged(record: Reading) -> dict[str, float]:
+    """Return the numbers of a reading by group and name: an environment's own metrics have their group already."""
+    tags = {name: name if "/" in name else _TAGS.get(name) for name in record}
+    return {tag: record[name] for name, tag in tags.items() if tag is not None}
 
 
 class Patient:

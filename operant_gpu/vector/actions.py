@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from operant_gpu.errors import ActionError, InvalidConfig, TableError
 from operant_gpu.memory.columns import Columns
 from operant_gpu.mlp import ACTIVATIONS, MAX_LAYERS, MAX_WIDTH, MLP
-from operant_gpu.spaces import ActionLayout
+from operant_gpu.spaces import ActionLayout, ObservationLayout
 from operant_gpu.tables import report
 from operant_gpu.tensors import as_tensor
 
@@ -52,13 +52,13 @@ class ActionReader:
         """
         return self._read(actions, self._shape)
 
-    def read_policy(self, policy: Any, num_steps: int, inputs: int) -> Tensor | MLP | None:
+    def read_policy(self, policy: Any, num_steps: int, obs: ObservationLayout) -> Tensor | MLP | None:
         """Return what a rollout's actions come from: themselves, a network, or None for chance.
 
         Args:
             policy: As `VecEnv.rollout` takes it.
             num_steps: Length of the rollout.
-            inputs: Components of an observation.
+            obs: Of one observation.
 
         Raises:
             ActionError: As `read`, for actions (num_steps, num_envs, ...).
@@ -72,7 +72,7 @@ class ActionReader:
             if callable(policy):
                 raise InvalidConfig("policy", f"{_KINDS}, got {_described(policy)}: {_ADVICE}")
             return self._read(policy, (num_steps, *self._shape)).detach()
-        self._check_network(network, inputs)
+        self._check_network(network, obs)
         return network
 
     def _check_random(self, policy: str) -> None:
@@ -83,13 +83,14 @@ class ActionReader:
                 message = f"'random' needs a Box with finite bounds, got [{low}, {high}]: give a tensor of actions"
                 raise InvalidConfig("policy", message)
 
-    def _check_network(self, network: MLP, inputs: int) -> None:
-        layout = self._layout
+    def _check_network(self, network: MLP, obs: ObservationLayout) -> None:
+        layout, inputs = self._layout, math.prod(obs.seen)
         outputs = layout.num_actions if layout.is_discrete else layout.size
-        expected = (inputs, outputs, not layout.is_discrete)
-        found = (network.layout.inputs, network.layout.outputs, network.layout.is_gaussian)
+        expected = (inputs, outputs, not layout.is_discrete, obs.first if obs.choices else None)
+        own = network.layout
+        found = (own.inputs, own.outputs, own.is_gaussian, own.first_choice)
         if found != expected:
-            names = "inputs, outputs, is_gaussian"
+            names = "inputs, outputs, is_gaussian, first_choice"
             raise InvalidConfig("policy", f"the network has ({names}) = {found}, the environment needs {expected}")
         parameters = network.parameters
         if parameters.device != self._device or parameters.dtype != torch.float32:

@@ -317,7 +317,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         """
         self._check_started()
         num_steps = checks.num_steps(num_steps)
-        taken = self._reader.read_policy(policy, num_steps, self._outputs.obs.shape[1])
+        layout = observation_layout(self.single_observation_space)
+        taken = self._reader.read_policy(policy, num_steps, layout)
         tensors = self._storage.tensors(out, num_steps, isinstance(taken, MLP))
         self._backend.rollout(num_steps, taken, self._storage.trajectory(tensors), self._outputs)
         if self._debug:
@@ -516,7 +517,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
     def _identity(self) -> Info:
         return {
             "id": self.environment.id,
-            "params": {**parameters.described(self.given_params._asdict()), **tables.described(self._tables._asdict())},
+            "params": parameters.described({**self.given_params._asdict(), **self._tables._asdict()}),
             "num_envs": self.num_envs,
             "max_episode_steps": self._limit,
             "autoreset_mode": self.autoreset_mode.value,

@@ -161,7 +161,7 @@ def _fused_gradient(
 ) -> Tensor:
     mlp, device = policy.mlp, env.device
     masks = stored["action_mask"].contiguous() if "action_mask" in stored else None
-    obs, actions = stored["obs"].flatten(2).contiguous(), stored["policy_action"].contiguous()
+    obs, actions = stored["obs"].reshape(*stored["reward"].shape, -1).contiguous(), stored["policy_action"].contiguous()
     samples = Samples(obs, actions, masks, log_probs, stored["value"], advantages)
     config = replace(_CONFIG, max_grad_norm=1e9, n_epochs=1, batch_size=advantages.numel())
     means, squares = torch.zeros(mlp.layout.size, device=device), torch.zeros(mlp.layout.size, device=device)

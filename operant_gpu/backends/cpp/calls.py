@@ -44,6 +44,7 @@ Network = _structure(
     ("const int64_t*", "first_choices lows", "where the choices of each begin, and the number of its first one"),
     ("const float*", "parameters shift scale", "if there is a shift, observations (inputs,) are scaled and clipped"),
     ("double", "clip"),
+    ("int64_t", "is_one_hot first_seen", "whether an observation is one integer, the least of which is `first_seen`"),
 )
 Hyperparameters = _structure(
     *("Hyperparameters", "Settings that may change while a policy learns; those that are None are infinite."),
@@ -56,7 +57,7 @@ Climb = _structure(
     ("int64_t", "samples minibatches tensors", "minibatches of an epoch, tensors of parameters"),
     ("int64_t", "first_step last_step", "from the former on, up to the latter"),
     ("int64_t", "threads seed iteration normalizes_advantages"),
-    ("const void*", "obs", "(samples, inputs)"),
+    ("const void*", "obs", "(samples, inputs), or (samples, 1) of integers"),
     ("Kind", "obs_kind"),
     ("const void*", "policy_action", "(samples, components) int64, or (samples, outputs) float32"),
     ("const uint8_t*", "action_mask", "(samples, outputs), or none"),

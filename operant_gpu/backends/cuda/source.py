@@ -215,6 +215,8 @@ def _action(actions: ActionLayout) -> str:
 
 def _index(shape: tuple[int, ...]) -> str:
     """Return the operator that takes one index for each axis."""
+    if not shape:
+        return ""
     names = [f"i{axis}" for axis in range(len(shape))]
     flat = names[0]
     for name, size in zip(names[1:], shape[1:], strict=True):

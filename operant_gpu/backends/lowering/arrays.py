@@ -70,10 +70,12 @@ def lookup(table: Any, i: Any, j: Any = None, k: Any = None) -> Any:
     return cast(number, np.dtype(np.int32)) if is_narrow else number
 
 
-def length(table: Any) -> int:
-    """Return the size of a table's first axis."""
-    size: int = _seen(table).shape[0]
-    return size
+def length(table: Any, axis: int = 0) -> int:
+    """Return the size of an axis of a table."""
+    shape = _seen(table).shape
+    if type(axis) is not int or not 0 <= axis < len(shape):
+        raise UnsupportedConstruct(f"expected an axis from 0 to {len(shape) - 1} of a table {shape}, got {axis!r}")
+    return shape[axis]
 
 
 def _seen(table: Any) -> TableSeen:

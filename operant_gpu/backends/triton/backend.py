@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -68,7 +69,7 @@ class TritonBackend:
         # For networks that draw in the environment's units, and for those that draw in their own.
         self._constants = [environment_constants(batch, scales_actions) for scales_actions in (False, True)]
         # Too much to hold in a program beside the layers of a network: PyTorch evaluates it, step by step.
-        self._has_boards = self._width > 1 or batch.observations.size > MAX_WIDTH
+        self._has_boards = self._width > 1 or math.prod(batch.observations.seen) > MAX_WIDTH
         self._stepwise = StepwiseRollout(self, batch, self._draw)
         self._device = batch.columns.seed.device
         # Of steps that write to the environments' own outputs, by what tells their actions apart; a caller's are not

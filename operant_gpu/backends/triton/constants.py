@@ -214,6 +214,7 @@ def network_constants(mlp: MLP) -> Constants:
 
     OFFSETS: Where each weight and bias begins in the flat tensor, in the order of `MLPLayout.shapes`, and its end.
     DEPTH: Hidden layers. SIZES, PADS: Widths from the inputs to the last one, and what they are padded to.
+    SEEN: Components of an observation. FIRST_CHOICE: The least value of a Discrete one; None for others.
     SHARED: Whether the critic has no trunk of its own. CRITIC, HEAD: Entries of OFFSETS for the first weight of the
     critic's trunk, and for that of the actor's last layer; the critic's follows, then a Gaussian's log_stds.
     OUTPUTS: Of the actor. OUT_PAD, HEAD_PAD: What they are padded to, alone and with the value beside them.
@@ -232,6 +233,8 @@ def _network_constants(layout: MLPLayout, precision: str, clip: float) -> Consta
         OFFSETS=tuple(itertools.accumulate(map(math.prod, layout.shapes), initial=0)),
         DEPTH=depth,
         SIZES=sizes,
+        SEEN=layout.inputs if layout.first_choice is None else 1,
+        FIRST_CHOICE=layout.first_choice,
         PADS=tuple(map(padded, sizes)),
         SHARED=is_shared,
         CRITIC=0 if is_shared else 2 * depth,

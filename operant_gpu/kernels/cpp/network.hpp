@@ -115,6 +115,11 @@ private:
 
 template <class Number>
 inline void observe(const Network& network, const Number* obs, int64_t column, float* x) {
+    if (network.is_one_hot) {
+        const int64_t place = int64_t(*obs) - network.first_seen;
+        for (int64_t k = 0; k < network.inputs; ++k) x[k] = k == place ? 1.0f : 0.0f;
+        return;
+    }
     for (int64_t k = 0; k < network.inputs; ++k) {
         x[k] = float(obs[k * column]);
         if (network.shift) {
@@ -124,12 +129,16 @@ inline void observe(const Network& network, const Number* obs, int64_t column, f
     }
 }
 
+// How many numbers an observation has in memory.
+inline int64_t seen(const Network& network) { return network.is_one_hot ? 1 : network.inputs; }
+
 // Bring one observation into a tile.
 inline void observe(const Network& network, Kind kind, const void* obs, int64_t at, int64_t column, float* x) {
     switch (kind) {
     case UINT8: return observe(network, static_cast<const uint8_t*>(obs) + at, column, x);
     case INT8: return observe(network, static_cast<const int8_t*>(obs) + at, column, x);
     case INT32: return observe(network, static_cast<const int32_t*>(obs) + at, column, x);
+    case INT64: return observe(network, static_cast<const int64_t*>(obs) + at, column, x);
     default: return observe(network, static_cast<const float*>(obs) + at, column, x);
     }
 }

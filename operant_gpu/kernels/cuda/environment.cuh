@@ -84,7 +84,7 @@ struct Table {
         static_assert(C > 0, "this table has not three axes: give an index for each");
         return first[(place<A>(i, 0) * B + place<B>(j, 1)) * C + place<C>(k, 2)];
     }
-    __device__ static constexpr int64_t length() { return A; }
+    __device__ static constexpr int64_t length(int axis = 0) { return axis == 0 ? A : axis == 1 ? B : C; }
 };
 
 namespace operant {

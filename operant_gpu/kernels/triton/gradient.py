@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 
 from operant_gpu.kernels.triton.blocks import INTERPRETED
+from operant_gpu.kernels.triton.mlp import one_hot
 from operant_gpu.kernels.triton.objective import NUM_SUMS, hyperparameters, minibatch, objective
 
 # Bits of a status.
@@ -83,14 +84,18 @@ def _no_gradient(PAD: tl.constexpr, IN_PAD: tl.constexpr):
 @triton.jit
 def _observations(obs_ptr, sample, exists, shift_ptr, scale_ptr, NET: tl.constexpr):
     """Return observations (BLOCK, PAD), scaled and clipped if there is a shift."""
-    k = tl.arange(0, NET.PADS[0])
-    inside = k < NET.SIZES[0]
-    x = tl.load(obs_ptr + sample[:, None] * NET.SIZES[0] + k[None, :], mask=exists[:, None] & inside[None, :], other=0)
-    x = x.to(tl.float32)
-    if shift_ptr is not None:
-        shift, scale = tl.load(shift_ptr + k, mask=inside, other=0.0), tl.load(scale_ptr + k, mask=inside, other=0.0)
-        x = tl.clamp((x - shift[None, :]) * scale[None, :], -NET.CLIP, NET.CLIP)
-    return x
+    if NET.FIRST_CHOICE is not None:
+        return one_hot(tl.load(obs_ptr + sample, mask=exists, other=0), exists, NET)
+    else:
+        k = tl.arange(0, NET.PADS[0])
+        inside = k < NET.SIZES[0]
+        place = sample[:, None] * NET.SIZES[0] + k[None, :]
+        x = tl.load(obs_ptr + place, mask=exists[:, None] & inside[None, :], other=0).to(tl.float32)
+        if shift_ptr is not None:
+            shift = tl.load(shift_ptr + k, mask=inside, other=0.0)
+            scale = tl.load(scale_ptr + k, mask=inside, other=0.0)
+            x = tl.clamp((x - shift[None, :]) * scale[None, :], -NET.CLIP, NET.CLIP)
+        return x
 
 
 @triton.jit(do_not_specialize=["step", "samples", "minibatches"])

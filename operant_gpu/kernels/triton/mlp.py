@@ -53,14 +53,24 @@ def layer(x, ptr, bias_ptr, INPUTS: tl.constexpr, WIDTH: tl.constexpr, IN_PAD: t
 def as_matrix(components, mask, shift_ptr, scale_ptr, NET: tl.constexpr):
     """Return observations (BLOCK, PAD) from their components, scaled and clipped if there is a shift."""
     column = tl.arange(0, NET.PADS[0])[None, :]
-    x = mask[:, None] & (column < 0)
-    x = x.to(tl.float32)
-    for i in tl.static_range(len(components)):
-        block = tl.where(mask, components[i], 0).to(tl.float32)
-        if shift_ptr is not None:
-            block = tl.clamp((block - tl.load(shift_ptr + i)) * tl.load(scale_ptr + i), -NET.CLIP, NET.CLIP)
-        x = tl.where(column == i, block[:, None], x)
-    return x
+    if NET.FIRST_CHOICE is not None:
+        return one_hot(tl.where(mask, components[0], 0), mask, NET)
+    else:
+        x = mask[:, None] & (column < 0)
+        x = x.to(tl.float32)
+        for i in tl.static_range(len(components)):
+            block = tl.where(mask, components[i], 0).to(tl.float32)
+            if shift_ptr is not None:
+                block = tl.clamp((block - tl.load(shift_ptr + i)) * tl.load(scale_ptr + i), -NET.CLIP, NET.CLIP)
+            x = tl.where(column == i, block[:, None], x)
+        return x
+
+
+@triton.jit
+def one_hot(choice, exists, NET: tl.constexpr):
+    """Return Discrete observations (BLOCK,) as rows (BLOCK, PAD) of zeros, with a one in the place of each."""
+    place = choice.to(tl.int32) - NET.FIRST_CHOICE
+    return ((tl.arange(0, NET.PADS[0])[None, :] == place[:, None]) & exists[:, None]).to(tl.float32)
 
 
 @triton.jit

@@ -13,6 +13,7 @@ from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.contexts import undisturbed
 from operant_gpu.models.policies.mlp_policy import MLPPolicy, find_misfit
 from operant_gpu.models.policies.policy import Policy, policy_parts
+from operant_gpu.spaces import observation_layout
 
 
 def make_policy(
@@ -21,7 +22,7 @@ def make_policy(
     """Return a new policy for an environment's spaces, on the CPU: an `MLPPolicy` where the settings allow one.
 
     Args:
-        observation_space: Box of one environment.
+        observation_space: Box or Discrete of one environment.
         action_space: Discrete, MultiDiscrete (k,) or Box (k,).
         config: The network's sizes, among others.
         network: The caller's own, in place of the one that the settings describe.
@@ -29,7 +30,7 @@ def make_policy(
     Raises:
         InvalidConfig: If there is no distribution for the actions, or the network does not keep to its protocol.
     """
-    shape = observation_space.shape or ()
+    shape = observation_layout(observation_space).seen
     if network is None and find_misfit(shape, config) is None:
         return MLPPolicy(observation_space, action_space, config)
     if network is not None:

@@ -15,7 +15,9 @@ from operant_gpu.mlp import ACTIVATIONS, MAX_LAYERS, MAX_WIDTH, MLP, PRECISIONS,
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.contexts import plain
 from operant_gpu.models.policies.distributions import DiagonalGaussian
+from operant_gpu.models.policies.normalization import Scaler
 from operant_gpu.models.policies.policy import Policy, policy_parts
+from operant_gpu.spaces import observation_layout
 
 
 class MLPPolicy(Policy):
@@ -25,7 +27,7 @@ class MLPPolicy(Policy):
     trained, loaded, moved, copied and pickled. `PPO` trains one wherever its settings allow that.
 
     Args:
-        observation_space: Box of one environment; its observations are flattened.
+        observation_space: Box of one environment, whose observations are flattened, or Discrete, seen one-hot.
         action_space: Discrete, MultiDiscrete (k,) or Box (k,).
         config: Up to three tanh or relu layers of up to 128 units, with or without a shared trunk; the seed of the
             weights, `log_std_init`, `scale_actions`, and whether observations are normalized. PPO's defaults if None.
@@ -46,7 +48,8 @@ class MLPPolicy(Policy):
     ) -> None:
         config = PPOConfig() if config is None else config
         _check_kinds(observation_space, config)
-        shape = observation_space.shape or ()
+        layout = observation_layout(observation_space)
+        shape = layout.seen
         misfit = find_misfit(shape, config)
         if misfit is not None:
             raise InvalidConfig(*misfit)
@@ -60,6 +63,7 @@ class MLPPolicy(Policy):
             activation=config.activation,
             shared_trunk=config.shared_trunk,
             is_gaussian=isinstance(self.distribution, DiagonalGaussian),
+            first_choice=layout.first if layout.choices else None,
         )
         self._flatten()
 
@@ -77,7 +81,7 @@ class MLPPolicy(Policy):
     def mlp(self) -> MLP:
         """The network as rollouts evaluate it, in the present memory."""
         normalizer, shift, scale, clip = self.normalizer, None, None, 0.0
-        if normalizer is not None:
+        if isinstance(normalizer, Scaler):
             shift, scale, clip = normalizer.shift.view(-1), normalizer.scale.view(-1), normalizer.clip
         scales_actions = isinstance(self.distribution, DiagonalGaussian) and self.distribution.scales_actions
         return MLP(self.flat, self._layout, shift, scale, clip, self.precision, scales_actions)
@@ -167,7 +171,9 @@ def find_misfit(shape: tuple[int, ...], config: PPOConfig) -> tuple[str, str] | 
 def _check_kinds(observation_space: Any, config: Any) -> None:
     if not isinstance(config, PPOConfig):
         raise InvalidConfig("config", f"expected a PPOConfig, got {config!r}: give one, or None for the defaults")
-    if not isinstance(observation_space, spaces.Box | spaces.MultiBinary) or not observation_space.shape:
-        kind = "a Box or MultiBinary with an axis"
+    is_discrete = isinstance(observation_space, spaces.Discrete)
+    has_axis = isinstance(observation_space, spaces.Box | spaces.MultiBinary) and observation_space.shape
+    if not (is_discrete or has_axis):
+        kind = "a Box or MultiBinary with an axis, or Discrete"
         message = f"expected {kind}, got {observation_space!r}: give env.single_observation_space"
         raise InvalidConfig("observation_space", message)

@@ -98,6 +98,30 @@ class ObservationNormalizer(Scaler):
         self.scale.copy_((self.moments.var + _EPS).rsqrt())
 
 
+class OneHot(nn.Module):
+    """Turns Discrete observations into zeros, with a one in the place of each.
+
+    Args:
+        choices: How many values there are.
+        first: The least of them.
+    """
+
+    values: Tensor
+
+    def __init__(self, choices: int, first: int = 0) -> None:
+        super().__init__()
+        # Integers of up to 24 bits are exact.
+        self.register_buffer("values", torch.arange(first, first + choices, **FLOATS))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Return (..., choices) for observations (...)."""
+        return (obs[..., None] == self.values).float()
+
+    def extra_repr(self) -> str:
+        """Return what the summary of a network says of it."""
+        return f"{len(self.values)}, first={int(self.values[0])}"
+
+
 class RewardNormalizer(nn.Module):
     """Divides rewards by the running deviation of the discounted return, and clips them to [-10, 10].
 

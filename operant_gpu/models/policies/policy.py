@@ -9,11 +9,12 @@ import torch
 from gymnasium import Space
 from torch import Generator, Tensor, nn
 
+from operant_gpu.errors import InvalidConfig
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.networks import ActorCritic, RecurrentActorCritic, build_network
 from operant_gpu.models.policies.distributions import Distribution, distribution_for
-from operant_gpu.models.policies.normalization import ObservationNormalizer, Scaler
-from operant_gpu.spaces import has_channels_last, is_of_pixels
+from operant_gpu.models.policies.normalization import ObservationNormalizer, OneHot, Scaler
+from operant_gpu.spaces import has_channels_last, is_of_pixels, observation_layout
 
 
 class Decision(NamedTuple):
@@ -39,7 +40,7 @@ class Policy(nn.Module):
     Args:
         network: As `operant_gpu.models.networks` describes it.
         distribution: What its outputs mean.
-        normalizer: Scales observations; None leaves them as they are.
+        normalizer: Makes what the network sees of observations; None leaves them as they are.
         use_amp: Whether the network computes in bfloat16 where autocast holds that to be safe.
 
     Attributes:
@@ -52,7 +53,7 @@ class Policy(nn.Module):
         self,
         network: nn.Module,
         distribution: Distribution,
-        normalizer: Scaler | None = None,
+        normalizer: Scaler | OneHot | None = None,
         use_amp: bool = False,
     ) -> None:
         super().__init__()
@@ -133,15 +134,21 @@ class Policy(nn.Module):
 
 def policy_parts(
     observation_space: Space[Any], action_space: Space[Any], config: PPOConfig, network: nn.Module | None = None
-) -> tuple[nn.Module, Distribution, Scaler | None]:
+) -> tuple[nn.Module, Distribution, Scaler | OneHot | None]:
     """Return a policy's network, distribution and normalizer, on the CPU; arguments as for `make_policy`."""
-    shape = observation_space.shape or ()
+    layout = observation_layout(observation_space)
+    shape = layout.seen
     distribution = distribution_for(action_space, config.log_std_init, config.scale_actions)
     if network is None:
         # The CPU draws the weights, so that a seed gives the same policy on every device.
         generator = Generator().manual_seed(config.seed)
         is_turned = has_channels_last(observation_space)
         network = build_network(shape, distribution.outputs, config, generator, is_turned)
+    if layout.choices:
+        if config.normalize_observations:
+            message = f"{observation_space!r} is seen as zeros and a one, which are not normalized: set it to False"
+            raise InvalidConfig("normalize_observations", message)
+        return network, distribution, OneHot(layout.choices, layout.first)
     if config.normalize_observations:
         return network, distribution, ObservationNormalizer(shape)
     return network, distribution, Scaler(shape) if is_of_pixels(observation_space) else None

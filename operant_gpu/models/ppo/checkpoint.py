@@ -81,17 +81,18 @@ def write(path: str | os.PathLike[str], learner: PPO) -> None:
 
 
 def _write(target: Path, learner: PPO) -> None:
-    env = learner.env
+    env, state = learner.env, learner.state_dict()
     content = {
         "format": _FORMAT,
         "training": learner.training,
         "env": env.environment.id,
         "num_envs": env.num_envs,
-        "params": saveable(env.given_params._asdict()),
+        # Tables are the state's own: the file has them once.
+        "params": {**saveable(env.given_params._asdict()), **state["environments"]["tables"]},
         "max_episode_steps": env.max_episode_steps or -1,
         "config": asdict(learner.config),
         "network": _name(learner.policy.network),
-        **learner.state_dict(),
+        **state,
     }
     try:
         write_whole(target, _signed(content))

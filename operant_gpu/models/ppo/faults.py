@@ -80,7 +80,7 @@ class FaultLog:
         self._iteration += 1
         obs = rollout.obs[:-1].isfinite() & rollout.final_obs.isfinite()
         sound = (
-            obs.flatten(2).all(-1),
+            obs.flatten(2).all(-1) if obs.ndim > 2 else obs,
             *(column.isfinite() for column in (rollout.reward, rollout.log_prob, rollout.value)),
         )
         bad = ~torch.stack(sound).flatten(1)

@@ -20,7 +20,7 @@ from operant_gpu.models.networks import ActorCritic, RecurrentActorCritic
 from operant_gpu.models.policies.mlp_policy import MLPPolicy, find_misfit
 from operant_gpu.models.ppo.rollout import Rollout, storage_of
 from operant_gpu.models.ppo.update import Update
-from operant_gpu.spaces import action_layout
+from operant_gpu.spaces import action_layout, observation_layout
 from operant_gpu.vector import VecEnv
 
 
@@ -82,7 +82,7 @@ class FusedUpdate(Update):
 def find_obstacle(env: VecEnv, policy: Any, config: PPOConfig) -> str | None:
     """Return why the fused engine cannot train a policy; None if it can."""
     if not isinstance(policy, MLPPolicy):
-        misfit = find_misfit(env.single_observation_space.shape or (), config)
+        misfit = find_misfit(observation_layout(env.single_observation_space).seen, config)
         if misfit is None or not isinstance(policy.network, ActorCritic | RecurrentActorCritic):
             return "its kernels are not for networks of the caller's own"
         return f"{misfit[0]}: {misfit[1]}"

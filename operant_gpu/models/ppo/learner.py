@@ -108,7 +108,7 @@ class PPO:
         self._generator = Generator(device).manual_seed(config.seed)
         # For `predict` and controllers: they change nothing of the training.
         self._acting = Generator(device).manual_seed(config.seed)
-        self._telemetry = Telemetry(list(parameters), env.num_envs, device)
+        self._telemetry = Telemetry(list(parameters), env.num_envs, device, list(env.metric_sums))
         self._loop = Loop(self._make_update())
         self._checkpoints: Path | None = None
         # Whether `keep_checkpoints` has said where to.
@@ -194,10 +194,10 @@ class PPO:
             total_timesteps: Steps to take in this call, over all environments; the config's if None.
             callback: Called with the metrics at every logging interval and after the last iteration; training stops
                 when it returns False. It must leave `env` alone: evaluate in environments of its own. Metrics are
-                timesteps, iterations, seconds, lr, episodes, episodic_return and episodic_length (of the last 100
-                episodes or some more; NaN before the first ends); steps per second since the last call: sps, and
-                env_sps and learner_sps of each part by itself; and as means since the last call policy_loss,
-                value_loss, entropy, approx_kl, clip_frac, grad_norm and explained_variance.
+                timesteps, iterations, seconds, lr, episodes, episodic_return, episodic_length and each metric of the
+                environment as env/NAME (of the last 100 episodes or some more; NaN before the first ends); steps per
+                second since the last call: sps, and env_sps and learner_sps of each part by itself; and as means since
+                the last call policy_loss, value_loss, entropy, approx_kl, clip_frac, grad_norm and explained_variance.
             progress: Whether to show a dashboard in the terminal, or lines where the output is none.
 
         Returns:

@@ -14,7 +14,7 @@ from operant_gpu.hyperparameters import Hyperparameters
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.contexts import plain
 from operant_gpu.models.networks import orthogonal
-from operant_gpu.models.policies.normalization import ObservationNormalizer, RewardNormalizer
+from operant_gpu.models.policies.normalization import ObservationNormalizer, OneHot, RewardNormalizer
 from operant_gpu.models.ppo.optimizer import Adam
 from operant_gpu.models.ppo.rollout import Rollout, permutation
 
@@ -47,12 +47,13 @@ class RND(IntrinsicReward):
     goes on over the ends of episodes.
 
     Args:
-        shape: Of one observation.
+        shape: Of one observation, as policies see it.
         num_envs: How many environments there are.
         gamma: Discount factor, a number.
         coef: Weight of the bonus, a number.
         seed: Seed of both networks.
         device: Where the rollouts are.
+        one_hot: What makes that of a Discrete one; None for others.
 
     Raises:
         InvalidConfig: If an argument makes no sense.
@@ -67,6 +68,7 @@ class RND(IntrinsicReward):
         coef: float = 1.0,
         seed: int = 0,
         device: torch.device | str = "cpu",
+        one_hot: OneHot | None = None,
     ) -> None:
         super().__init__()
         sizes = [as_integer(size) or 0 for size in shape] if isinstance(shape, tuple | list) else [0]
@@ -78,7 +80,7 @@ class RND(IntrinsicReward):
             if not isinstance(number, float):
                 raise InvalidConfig(name, f"expected a number, got {number!r}: only a learner's changes")
         self._coef: Any = settings.rnd_coef
-        inputs = math.prod(sizes)
+        inputs, self.one_hot = math.prod(sizes), one_hot
         weights = Generator().manual_seed(settings.seed)
         self.target, self.predictor = _features(inputs, weights), _features(inputs, weights)
         self.target.requires_grad_(False)
@@ -93,7 +95,8 @@ class RND(IntrinsicReward):
 
     def forward(self, rollout: Rollout, generator: Generator) -> Tensor:
         """Return bonuses (n_steps, num_envs), and learn to predict a quarter of the observations."""
-        obs = rollout.final_obs.flatten(2).flatten(0, 1).float()
+        seen = rollout.final_obs if self.one_hot is None else self.one_hot(rollout.final_obs)
+        obs = seen.flatten(2).flatten(0, 1).float()
         self.normalizer.update(obs)
         inputs = self.normalizer(obs).clamp(-_CLIP, _CLIP)
         with torch.no_grad():

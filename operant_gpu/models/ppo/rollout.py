@@ -39,6 +39,8 @@ class Rollout:
         steps: The steps alone, without what follows the last: where `VecEnv.rollout` stores them.
         under_way: (2, 2, num_envs) float64, what the episodes under way had come to before the steps and after them:
             their returns and their lengths.
+        reported: (2, metrics, num_envs) float64, the sums of the metrics of episodes that had ended before the steps
+            and after them.
     """
 
     def __init__(self, env: VecEnv, policy: Policy, n_steps: int, stores_rows: bool = False) -> None:
@@ -60,6 +62,8 @@ class Rollout:
         fields = {name: getattr(self, name) for name in Trajectory._fields if name != "action"}
         self.steps = Trajectory(**{name: None if one is None else one[:n_steps] for name, one in fields.items()})
         self.under_way = torch.zeros(2, 2, env.num_envs, dtype=torch.float64, device=env.device)
+        metrics = len(env.metric_sums)
+        self.reported = torch.zeros(2, metrics, env.num_envs, dtype=torch.float64, device=env.device)
         # Made once: taking a row of a tensor costs a microsecond each time.
         self._outputs = [self._step_outputs(step) for step in range(n_steps)]
 
@@ -99,10 +103,12 @@ class Rollout:
             self.action_mask[-1] = env.action_mask
 
     def note(self, env: VecEnv, moment: int) -> None:
-        """Note what the episodes under way have come to, before the steps (moment 0) or after them (1)."""
+        """Note what the episodes have come to, before the steps (moment 0) or after them (1)."""
         for place, column in enumerate(env.episode_so_far):
             # An episode with a reward that is not finite, which training reports as a fault, begins anew after it.
             self.under_way[moment, place] = column.nan_to_num(0.0, 0.0, 0.0)
+        for place, column in enumerate(env.metric_sums.values()):
+            self.reported[moment, place] = column
 
     def memory(self) -> dict[str, Tensor]:
         """Return what a recurrent policy remembers after the last step, and where it is to forget."""

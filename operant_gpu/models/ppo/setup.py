@@ -11,11 +11,12 @@ from operant_gpu.errors import InvalidConfig
 from operant_gpu.hyperparameters import Hyperparameters
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.policies.distributions import DiagonalGaussian
+from operant_gpu.models.policies.normalization import OneHot
 from operant_gpu.models.policies.policy import Policy
 from operant_gpu.models.ppo.fused import find_obstacle
 from operant_gpu.models.ppo.rnd import RND, IntrinsicReward
 from operant_gpu.models.presets import PRESETS
-from operant_gpu.spaces import action_layout
+from operant_gpu.spaces import action_layout, observation_layout
 from operant_gpu.vector import VecEnv
 
 
@@ -28,7 +29,7 @@ def check_env(env: Any) -> None:
 def checked_config(env: VecEnv, config: PPOConfig | None, intrinsic: IntrinsicReward | None) -> PPOConfig:
     """Return the settings, if they fit the environments."""
     check_env(env)
-    if env.single_observation_space.shape == ():
+    if observation_layout(env.single_observation_space).seen == ():
         raise InvalidConfig("env", "PPO needs observations with an axis: give the Box a shape, such as (1,)")
     if env.output != "torch":
         raise InvalidConfig("env", f"PPO needs output='torch', got {env.output!r}")
@@ -89,6 +90,8 @@ def curiosity(env: VecEnv, config: PPOConfig, now: Hyperparameters) -> Intrinsic
     """Return the curiosity that the settings ask for, with the numbers of a learner."""
     if not config.rnd_coef:
         return None
-    bonus = RND(env.single_observation_space.shape or (), env.num_envs, seed=config.seed, device=env.device)
+    layout = observation_layout(env.single_observation_space)
+    one_hot = OneHot(layout.choices, layout.first) if layout.choices else None
+    bonus = RND(layout.seen, env.num_envs, seed=config.seed, device=env.device, one_hot=one_hot)
     bonus.follow(now)
     return bonus

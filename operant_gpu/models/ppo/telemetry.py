@@ -26,20 +26,26 @@ class Telemetry:
         parameters: Names of the policy's parameters.
         num_envs: How many environments there are.
         device: Where the data is.
+        metrics: Names of the environments' own.
 
     Attributes:
         faults: Where numbers that are not finite appeared.
     """
 
-    def __init__(self, parameters: Sequence[str], num_envs: int, device: torch.device) -> None:
+    def __init__(
+        self, parameters: Sequence[str], num_envs: int, device: torch.device, metrics: Sequence[str] = ()
+    ) -> None:
         self.faults = FaultLog(parameters, num_envs, device)
+        # What is known of episodes beside their number.
+        self._names = ("episodic_return", "episodic_length", *(f"env/{name}" for name in metrics))
         # Gradient steps: their number and sums. Iterations: their number, explained variance. Episodes: likewise.
-        self._sums = torch.zeros(len(MEASURED) + 1 + 2 + 3, dtype=torch.float64, device=device)
-        self._steps, self._iterations, self._episodes = torch.split(self._sums, [len(MEASURED) + 1, 2, 3])
+        sizes = [len(MEASURED) + 1, 2, 1 + len(self._names)]
+        self._sums = torch.zeros(sum(sizes), dtype=torch.float64, device=device)
+        self._steps, self._iterations, self._episodes = torch.split(self._sums, sizes)
         self._one = torch.ones((), dtype=torch.float64, device=device)
         # Whose episode under way began with its first step, or is not the first one.
         self._is_whole = torch.ones(num_envs, dtype=torch.bool, device=device)
-        # Of each reading: how many episodes ended, and the sums of their returns and lengths.
+        # Of each reading: how many episodes ended, and the sums of what is known of them.
         self._recent: list[list[float]] = []
         self._finished = 0
 
@@ -51,7 +57,7 @@ class Telemetry:
     def load_state_dict(self, state: Mapping[str, Any], iterations: int) -> None:
         """Go on from `state_dict`, after so many iterations."""
         self._sums.copy_(state["sums"])
-        self._recent = [[count, returns, lengths] for count, returns, lengths in state["recent"]]
+        self._recent = [*map(list, state["recent"])]
         self._finished = state["finished"]
         # That of an older release has none; environments that are others begin anew.
         if len(is_whole := state.get("is_whole", self._is_whole)) == len(self._is_whole):
@@ -87,7 +93,7 @@ class Telemetry:
         collected = torch.stack([returns, torch.full_like(returns, rollout.n_steps)])
         before, after = rollout.under_way
         ended = rollout.ended.sum(0, dtype=torch.float64)
-        found = torch.cat([ended[None], before + collected - after])
+        found = torch.cat([ended[None], before + collected - after, rollout.reported[1] - rollout.reported[0]])
         self._episodes += found.where(self._is_whole, 0.0).sum(1)
         # What else ended in the steps in which a part of an episode did is left out with it.
         self._is_whole |= ended > 0
@@ -95,24 +101,25 @@ class Telemetry:
     def read(self, clear: bool) -> tuple[Metrics, list[Fault]]:
         """Return the means since the last reading, and the faults so far; waits for the device.
 
-        `episodic_return` and `episodic_length` are over the last readings that hold at least 100 episodes, NaN
-        before the first ends. The next means begin here if `clear`, and after a fault.
+        `episodic_return`, `episodic_length` and the environments' own metrics, `env/...`, are over the last readings
+        that hold at least 100 episodes, NaN before the first ends. The next means begin here if `clear`, and after a
+        fault.
         """
         columns = torch.cat([self._sums, self.faults.columns]).tolist()
         count, *sums = columns[: len(self._steps)]
         iterations, explained, *episodes = columns[len(self._steps) : len(self._sums)]
         faults = self.faults.decode(columns[len(self._sums) :])
         # What ended in a fault is no episode to remember.
-        ended = [0.0] * 3 if faults else episodes
+        ended = [0.0] * len(episodes) if faults else episodes
         recent, finished = _last_readings([*self._recent, ended]), self._finished + int(ended[0])
         if clear or faults:
             self._sums.zero_()
             self._recent, self._finished = recent, finished
         metrics = {name: total / max(1.0, count) for name, total in zip(MEASURED, sums, strict=True)}
         metrics["explained_variance"] = explained / max(1.0, iterations)
-        count, *totals = (sum(column) for column in zip(*recent, [0.0] * 3, strict=True))
-        mean = [total / count if count else math.nan for total in totals]
-        return {"episodes": finished, "episodic_return": mean[0], "episodic_length": mean[1], **metrics}, faults
+        count, *totals = (sum(column) for column in zip(*recent, [0.0] * len(episodes), strict=True))
+        means = [total / count if count else math.nan for total in totals]
+        return {"episodes": finished, **dict(zip(self._names, means, strict=True)), **metrics}, faults
 
 
 def _last_readings(readings: list[list[float]]) -> list[list[float]]:
