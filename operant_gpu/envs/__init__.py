@@ -7,9 +7,10 @@ They know what authors write with, and nothing of what steps them.
 from operant_gpu.environment import Definition
 from operant_gpu.envs.acrobot import Acrobot
 from operant_gpu.envs.cartpole import CartPole
-from operant_gpu.envs.frozen_lake import FrozenLake, FrozenLake8x8, frozen_lake_map
+from operant_gpu.envs.frozen_lake import FrozenLake, FrozenLake8x8
 from operant_gpu.envs.game_2048 import Game2048
 from operant_gpu.envs.grid_walk import GridWalk
+from operant_gpu.envs.lakes import frozen_lake_map
 from operant_gpu.envs.minatar.asterix import Asterix
 from operant_gpu.envs.minatar.breakout import Breakout
 from operant_gpu.envs.minatar.freeway import Freeway
