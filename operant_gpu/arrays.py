@@ -13,6 +13,9 @@ from operant_gpu.lang import constexpr_function, jit, next_power_of_2, tl
 
 __all__ = ["beside", "cell", "cells", "cells_of", "count", "get", "length", "lookup", "nth", "put"]
 
+# As `tables.FARTHEST`, which is above this module.
+_FARTHEST = tl.constexpr(2**57 - 1)
+
 
 @jit
 def cells(size: tl.constexpr):
@@ -89,10 +92,12 @@ def nth(condition, n):
 def lookup(table, i, j=None, k=None):
     """Return the numbers of a table at indices, numbers or blocks of integers, one for each of its axes.
 
-    An index beyond the table reads the number nearest to it. In environments made with `debug=True` an index of one per
-    environment that is beyond the table raises `TableError`; those of an Array do not, for its cells beyond the array
-    may hold anything. Integers narrower than int32 come as int32.
+    An index beyond the table reads the number nearest to it; a constant one is refused. In environments made with
+    `debug=True` an index of one per environment that is beyond the table raises `TableError`, also where `tl.where`
+    then leaves aside what was read. Those of an Array do not: its cells beyond the array may hold anything. Integers
+    narrower than int32 come as int32.
     """
+    tl.static_assert(len(table.SHAPE) == 1 + (j is not None) + (k is not None), "one index for each axis of a table")
     at = _place(table, i, 0)
     if j is not None:
         at = at * table.SHAPE[1] + _place(table, j, 1)
@@ -124,6 +129,7 @@ def _place(table, index, AXIS: tl.constexpr):
     index = tl.cast(index, _index_dtype(table, index))
     place = tl.minimum(tl.maximum(index, 0), table.SHAPE[AXIS] - 1)
     if table.outside is not None and _axes(index) == 1:
-        is_outside = table.mask & (index != place)
-        tl.store(table.outside + table.row, tl.cast(index, tl.int64) * 64 + (table.CODE + AXIS), mask=is_outside)
+        # As `tables.report` takes it.
+        far = tl.minimum(tl.maximum(tl.cast(index, tl.int64), -_FARTHEST), _FARTHEST)
+        tl.store(table.outside + table.row, far * 64 + (table.CODE + AXIS), mask=table.mask & (index != place))
     return place

@@ -29,6 +29,8 @@ _RESERVED = {
     *("num_envs", "params", "device", "backend", "autoreset_mode", "max_episode_steps", "output", "copy", "debug"),
     *("render_mode", "first_env_id"),
 }
+# Those, and what the calls take that make them.
+_TAKEN = _RESERVED | {"self", "id"}
 KEYS = ("up", "down", "left", "right", "space", "none")
 _ARGUMENTS = {
     "reset": ("rng", "params"),
@@ -109,7 +111,7 @@ class Definition:
         if missing:
             raise InvalidConfig("params", f"every field needs a default value, missing for {', '.join(missing)}")
         for what, names in (("params", self.params._fields), ("tables", self.table_class._fields)):
-            if taken := sorted(_RESERVED.intersection(names)):
+            if taken := sorted(_TAKEN.intersection(names)):
                 raise InvalidConfig(what, f"{', '.join(taken)} is an argument of VecEnv: choose another name")
         defaults = self.params(**self.params._field_defaults)
         self.column_types(defaults)

@@ -108,7 +108,15 @@ class TrainingError(OperantError, RuntimeError):
 
 
 class UnsupportedConstruct(OperantError, TypeError):
-    """A construct in an environment function that not every backend runs alike."""
+    """A construct in an environment function that not every backend runs alike.
+
+    Attributes:
+        is_everywhere: Whether no backend runs it, or not as its author means.
+    """
+
+    def __init__(self, message: str, is_everywhere: bool = False) -> None:
+        super().__init__(message)
+        self.is_everywhere = is_everywhere
 
 
 def one_line(error: Exception) -> str:

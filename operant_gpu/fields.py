@@ -51,12 +51,16 @@ def resolve(cls: type[Any], names: Mapping[str, Any] | None) -> None:
         cls: A NamedTuple class.
         names: Those of the module, where the interpreter does not know it.
     """
+    if bare := [name for name in cls._fields if name not in cls.__annotations__]:
+        advice = f"write class {cls.__name__}(NamedTuple) with all its fields"
+        raise InvalidConfig(cls.__name__, f"field {bare[0]!r} has no annotation in the class itself: {advice}")
     module = sys.modules.get(cls.__module__)
     known = dict(vars(module) if module else names or {"tl": tl, "Array": Array, "Table": Table})
-    if "<locals>" in cls.__qualname__:
-        frames = [one for one in _frames() if one.f_globals.get("__name__") == cls.__module__]
-        for frame in reversed(frames):
-            known |= frame.f_locals
+    # Such as "make" of "make.<locals>.State".
+    functions = {name.rpartition(".")[2] for name in cls.__qualname__.split(".<locals>.")[:-1]}
+    frames = [one for one in _frames() if one.f_globals.get("__name__") == cls.__module__]
+    for frame in reversed([one for one in frames if one.f_code.co_name in functions]):
+        known |= frame.f_locals
     for name, annotation in cls.__annotations__.items():
         text = getattr(annotation, "__forward_arg__", annotation)
         if isinstance(text, str):

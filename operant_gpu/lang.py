@@ -83,13 +83,14 @@ try:
     import triton.language as _tl
     from triton import constexpr_function as _constexpr_function
     from triton import jit as _jit
+    from triton import knobs as _knobs
     from triton import next_power_of_2 as _power
     from triton.runtime.interpreter import InterpretedFunction as _Interpreted
 except ImportError:
     HAS_TRITON, _jit, _constexpr_function, _tl, _power = False, _Function, _Function, _Language(), _next_power_of_2
-    _Interpreted = type(None)
+    _Interpreted, _is_interpreted = object, False
 else:
-    HAS_TRITON = True
+    HAS_TRITON, _is_interpreted = True, _knobs.runtime.interpret
 
 tl: Any = _tl
 # Triton's own is known inside jit functions.
@@ -104,16 +105,12 @@ def jit(function: Callable[..., Any]) -> Any:
     Raises:
         UnsupportedConstruct: If Triton cannot read its source.
     """
+    if function.__name__ == "<lambda>":
+        raise UnsupportedConstruct("a lambda cannot be a jit function: define it with def")
     try:
-        made = _jit(function)
+        return _Enclosed(function) if _is_interpreted and function.__closure__ else _jit(function)
     except (OSError, ValueError):
         raise sourceless(function) from None
-    if isinstance(made, _Interpreted) and (names := enclosed(made.fn)):
-        # It compiles the source anew, where the names of enclosing functions are not known.
-        code, known = made.fn.__code__, {**made.fn.__globals__, **names}
-        fn = FunctionType(code, known, made.fn.__name__, made.fn.__defaults__, made.fn.__closure__)
-        return _jit(functools.update_wrapper(fn, made.fn))
-    return made
 
 
 def enclosed(function: FunctionType) -> dict[str, Any]:
@@ -121,6 +118,19 @@ def enclosed(function: FunctionType) -> dict[str, Any]:
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     # One without contents is not yet assigned; it is equal to a new one alone.
     return {name: cell.cell_contents for name, cell in cells if cell != CellType()}
+
+
+class _Enclosed(_Interpreted):  # type: ignore[misc]
+    """A function within another, for the interpreter, which compiles its source anew where outer names are unknown."""
+
+    def rewrite(self) -> Any:
+        """Return it with those names as global ones, as they are when it first runs."""
+        own: FunctionType = self.fn  # type: ignore[has-type]
+        if own not in self.rewritten_fn and (names := enclosed(own)):
+            known = {**own.__globals__, **names}
+            bare = FunctionType(own.__code__, known, own.__name__, own.__defaults__, own.__closure__)
+            self.fn = self.rewriter.fn = functools.update_wrapper(bare, own)
+        return super().rewrite()
 
 
 def sourceless(function: Callable[..., Any]) -> UnsupportedConstruct:

@@ -13,6 +13,9 @@ from operant_gpu.errors import InvalidConfig
 from operant_gpu.fields import TableType
 from operant_gpu.tensors import as_tensor
 
+# The index farthest from a table that is noted: multiplied by 64 it still has 64 bits.
+FARTHEST = 2**57 - 1
+
 
 class NoTables(NamedTuple):
     """Tables of an environment that has none."""
@@ -29,9 +32,8 @@ def checked(name: str, value: Any, kind: TableType) -> Tensor:
         given = as_tensor(_bytes(value) if kind.dtype == np.uint8 else value).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidConfig(name, f"{wanted}, got what cannot be read as a tensor: {error}") from error
-    is_plain = given.layout is torch.strided and not given.is_nested and not given.is_meta
-    if not is_plain:
-        raise InvalidConfig(name, f"{wanted}, got one of {given.layout} on {given.device}")
+    if given.layout is not torch.strided or given.is_nested or given.is_meta or given.is_quantized:
+        raise InvalidConfig(name, f"{wanted}, got one of {given.dtype}, {given.layout}, on {given.device}")
     fits = len(given.shape) == len(kind.shape) and all(
         size in (None, found) for size, found in zip(kind.shape, given.shape, strict=True)
     )
@@ -42,7 +44,7 @@ def checked(name: str, value: Any, kind: TableType) -> Tensor:
     table = given.to(dtype).contiguous()
     # Infinities are numbers; a number that has become one is not.
     if dtype.is_floating_point:
-        wrong = table.isnan() | (table.isinf() & ~given.isinf())
+        wrong = table.isnan() | (table.isinf() & ~given.double().isinf())
     else:
         wrong = table.to(torch.int64) != given.to(torch.int64)
     if wrong.any():
@@ -82,6 +84,11 @@ def allocated(tables: Any, device: torch.device) -> dict[str, Tensor]:
         if table.device.type != "cpu" and table.device != device:
             raise InvalidConfig(name, f"expected a table on {device} or the CPU, got one on {table.device}")
     return {name: table.to(device, copy=True) for name, table in tables._asdict().items()}
+
+
+def kept(tables: Any) -> dict[str, Tensor]:
+    """Return copies of tables on the CPU, by name."""
+    return {name: table.to("cpu", copy=True) for name, table in tables._asdict().items()}
 
 
 def arrays(tables: Any) -> Any:

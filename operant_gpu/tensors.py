@@ -23,6 +23,9 @@ def as_tensor(given: Any, width: Any = None) -> Tensor:
         return given.to_dense() if given.is_sparse else given
     if hasattr(given, "__cuda_array_interface__"):
         return torch.as_tensor(given)
+    if hasattr(given, "__dlpack__") and not isinstance(given, np.ndarray | np.generic):
+        tensor: Tensor = torch.utils.dlpack.from_dlpack(given)
+        return tensor
     if isinstance(given, list | tuple) and given and all(isinstance(one, Tensor) for one in given):
         return torch.stack(tuple(given))
     array = np.asarray(given, None if isinstance(given, np.ndarray) else width)

@@ -100,7 +100,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
     ) -> None:
         self.environment = checks.definition(environment)
         self.given_params, as_tables = environment.make_given({} if params is None else params)
-        as_given = self.given_params
+        as_given, self._given_tables = self.given_params, tables.kept(as_tables)
         self.single_observation_space, self.single_action_space = environment.spaces(as_given, as_tables)
         self.autoreset_mode = checks.autoreset_mode(autoreset_mode)
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 30, "autoreset_mode": self.autoreset_mode}
@@ -338,6 +338,11 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         return {**given, **{name: one[spread] if one.ndim else one.clone() for name, one in tensors.items()}, **own}
 
     @property
+    def as_given(self) -> dict[str, Any]:
+        """What the environments were made with: parameters and tables, by name."""
+        return {**self.given_params._asdict(), **self._given_tables}
+
+    @property
     def shown(self) -> Tensor:
         """The environments' own memory of what they showed last, (num_envs, *shape): nothing is computed."""
         return allocation.unflattened(self._outputs.obs, self._shape)
@@ -410,7 +415,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             "started": self._started,
             "first_env_id": self._first_env_id,
             "state": {name: column.clone() for name, column in self.state._asdict().items()},
-            "columns": {name: column.clone() for name, column in _there(self._columns).items()},
+            "columns": {name: column.clone() for name, column in _kept(self._columns).items()},
             "memory": {name: tensor.clone() for name, tensor in self._memory.items()},
             "tables": {name: table.clone() for name, table in self._tables._asdict().items()},
         }
@@ -423,7 +428,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             ResetNeeded: After `close`.
         """
         self._check_open()
-        tensors = {"state": self.state._asdict(), "columns": _there(self._columns), "memory": self._memory}
+        tensors = {"state": self.state._asdict(), "columns": _kept(self._columns), "memory": self._memory}
         tensors["tables"] = self._tables._asdict()
         pairs = checks.saved(state_dict, self._identity(), tensors)
         started = flag("state_dict", state_dict.get("started", False))
@@ -438,7 +443,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         """Copy and pickle a twin, in memory of its own: with the same future, and the outputs of the last step."""
         settings: dict[str, Any] = {
             # As they were given: what was written since need not be what an author's `validate` takes.
-            "params": {**self.given_params._asdict(), **self._tables._asdict()},
+            "params": self.as_given,
             "device": str(self.device),
             "backend": self.backend,
             "autoreset_mode": self.autoreset_mode,
@@ -517,7 +522,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
     def _identity(self) -> Info:
         return {
             "id": self.environment.id,
-            "params": parameters.described({**self.given_params._asdict(), **self._tables._asdict()}),
+            "params": parameters.described(self.as_given),
             "num_envs": self.num_envs,
             "max_episode_steps": self._limit,
             "autoreset_mode": self.autoreset_mode.value,
@@ -556,5 +561,6 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         columns.episode.masked_fill_(mask, -1)
 
 
-def _there(columns: Columns) -> dict[str, Tensor]:
-    return {name: column for name, column in columns._asdict().items() if column is not None}
+def _kept(columns: Columns) -> dict[str, Tensor]:
+    """Return the columns that decide the future."""
+    return {name: one for name, one in columns._asdict().items() if one is not None and name != "outside"}

@@ -171,7 +171,7 @@ def test_ends_show_the_last_observation_and_begin_anew_when_the_mode_says(
         moved = transition(env, random_actions(env, rng))
         fresh = everything(env)["columns.elapsed"] == 0
         if mode is AutoresetMode.SAME_STEP:
-            changed = (moved.obs != moved.final_obs).flatten(1).any(1)
+            changed = (moved.obs != moved.final_obs).reshape(NUM_ENVS, -1).any(1)
             assert not changed[~moved.done].any()
             assert changed[moved.done].any() == bool(moved.done.any())
         else:

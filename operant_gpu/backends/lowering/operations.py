@@ -12,6 +12,7 @@ import builtins
 import math
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,23 @@ class NumpyRng:
         return _philox(self.seed, self.env_id, self.episode, self.step, self.stream + block)
 
 
+@dataclass(frozen=True)
+class TableSeen:
+    """A table as a program finds it.
+
+    Attributes:
+        numbers: All of them, in one axis: a traced block.
+        shape: Of the table.
+        code: What tells its axes from those of others, as `tables.report` takes it.
+        tape: Where bad indices are noted.
+    """
+
+    numbers: Any
+    shape: tuple[int, ...]
+    code: int
+    tape: Any
+
+
 def static(value: Any) -> Any:
     """Refuse a block where Python needs one truth value."""
     if isinstance(value, np.ndarray):
@@ -75,6 +93,9 @@ def static(value: Any) -> Any:
 def value(assigned: Any) -> Any:
     """Turn a number that gets a name into a scalar of the smallest type that holds it, as Triton does."""
     kind = type(assigned)
+    if kind is TableSeen:
+        # Triton would make blocks of what it knows of the table.
+        raise UnsupportedConstruct("a table cannot get another name: write tables.name where it is read", True)
     if kind is float:
         normal = _TINY <= builtins.abs(assigned) <= _HUGE or assigned == 0.0 or not math.isfinite(assigned)
         return np.float32(assigned) if normal else np.float64(assigned)
@@ -100,7 +121,10 @@ def _range_of(dtype: np.dtype[Any]) -> range:
 def length(container: Any) -> int:
     """`len` of a tuple."""
     if not isinstance(container, tuple):
-        raise UnsupportedConstruct("only tuples have a length: a block has one number per environment")
+        message = (
+            "only tuples have a length: a block has one number per environment, of a table use length(tables.name)"
+        )
+        raise UnsupportedConstruct(message, is_everywhere=True)
     return len(container)
 
 
@@ -111,9 +135,9 @@ def item(container: Any, index: Any) -> Any:
             "only tuples can be indexed: use get and put of operant_gpu.arrays for the cells of an Array"
         )
     if isinstance(index, np.ndarray):
-        # No construct of Triton's either.
-        message = "only a constant can index a tuple, this is a block of one per environment: "
-        raise TypeError(message + "declare a Table (operant_gpu.lang) and read it with lookup(tables.name, index)")
+        advice = "declare a Table (operant_gpu.lang) and read it with lookup(tables.name, index)"
+        message = f"only a constant can index a tuple, this is a block of one per environment: {advice}"
+        raise UnsupportedConstruct(message, is_everywhere=True)
     if type(index) is not int:
         raise UnsupportedConstruct("an index must be a compile-time constant: a literal or a tl.static_range index")
     return container[index]
@@ -151,9 +175,8 @@ def _check_ranks(*values: Any) -> None:
     """Refuse what NumPy would take for one row of numbers, and Triton for another."""
     ranks = {rank(value) for value in values}
     if {1, 2} <= ranks:
-        raise UnsupportedConstruct(
-            "an Array's block and a block of one number per environment: write x[:, None] for the latter"
-        )
+        message = "an Array's block and a block of one number per environment: write x[:, None] for the latter"
+        raise UnsupportedConstruct(message, is_everywhere=True)
 
 
 def _promoted(a_dtype: np.dtype[Any], b_dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -10,8 +10,7 @@ import numpy as np
 from operant_gpu import arrays, sampling
 from operant_gpu.backends.lowering import arrays as lowered_arrays
 from operant_gpu.backends.lowering import operations
-from operant_gpu.backends.lowering.arrays import TableSeen
-from operant_gpu.backends.lowering.operations import NumpyRng, cast
+from operant_gpu.backends.lowering.operations import NumpyRng, TableSeen, cast
 from operant_gpu.backends.lowering.rewriting import lower
 from operant_gpu.backends.lowering.tracing import Program, Tape
 from operant_gpu.environment import Environment

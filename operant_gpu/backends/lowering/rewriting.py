@@ -15,6 +15,8 @@ from collections.abc import Callable
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple, NoReturn
 
+import numpy as np
+
 from operant_gpu.errors import UnsupportedConstruct
 from operant_gpu.lang import constexpr_value, enclosed, is_jit_function, numpy_dtype, sourceless, tl
 
@@ -241,11 +243,16 @@ class _Rewriter(ast.NodeTransformer):
     def _resolve(self, node: ast.expr) -> Any:  # noqa: RET503
         """Return what a name outside the function stands for: a constant, a dtype, a class or a function."""
         name = ast.unparse(node)
-        if name in _BUILTINS and name not in self._function.__globals__:
+        if name in _BUILTINS and name not in self._function.__globals__ and name not in self._enclosed:
             return getattr(self._ops, _BUILTINS[name])
         found = self._lookup(node)
         if isinstance(found, tl.constexpr):
-            return constexpr_value(found)
+            constant = constexpr_value(found)
+            if isinstance(constant, np.generic):
+                self._refuse(
+                    node, f"{name} is a constant of {constant.dtype}: write tl.constexpr({constant.item()})", True
+                )
+            return constant
         if numpy_dtype(found) is not None:
             return numpy_dtype(found)
         if isinstance(node, ast.Attribute) and self._lookup(node.value) in (tl, getattr(tl, "math", None)):
@@ -259,7 +266,8 @@ class _Rewriter(ast.NodeTransformer):
         if isinstance(found, type) and issubclass(found, tuple):
             return found
         if isinstance(found, bool | int | float):
-            self._refuse(node, f"{name} is a plain number outside the function: write {self._constexpr(name, found)}")
+            constant = self._constexpr(name, found)
+            self._refuse(node, f"{name} is a plain number outside the function: write {constant}", True)
         twin = name.split(".")[-1]
         advice = f"use tl.{twin}" if twin in self._ops.TL_FUNCTIONS else "decorate functions with @jit"
         self._refuse(
@@ -316,8 +324,8 @@ class _Rewriter(ast.NodeTransformer):
         if not all(isinstance(part, ast.Name) for part in parts):
             self._refuse(target, "assign to names alone: blocks and State cannot be changed in place")
 
-    def _refuse(self, node: ast.AST, message: str) -> NoReturn:
+    def _refuse(self, node: ast.AST, message: str, is_everywhere: bool = False) -> NoReturn:
         line = getattr(node, "lineno", self._function.__code__.co_firstlineno)
         place = f"{self._function.__code__.co_filename}:{line}, in {self._function.__name__}"
         text = f": `{ast.unparse(node).splitlines()[0]}`" if isinstance(node, ast.expr | ast.stmt) else ""
-        raise UnsupportedConstruct(f"{place}{text}: {message}")
+        raise UnsupportedConstruct(f"{place}{text}: {message}", is_everywhere)

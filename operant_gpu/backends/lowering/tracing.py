@@ -15,6 +15,7 @@ import numpy as np
 
 from operant_gpu.backends.lowering.operations import NumpyRng
 from operant_gpu.errors import UnsupportedConstruct
+from operant_gpu.tables import FARTHEST
 
 # No power of two: no Array has as many cells.
 ROWS = 3
@@ -72,7 +73,9 @@ class Tape:
     def note(self, index: Any, place: Any, code: int) -> None:
         """Note where an index of a table is beyond it, as `tables.report` takes it."""
         if self.outside is not None:
-            self.outside = np.where(index == place, self.outside, index.astype(np.int64) * 64 + code)
+            # What does not fit is noted as the farthest that does.
+            far = np.fmin(np.fmax(index.astype(np.int64), -FARTHEST), FARTHEST)
+            self.outside = np.where(index == place, self.outside, far * 64 + code)
 
     def program(self, results: Sequence[Any]) -> Program:
         """Return what was recorded, as far as `results`, blocks and numbers, depend on it; last what was noted."""

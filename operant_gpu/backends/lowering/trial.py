@@ -60,6 +60,8 @@ def try_out(environment: Definition, params: Any, tables: Any = (), notes: bool 
     try:
         programs, refusal = _programs(environment, params, tables, notes), None
     except UnsupportedConstruct as error:
+        if error.is_everywhere:
+            raise
         programs, refusal = None, error
         if (names := in_memory(params)) and _has_arrays(environment, params):
             # Where the sizes are equal, Triton would broadcast one that meets an Array wrong, without a word.
@@ -117,7 +119,7 @@ class _Trial:
             with np.errstate(all="ignore"):
                 return function(*arguments, params_of(self._params, tape), *tables_of(self._tables, tape))
         except UnsupportedConstruct as error:
-            raise UnsupportedConstruct(f"{_place(error, function)}: {error}") from error
+            raise UnsupportedConstruct(f"{_place(error, function)}: {error}", error.is_everywhere) from error
         except Exception as error:
             raise InvalidConfig(name, f"{_place(error, function)}: {type(error).__name__}: {error}") from error
 
@@ -200,8 +202,10 @@ def _share(components: Any, size: int) -> int:
 
 def _check_named_tuple(function: str, value: Any, expected: type[Any]) -> None:
     if not isinstance(value, expected):
-        signature = f"{expected.__name__}({', '.join(expected._fields)})"
-        raise InvalidConfig(function, f"must return {signature}, got {_describe(value)}")
+        name = expected.__name__
+        other = f", another class of that name, of {type(value).__module__}" if type(value).__name__ == name else ""
+        signature = f"{name}({', '.join(expected._fields)})"
+        raise InvalidConfig(function, f"must return {signature}, got {_describe(value)}{other}")
 
 
 def _check_block(function: str, what: str, value: Any, cells: tuple[int, ...] = ()) -> None:

@@ -265,5 +265,6 @@ def reset(batch_address: Any, call_address: Any, workspace: Any, first: Any, las
                 ints(narrow, ENDED)[rows[j]] = 0
                 for i in range(batch.num_metrics):
                     doubles(wide, batch.metrics_slot + i)[rows[j]] = doubles_at(batch.starts)[i]
-            store_block(batch, base, narrow, wide, n)
         show_present(batch, call_, base, narrow, wide, False, n)
+        if m or batch.noted < batch.metrics_slot:
+            store_block(batch, base, narrow, wide, n)

@@ -87,8 +87,7 @@ def _write(target: Path, learner: PPO) -> None:
         "training": learner.training,
         "env": env.environment.id,
         "num_envs": env.num_envs,
-        # Tables are the state's own: the file has them once.
-        "params": {**saveable(env.given_params._asdict()), **state["environments"]["tables"]},
+        "params": saveable(env.as_given),
         "max_episode_steps": env.max_episode_steps or -1,
         "config": asdict(learner.config),
         "network": _name(learner.policy.network),

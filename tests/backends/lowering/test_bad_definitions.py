@@ -309,18 +309,18 @@ def test_a_definition_with_a_part_of_the_wrong_kind_is_refused(part: str, value:
     assert raised.value.param == part
 
 
-def discrete_observation(params: Any) -> Any:
-    return spaces.Discrete(3)
+def long_observation(params: Any) -> Any:
+    return spaces.Discrete(2**31 + 1)
 
 
 @pytest.mark.parametrize(
     ("part", "space"),
     [
-        ("observation_space", spaces.Discrete(3)),
+        ("observation_space", spaces.MultiDiscrete([3])),
         ("observation_space", spaces.Box(-1.0, 1.0, (1,), np.float64)),
         ("observation_space", spaces.Box(0, 255, (4, 4), np.uint16)),
         ("observation_space", spaces.Box(-1.0, 1.0, (0,))),
-        ("observation_space", discrete_observation),
+        ("observation_space", long_observation),
         ("observation_space", None),
         ("action_space", spaces.Box(-1.0, 1.0, (1,), np.float64)),
         ("action_space", spaces.Box(-1.0, 1.0, (2, 2))),
