@@ -38,10 +38,12 @@ _ARGUMENTS = {
     "observe": ("state", "params"),
     "action_mask": ("state", "params"),
 }
-# What may be functions of a definition, and what may be there instead.
+# What may be functions of a definition, what may be there instead, and what they take.
 _FUNCTIONS = (
-    *((name, Space, "a Box or another of gymnasium.spaces") for name in ("observation_space", "action_space")),
-    *((name, type(None), "None") for name in ("validate", "draw")),
+    ("observation_space", Space, "a Box or another of gymnasium.spaces", ("params",)),
+    ("action_space", Space, "a Box or another of gymnasium.spaces", ("params",)),
+    ("validate", type(None), "None", ("params",)),
+    ("draw", type(None), "None", ("state", "params")),
 )
 
 
@@ -122,11 +124,13 @@ class Definition:
         if self.max_episode_steps is not None:
             limit = whole("max_episode_steps", self.max_episode_steps, 1, note=", or None")
             object.__setattr__(self, "max_episode_steps", limit)
-        for name, kind, other in _FUNCTIONS:
+        for name, kind, other, takes in _FUNCTIONS:
             function = getattr(self, name)
             # Classes can be called too, and are none of them.
             if isinstance(function, type) or not (callable(function) or isinstance(function, kind)):
                 raise InvalidConfig(name, f"expected {other}, or a function, got {function!r}")
+            if callable(function):
+                _check_arguments(name, function, (*takes, "tables") if self.has_tables else takes)
         if self.keys is not None and not isinstance(self.keys, Mapping):
             raise InvalidConfig("keys", f"expected a dictionary of keys and their actions, got {self.keys!r}")
         for key in self.keys or ():
@@ -235,6 +239,8 @@ class Definition:
                 )
         made = self.table_class(**{name: tables.checked(name, own[name], kind) for name, kind in kinds.items()})
         parameters.check(params, self.validate, *self.shown(made))
+        # That sizes are some.
+        self.column_types(params)
         return params, made
 
     def shown(self, given: Any) -> tuple[Any, ...]:
@@ -330,6 +336,19 @@ def _check_function(name: str, function: Any, arguments: tuple[str, ...]) -> Non
     given = tuple(inspect.signature(function.fn).parameters)
     if len(given) != len(arguments):
         raise InvalidConfig(name, f"expected the arguments {signature}, got {name}({', '.join(given)})")
+
+
+def _check_arguments(name: str, function: Callable[..., Any], arguments: tuple[str, ...]) -> None:
+    """Raise `InvalidConfig` if a function cannot be called with so many arguments."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        # Some that are not Python's own do not tell.
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        raise InvalidConfig(name, f"expected a function of ({', '.join(arguments)}), got one of {signature}") from error
 
 
 def _unknown(name: str, environment: Definition) -> str:

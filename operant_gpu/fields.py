@@ -16,6 +16,8 @@ from operant_gpu.lang import Array, Table, next_power_of_2, numpy_dtype, tl
 _DTYPES = "tl.float32, tl.float64, tl.int1, tl.int8, tl.int16, tl.int32, tl.int64 or tl.uint8"
 # Those of `lookup`.
 _MOST_AXES = 3
+# Of a block of Triton's.
+_MOST_CELLS = 2**20
 
 
 class ColumnType(NamedTuple):
@@ -66,11 +68,13 @@ def resolve(cls: type[Any], names: Mapping[str, Any] | None) -> None:
         if isinstance(text, str):
             try:
                 cls.__annotations__[name] = eval(text, known)
-            except NameError as error:
-                advice = "make the Environment in the function that defines the class"
-                raise InvalidConfig(f"{cls.__name__}.{name}", f"is annotated {text}: {error}: {advice}") from error
-            except (AttributeError, SyntaxError, TypeError) as error:
-                raise InvalidConfig(f"{cls.__name__}.{name}", f"is annotated {text}: {error}") from error
+            except Exception as error:
+                advice = (
+                    "as text, it may use names of its module and of the function that defines the class, which makes "
+                    "the Environment too; without `from __future__ import annotations` any names"
+                )
+                message = f"is annotated {text}: {type(error).__name__}: {error}; {advice}"
+                raise InvalidConfig(f"{cls.__name__}.{name}", message) from error
 
 
 def _frames() -> Iterator[FrameType]:
@@ -96,7 +100,12 @@ def column_types(state: type[Any], params: Any) -> dict[str, ColumnType]:
         dtype = _dtype("state", where, annotation, annotation.dtype, "Array")
         if not annotation.shape:
             raise InvalidConfig("state", f"{where} is an Array without an axis: annotate it {annotation.dtype!r}")
-        types[name] = ColumnType(dtype, _sizes("state", where, annotation, params))
+        shape = _sizes("state", where, annotation, params)
+        if math.prod(shape) > _MOST_CELLS:
+            raise InvalidConfig(
+                "state", f"{where} is an Array of shape {shape}: expected at most {_MOST_CELLS:,} numbers"
+            )
+        types[name] = ColumnType(dtype, shape)
     return types
 
 

@@ -49,6 +49,7 @@ Max = Annotated[float, Kind(constexpr_value(MAX))]
 Min = Annotated[float, Kind(constexpr_value(MIN))]
 """The least value; before the first step infinity."""
 
+_MOST = float(np.finfo(np.float32).max)
 _NEUTRAL = {constexpr_value(MAX): -math.inf, constexpr_value(MIN): math.inf}
 
 
@@ -78,10 +79,13 @@ def rows_of(metrics: type[Any]) -> list[Row]:
     """
     kinds: dict[str, int] = {}
     for name, annotation in metrics.__annotations__.items():
-        kind = next(iter(getattr(annotation, "__metadata__", ())), None)
-        if not isinstance(kind, Kind):
+        kind = next((one for one in getattr(annotation, "__metadata__", ()) if isinstance(one, Kind)), None)
+        if kind is None:
             expected = "expected Last, Sum, Mean, Max or Min of operant_gpu.metrics"
             raise InvalidConfig("metrics", f"field {name!r} is annotated {annotation!r}: {expected}")
+        default = metrics._field_defaults.get(name, 0.0)
+        if not isinstance(default, int | float) or abs(default) > _MOST:
+            raise InvalidConfig("metrics", f"the default of {name!r} must be a number of 32 bits, got {default!r}")
         kinds[name] = kind.number
     own = [Row(name, kind, _start(kind, metrics._field_defaults.get(name, 0.0))) for name, kind in kinds.items()]
     has_mean = constexpr_value(MEAN) in kinds.values()

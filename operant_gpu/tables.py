@@ -28,6 +28,9 @@ def checked(name: str, value: Any, kind: TableType) -> Tensor:
         InvalidConfig: If it is of another dtype or shape, or has a number that is none.
     """
     dtype, wanted = torch.from_numpy(np.empty(0, kind.dtype)).dtype, expected(kind)
+    if isinstance(value, str):
+        advice = "give an array, or the environment a default, tables=Tables(...)"
+        raise InvalidConfig(name, f"{wanted}, got the text {value!r}: {advice}")
     try:
         given = as_tensor(_bytes(value) if kind.dtype == np.uint8 else value).detach()
     except (TypeError, ValueError, RuntimeError) as error:
@@ -46,7 +49,9 @@ def checked(name: str, value: Any, kind: TableType) -> Tensor:
     if dtype.is_floating_point:
         wrong = table.isnan() | (table.isinf() & ~given.double().isinf())
     else:
-        wrong = table.to(torch.int64) != given.to(torch.int64)
+        wide = given.to(torch.int64)
+        # As large as no integer with a sign is.
+        wrong = (table.to(torch.int64) != wide) | ((wide < 0) if given.dtype is torch.uint64 else False)
     if wrong.any():
         place = tuple(wrong.nonzero()[0].tolist())
         raise InvalidConfig(name, f"{wanted}, got {given[place].item()} at {place}")

@@ -116,9 +116,9 @@ def show_parameters(console: Console, definition: Definition) -> None:
 
 def _may_be_in_memory(definition: Definition, name: str) -> bool:
     try:
-        params = definition.make_params({name: torch.tensor(definition.params._field_defaults[name])})
-        definition.spaces(params)
-        try_out(definition, params)
+        given = definition.make_given({name: torch.tensor(definition.params._field_defaults[name])})
+        definition.spaces(*given)
+        try_out(definition, *given)
     except OperantError:
         return False
     return True

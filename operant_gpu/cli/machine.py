@@ -48,7 +48,7 @@ class Envs:
         table = plain_table("environment", "actions", "observations", "limit", "solved at", "written in")
         for id in list_envs():
             definition = find(id)
-            observation, action = definition.spaces(definition.make_params({}))
+            observation, action = definition.spaces(*definition.make_given({}))
             limit, goal = definition.max_episode_steps, definition.reward_threshold
             table.add_row(
                 id,

@@ -62,15 +62,18 @@ class Eval(OfAnEnvironment):
         other = "".join(f", {name}={text}" for name, text in self.params.items())
         title = f"{id}{other} after {learner.timesteps:,} steps: {self.episodes:,} episodes each"
         headings = ("actions", "mean return", "deviation", "interquartile mean", "95 % interval", "mean length")
-        own = list(kinds["stochastic"].metrics)
-        table = plain_table(*headings, *own, title=title)
+        table = plain_table(*headings, title=title)
         for name, evaluation in kinds.items():
             low, high = evaluation.interval()
             numbers = (evaluation.mean, evaluation.std, evaluation.iqm)
             interval, length = f"{low:.4g} to {high:.4g}", f"{evaluation.lengths.mean():.4g}"
-            metrics = (f"{evaluation.metrics[metric].mean():.4g}" for metric in own)
-            table.add_row(name, *(f"{number:.4g}" for number in numbers), interval, length, *metrics)
+            table.add_row(name, *(f"{number:.4g}" for number in numbers), interval, length)
         console.print(table)
+        if own := list(kinds["stochastic"].metrics):
+            table = plain_table("metric", *kinds)
+            for metric in own:
+                table.add_row(metric, *(f"{kind.metrics[metric].mean():.4g}" for kind in kinds.values()))
+            console.print(table)
         if cut := sum(evaluation.cut for evaluation in kinds.values()):
             say(console, f"{cut} episodes without an end were cut after {STEP_LIMIT:,} steps")
         return 0

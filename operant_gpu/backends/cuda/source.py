@@ -104,7 +104,7 @@ def structures(environment: CudaEnvironment, known: Known) -> str:
             f"struct Params {{\n{constants}}};",
             *_tables(environment, known),
             *_metrics(environment),
-            _OUTCOME.format(metrics="    Metrics metrics;\n" if environment.metrics._fields else ""),
+            _OUTCOME.format(metrics=_REPORT if environment.metrics._fields else ""),
             _action(actions),
             _OBSERVATION.format(type=_TYPES[observations.dtype.name], index=_index(observations.shape)),
         ]
@@ -122,7 +122,8 @@ def _tables(environment: CudaEnvironment, known: Known) -> list[str]:
 
 
 def _metrics(environment: CudaEnvironment) -> list[str]:
-    fields = "".join(f"    float {name};\n" for name in environment.metrics._fields)
+    defaults = environment.metrics._field_defaults
+    fields = "".join(f"    float {name} = {_float(defaults.get(name, 0.0))};\n" for name in environment.metrics._fields)
     return [f"struct Metrics {{\n{fields}}};"] if fields else []
 
 
@@ -130,6 +131,11 @@ def _type_of(tensor: Tensor) -> str:
     return _TYPES[str(tensor.dtype).removeprefix("torch.")]
 
 
+# With a constructor: without it, whoever left the metrics out would report zeros.
+_REPORT = """    Metrics metrics;
+    __device__ Outcome(float reward, int32_t terminated, const Metrics& metrics)
+        : reward(reward), terminated(terminated), metrics(metrics) {}
+"""
 _OUTCOME = """// What a step returns beside the state.
 struct Outcome {{
     float reward;

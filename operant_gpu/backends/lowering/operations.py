@@ -63,7 +63,7 @@ class NumpyRng:
         return _philox(self.seed, self.env_id, self.episode, self.step, self.stream + block)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TableSeen:
     """A table as a program finds it.
 
@@ -78,6 +78,10 @@ class TableSeen:
     shape: tuple[int, ...]
     code: int
     tape: Any
+
+    def __repr__(self) -> str:
+        """Return what errors say of it."""
+        return f"a table {self.shape}"
 
 
 def static(value: Any) -> Any:

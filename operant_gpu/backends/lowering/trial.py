@@ -209,7 +209,8 @@ def _check_named_tuple(function: str, value: Any, expected: type[Any]) -> None:
 
 
 def _check_block(function: str, what: str, value: Any, cells: tuple[int, ...] = ()) -> None:
-    shapes: tuple[tuple[int, ...], ...] = ((), (ROWS,))
+    # Of a row of a table there is one number for all.
+    shapes: tuple[tuple[int, ...], ...] = ((), (ROWS,), (1,))
     expected = "a number, or a block of one number per environment"
     if cells:
         shapes = ((), (ROWS, *cells), (1, *cells), (ROWS, 1))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import triton
@@ -13,6 +15,7 @@ import triton
 from operant_gpu.backends.base import Batch
 from operant_gpu.backends.triton.launching import INTERPRETED
 from operant_gpu.hyperparameters import Hyperparameters
+from operant_gpu.lang import constexpr_value, enclosed, is_jit_function, tl
 from operant_gpu.memory.records import MODES
 from operant_gpu.mlp import MLP, MLPLayout
 from operant_gpu.parameters import draws_of, is_number
@@ -147,6 +150,7 @@ def environment_constants(batch: Batch, scales_actions: bool = False) -> Constan
     METRICS, STARTS: How each row of the metrics is summed up, and what it is before the first step. FIRST_METRIC: Which
     of them is the first that `step` gives.
     RESET, STEP, OBSERVE, ACTION_MASK: The environment's jit functions; the last may be None.
+    CAPTURED: What tells the functions from others of the same source.
     LIMIT: Steps of an episode at most. MODE: When ended environments are reset. ACTIONS: See `action_constants`.
     """
     environment = batch.environment
@@ -170,11 +174,42 @@ def environment_constants(batch: Batch, scales_actions: bool = False) -> Constan
         STEP=environment.step,
         OBSERVE=environment.observe,
         ACTION_MASK=environment.action_mask,
+        CAPTURED=captured((environment.reset, environment.step, environment.observe, environment.action_mask)),
         OBS_SIZE=batch.observations.size,
         LIMIT=batch.max_episode_steps,
         MODE=MODES[batch.autoreset_mode],
         ACTIONS=action_constants(batch.actions, scales_actions),
     )
+
+
+def captured(functions: Iterable[Any]) -> str:
+    """Return what Triton's keys leave out of what functions refer to: classes, dtypes, and constants of other modules.
+
+    The keys are of the sources of functions, of those that they call, and of constants beside them. In all else two
+    definitions of one factory may differ, and so may a file that was edited.
+    """
+    found: dict[str, str] = {}
+    waiting = [function.fn for function in functions if function is not None]
+    seen = set()
+    while waiting:
+        function = waiting.pop()
+        if function in seen:
+            continue
+        seen.add(function)
+        names = {**function.__globals__, **enclosed(function)}
+        used = function.__code__.co_names + function.__code__.co_freevars
+        values = {name: names[name] for name in used if name in names}
+        modules = {name: one for name, one in values.items() if isinstance(one, ModuleType) and one is not tl}
+        for name, module in modules.items():
+            values |= {f"{name}.{one}": getattr(module, one) for one in used if hasattr(module, one)}
+        for name, value in values.items():
+            if is_jit_function(value):
+                waiting.append(value.fn)
+            elif hasattr(value, "_field_defaults"):
+                found[f"{function.__qualname__}.{name}"] = f"{value._fields}{value._field_defaults}"
+            elif isinstance(value, tl.dtype | tl.constexpr):
+                found[f"{function.__qualname__}.{name}"] = repr(constexpr_value(value))
+    return str(sorted(found.items()))
 
 
 @functools.cache

@@ -72,16 +72,22 @@ struct Table {
 #endif
         return inside;
     }
-    __device__ __forceinline__ T operator()(int64_t i) const {
+    template <class I>
+    __device__ __forceinline__ T operator()(I i) const {
         static_assert(B == 0, "this table has more axes: give an index for each");
+        static_assert((I)0.5 == (I)0, "an index of a table must be an integer");
         return first[place<A>(i, 0)];
     }
-    __device__ __forceinline__ T operator()(int64_t i, int64_t j) const {
+    template <class I, class J>
+    __device__ __forceinline__ T operator()(I i, J j) const {
         static_assert(B > 0 && C == 0, "this table has not two axes: give an index for each");
+        static_assert((I)0.5 == (I)0 && (J)0.5 == (J)0, "an index of a table must be an integer");
         return first[place<A>(i, 0) * B + place<B>(j, 1)];
     }
-    __device__ __forceinline__ T operator()(int64_t i, int64_t j, int64_t k) const {
+    template <class I, class J, class K>
+    __device__ __forceinline__ T operator()(I i, J j, K k) const {
         static_assert(C > 0, "this table has not three axes: give an index for each");
+        static_assert((I)0.5 == (I)0 && (J)0.5 == (J)0 && (K)0.5 == (K)0, "an index of a table must be an integer");
         return first[(place<A>(i, 0) * B + place<B>(j, 1)) * C + place<C>(k, 2)];
     }
     __device__ static constexpr int64_t length(int axis = 0) { return axis == 0 ? A : axis == 1 ? B : C; }
