@@ -36,6 +36,12 @@ def test_a_game_in_cuda_trains() -> None:
     assert load("cuda_environment").main(250_000) >= 6
 
 
+def test_trading_earns_on_prices_that_it_has_not_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    # Whoever holds one unit all the time gains nothing but the drift.
+    assert load("trading").main(150_000) >= 1.0
+    assert "fees of a year" in capsys.readouterr().out
+
+
 def test_planning_swings_the_pendulum_up() -> None:
     """Random torques earn about -1,200 in 200 steps; one swing up and standing still costs 120 to 400."""
     assert load("plan_with_rollouts").main(sequences=500, steps=100) > -450

@@ -16,14 +16,15 @@ pytestmark = pytest.mark.quick
 
 PUBLIC = {
     "operant_gpu": """ActionError Array AutoresetMode BackendError CheckpointError CudaEnvironment Environment
-        ExportError InvalidConfig OperantError ResetNeeded TrainingError UnsupportedConstruct VecEnv __version__ envs
-        list_envs make register verify""",
-    "operant_gpu.arrays": "beside cell cells count get nth put",
-    "operant_gpu.envs": """Acrobot Asterix Breakout CartPole Freeway Game2048 GridWalk MountainCar MountainCarContinuous
-        Pendulum Seaquest Snake SpaceInvaders""",
+        ExportError InvalidConfig OperantError ResetNeeded Table TableError TrainingError UnsupportedConstruct VecEnv
+        __version__ envs list_envs make register verify""",
+    "operant_gpu.arrays": "beside cell cells count get length lookup nth put",
+    "operant_gpu.envs": """Acrobot Asterix Breakout CartPole Freeway FrozenLake FrozenLake8x8 Game2048 GridWalk MountainCar
+        MountainCarContinuous Pendulum Seaquest Snake SpaceInvaders frozen_lake_map""",
     "operant_gpu.errors": """ActionError BackendError CheckpointError ExportError InvalidConfig OperantError ResetNeeded
-        TrainingError UnsupportedConstruct""",
-    "operant_gpu.lang": "Array jit tl",
+        TableError TrainingError UnsupportedConstruct""",
+    "operant_gpu.lang": "Array Table jit tl",
+    "operant_gpu.metrics": "Last Max Mean Min Sum",
     "operant_gpu.models": """Controller Evaluation IntrinsicReward MLPPolicy PPO PPOConfig Policy RND evaluate export
         record""",
     "operant_gpu.models.exporting": "Actor",

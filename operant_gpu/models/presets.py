@@ -48,6 +48,19 @@ PRESETS: dict[str, dict[str, Any]] = {
         "activation": "relu",
         "normalize_rewards": True,
     },
+    # The way around the holes is long: without entropy some seeds settle for a way that often falls into one.
+    **{
+        name: {
+            "num_envs": 64,
+            "total_timesteps": steps,
+            "n_steps": 32,
+            "batch_size": 512,
+            "lr": (4e-3, 0.0),
+            "gamma": 0.999,
+            "ent_coef": 0.01,
+        }
+        for name, steps in (("FrozenLake-v1", 500_000), ("FrozenLake8x8-v1", 1_500_000))
+    },
     "GridWalk-v0": {"total_timesteps": 300_000, "ent_coef": 0.01},
     **{f"MinAtar-{game}-v1": _BOARD for game in ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")},
     "Snake-v0": {**_BOARD, "total_timesteps": 5_000_000, "lr": (2e-3, 0.0), "hidden_sizes": (128,)},
