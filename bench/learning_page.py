@@ -138,8 +138,9 @@ def sections(report: dict[str, Any], runs: dict[str, list[Run]], data: str) -> I
         left=3,
     )
     yield RUN_IT
-    # What `bench/randomization.py` measured.
+    # What `bench/randomization.py` and `bench/frozen_lake.py` measured.
     yield (RESULTS / "randomization.md").read_text().strip()
+    yield (RESULTS / "frozen-lake.md").read_text().strip()
 
 
 def image_of(env: str) -> Path:

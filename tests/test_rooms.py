@@ -19,8 +19,8 @@ PUBLIC = {
         ExportError InvalidConfig OperantError ResetNeeded Table TableError TrainingError UnsupportedConstruct VecEnv
         __version__ envs list_envs make register verify""",
     "operant_gpu.arrays": "beside cell cells count get length lookup nth put",
-    "operant_gpu.envs": """Acrobot Asterix Breakout CartPole Freeway FrozenLake FrozenLake8x8 Game2048 GridWalk MountainCar
-        MountainCarContinuous Pendulum Seaquest Snake SpaceInvaders frozen_lake_map""",
+    "operant_gpu.envs": """Acrobot Asterix Breakout CartPole Freeway FrozenLake FrozenLake8x8 Game2048 GridWalk
+        MountainCar MountainCarContinuous Pendulum Seaquest Snake SpaceInvaders frozen_lake_map""",
     "operant_gpu.errors": """ActionError BackendError CheckpointError ExportError InvalidConfig OperantError ResetNeeded
         TableError TrainingError UnsupportedConstruct""",
     "operant_gpu.lang": "Array Table jit tl",

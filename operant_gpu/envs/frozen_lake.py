@@ -32,11 +32,11 @@ class State(NamedTuple):
 
 
 class Params(NamedTuple):
-    is_slippery: bool = True
-    success_rate: float = 1 / 3  # how often slippery ice leads where the walker wants to
-    goal_reward: float = 1.0
-    hole_reward: float = 0.0
-    frozen_reward: float = 0.0
+    is_slippery: bool = True  # whether the walker may slip to either side
+    success_rate: float = 1 / 3  # how often slippery ice leads where it wants to
+    goal_reward: float = 1.0  # of a step to the goal
+    hole_reward: float = 0.0  # of one into a hole
+    frozen_reward: float = 0.0  # of any other
 
 
 class Tables(NamedTuple):

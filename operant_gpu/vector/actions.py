@@ -10,7 +10,7 @@ import torch
 from gymnasium import Space
 from torch import Tensor, nn
 
-from operant_gpu.errors import ActionError, InvalidConfig, TableError
+from operant_gpu.errors import ActionError, InvalidConfig, ResetNeeded, TableError
 from operant_gpu.memory.columns import Columns
 from operant_gpu.mlp import ACTIVATIONS, MAX_LAYERS, MAX_WIDTH, MLP
 from operant_gpu.spaces import ActionLayout, ObservationLayout
@@ -136,14 +136,21 @@ class ActionReader:
 
 
 def raise_refused(columns: Columns, space: Space[Any]) -> None:
-    """Raise if steps refused actions since the last call; the counts start again from zero.
+    """Raise if steps refused actions since the last call, whose counts start again from zero; or if streams end.
 
     Synchronises with the device.
 
     Raises:
         ActionError: With the number of such actions and the first environment that got one.
+        ResetNeeded: If an environment has had as many episodes as an int32 counts. The word of its streams that numbers
+            them has as many more, so that nothing has been drawn twice yet.
     """
-    bad, late = torch.stack([columns.bad_actions.sum(), columns.late_steps.sum()]).tolist()
+    counts = (columns.bad_actions.sum(), columns.late_steps.sum(), columns.episode.min())
+    bad, late, least = torch.stack(counts).tolist()
+    if least < -1:
+        first = int(columns.episode.argmin())
+        advice = "its random streams end with as many more: call reset(seed=...) with another seed"
+        raise ResetNeeded(f"environment {first} has begun more than 2**31 episodes: {advice}")
     if not bad and not late:
         return
     faults = []

@@ -373,6 +373,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         Synchronises with the device. The counts start again from zero.
 
         Raises:
+            ResetNeeded: If an environment has begun more than 2**31 episodes.
+            TableError: With `debug`, for indices beyond a table.
             ActionError: With the number of such actions and the first environment that got one; or with the number of
                 environments under way whose `action_mask` leaves nothing to do, and the first of them.
         """
@@ -393,7 +395,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             "episode_count", and "mean_reward", "mean_length" and each metric of an episode (NaN while there is none).
 
         Raises:
-            ActionError: As `check`.
+            ActionError, ResetNeeded, TableError: As `check`.
         """
         clear = flag("clear", clear)
         self.check()

@@ -14,7 +14,7 @@ from operant_gpu.backends.lowering.operations import NumpyRng
 from operant_gpu.lang import jit, tl
 from operant_gpu.mlp import MLP, MLPLayout
 from operant_gpu.random import uniform
-from operant_gpu.spaces import ActionLayout, action_layout
+from operant_gpu.spaces import ActionLayout, action_layout, observation_layout
 
 NUM_ENVS = 13
 # Short episodes: the runs see many ends.
@@ -204,9 +204,10 @@ def is_legal(env: VecEnv, action: torch.Tensor, mask: torch.Tensor | None) -> to
 def make_network(env: VecEnv, hidden_sizes: tuple[int, ...] = (8,), seed: int = 0, **changes: Any) -> MLP:
     """Return a network of random weights for an environment; `changes` are fields of its layout or its own."""
     actions = action_layout(env.single_action_space)
-    inputs = int(np.prod(env.single_observation_space.shape))
+    seen = observation_layout(env.single_observation_space)
+    inputs, first = int(np.prod(seen.seen)), seen.first if seen.choices else None
     outputs = actions.num_actions if actions.is_discrete else actions.size
-    layout = MLPLayout(inputs, hidden_sizes, outputs, "tanh", True, not actions.is_discrete)
+    layout = MLPLayout(inputs, hidden_sizes, outputs, "tanh", True, not actions.is_discrete, first)
     layout = layout._replace(**{name: changes.pop(name) for name in list(changes) if name in layout._fields})
     parameters = torch.randn(layout.size, generator=torch.Generator().manual_seed(seed)) * 0.7
     return MLP(**{"parameters": parameters, "layout": layout, "precision": "ieee", "scales_actions": True, **changes})
@@ -241,6 +242,8 @@ def evaluate_by_hand(network: MLP, obs: torch.Tensor) -> Evaluation:
         return x
 
     x = x.reshape(len(x), -1)
+    if layout.first_choice is not None:
+        x = np.eye(layout.inputs)[x[:, 0].astype(int) - layout.first_choice]
     if shift is not None:
         x = ((x - shift) * scale).clip(-network.clip, network.clip)
     actor = trunk(x)

@@ -202,6 +202,8 @@ MOVED = {
     "Acrobot-v1": ("theta1", 0.0, 1.0),
     "CartPole-v1": ("x", -1.0, 1.0),
     "Game2048-v0": ("board", 2, 5),
+    "FrozenLake-v1": ("row", 0, 3),
+    "FrozenLake8x8-v1": ("row", 0, 3),
     "GridWalk-v0": ("x", 0, 9),
     "MinAtar-Asterix-v1": ("player_x", 0, 9),
     "MinAtar-Breakout-v1": ("paddle", 1, 8),

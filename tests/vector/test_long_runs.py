@@ -9,7 +9,7 @@ import torch
 from contract_envs import make_cpu
 from here import BACKENDS
 
-from operant_gpu import ActionError, AutoresetMode, VecEnv
+from operant_gpu import ActionError, AutoresetMode, ResetNeeded, VecEnv
 
 # The last numbers to which float32 and int32 can add 1, or cannot.
 FLOATS_END, INTEGERS_END = 2**24, 2**31 - 1
@@ -65,6 +65,39 @@ def test_refused_actions_and_late_steps_are_counted_on(name: str, backend: str) 
     env.step(torch.full((3,), 9))
     with pytest.raises(ActionError, match=f"^{3 * (INTEGERS_END + 1)} actions "):
         env.check()
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("is_rollout", [False, True], ids=["step", "rollout"])
+@every_backend
+def test_the_end_of_the_streams_is_told_of_before_they_repeat(name: str, backend: str, is_rollout: bool) -> None:
+    env = make_cpu(name, 3, backend, max_episode_steps=1)
+    at(env, episode=INTEGERS_END - 1)
+
+    def step() -> None:
+        if is_rollout:
+            env.rollout(1)
+        else:
+            env.step(torch.zeros(3, dtype=torch.int64))
+
+    step()
+    env.check()
+    assert env.state_dict()["columns"]["episode"].tolist() == [INTEGERS_END] * 3
+    drawn = env.observe().clone()
+    step()
+    # The word goes on, and what is drawn is other than before.
+    assert env.state_dict()["columns"]["episode"].tolist() == [-INTEGERS_END - 1] * 3
+    assert not env.observe().equal(drawn)
+    for _ in range(2):
+        with pytest.raises(
+            ResetNeeded, match=r"^environment 0 has begun more than 2\*\*31 episodes: its random streams end"
+        ):
+            env.get_logs()
+    env.reset()
+    with pytest.raises(ResetNeeded):
+        env.check()
+    env.reset(seed=1)
+    env.check()
 
 
 def test_a_state_with_narrower_columns_is_read() -> None:

@@ -119,7 +119,8 @@ struct Block {
 
     __device__ void begin_episodes(const int32_t* flags) {
         OPERANT_EACH_WHERE(flags, k, n) {
-            ++episode[k];
+            // A word of the streams, which goes on beyond what an int32 counts.
+            episode[k] = (int32_t)((uint32_t)episode[k] + 1);
             draw_params(batch, row + k, Rng{seed[k], env_id[k], episode[k], 0, PARAMS_STREAM});
             const Rng rng = {seed[k], env_id[k], episode[k], 0, RESET_STREAM};
             states.begin(k, ::reset(rng, params(k) OPERANT_TABLES(batch, row + k)));

@@ -57,8 +57,12 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "a dictionary": (lambda: MLPPolicy(box(4), ACTIONS["gaussian"], {}), r"config: expected a PPOConfig, got \{\}"),
     "observations without axes": (lambda: MLPPolicy(box(), ACTIONS["gaussian"]), "observation_space: .*with an axis"),
     "discrete observations": (
-        lambda: MLPPolicy(spaces.Discrete(3), ACTIONS["gaussian"]),
-        r"observation_space: expected a Box or MultiBinary with an axis, got Discrete\(3\): give env.single",
+        lambda: MLPPolicy(spaces.Discrete(3), ACTIONS["gaussian"], PPOConfig(normalize_observations=True)),
+        r"normalize_observations: Discrete\(3\) is seen as zeros and a one, which are not normalized",
+    ),
+    "several integers": (
+        lambda: MLPPolicy(spaces.MultiDiscrete([3, 3]), ACTIONS["gaussian"]),
+        r"observation_space: expected a Box or MultiBinary with an axis, or Discrete, got Multi.*: give env.single",
     ),
     "actions": (lambda: MLPPolicy(box(4), spaces.MultiBinary(3)), "action_space: expected Discrete.*got MultiBinary"),
     "NaN": (lambda: make(log_std_init=float("nan")), "log_std_init: expected a finite number"),

@@ -25,7 +25,7 @@ def make_rollout() -> Rollout:
 
 
 def under_way(*columns: torch.Tensor) -> Any:
-    return SimpleNamespace(episode_so_far=columns)
+    return SimpleNamespace(episode_so_far=columns, metric_sums={})
 
 
 @pytest.mark.parametrize("is_staggered", [False, True])
