@@ -13,8 +13,8 @@ from operant_gpu.lang import constexpr_function, jit, next_power_of_2, tl
 
 __all__ = ["beside", "cell", "cells", "cells_of", "count", "get", "length", "lookup", "nth", "put"]
 
-# As `tables.FARTHEST`, which is above this module.
-_FARTHEST = tl.constexpr(2**57 - 1)
+# The index farthest from a table that is noted: multiplied by 64 it still has 64 bits.
+FARTHEST = tl.constexpr(2**57 - 1)
 
 
 @jit
@@ -130,6 +130,6 @@ def _place(table, index, AXIS: tl.constexpr):
     place = tl.minimum(tl.maximum(index, 0), table.SHAPE[AXIS] - 1)
     if table.outside is not None and _axes(index) == 1:
         # As `tables.report` takes it.
-        far = tl.minimum(tl.maximum(tl.cast(index, tl.int64), -_FARTHEST), _FARTHEST)
+        far = tl.minimum(tl.maximum(tl.cast(index, tl.int64), -FARTHEST), FARTHEST)
         tl.store(table.outside + table.row, far * 64 + (table.CODE + AXIS), mask=table.mask & (index != place))
     return place

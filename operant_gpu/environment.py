@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import re
@@ -70,7 +71,7 @@ class Definition:
         params: NamedTuple class of ints, floats and bools with defaults. Users give numbers, which are compiled into
             the kernels, or tensors and distributions, which are blocks in memory.
         tables: NamedTuple class of `Table(dtype, shape)`, or an instance of one, whose arrays are the defaults. Every
-            function of an environment that has tables takes them as its last argument.
+            function of an environment that has tables takes them as its last argument, in CUDA C++ after `params`.
         metrics: NamedTuple class with one field per metric, annotated with `Last`, `Sum`, `Mean`, `Max` or `Min` of
             `operant_gpu.metrics`. `step` of an environment that has metrics returns one as its fourth value.
         max_episode_steps: Steps after which an episode is truncated, or None.
@@ -189,7 +190,7 @@ class Definition:
         """Whether functions take tables."""
         return bool(self.table_class._fields)
 
-    @property
+    @functools.cached_property
     def metric_rows(self) -> list[Row]:
         """What lies in memory of the metrics."""
         return rows_of(self.metrics)
@@ -238,12 +239,12 @@ class Definition:
                     name, f"{tables.expected(kinds[name])} to make {self.id}, got none: give {name}=..."
                 )
         made = self.table_class(**{name: tables.checked(name, own[name], kind) for name, kind in kinds.items()})
-        parameters.check(params, self.validate, *self.shown(made))
-        # That sizes are some.
+        parameters.check(params, self.validate, *self.table_arrays(made))
+        # Raises if a size is not at least 1.
         self.column_types(params)
         return params, made
 
-    def shown(self, given: Any) -> tuple[Any, ...]:
+    def table_arrays(self, given: Any) -> tuple[Any, ...]:
         """Return what functions that Python runs get beside the parameters."""
         return (tables.arrays(given),) if self.has_tables else ()
 
@@ -253,7 +254,7 @@ class Definition:
         Raises:
             InvalidConfig: If a space has no layout in memory, or has no actions for `action_mask` to tell of.
         """
-        shown = self.shown(given)
+        shown = self.table_arrays(given)
         observation, action = (self._space(name, params, shown) for name in ("observation_space", "action_space"))
         observation_layout(observation)
         layout = action_layout(action)

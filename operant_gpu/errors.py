@@ -96,7 +96,7 @@ class ExportError(OperantError, RuntimeError):
 
 
 class ResetNeeded(OperantError, RuntimeError):
-    """A step before the first reset, or any use after `close`."""
+    """A step before the first reset, any use after `close`, or more episodes than random streams have numbers for."""
 
 
 class TableError(OperantError, IndexError):

@@ -17,7 +17,7 @@ _DTYPES = "tl.float32, tl.float64, tl.int1, tl.int8, tl.int16, tl.int32, tl.int6
 # Those of `lookup`.
 _MOST_AXES = 3
 # Of a block of Triton's.
-_MOST_CELLS = 2**20
+MOST_CELLS = 2**20
 
 
 class ColumnType(NamedTuple):
@@ -101,9 +101,9 @@ def column_types(state: type[Any], params: Any) -> dict[str, ColumnType]:
         if not annotation.shape:
             raise InvalidConfig("state", f"{where} is an Array without an axis: annotate it {annotation.dtype!r}")
         shape = _sizes("state", where, annotation, params)
-        if math.prod(shape) > _MOST_CELLS:
+        if math.prod(shape) > MOST_CELLS:
             raise InvalidConfig(
-                "state", f"{where} is an Array of shape {shape}: expected at most {_MOST_CELLS:,} numbers"
+                "state", f"{where} is an Array of shape {shape}: expected at most {MOST_CELLS:,} numbers"
             )
         types[name] = ColumnType(dtype, shape)
     return types

@@ -22,7 +22,7 @@ from operant_gpu.lang import constexpr_value, jit, tl
 
 __all__ = ["Last", "Max", "Mean", "Min", "Sum"]
 
-# How many steps the others are of: a row of its own, where a mean is wanted.
+# Counts steps. It has a row only where there is a mean.
 STEPS = tl.constexpr(0)
 LAST = tl.constexpr(1)
 SUM = tl.constexpr(2)
@@ -84,7 +84,7 @@ def rows_of(metrics: type[Any]) -> list[Row]:
             expected = "expected Last, Sum, Mean, Max or Min of operant_gpu.metrics"
             raise InvalidConfig("metrics", f"field {name!r} is annotated {annotation!r}: {expected}")
         default = metrics._field_defaults.get(name, 0.0)
-        if not isinstance(default, int | float) or abs(default) > _MOST:
+        if not isinstance(default, int | float) or not abs(default) <= _MOST:
             raise InvalidConfig("metrics", f"the default of {name!r} must be a number of 32 bits, got {default!r}")
         kinds[name] = kind.number
     own = [Row(name, kind, _start(kind, metrics._field_defaults.get(name, 0.0))) for name, kind in kinds.items()]

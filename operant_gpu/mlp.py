@@ -33,7 +33,7 @@ class MLPLayout(NamedTuple):
         activation: "tanh" or "relu", after each hidden layer.
         shared_trunk: Whether actor and critic share the hidden layers.
         is_gaussian: Whether outputs are means.
-        first_choice: The least value of a Discrete observation, of which `inputs` are there; None for others.
+        obs_start: The least value of a Discrete observation, of which `inputs` are there; None for others.
     """
 
     inputs: int
@@ -42,7 +42,7 @@ class MLPLayout(NamedTuple):
     activation: str
     shared_trunk: bool
     is_gaussian: bool
-    first_choice: int | None = None
+    obs_start: int | None = None
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -110,8 +110,8 @@ class MLP:
         Args:
             obs: Observations (batch, inputs), or (batch, 1) of Discrete ones.
         """
-        if self.layout.first_choice is not None:
-            obs = obs == torch.arange(self.layout.inputs, device=obs.device) + self.layout.first_choice
+        if self.layout.obs_start is not None:
+            obs = obs == torch.arange(self.layout.inputs, device=obs.device) + self.layout.obs_start
         # Images may be bytes.
         obs = obs.to(self.parameters.dtype)
         *trunks, actor, actor_bias, critic, critic_bias = self.views()[: -1 if self.layout.is_gaussian else None]

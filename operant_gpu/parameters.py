@@ -135,7 +135,7 @@ def check(params: Any, validate: Callable[..., None] | None, *tables: Any) -> No
     """Let a definition's `validate` see the parameters as they were given: at their least, and at their greatest.
 
     Args:
-        params: They.
+        params: The parameters.
         validate: The definition's, or None.
         tables: What else it takes.
 

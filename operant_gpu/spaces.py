@@ -14,6 +14,8 @@ from operant_gpu.errors import InvalidConfig
 
 # Of images: grey, colours, colours and opacity.
 _CHANNELS = (1, 3, 4)
+# What float32 counts to.
+_MOST = 2**24
 _OBSERVATION_DTYPES = tuple(map(np.dtype, ("float32", "uint8", "int8", "int32")))
 
 
@@ -132,18 +134,23 @@ class ObservationLayout(NamedTuple):
         shape: () for Discrete.
         dtype: Of its numbers.
         choices: How many values a Discrete one has, which policies see one-hot; 0 for others.
-        first: The least of them.
+        start: The least of them.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     choices: int = 0
-    first: int = 0
+    start: int = 0
 
     @property
     def seen(self) -> tuple[int, ...]:
         """Shape of what a policy sees."""
         return (self.choices,) if self.choices else self.shape
+
+    @property
+    def one_hot_start(self) -> int | None:
+        """The least value of a Discrete one, None for others."""
+        return self.start if self.choices else None
 
     @property
     def size(self) -> int:
@@ -160,14 +167,14 @@ def observation_layout(space: Space[Any]) -> ObservationLayout:
     """Describe an observation space.
 
     Raises:
-        InvalidConfig: If the space is not Discrete, of 32 bits, or a Box or MultiBinary whose components tensors can
+        InvalidConfig: If the space is not Discrete, of 24 bits, or a Box or MultiBinary whose components tensors can
             hold.
     """
     if isinstance(space, spaces.Discrete):
-        first, choices = int(space.start), int(space.n)
-        if first < -(2**31) or first + choices > 2**31:
-            raise InvalidConfig("observation_space", f"expected observations that fit in 32 bits, got {space!r}")
-        return ObservationLayout((), np.dtype(np.int64), choices, first)
+        start, choices = int(space.start), int(space.n)
+        if start < -_MOST or start + choices > _MOST:
+            raise InvalidConfig("observation_space", f"expected observations from -2**24 to 2**24, got {space!r}")
+        return ObservationLayout((), np.dtype(np.int64), choices, start)
     if isinstance(space, spaces.Box | spaces.MultiBinary) and math.prod(space.shape) > 0:
         dtype = np.dtype(space.dtype)
         if dtype in _OBSERVATION_DTYPES:

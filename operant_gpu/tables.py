@@ -13,9 +13,6 @@ from operant_gpu.errors import InvalidConfig
 from operant_gpu.fields import TableType
 from operant_gpu.tensors import as_tensor
 
-# The index farthest from a table that is noted: multiplied by 64 it still has 64 bits.
-FARTHEST = 2**57 - 1
-
 
 class NoTables(NamedTuple):
     """Tables of an environment that has none."""
@@ -107,14 +104,19 @@ def _read_only(table: Tensor) -> np.ndarray[Any, Any]:
     return array
 
 
+def code(place: int) -> int:
+    """Return what tells the first axis of the table in this place from those of others; the next axes follow."""
+    return 1 + 3 * place
+
+
 def report(tables: Mapping[str, Tensor], packed: int) -> str:
     """Return what is wrong with an index that `arrays.lookup` has noted.
 
     Args:
         tables: By name.
-        packed: The index, times 64, and 1 + 3 times the place of the table + the axis.
+        packed: The index, times 64, and the code of the table's axis.
     """
-    index, code = divmod(packed, 64)
-    place, axis = divmod(code - 1, 3)
+    index, own = divmod(packed, 64)
+    place, axis = divmod(own - 1, 3)
     name, table = list(tables.items())[place]
     return f"index {index} of axis {axis} of the table {name!r}, which has 0 to {table.shape[axis] - 1} there"

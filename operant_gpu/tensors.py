@@ -24,7 +24,10 @@ def as_tensor(given: Any, width: Any = None) -> Tensor:
     if hasattr(given, "__cuda_array_interface__"):
         return torch.as_tensor(given)
     if hasattr(given, "__dlpack__") and not isinstance(given, np.ndarray | np.generic):
-        tensor: Tensor = torch.utils.dlpack.from_dlpack(given)
+        try:
+            tensor: Tensor = torch.utils.dlpack.from_dlpack(given)
+        except BufferError as error:
+            raise ValueError(str(error)) from error
         return tensor
     if isinstance(given, list | tuple) and given and all(isinstance(one, Tensor) for one in given):
         return torch.stack(tuple(given))

@@ -1,7 +1,7 @@
 """The environments that come with the library. Importing this module registers them.
 
-A file each, which reads as physics; `drawing.py` has pictures, `checks.py` and `minatar/shared.py` what several share.
-They know what authors write with, and nothing of what steps them.
+A file each, which reads as physics; `drawing.py` has pictures, `checks.py`, `lakes.py` and `minatar/shared.py` what
+several share. They know what authors write with, and nothing of what steps them.
 """
 
 from operant_gpu.environment import Definition

@@ -18,7 +18,7 @@ def frozen_lake_map(desc: Sequence[str]) -> dict[str, Any]:
     """Return the tables of a map, to make environments with: `make("FrozenLake-v1", **frozen_lake_map(["SH", "FG"]))`.
 
     Args:
-        desc: Its rows, of the letters S (of which episodes start from one), F, H and G.
+        desc: Its rows, of the letters S, F, H and G. Each episode starts from one of the S.
     """
     return {"desc": desc, "starts": [cell for cell, letter in enumerate("".join(desc)) if letter == "S"]}
 

@@ -96,7 +96,7 @@ def allocate_columns(
         **{name: torch.zeros(shape, dtype=COLUMN_DTYPES[name], device=device) for name, shape in shapes.items()}
     )
     if columns.metrics is not None:
-        columns.metrics.copy_(torch.tensor([[row.start] for row in metrics]))
+        columns.metrics.copy_(torch.tensor([[row.start] for row in metrics], dtype=torch.float64, device=device))
     columns.env_id.copy_(torch.arange(first_env_id, first_env_id + num_envs, device=device))
     columns.episode.fill_(-1)
     return columns

@@ -86,11 +86,11 @@ class ActionReader:
     def _check_network(self, network: MLP, obs: ObservationLayout) -> None:
         layout, inputs = self._layout, math.prod(obs.seen)
         outputs = layout.num_actions if layout.is_discrete else layout.size
-        expected = (inputs, outputs, not layout.is_discrete, obs.first if obs.choices else None)
+        expected = (inputs, outputs, not layout.is_discrete, obs.one_hot_start)
         own = network.layout
-        found = (own.inputs, own.outputs, own.is_gaussian, own.first_choice)
+        found = (own.inputs, own.outputs, own.is_gaussian, own.obs_start)
         if found != expected:
-            names = "inputs, outputs, is_gaussian, first_choice"
+            names = "inputs, outputs, is_gaussian, obs_start"
             raise InvalidConfig("policy", f"the network has ({names}) = {found}, the environment needs {expected}")
         parameters = network.parameters
         if parameters.device != self._device or parameters.dtype != torch.float32:
@@ -136,9 +136,9 @@ class ActionReader:
 
 
 def raise_refused(columns: Columns, space: Space[Any]) -> None:
-    """Raise if steps refused actions since the last call, whose counts start again from zero; or if streams end.
+    """Raise if steps refused actions since the last call, or if the numbers of episodes have run out.
 
-    Synchronises with the device.
+    The counts of actions start again from zero. Synchronises with the device.
 
     Raises:
         ActionError: With the number of such actions and the first environment that got one.
@@ -149,7 +149,7 @@ def raise_refused(columns: Columns, space: Space[Any]) -> None:
     bad, late, least = torch.stack(counts).tolist()
     if least < -1:
         first = int(columns.episode.argmin())
-        advice = "its random streams end with as many more: call reset(seed=...) with another seed"
+        advice = "its random numbers repeat after 2**32: call reset(seed=...) with another seed"
         raise ResetNeeded(f"environment {first} has begun more than 2**31 episodes: {advice}")
     if not bad and not late:
         return

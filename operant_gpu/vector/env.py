@@ -111,7 +111,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self.device, self.backend = select.resolve(environment, trial, device, backend)
         layout, obs = action_layout(self.single_action_space), observation_layout(self.single_observation_space)
         mask_size = layout.num_actions if environment.has_action_mask else 0
-        self._shape = obs.shape
+        self._layout, self._shape = obs, obs.shape
         bytes_each = allocation.bytes_per_env(environment, as_given, obs, mask_size)
         self.num_envs = allocation.check_num_envs(num_envs, bytes_each, self.device)
         self._memory = parameters.allocated(as_given, self.num_envs, self.device)
@@ -317,8 +317,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         """
         self._check_started()
         num_steps = checks.num_steps(num_steps)
-        layout = observation_layout(self.single_observation_space)
-        taken = self._reader.read_policy(policy, num_steps, layout)
+        taken = self._reader.read_policy(policy, num_steps, self._layout)
         tensors = self._storage.tensors(out, num_steps, isinstance(taken, MLP))
         self._backend.rollout(num_steps, taken, self._storage.trajectory(tensors), self._outputs)
         if self._debug:
@@ -338,7 +337,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         return {**given, **{name: one[spread] if one.ndim else one.clone() for name, one in tensors.items()}, **own}
 
     @property
-    def as_given(self) -> dict[str, Any]:
+    def given(self) -> dict[str, Any]:
         """What the environments were made with: parameters and tables, by name."""
         return {**self.given_params._asdict(), **self._given_tables}
 
@@ -410,7 +409,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         return {"episode_count": int(count), **means}
 
     def state_dict(self) -> Info:
-        """Return a copy of everything that decides the future: state, clocks, seeds, statistics."""
+        """Return a copy of everything that decides the future: state, clocks, seeds, statistics, tables."""
         return {
             "format": checks.STATE_FORMAT,
             **self._identity(),
@@ -445,7 +444,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         """Copy and pickle a twin, in memory of its own: with the same future, and the outputs of the last step."""
         settings: dict[str, Any] = {
             # As they were given: what was written since need not be what an author's `validate` takes.
-            "params": self.as_given,
+            "params": self.given,
             "device": str(self.device),
             "backend": self.backend,
             "autoreset_mode": self.autoreset_mode,
@@ -486,8 +485,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         rows = zip(*(column.tolist() if column.ndim == 1 else column.numpy() for column in columns), strict=True)
         memory = {name: one.expand(self.num_envs)[chosen].tolist() for name, one in self._memory.items()}
         params = (self.params._replace(**{name: one[i] for name, one in memory.items()}) for i in range(len(chosen)))
-        draw, state, shown = self.environment.draw, self.environment.state, self.environment.shown(self._tables)
-        return tuple(draw(state(*row), own, *shown) for row, own in zip(rows, params, strict=True))
+        draw, state, tabled = self.environment.draw, self.environment.state, self.environment.table_arrays(self._tables)
+        return tuple(draw(state(*row), own, *tabled) for row, own in zip(rows, params, strict=True))
 
     def __enter__(self) -> VecEnv:
         """Close the environments at the end of a `with` statement."""
@@ -524,7 +523,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
     def _identity(self) -> Info:
         return {
             "id": self.environment.id,
-            "params": parameters.described(self.as_given),
+            "params": parameters.described(self.given),
             "num_envs": self.num_envs,
             "max_episode_steps": self._limit,
             "autoreset_mode": self.autoreset_mode.value,

@@ -20,7 +20,7 @@ from operant_gpu.models.ppo.fused import kernels_for
 from operant_gpu.models.ppo.rollout import Minibatch
 from operant_gpu.models.ppo.schedules import Schedules
 from operant_gpu.models.ppo.update import objective
-from operant_gpu.spaces import action_layout
+from operant_gpu.spaces import action_layout, observation_layout
 from operant_gpu.vector import VecEnv
 from operant_gpu.verification import stepping
 from operant_gpu.verification.comparing import Differs, Inapplicable, Unavailable, assert_below, assert_equal
@@ -105,7 +105,7 @@ def compare_trainings(make: Maker) -> str:
     for _ in range(2):
         env = make(64)
         try:
-            learner = PPO(env, _CONFIG)
+            learner = PPO(env, _config(env))
         except InvalidConfig as error:
             raise Inapplicable(f"PPO does not train it: {one_line(error)}") from error
         learner.learn(_ITERATIONS * _CONFIG.n_steps * env.num_envs)
@@ -122,7 +122,7 @@ def in_float64(policy: MLPPolicy) -> MLPPolicy:
     copied: Any = copy.deepcopy(policy).cpu().double()
 
     def forward(self: Any, obs: Tensor, state: None, starts: None) -> tuple[Tensor, Tensor, None]:
-        obs = obs.double() if self.normalizer is None else self.normalizer(obs.double())
+        obs = obs.double() if self.normalizer is None else self.normalizer(obs.double()).double()
         return (*self.network(obs), None)
 
     copied.forward = types.MethodType(forward, copied)
@@ -130,17 +130,23 @@ def in_float64(policy: MLPPolicy) -> MLPPolicy:
     return exact
 
 
+def _config(env: VecEnv) -> PPOConfig:
+    """Return the settings: what is seen one-hot is not normalized."""
+    is_discrete = observation_layout(env.single_observation_space).choices > 0
+    return replace(_CONFIG, normalize_observations=not is_discrete)
+
+
 def _policy(env: VecEnv) -> MLPPolicy:
     """Return a network that is not too sure of what it does, with the scaling that the environments need."""
     try:
-        policy = MLPPolicy(env.single_observation_space, env.single_action_space, _CONFIG)
+        policy = MLPPolicy(env.single_observation_space, env.single_action_space, _config(env))
     except InvalidConfig as error:
         raise Inapplicable(f"no small network acts in it: {one_line(error)}") from error
     seen = env.rollout(stepping.STEPS, chance(env, stepping.STEPS), out=stored_names(env))["obs"]
     if not seen.isfinite().all():
         raise Inapplicable("its observations are not finite")
-    assert isinstance(policy.normalizer, ObservationNormalizer)
-    policy.normalizer.update(seen.cpu())
+    if isinstance(policy.normalizer, ObservationNormalizer):
+        policy.normalizer.update(seen.cpu())
     policy.flat.add_(0.1 * torch.randn(policy.flat.shape, generator=torch.Generator().manual_seed(SEED)))
     return policy.to(env.device)
 

@@ -11,6 +11,7 @@ from torch.nn.utils import parameters_to_vector
 
 from operant_gpu import VecEnv
 from operant_gpu.models import MLPPolicy, Policy, PPOConfig
+from operant_gpu.models.policies.normalization import ObservationNormalizer
 
 ACTIONS: dict[str, spaces.Space] = {
     "categorical": spaces.Discrete(3),
@@ -42,7 +43,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 def scrambled(policy: MLPPolicy) -> MLPPolicy:
     """Return the policy with no two parameters alike, and statistics of observations if it has any."""
     policy.flat.copy_(0.4 * random(policy.flat.numel(), seed=7))
-    if policy.normalizer is not None:
+    if isinstance(policy.normalizer, ObservationNormalizer):
         shape = tuple(policy.normalizer.shift.shape)
         policy.normalizer.update(3.0 * random(500, *shape, seed=8) + random(*shape, seed=9))
     return policy

@@ -178,7 +178,7 @@ def random_by_hand(layout: ActionLayout, stream: NumpyRng, mask: torch.Tensor | 
         floats = [unit * span + np.float32(low) for unit, span, low in zip(units, spans, layout.box_low)]
         return torch.from_numpy(np.stack(floats, -1))
     parts = []
-    for word, first, low, high in zip(words, layout.first_choices, layout.low, layout.high):
+    for word, first, low, high in zip(words, layout.obs_starts, layout.low, layout.high):
         shape = (len(word), high - low)
         legal = np.ones(shape, bool) if mask is None else mask[:, first : first + high - low].numpy()
         rank = (word.astype(np.uint64) * legal.sum(1).astype(np.uint64)) >> np.uint64(32)
@@ -192,7 +192,7 @@ def is_legal(env: VecEnv, action: torch.Tensor, mask: torch.Tensor | None) -> to
     layout = action_layout(env.single_action_space)
     parts = action if layout.shape else action[..., None]
     legal = torch.ones(parts.shape[:-1], dtype=torch.bool)
-    for i, (low, high, first) in enumerate(zip(layout.low, layout.high, layout.first_choices)):
+    for i, (low, high, first) in enumerate(zip(layout.low, layout.high, layout.obs_starts)):
         choice = parts[..., i] - low
         legal &= (choice >= 0) & (choice < high - low)
         if mask is not None:
@@ -205,9 +205,9 @@ def make_network(env: VecEnv, hidden_sizes: tuple[int, ...] = (8,), seed: int = 
     """Return a network of random weights for an environment; `changes` are fields of its layout or its own."""
     actions = action_layout(env.single_action_space)
     seen = observation_layout(env.single_observation_space)
-    inputs, first = int(np.prod(seen.seen)), seen.first if seen.choices else None
+    inputs = int(np.prod(seen.seen))
     outputs = actions.num_actions if actions.is_discrete else actions.size
-    layout = MLPLayout(inputs, hidden_sizes, outputs, "tanh", True, not actions.is_discrete, first)
+    layout = MLPLayout(inputs, hidden_sizes, outputs, "tanh", True, not actions.is_discrete, seen.one_hot_start)
     layout = layout._replace(**{name: changes.pop(name) for name in list(changes) if name in layout._fields})
     parameters = torch.randn(layout.size, generator=torch.Generator().manual_seed(seed)) * 0.7
     return MLP(**{"parameters": parameters, "layout": layout, "precision": "ieee", "scales_actions": True, **changes})
@@ -242,8 +242,8 @@ def evaluate_by_hand(network: MLP, obs: torch.Tensor) -> Evaluation:
         return x
 
     x = x.reshape(len(x), -1)
-    if layout.first_choice is not None:
-        x = np.eye(layout.inputs)[x[:, 0].astype(int) - layout.first_choice]
+    if layout.obs_start is not None:
+        x = np.eye(layout.inputs)[x[:, 0].astype(int) - layout.obs_start]
     if shift is not None:
         x = ((x - shift) * scale).clip(-network.clip, network.clip)
     actor = trunk(x)

@@ -90,7 +90,7 @@ def test_the_end_of_the_streams_is_told_of_before_they_repeat(name: str, backend
     assert not env.observe().equal(drawn)
     for _ in range(2):
         with pytest.raises(
-            ResetNeeded, match=r"^environment 0 has begun more than 2\*\*31 episodes: its random streams end"
+            ResetNeeded, match=r"^environment 0 has begun more than 2\*\*31 episodes: its random numbers"
         ):
             env.get_logs()
     env.reset()

@@ -129,7 +129,7 @@ def wrong_network(env: VecEnv, **changes: Any) -> Policy:
 BAD_NETWORKS: dict[str, tuple[Callable[[VecEnv], Any], str]] = {
     "inputs": (lambda env: wrong_network(env, inputs=5), r"\(5, 2, False, None\).* needs \(4, 2, False, None\)"),
     "outputs": (lambda env: wrong_network(env, outputs=3), r"\(4, 3, False, None\).* needs \(4, 2, False, None\)"),
-    "one-hot": (lambda env: wrong_network(env, first_choice=0), r"\(4, 2, False, 0\).* needs \(4, 2, False, None\)"),
+    "one-hot": (lambda env: wrong_network(env, obs_start=0), r"\(4, 2, False, 0\).* needs \(4, 2, False, None\)"),
     "normals": (
         lambda env: wrong_network(env, is_gaussian=True),
         r"\(4, 2, True, None\).* needs \(4, 2, False, None\)",

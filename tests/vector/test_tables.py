@@ -486,7 +486,7 @@ def test_twins_have_the_tables_of_the_moment(backend: str, debug: bool) -> None:
     env.tables.flat[2] = np.nan
     for twin in (copy.deepcopy(env), pickle.loads(pickle.dumps(env))):
         assert_same_tensors(twin.tables._asdict(), env.tables._asdict())
-        assert twin.as_given["flat"].tolist() == FLAT.tolist()
+        assert twin.given["flat"].tolist() == FLAT.tolist()
         twin.tables.flat[0] = 99.0
     assert env.tables.flat[0] == FLAT[0]
     other = make(backend=backend, debug=debug)

@@ -44,7 +44,7 @@ Network = _structure(
     ("const int64_t*", "first_choices lows", "where the choices of each begin, and the number of its first one"),
     ("const float*", "parameters shift scale", "if there is a shift, observations (inputs,) are scaled and clipped"),
     ("double", "clip"),
-    ("int64_t", "is_one_hot first_seen", "whether an observation is one integer, the least of which is `first_seen`"),
+    ("int64_t", "is_one_hot obs_start", "whether an observation is one integer, the least of which is `obs_start`"),
 )
 Hyperparameters = _structure(
     *("Hyperparameters", "Settings that may change while a policy learns; those that are None are infinite."),

@@ -41,8 +41,8 @@ def network_of(mlp: MLP, actions: ActionLayout) -> Any:
         shift=address(mlp.shift),
         scale=address(mlp.scale),
         clip=mlp.clip,
-        is_one_hot=layout.first_choice is not None,
-        first_seen=layout.first_choice or 0,
+        is_one_hot=layout.obs_start is not None,
+        obs_start=layout.obs_start or 0,
     )
     made.first_choices, made.lows = _bounds(actions).ctypes.data, _bounds(actions)[1:].ctypes.data
     return made

@@ -27,6 +27,7 @@ from operant_gpu.metrics import LAST, MAX, MEAN, MIN, STEPS, SUM, Row
 from operant_gpu.parameters import draws_of, in_memory, is_number, types
 from operant_gpu.randomization import Draw
 from operant_gpu.spaces import ActionLayout, ObservationLayout, action_layout, observation_layout
+from operant_gpu.tables import code
 
 # Bytes of one environment's state, which lies on the stack of a thread.
 MAX_STATE = 1 << 16
@@ -164,6 +165,7 @@ def program(environment: CudaEnvironment, known: Known) -> str:
             f"// {environment.id}, of files {digests(path, author)}",
             "#define OPERANT_NOTES" if known.notes else "",
             _included("environment.cuh"),
+            *([_included("table.cuh")] if environment.has_tables else []),
             _line(1, "made from the definition"),
             structures(environment, known),
             _line(1, str(path)),
@@ -297,7 +299,7 @@ def _description(
 
 def _found(place: int, name: str, notes: bool) -> str:
     """Return the members of a table."""
-    return f"{{batch.table_{name}{f', batch.outside + row, {1 + 3 * place}' if notes else ''}}}"
+    return f"{{batch.table_{name}{f', batch.outside + row, {code(place)}' if notes else ''}}}"
 
 
 def _measured(i: int, row: Row) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -66,15 +67,15 @@ def _seen(table: Any) -> TableSeen:
 
 def _place(table: TableSeen, index: Any, axis: int) -> Any:
     """Return an index, no less than 0 and no more than the last of the axis; note where it was."""
-    last = table.shape[axis] - 1
+    last, is_large = table.shape[axis] - 1, math.prod(table.shape) >= 2**31
     kind = np.asarray(index).dtype
     if kind.kind not in "biu":
         raise _refused(f"an index of a table must be an integer, got {kind}: cast with .to(tl.int32)")
     if not isinstance(index, np.ndarray):
         if not 0 <= index <= last:
             raise _refused(f"index {index} of axis {axis} of a table {table.shape}: it has 0 to {last}")
-        return np.int32(index)
-    is_wide = index.dtype.itemsize == 8 or index.dtype == np.uint32 or np.prod(table.shape) >= 2**31
+        return np.int64(index) if is_large else np.int32(index)
+    is_wide = index.dtype.itemsize == 8 or index.dtype == np.uint32 or is_large
     index = cast(index, np.dtype(np.int64 if is_wide else np.int32))
     place = minimum(maximum(index, 0), last)
     if rank(index) == 1:

@@ -19,6 +19,7 @@ from operant_gpu.metrics import STEPS, measured
 from operant_gpu.parameters import NUMPY_DTYPES, draws_of, is_number, types
 from operant_gpu.random import philox_word, philox_words
 from operant_gpu.spaces import ActionLayout
+from operant_gpu.tables import code
 
 _STEPS, _FLOAT32, _FLOAT64 = constexpr_value(STEPS), np.dtype(np.float32), np.dtype(np.float64)
 # What NumPy does in its own way: it computes a block of words once, however many of them are drawn.
@@ -61,9 +62,19 @@ class Programs(NamedTuple):
     action_mask: Program
 
 
-def trace_random_policy(environment: Environment, params: Any, tables: Any, layout: ActionLayout) -> Program:
-    """Return the program state, rng -> components of a random action, among those that are legal."""
-    tape = Tape()
+def trace_random_policy(
+    environment: Environment, params: Any, tables: Any, layout: ActionLayout, notes: bool
+) -> Program:
+    """Return the program state, rng -> components of a random action, among those that are legal.
+
+    Args:
+        environment: The definition.
+        params: Its parameters, as they were given.
+        tables: Its tables.
+        layout: Of its actions.
+        notes: Whether indices beyond tables are noted.
+    """
+    tape = Tape(notes)
     with np.errstate(all="ignore"):
         if layout.is_discrete:
             conditions = ()
@@ -96,7 +107,7 @@ def tables_of(tables: Any, tape: Tape) -> tuple[Any, ...]:
     seen = []
     for place, (name, table) in enumerate(tables._asdict().items()):
         numbers = tape.table(f"tables.{name}", table.new_empty(0, device="cpu").numpy().dtype, table.numel())
-        seen.append(TableSeen(numbers, tuple(table.shape), 1 + 3 * place, tape))
+        seen.append(TableSeen(numbers, tuple(table.shape), code(place), tape))
     return (tables._make(seen),) if seen else ()
 
 

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from operant_gpu.arrays import FARTHEST
 from operant_gpu.backends.lowering.operations import NumpyRng
 from operant_gpu.errors import UnsupportedConstruct
-from operant_gpu.tables import FARTHEST
+from operant_gpu.lang import constexpr_value
 
+_FARTHEST = constexpr_value(FARTHEST)
 # No power of two: no Array has as many cells.
 ROWS = 3
 # Below this many rows a call costs more than the mispredicted branches.
@@ -74,7 +76,7 @@ class Tape:
         """Note where an index of a table is beyond it, as `tables.report` takes it."""
         if self.outside is not None:
             # What does not fit is noted as the farthest that does.
-            far = np.fmin(np.fmax(index.astype(np.int64), -FARTHEST), FARTHEST)
+            far = np.fmin(np.fmax(index.astype(np.int64), -_FARTHEST), _FARTHEST)
             self.outside = np.where(index == place, self.outside, far * 64 + code)
 
     def program(self, results: Sequence[Any]) -> Program:

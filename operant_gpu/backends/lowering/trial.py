@@ -135,7 +135,8 @@ class _Trial:
         result = self._run("step", tape, self._state(tape), action_of(self._layout, tape), tape.rng())
         parts = ("State", "reward", "terminated", *([metrics.__name__] if metrics._fields else []))
         if not isinstance(result, tuple) or len(result) != len(parts):
-            hint = "" if metrics._fields else "; a fourth needs metrics= of the environment"
+            is_fourth = isinstance(result, tuple) and len(result) == 4
+            hint = "; a fourth needs metrics= of the environment" if is_fourth else ""
             raise InvalidConfig("step", f"must return ({', '.join(parts)}), got {_describe(result)}{hint}")
         state, reward, terminated, *rest = result
         self._check_state("step", state)

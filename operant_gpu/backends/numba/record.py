@@ -123,8 +123,9 @@ class BatchRecord(Record):
         """Address of the program that draws random actions, compiled when it is first wanted."""
         batch = self._batch
         tables = batch.environment.table_class(**batch.tables)
-        program = trace_random_policy(batch.environment, batch.params, tables, batch.actions)
-        return self._compiled(program, self._action, POLICY_STREAM)
+        notes = batch.columns.outside is not None
+        program = trace_random_policy(batch.environment, batch.params, tables, batch.actions, notes)
+        return self._compiled(program, [*self._action, *(["outside"] if notes else [])], POLICY_STREAM)
 
     def _given(self) -> tuple[list[str], list[str]]:
         """Give places to the parameters in memory that are not drawn: those of each environment, and those of all."""

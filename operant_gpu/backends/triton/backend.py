@@ -13,6 +13,7 @@ from operant_gpu.backends.base import Batch
 from operant_gpu.backends.stepwise import StepwiseRollout
 from operant_gpu.backends.triton.constants import environment_constants, network_constants
 from operant_gpu.backends.triton.launching import INTERPRETED, Repeated, check_compiler, launch
+from operant_gpu.fields import MOST_CELLS
 from operant_gpu.kernels.triton import draw as drawing
 from operant_gpu.kernels.triton import rollout as rollouts
 from operant_gpu.kernels.triton import step as kernels
@@ -24,8 +25,6 @@ from operant_gpu.mlp import MAX_WIDTH, MLP
 # network's weights would have to fit on the chip.
 OPTIONS = {"enable_fp_fusion": False, "num_stages": 1}
 _WAY_ROUND = "use device='cpu'"
-# Of a block of Triton's.
-_MOST_CELLS = 2**20
 # Which of the step kernel's arguments they are.
 _ACTIONS = 4
 
@@ -38,7 +37,7 @@ def launch_shape(num_envs: int, width: int = 1) -> tuple[int, int]:
     each program, so there one takes all.
     """
     if INTERPRETED:
-        return min(triton.next_power_of_2(num_envs), max(1, _MOST_CELLS // width)), 4
+        return min(triton.next_power_of_2(num_envs), max(1, MOST_CELLS // width)), 4
     if width > 1:
         return _array_shape(width)
     if num_envs <= 32_768:
@@ -57,7 +56,7 @@ def rollout_shape(num_envs: int, network: bool, width: int = 1) -> tuple[int, in
     waits for other warps. A network's products take 64 rows on four warps at the least, to be one of Hopper's.
     """
     if INTERPRETED:
-        return min(max(16, triton.next_power_of_2(num_envs)), max(1, _MOST_CELLS // width)), 4
+        return min(max(16, triton.next_power_of_2(num_envs)), max(1, MOST_CELLS // width)), 4
     if width > 1:
         return _array_shape(width)
     return (64, 4) if network else (32, 1)

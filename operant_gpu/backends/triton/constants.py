@@ -21,6 +21,7 @@ from operant_gpu.mlp import MLP, MLPLayout
 from operant_gpu.parameters import draws_of, is_number
 from operant_gpu.random import Rng
 from operant_gpu.spaces import ActionLayout
+from operant_gpu.tables import code
 
 # Into so many pieces are minibatches cut for the moments of their advantages.
 PIECES = 32
@@ -96,7 +97,7 @@ class Given:
         if self.tables is None:
             return own
         *pointers, outside = tables
-        constants = [(shape, math.prod(shape) >= 2**31, 1 + 3 * place) for place, shape in enumerate(self.shapes)]
+        constants = [(shape, math.prod(shape) >= 2**31, code(place)) for place, shape in enumerate(self.shapes)]
         if not INTERPRETED:
             constants = [tuple(map(_wrapped, each)) for each in constants]
         seen = (TableSeen(ptr, *each, outside, row, mask) for ptr, each in zip(pointers, constants, strict=True))
@@ -234,7 +235,7 @@ def action_constants(layout: ActionLayout, scales: bool = False) -> Constants:
     return Constants(
         LOW=layout.low,
         HIGH=layout.high,
-        FIRST=layout.first_choices,
+        FIRST=layout.obs_starts,
         BOX_LOW=scaling.low,
         BOX_HIGH=scaling.high,
         CENTER=scaling.center,
@@ -249,7 +250,7 @@ def network_constants(mlp: MLP) -> Constants:
 
     OFFSETS: Where each weight and bias begins in the flat tensor, in the order of `MLPLayout.shapes`, and its end.
     DEPTH: Hidden layers. SIZES, PADS: Widths from the inputs to the last one, and what they are padded to.
-    SEEN: Components of an observation. FIRST_CHOICE: The least value of a Discrete one; None for others.
+    OBS_SIZE: Components of an observation. OBS_START: The least value of a Discrete one; None for others.
     SHARED: Whether the critic has no trunk of its own. CRITIC, HEAD: Entries of OFFSETS for the first weight of the
     critic's trunk, and for that of the actor's last layer; the critic's follows, then a Gaussian's log_stds.
     OUTPUTS: Of the actor. OUT_PAD, HEAD_PAD: What they are padded to, alone and with the value beside them.
@@ -268,8 +269,8 @@ def _network_constants(layout: MLPLayout, precision: str, clip: float) -> Consta
         OFFSETS=tuple(itertools.accumulate(map(math.prod, layout.shapes), initial=0)),
         DEPTH=depth,
         SIZES=sizes,
-        SEEN=layout.inputs if layout.first_choice is None else 1,
-        FIRST_CHOICE=layout.first_choice,
+        OBS_SIZE=layout.inputs if layout.obs_start is None else 1,
+        OBS_START=layout.obs_start,
         PADS=tuple(map(padded, sizes)),
         SHARED=is_shared,
         CRITIC=0 if is_shared else 2 * depth,

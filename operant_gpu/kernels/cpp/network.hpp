@@ -116,7 +116,7 @@ private:
 template <class Number>
 inline void observe(const Network& network, const Number* obs, int64_t column, float* x) {
     if (network.is_one_hot) {
-        const int64_t place = int64_t(*obs) - network.first_seen;
+        const int64_t place = int64_t(*obs) - network.obs_start;
         for (int64_t k = 0; k < network.inputs; ++k) x[k] = k == place ? 1.0f : 0.0f;
         return;
     }
@@ -130,7 +130,7 @@ inline void observe(const Network& network, const Number* obs, int64_t column, f
 }
 
 // How many numbers an observation has in memory.
-inline int64_t seen(const Network& network) { return network.is_one_hot ? 1 : network.inputs; }
+inline int64_t obs_size(const Network& network) { return network.is_one_hot ? 1 : network.inputs; }
 
 // Bring one observation into a tile.
 inline void observe(const Network& network, Kind kind, const void* obs, int64_t at, int64_t column, float* x) {

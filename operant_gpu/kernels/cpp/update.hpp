@@ -98,7 +98,7 @@ private:
             const int64_t rows = std::min(TILE, count - first);
             const uint32_t* samples = order.data() + start + first;
             for (int64_t i = 0; i < rows; ++i)
-                observe(climb.network, climb.obs_kind, climb.obs, samples[i] * seen(climb.network), 1,
+                observe(climb.network, climb.obs_kind, climb.obs, samples[i] * obs_size(climb.network), 1,
                         slot.tile.observations.data() + i * padded(climb.network.inputs));
             forward(climb.network, plan, weights.data(), rows, slot.tile);
             objective(climb, plan, batch, rows, samples, slot.tile, slot.scratch.data(), slot.sums);

@@ -53,46 +53,6 @@ struct Rng {
     uint32_t stream;
 };
 
-// Numbers that all environments share, of up to three axes: `table(i)`, `table(i, j)`, `table(i, j, k)`. An index beyond
-// the table reads the number nearest to it.
-template <class T, int64_t A, int64_t B = 0, int64_t C = 0>
-struct Table {
-    const T* first;
-#ifdef OPERANT_NOTES
-    // Of the environment: where such indices are noted, and what tells this table's from others.
-    int64_t* outside;
-    int64_t code;
-#endif
-
-    template <int64_t SIZE>
-    __device__ __forceinline__ int64_t place(int64_t index, int axis) const {
-        const int64_t inside = index < 0 ? 0 : index >= SIZE ? SIZE - 1 : index;
-#ifdef OPERANT_NOTES
-        if (inside != index) *outside = index * 64 + code + axis;
-#endif
-        return inside;
-    }
-    template <class I>
-    __device__ __forceinline__ T operator()(I i) const {
-        static_assert(B == 0, "this table has more axes: give an index for each");
-        static_assert((I)0.5 == (I)0, "an index of a table must be an integer");
-        return first[place<A>(i, 0)];
-    }
-    template <class I, class J>
-    __device__ __forceinline__ T operator()(I i, J j) const {
-        static_assert(B > 0 && C == 0, "this table has not two axes: give an index for each");
-        static_assert((I)0.5 == (I)0 && (J)0.5 == (J)0, "an index of a table must be an integer");
-        return first[place<A>(i, 0) * B + place<B>(j, 1)];
-    }
-    template <class I, class J, class K>
-    __device__ __forceinline__ T operator()(I i, J j, K k) const {
-        static_assert(C > 0, "this table has not three axes: give an index for each");
-        static_assert((I)0.5 == (I)0 && (J)0.5 == (J)0 && (K)0.5 == (K)0, "an index of a table must be an integer");
-        return first[(place<A>(i, 0) * B + place<B>(j, 1)) * C + place<C>(k, 2)];
-    }
-    __device__ static constexpr int64_t length(int axis = 0) { return axis == 0 ? A : axis == 1 ? B : C; }
-};
-
 namespace operant {
 
 constexpr uint32_t RESET_STREAM = 0u << 28, STEP_STREAM = 1u << 28, POLICY_STREAM = 2u << 28, SHUFFLE_STREAM = 3u << 28;

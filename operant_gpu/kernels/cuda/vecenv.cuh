@@ -3,7 +3,8 @@
 // through all steps, then the next.
 //
 // Before this file stand, made from the definition: State, Params, Tables, Metrics, Outcome, Action, Observation and
-// Observed (its number), the records Batch, Call and Draw, and what describes them; then sampling.cuh, block.cuh, observations.cuh and actions.cuh.
+// Observed (its number), the records Batch, Call and Draw, and what describes them; then sampling.cuh, block.cuh,
+// observations.cuh and actions.cuh.
 // The reference that it is tested against is the NumPy backend.
 
 namespace operant {

@@ -152,14 +152,14 @@ def load_metrics(ptr, row, mask, num_envs, ENV: tl.constexpr):
 
 @triton.jit
 def store_metrics(ptr, metrics, row, mask, num_envs, ENV: tl.constexpr):
-    """Write it, blocks or numbers."""
+    """Write the metrics, blocks or numbers."""
     for i in tl.static_range(len(ENV.METRICS)):
         tl.store(_metric(ptr, i, num_envs) + row, metrics[i], mask=mask)
 
 
 @triton.jit
 def log_metrics(ptr, metrics, row, done, num_envs, ENV: tl.constexpr):
-    """Add what the metrics of episodes have come to that are done."""
+    """Add the metrics of finished episodes to the sums."""
     for i in tl.static_range(len(ENV.METRICS)):
         add(_metric(ptr, i, num_envs), row, metrics[i], done)
 

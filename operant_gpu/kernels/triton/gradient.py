@@ -84,7 +84,7 @@ def _no_gradient(PAD: tl.constexpr, IN_PAD: tl.constexpr):
 @triton.jit
 def _observations(obs_ptr, sample, exists, shift_ptr, scale_ptr, NET: tl.constexpr):
     """Return observations (BLOCK, PAD), scaled and clipped if there is a shift."""
-    if NET.FIRST_CHOICE is not None:
+    if NET.OBS_START is not None:
         return one_hot(tl.load(obs_ptr + sample, mask=exists, other=0), exists, NET)
     else:
         k = tl.arange(0, NET.PADS[0])

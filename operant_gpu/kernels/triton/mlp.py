@@ -53,7 +53,7 @@ def layer(x, ptr, bias_ptr, INPUTS: tl.constexpr, WIDTH: tl.constexpr, IN_PAD: t
 def as_matrix(components, mask, shift_ptr, scale_ptr, NET: tl.constexpr):
     """Return observations (BLOCK, PAD) from their components, scaled and clipped if there is a shift."""
     column = tl.arange(0, NET.PADS[0])[None, :]
-    if NET.FIRST_CHOICE is not None:
+    if NET.OBS_START is not None:
         return one_hot(tl.where(mask, components[0], 0), mask, NET)
     else:
         x = mask[:, None] & (column < 0)
@@ -69,7 +69,7 @@ def as_matrix(components, mask, shift_ptr, scale_ptr, NET: tl.constexpr):
 @triton.jit
 def one_hot(choice, exists, NET: tl.constexpr):
     """Return Discrete observations (BLOCK,) as rows (BLOCK, PAD) of zeros, with a one in the place of each."""
-    place = choice.to(tl.int32) - NET.FIRST_CHOICE
+    place = choice.to(tl.int32) - NET.OBS_START
     return ((tl.arange(0, NET.PADS[0])[None, :] == place[:, None]) & exists[:, None]).to(tl.float32)
 
 

@@ -122,7 +122,7 @@ def rollout_kernel(
     log_count, bad_actions = tl.zeros_like(elapsed), tl.zeros_like(elapsed)
     if POLICY == NETWORK:
         components = ENV.OBSERVE(state, *ENV.GIVEN(params, tables_ptr, row, mask))
-        tl.static_assert(len(components) == NET.SEEN, "a network in a rollout sees numbers, not arrays")
+        tl.static_assert(len(components) == NET.OBS_SIZE, "a network in a rollout sees numbers, not arrays")
         log_stds = ()
         for i in tl.static_range(len(ENV.ACTIONS.BOX_LOW)):
             log_stds = log_stds + (tl.load(policy_ptr + NET.OFFSETS[NET.HEAD + 4] + i),)

@@ -63,7 +63,7 @@ class MLPPolicy(Policy):
             activation=config.activation,
             shared_trunk=config.shared_trunk,
             is_gaussian=isinstance(self.distribution, DiagonalGaussian),
-            first_choice=layout.first if layout.choices else None,
+            obs_start=layout.one_hot_start,
         )
         self._flatten()
 

@@ -103,15 +103,14 @@ class OneHot(nn.Module):
 
     Args:
         choices: How many values there are.
-        first: The least of them.
+        start: The least of them.
     """
 
     values: Tensor
 
-    def __init__(self, choices: int, first: int = 0) -> None:
+    def __init__(self, choices: int, start: int = 0) -> None:
         super().__init__()
-        # Integers of up to 24 bits are exact.
-        self.register_buffer("values", torch.arange(first, first + choices, **FLOATS))
+        self.register_buffer("values", torch.arange(start, start + choices, **FLOATS))
 
     def forward(self, obs: Tensor) -> Tensor:
         """Return (..., choices) for observations (...)."""
@@ -119,7 +118,7 @@ class OneHot(nn.Module):
 
     def extra_repr(self) -> str:
         """Return what the summary of a network says of it."""
-        return f"{len(self.values)}, first={int(self.values[0])}"
+        return f"{len(self.values)}, start={int(self.values[0])}"
 
 
 class RewardNormalizer(nn.Module):

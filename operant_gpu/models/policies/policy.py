@@ -148,7 +148,7 @@ def policy_parts(
         if config.normalize_observations:
             message = f"{observation_space!r} is seen as zeros and a one, which are not normalized: set it to False"
             raise InvalidConfig("normalize_observations", message)
-        return network, distribution, OneHot(layout.choices, layout.first)
+        return network, distribution, OneHot(layout.choices, layout.start)
     if config.normalize_observations:
         return network, distribution, ObservationNormalizer(shape)
     return network, distribution, Scaler(shape) if is_of_pixels(observation_space) else None

@@ -81,17 +81,17 @@ def write(path: str | os.PathLike[str], learner: PPO) -> None:
 
 
 def _write(target: Path, learner: PPO) -> None:
-    env, state = learner.env, learner.state_dict()
+    env = learner.env
     content = {
         "format": _FORMAT,
         "training": learner.training,
         "env": env.environment.id,
         "num_envs": env.num_envs,
-        "params": saveable(env.as_given),
+        "params": saveable(env.given),
         "max_episode_steps": env.max_episode_steps or -1,
         "config": asdict(learner.config),
         "network": _name(learner.policy.network),
-        **state,
+        **learner.state_dict(),
     }
     try:
         write_whole(target, _signed(content))

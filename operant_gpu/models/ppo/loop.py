@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from operant_gpu.errors import ActionError, BackendError, TrainingError
+from operant_gpu.errors import BackendError, OperantError, TrainingError
 from operant_gpu.models.contexts import plain
 from operant_gpu.models.ppo.faults import Fault
 from operant_gpu.models.ppo.graphs import Stage
@@ -125,7 +125,7 @@ class Loop:
         if faults:
             self.update.telemetry.faults.clear()
             # The environments count the actions that came of it; they are of no use to the next call.
-            with contextlib.suppress(ActionError):
+            with contextlib.suppress(OperantError):
                 self.update.env.check()
             raise TrainingError(_account(faults))
         if not torch.stack([parameter.isfinite().all() for parameter in self.update.policy.parameters()]).all():

@@ -91,7 +91,7 @@ def curiosity(env: VecEnv, config: PPOConfig, now: Hyperparameters) -> Intrinsic
     if not config.rnd_coef:
         return None
     layout = observation_layout(env.single_observation_space)
-    one_hot = OneHot(layout.choices, layout.first) if layout.choices else None
+    one_hot = OneHot(layout.choices, layout.start) if layout.choices else None
     bonus = RND(layout.seen, env.num_envs, seed=config.seed, device=env.device, one_hot=one_hot)
     bonus.follow(now)
     return bonus
