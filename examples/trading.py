@@ -20,6 +20,8 @@ from operant_gpu.random import integers
 
 # Columns of the table.
 PRICE, MEAN = tl.constexpr(0), tl.constexpr(1)
+# Of an episode.
+DAYS = tl.constexpr(250)
 
 
 class State(NamedTuple):
@@ -30,7 +32,6 @@ class State(NamedTuple):
 
 
 class Params(NamedTuple):
-    days: int = 250  # of an episode
     fee: float = 0.05  # for each unit bought or sold
 
 
@@ -47,7 +48,7 @@ class Metrics(NamedTuple):
 
 @jit
 def reset(rng, params, tables):
-    day = integers(rng, 0, 0, length(tables.prices) - params.days)
+    day = integers(rng, 0, 0, length(tables.prices) - DAYS)
     return State(day, 0.0, 0.0, 0.0)
 
 
@@ -55,7 +56,6 @@ def reset(rng, params, tables):
 def step(state, action, rng, params, tables):
     held = (action - 1).to(tl.float32)
     fees = params.fee * tl.abs(held - state.held)
-    # The last day of the series has no next one: there the price stays.
     tomorrow = lookup(tables.prices, state.day + 1, PRICE)
     profit = held * (tomorrow - lookup(tables.prices, state.day, PRICE)) - fees
     wealth = state.wealth + profit
@@ -81,7 +81,7 @@ Trading = Environment(
     observe=observe,
     observation_space=spaces.Box(-np.inf, np.inf, (2,)),
     action_space=spaces.Discrete(3),
-    max_episode_steps=250,
+    max_episode_steps=DAYS.value,
 )
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ class CudaEnvironment(Definition):
             - `__device__ State reset(Rng rng, Params params)`
             - `__device__ Outcome step(State& state, Action action, Rng rng, Params params)`
             - `__device__ void observe(const State& state, Params params, Observation obs)`
+
+            With tables each takes `Tables tables` after the parameters; with metrics an `Outcome` has `Metrics` third.
         action_mask: Whether the source also defines
             `__device__ bool is_legal(const State& state, int choice, Params params)`, for each choice of a Discrete
             action, and of the components of a MultiDiscrete one after the other.

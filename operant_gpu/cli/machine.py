@@ -48,12 +48,16 @@ class Envs:
         table = plain_table("environment", "actions", "observations", "limit", "solved at", "written in")
         for id in list_envs():
             definition = find(id)
-            observation, action = definition.spaces(*definition.make_given({}))
+            try:
+                observation, action = map(_space, definition.spaces(*definition.make_given({})))
+            except InvalidConfig:
+                # Its tables have no defaults.
+                observation = action = "-"
             limit, goal = definition.max_episode_steps, definition.reward_threshold
             table.add_row(
                 id,
-                _actions(action) + (", masked" if definition.has_action_mask else ""),
-                f"{observation.shape} {observation.dtype}",
+                action + (", masked" if definition.has_action_mask else ""),
+                observation,
                 "" if limit is None else f"{limit:,}",
                 "" if goal is None else f"{goal:g}",
                 "CUDA C++" if type(definition).__name__ == "CudaEnvironment" else "Triton",
@@ -136,9 +140,9 @@ class Doctor:
         return FAILED if not report.passed else 0 if report.complete else INCOMPLETE
 
 
-def _actions(space: Any) -> str:
+def _space(space: Any) -> str:
     if isinstance(space, spaces.Discrete):
-        return str(space.n)
+        return f"one of {space.n}"
     if isinstance(space, spaces.MultiDiscrete):
         return " x ".join(map(str, space.nvec))
-    return f"Box {space.shape}"
+    return f"{space.shape} {space.dtype}"

@@ -110,8 +110,8 @@ def evaluate(
         episodes: How many.
         deterministic: Whether to take the likeliest actions rather than to sample.
         seed: Of environments and draws; other than the training's.
-        params: Parameters of the environment that are not to be the training's, by name, such as `{"gravity": 9.8}`
-            where that drew them.
+        params: Parameters and tables of the environment that are not to be the training's, by name, such as
+            `{"gravity": 9.8}` where that drew them.
 
     Raises:
         InvalidConfig: If an argument makes no sense, or the memory does not hold so many environments.

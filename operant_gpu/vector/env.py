@@ -199,6 +199,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
 
         Raises:
             InvalidConfig: If the seed or an option is not as described.
+            TableError: With `debug`, for an index beyond a table.
         """
         self._check_open()
         mask, elapsed = checks.reset_options(options, self.num_envs, self.device, self._limit)
@@ -251,6 +252,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             ActionError: If actions have the wrong shape, dtype or device; with `debug`, also for values out of
                 range or not finite. Without, such environments stay as they are, and `check` and `get_logs` raise.
             InvalidConfig: If a tensor in `out` does not fit.
+            TableError: With `debug`, for an index beyond a table.
             ResetNeeded: Before the first reset.
         """
         self._check_started()
@@ -260,7 +262,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         if self._debug:
             self._check(outputs.action_mask)
         exported = self._present() if out is None else self._exported(outputs)
-        obs, final_obs, reward, terminated, truncated, ended, episode_return, length, *metrics, action_mask = exported
+        obs, final_obs, reward, terminated, truncated, ended, episode_return, length, metrics, action_mask = exported
         info = {
             "final_obs": final_obs,
             "_final_obs": ended,
@@ -269,9 +271,9 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         }
         if action_mask is not None:
             info["action_mask"] = action_mask
-        if metrics:
-            info["metrics"] = dict(zip(self.environment.metrics._fields, metrics, strict=True))
-            info["_metrics"] = ended
+        if metrics is not None:
+            # A dictionary of the caller's own, as info is.
+            info["metrics"], info["_metrics"] = dict(metrics), ended
         return obs, reward, terminated, truncated, info
 
     def rollout(
@@ -313,6 +315,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         Raises:
             ActionError: If given actions have the wrong shape, dtype or device; with `debug`, also for their values.
             InvalidConfig: If the number of steps, the policy or `out` make no sense here.
+            TableError: With `debug`, for an index beyond a table.
             ResetNeeded: Before the first reset.
         """
         self._check_started()
@@ -512,9 +515,13 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         final_obs = obs if outputs.final_obs is outputs.obs else allocation.unflattened(outputs.final_obs, self._shape)
         flags = (outputs.reward, outputs.terminated, outputs.truncated)
         episode = (columns.ended, columns.episode_return, columns.elapsed)
-        metrics = self._metrics_in(columns.metrics).values()
-        tensors = (obs, final_obs, *flags, *episode, *metrics, outputs.action_mask)
-        return tuple(t if t is None else self._export(t.clone() if self._copy else t) for t in tensors)
+        tensors = (obs, final_obs, *flags, *episode, outputs.action_mask)
+        *shown, mask = (t if t is None else self._export(t.clone() if self._copy else t) for t in tensors)
+        metrics = {
+            name: self._export(metric.clone() if self._copy else metric)
+            for name, metric in self._metrics_in(columns.metrics).items()
+        }
+        return (*shown, metrics or None, mask)
 
     def _present(self) -> tuple[Any, ...]:
         """Return the environment's own outputs, as they are now."""

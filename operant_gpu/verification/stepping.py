@@ -143,6 +143,7 @@ def _after(env: VecEnv, actions: Tensor) -> dict[str, Tensor]:
     obs, reward, terminated, truncated, info = env.step(actions)
     named = {"obs": obs, "reward": reward, "terminated": terminated, "truncated": truncated}
     named |= {"final_obs": info["final_obs"], "return": info["episode"]["r"], "length": info["episode"]["l"]}
+    named |= {f"metric {name}": metric for name, metric in info.get("metrics", {}).items()}
     return named | _state(env) | ({} if env.action_mask is None else {"action_mask": env.action_mask})
 
 

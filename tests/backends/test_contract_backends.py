@@ -45,7 +45,9 @@ def outputs_of(result: tuple[Any, ...]) -> dict[str, torch.Tensor]:
     flags = {"terminated": terminated, "truncated": truncated, "ended": info["_final_obs"]}
     episode = {"return": info["episode"]["r"], "length": info["episode"]["l"]}
     masks = {name: info[name] for name in ("action_mask",) if name in info}
-    return {"obs": obs, "final_obs": info["final_obs"], "reward": reward, **flags, **episode, **masks}
+    return {"obs": obs, "final_obs": info["final_obs"], "reward": reward, **flags, **episode, **masks} | info.get(
+        "metrics", {}
+    )
 
 
 @pytest.mark.quick

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from here import BACKENDS
+from reporting_envs import Stairs
 
 import operant_gpu
 from operant_gpu import InvalidConfig
@@ -17,7 +19,7 @@ from operant_gpu.backends.lowering.operations import NumpyRng
 from operant_gpu.backends.lowering.programs import lower_to_numpy
 from operant_gpu.envs import frozen_lake_map
 from operant_gpu.lang import constexpr_value
-from operant_gpu.models import PPO, PPOConfig, evaluate
+from operant_gpu.models import PPO, PPOConfig, evaluate, export, record
 from operant_gpu.random import STEP_STREAM, uniform
 
 OWN = ["SFFHF", "HFSFF", "FFFFG"]
@@ -124,3 +126,39 @@ def test_ppo_sees_a_state_one_hot_and_learns(engine: str) -> None:
     assert evaluate(learner, 20).mean == 1.0
     assert learner.predict(0) in (1, 2)
     assert learner.predict([0, 4, 14]).shape == (3,)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"rnd_coef": 0.1}, {"gru_size": 8, "engine": "eager"}, {"shared_trunk": True}], ids=str
+)
+def test_what_else_a_learner_has_sees_a_state_one_hot(changes: dict[str, Any], tmp_path: Path) -> None:
+    settings = {"num_envs": 16, "n_steps": 16, "batch_size": 64, "total_timesteps": 1024, "hidden_sizes": (16,)}
+    learner = PPO(operant_gpu.make(SMALL, 16, device="cpu"), PPOConfig(**{**settings, **changes})).learn()
+    learner.save(tmp_path / "lake.pt")
+    loaded = PPO.load(tmp_path / "lake.pt", device="cpu")
+    states = torch.arange(16)
+    assert loaded.controller()(states).equal(learner.controller()(states))
+    if "rnd_coef" in changes:
+        assert learner.intrinsic.predictor[0].in_features == 16
+    assert export(learner, tmp_path / "lake.pt2").inputs[0] == "obs"
+    record(learner, tmp_path / "lake.gif", max_steps=5)
+    assert (tmp_path / "lake.gif").exists()
+
+
+def test_observations_that_begin_elsewhere_are_counted_from_there() -> None:
+    for engine in ("fused", "eager"):
+        config = PPOConfig(num_envs=16, n_steps=16, batch_size=64, total_timesteps=1024, engine=engine)
+        learner = PPO(Stairs(16, device="cpu"), config).learn()
+        assert learner.policy.normalizer(torch.tensor([-3, 2])).tolist() == np.eye(6)[[0, 5]].tolist()
+    with pytest.raises(
+        InvalidConfig, match=r"normalize_observations: Discrete\(6, start=-3\) is seen as zeros and a one"
+    ):
+        PPO(Stairs(16, device="cpu"), PPOConfig(num_envs=16, normalize_observations=True))
+
+
+def test_a_lake_is_verified() -> None:
+    report = operant_gpu.verify(SMALL, device="cpu")
+    assert report.passed, report
+    # Networks too, which see it one-hot.
+    passed = {check.name.partition(": ")[2] for check in report.checks if check.state == "ok"}
+    assert {"network in a rollout beside PyTorch", "gradient kernel beside autograd, ieee"} <= passed

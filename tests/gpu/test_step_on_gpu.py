@@ -37,6 +37,7 @@ def flat(result: tuple[Any, ...]) -> dict[str, torch.Tensor]:
     obs, reward, terminated, truncated, info = result
     named = {"obs": obs, "reward": reward, "terminated": terminated, "truncated": truncated}
     named |= {"final_obs": info["final_obs"], "_final_obs": info["_final_obs"], **info["episode"]}
+    named |= info.get("metrics", {})
     return {name: tensor.clone() for name, tensor in named.items()}
 
 

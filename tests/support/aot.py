@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import re
 import sys
 from collections import Counter
@@ -250,10 +251,11 @@ def rollouts_of(batch: Batch) -> list[Launch]:
 def network_of(batch: Batch, *hidden_sizes: int, precision: str = "tf32", is_simple: bool = False) -> Launch:
     """Return a rollout with a network: tanh and two trunks, or if simple relu, one trunk and scaled observations."""
     actions = batch.actions
-    inputs = batch.observations.size
+    inputs = math.prod(batch.observations.seen)
     outputs = actions.num_actions if actions.is_discrete else actions.size
     kind = ("relu", True) if is_simple else ("tanh", False)
-    layout = MLPLayout(inputs, hidden_sizes, outputs, *kind, not actions.is_discrete)
+    one_hot = batch.observations.one_hot_start
+    layout = MLPLayout(inputs, hidden_sizes, outputs, *kind, not actions.is_discrete, one_hot)
     scaling = (torch.zeros(inputs), torch.ones(inputs), 10.0) if is_simple else ()
     network = MLP(torch.zeros(layout.size), layout, *scaling, precision=precision, scales_actions=True)
     variant = f"{'x'.join(map(str, hidden_sizes))} {kind[0]} {precision}"
@@ -272,8 +274,9 @@ def draw_of(batch: Batch) -> Launch:
 
 def gradient_of(batch: Batch, shape: Shape, *hidden_sizes: int, precision: str = "tf32", **kind: Any) -> Launch:
     """Return the gradient of a network: tanh and two trunks, unless `kind` says otherwise."""
-    actions, inputs = batch.actions, batch.observations.size
+    actions, inputs = batch.actions, math.prod(batch.observations.seen)
     outputs = actions.num_actions if actions.is_discrete else actions.size
+    kind["obs_start"] = batch.observations.one_hot_start
     options = {"activation": "tanh", "shared_trunk": False, "is_gaussian": not actions.is_discrete, **kind}
     layout = MLPLayout(inputs, hidden_sizes, outputs, **options)
     numbers, whole = torch.zeros(1), torch.zeros(1, dtype=torch.int32)
@@ -283,7 +286,8 @@ def gradient_of(batch: Batch, shape: Shape, *hidden_sizes: int, precision: str =
     mask = None if batch.outputs.action_mask is None else torch.zeros(1, dtype=torch.bool)
     drawn = torch.zeros(1, dtype=torch.int64 if actions.is_discrete else torch.float32)
     moments = None if layout.shared_trunk else numbers
-    samples = (numbers, drawn, mask, numbers, numbers, numbers, whole, moments)
+    obs = torch.zeros(1, dtype=batch.observations.torch_dtype)
+    samples = (obs, drawn, mask, numbers, numbers, numbers, whole, moments)
     values = (numbers, numbers, whole, numbers, mlp.parameters, mlp.shift, mlp.scale, *samples, 1, 2, 3)
     arguments = dict(zip(gradient_kernel.arg_names, values, strict=False))
     constants = gradient_constants(mlp, actions) | {"BLOCK": shape.block}
@@ -324,6 +328,7 @@ def updates() -> Iterator[Launch]:
     yield gradient_of(pendulum, large, 64, 64)
     yield gradient_of(pendulum, small, 64, 64)
     yield gradient_of(dials, large, 64, 64, activation="relu", shared_trunk=True)
+    yield gradient_of(batch_of(find("FrozenLake-v1")), large, 64, 64)
     yield gradient_of(pendulum, large, shared_trunk=True)
     yield from small_updates()
 
@@ -337,6 +342,7 @@ def all_launches(kind: str) -> Iterator[Launch]:
         yield network_of(cartpole, 64, 64)
         yield network_of(pendulum, 64, 64)
         yield network_of(batch_of(MaskedDials), 64, 64, is_simple=True)
+        yield network_of(batch_of(find("FrozenLake-v1")), 64, 64)
         yield network_of(cartpole, 128, 128, 128)
         yield network_of(cartpole, 64, 64, precision="ieee")
         return

@@ -13,7 +13,7 @@ import torch
 from cuda_twins import FOLDER, makers
 from gymnasium import spaces
 from here import BACKENDS
-from reporting_envs import MARKET, MAZE, Market, Maze
+from reporting_envs import MARKET, MAZE, Market, Maze, Stairs
 from varied_envs import CARTPOLE, DRIFT, LEDGE, TILES, Tiles, varied
 
 import operant_gpu
@@ -270,6 +270,7 @@ TWINS = {
     "tiles.cu": Tiles,
     "market.cu": Market,
     "maze.cu": Maze,
+    "stairs.cu": Stairs,
 }
 
 
@@ -311,6 +312,7 @@ MAKERS: dict[str, Callable[..., Any]] = {
     # With tables and metrics.
     Market.id: Market,
     Maze.id: Maze,
+    Stairs.id: Stairs,
     # With parameters in memory.
     "CartPole-varied": varied(operant_gpu.envs.CartPole, **CARTPOLE),
     "Drift-varied": varied(Drift, **DRIFT),
@@ -337,7 +339,7 @@ CASES = [
 # One of each form that backends tell apart: spaces, starts, masks, arrays, dtypes. They do not see what else an
 # environment computes, and modes are code of theirs: all others run in one mode.
 FORMS = {"CartPole-v1", Drift.id, MaskedDials.id, Ledge.id, "Drift-varied", "Ledge-varied", "Tiles-varied"}
-FORMS |= {"Market-varied", "Maze-varied"}
+FORMS |= {"Market-varied", "Maze-varied", Stairs.id}
 FORMS |= {f"Cuda{name}" for name in FORMS} | {Lamps.id, Spot.id, "CudaSnake-v0"}
 # In the interpreter, which is slow, Ledge and Lamps stand for these in the other modes.
 _SEEN_IN_ONE_MODE = {("CartPole-v1", "triton"), ("Spot-v0", "triton")}

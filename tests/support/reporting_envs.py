@@ -175,3 +175,35 @@ Maze = Environment(
 # All at once with parameters in memory, and drawn.
 MARKET = {"fee": Own((0.125, 0.25, 0.5)), "shift": Uniform(-1, 1)}
 MAZE = {"height": 3, "width": 2, "toll": Choice(0.25, 0.5, 1.0), "walls": ["..", "#.", ".."]}
+
+
+class StairsState(NamedTuple):
+    height: tl.int8
+
+
+@jit
+def stairs_reset(rng, params):
+    return StairsState(integers(rng, 0, -3, 3))
+
+
+@jit
+def stairs_step(state, action, rng, params):
+    height = tl.clamp(state.height + action - 1 + integers(rng, 0, 0, 2), -3, 2)
+    return StairsState(height), height, height == 2
+
+
+@jit
+def stairs_observe(state, params):
+    return (state.height,)
+
+
+# A Discrete observation that does not begin at 0.
+Stairs = Environment(
+    id="Stairs-v0",
+    state=StairsState,
+    reset=stairs_reset,
+    step=stairs_step,
+    observe=stairs_observe,
+    observation_space=spaces.Discrete(6, start=-3),
+    action_space=spaces.Discrete(3),
+)

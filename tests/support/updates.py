@@ -16,6 +16,7 @@ from operant_gpu import VecEnv
 from operant_gpu.hyperparameters import AdamState, Samples, StepTable, minibatches_of
 from operant_gpu.kernels.triton.shuffle import permutation
 from operant_gpu.models import PPO, MLPPolicy, PPOConfig
+from operant_gpu.models.policies.normalization import ObservationNormalizer
 from operant_gpu.models.ppo import rollout as rollouts
 from operant_gpu.models.ppo.rollout import Minibatch
 from operant_gpu.models.ppo.schedules import Schedules
@@ -46,6 +47,7 @@ def case(
     masked: bool = False,
     precision: str = "ieee",
     bytes_: bool = False,
+    obs_start: int | None = None,
     device: str = "cpu",
     **changes: Any,
 ) -> Case:
@@ -57,12 +59,15 @@ def case(
 
     settings = {"n_epochs": 2, "hidden_sizes": (16,), "lr": 1e-3, "ent_coef": 0.02, "seed": SEED}
     config = PPOConfig(**{**settings, "batch_size": size[0] * size[1] // minibatches, **changes})
-    policy = MLPPolicy(spaces.Box(-1, 1, (inputs,)), actions, config, precision=precision)
+    seen = spaces.Box(-1, 1, (inputs,)) if obs_start is None else spaces.Discrete(inputs, start=obs_start)
+    policy = MLPPolicy(seen, actions, config, precision=precision)
     with torch.no_grad():
         policy.flat.add_(0.3 * torch.randn(policy.flat.shape, generator=generator))
-    if policy.normalizer is not None:
+    if isinstance(policy.normalizer, ObservationNormalizer):
         policy.normalizer.update(2.0 * normals(inputs) + 1.0)
     obs, layout = normals(inputs), action_layout(actions)
+    if obs_start is not None:
+        obs = obs_start + torch.randint(inputs, size, generator=generator)
     if bytes_:
         obs = (obs > 0.0).to(torch.uint8)
     if layout.is_discrete:
@@ -194,6 +199,7 @@ CASES: dict[str, dict[str, Any]] = {
     "shared": {"actions": BOX, "hidden_sizes": (20, 20), "shared_trunk": True, "normalize_observations": True},
     "gaussian": {"actions": BOX, "hidden_sizes": (20,), "normalize_observations": True, "log_std_init": -0.5},
     "masked": {"actions": DIALS, "masked": True, "normalize_advantages": False},
+    "discrete": {"inputs": 7, "obs_start": -3, "hidden_sizes": (20,)},
     "bytes": {"inputs": 40, "bytes_": True, "activation": "relu"},
 }
 

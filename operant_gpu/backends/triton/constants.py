@@ -235,7 +235,7 @@ def action_constants(layout: ActionLayout, scales: bool = False) -> Constants:
     return Constants(
         LOW=layout.low,
         HIGH=layout.high,
-        FIRST=layout.obs_starts,
+        FIRST=layout.first_choices,
         BOX_LOW=scaling.low,
         BOX_HIGH=scaling.high,
         CENTER=scaling.center,
