@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import inspect
 import re
@@ -190,7 +189,7 @@ class Definition:
         """Whether functions take tables."""
         return bool(self.table_class._fields)
 
-    @functools.cached_property
+    @property
     def metric_rows(self) -> list[Row]:
         """What lies in memory of the metrics."""
         return rows_of(self.metrics)

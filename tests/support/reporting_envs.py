@@ -183,7 +183,7 @@ class StairsState(NamedTuple):
 
 @jit
 def stairs_reset(rng, params):
-    return StairsState(integers(rng, 0, -3, 3))
+    return StairsState(integers(rng, 0, -3, 0))
 
 
 @jit

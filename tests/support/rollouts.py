@@ -178,7 +178,7 @@ def random_by_hand(layout: ActionLayout, stream: NumpyRng, mask: torch.Tensor | 
         floats = [unit * span + np.float32(low) for unit, span, low in zip(units, spans, layout.box_low)]
         return torch.from_numpy(np.stack(floats, -1))
     parts = []
-    for word, first, low, high in zip(words, layout.obs_starts, layout.low, layout.high):
+    for word, first, low, high in zip(words, layout.first_choices, layout.low, layout.high):
         shape = (len(word), high - low)
         legal = np.ones(shape, bool) if mask is None else mask[:, first : first + high - low].numpy()
         rank = (word.astype(np.uint64) * legal.sum(1).astype(np.uint64)) >> np.uint64(32)
@@ -192,7 +192,7 @@ def is_legal(env: VecEnv, action: torch.Tensor, mask: torch.Tensor | None) -> to
     layout = action_layout(env.single_action_space)
     parts = action if layout.shape else action[..., None]
     legal = torch.ones(parts.shape[:-1], dtype=torch.bool)
-    for i, (low, high, first) in enumerate(zip(layout.low, layout.high, layout.obs_starts)):
+    for i, (low, high, first) in enumerate(zip(layout.low, layout.high, layout.first_choices)):
         choice = parts[..., i] - low
         legal &= (choice >= 0) & (choice < high - low)
         if mask is not None:

@@ -310,7 +310,7 @@ def test_a_definition_with_a_part_of_the_wrong_kind_is_refused(part: str, value:
 
 
 def long_observation(params: Any) -> Any:
-    return spaces.Discrete(2**31 + 1)
+    return spaces.Discrete(2**24 + 2)
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ def long_observation(params: Any) -> Any:
     ids=lambda value: str(getattr(value, "__name__", value)),
 )
 def test_spaces_that_have_no_layout_are_refused(part: str, space: Any) -> None:
-    with pytest.raises(InvalidConfig, match=r"expected .*(Box|32 bits)") as raised:
+    with pytest.raises(InvalidConfig, match=r"expected .*(Box|32 bits|2\*\*24)") as raised:
         environment(good_step, **{part: space})(2, device="cpu", backend="numpy")
     assert raised.value.param == part
 
