@@ -117,16 +117,16 @@ def length(table, axis: tl.constexpr = 0):
 
 
 @constexpr_function
-def _index_dtype(table, value):
+def _index_dtype(value, is_large):
     """Return what holds an index, and the places of a table."""
     is_wide = getattr(getattr(value, "dtype", None), "name", "") in ("int64", "uint32", "uint64")
-    return tl.int64 if is_wide or table.IS_LARGE else tl.int32
+    return tl.int64 if is_wide or is_large else tl.int32
 
 
 @jit
 def _place(table, index, AXIS: tl.constexpr):
     """Return an index, no less than 0 and no more than the last of the axis; note where it was."""
-    index = tl.cast(index, _index_dtype(table, index))
+    index = tl.cast(index, _index_dtype(index, table.IS_LARGE))
     place = tl.minimum(tl.maximum(index, 0), table.SHAPE[AXIS] - 1)
     if table.outside is not None and _axes(index) == 1:
         # As `tables.report` takes it.

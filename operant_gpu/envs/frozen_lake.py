@@ -57,12 +57,12 @@ def step(state, action, rng, params, tables):
     # Who was put into a hole, or at the goal, stays there.
     here = lookup(tables.desc, state.row, state.column)
     goes = ((here != HOLE) & (here != GOAL)).to(tl.int32)
-    row = tl.clamp(state.row + goes * ((way == 1).to(tl.int32) - (way == 3)), 0, length(tables.desc) - 1)
-    column = tl.clamp(state.column + goes * ((way == 2).to(tl.int32) - (way == 0)), 0, length(tables.desc, 1) - 1)
+    down, right = goes * ((way == 1).to(tl.int32) - (way == 3)), goes * ((way == 2).to(tl.int32) - (way == 0))
+    row = tl.minimum(tl.maximum(state.row + down, 0), length(tables.desc) - 1)
+    column = tl.minimum(tl.maximum(state.column + right, 0), length(tables.desc, 1) - 1)
     there = lookup(tables.desc, row, column)
-    worth = tl.where(there == HOLE, params.hole_reward, params.frozen_reward)
-    worth = tl.where(there == GOAL, params.goal_reward, worth)
-    return State(row, column), goes * worth, (there == HOLE) | (there == GOAL)
+    pay = tl.where(there == GOAL, params.goal_reward, tl.where(there == HOLE, params.hole_reward, params.frozen_reward))
+    return State(row, column), goes * pay, (there == HOLE) | (there == GOAL)
 
 
 @jit

@@ -221,6 +221,11 @@ def sine_of_integers(state, action, rng, params):
 
 
 @jit
+def clamp_of_integers(state, action, rng, params):
+    return state, tl.clamp(state.i, -1, 1), False  # refused
+
+
+@jit
 def bitcast_to_another_width(state, action, rng, params):
     bits = state.x.to(tl.int64, bitcast=True)  # refused
     return answer(state, state.i + bits, 0.0), 0.0, False

@@ -188,7 +188,7 @@ def stairs_reset(rng, params):
 
 @jit
 def stairs_step(state, action, rng, params):
-    height = tl.clamp(state.height + action - 1 + integers(rng, 0, 0, 2), -3, 2)
+    height = tl.minimum(tl.maximum(state.height + action - 1 + integers(rng, 0, 0, 2), -3), 2)
     return StairsState(height), height, height == 2
 
 

@@ -320,7 +320,11 @@ def abs(x: Any) -> Any:
 
 def clamp(x: Any, min: Any, max: Any) -> Any:
     """`tl.clamp`."""
-    return minimum(maximum(x, min), max)
+    clamped = minimum(maximum(x, min), max)
+    if np.asarray(clamped).dtype.kind != "f":
+        message = "the oldest Triton clamps floats alone: write tl.minimum(tl.maximum(x, low), high)"
+        raise UnsupportedConstruct(message, is_everywhere=True)
+    return clamped
 
 
 def where(condition: Any, x: Any, y: Any) -> Any:

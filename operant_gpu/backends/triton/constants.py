@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -93,15 +93,18 @@ class Given:
 
     def __call__(self, params: Any, tables: Any, row: Any, mask: Any) -> Any:
         """Return the parameters, of the blocks of those in memory, and the tables, of pointers, if there are any."""
-        own = (self.parameters(*params),)
-        if self.tables is None:
-            return own
+        given = [self.parameters(*params)]
+        if self.tables is not None:
+            given.append(self.tables(*self._seen(tables, row, mask)))
+        return tuple(given) if INTERPRETED else _tupled(given)
+
+    def _seen(self, tables: Any, row: Any, mask: Any) -> Iterator[TableSeen]:
         *pointers, outside = tables
         constants = [(shape, math.prod(shape) >= 2**31, code(place)) for place, shape in enumerate(self.shapes)]
         if not INTERPRETED:
             constants = [tuple(map(_wrapped, each)) for each in constants]
-        seen = (TableSeen(ptr, *each, outside, row, mask) for ptr, each in zip(pointers, constants, strict=True))
-        return (*own, self.tables(*seen))
+        for ptr, each in zip(pointers, constants, strict=True):
+            yield TableSeen(ptr, *each, outside, row, mask)
 
 
 class Constants:
@@ -139,6 +142,16 @@ def _wrapped(value: Any) -> Any:
         fields = map(_wrapped, value)
         value = value._make(fields) if hasattr(value, "_make") else tuple(fields)
     return triton.language.constexpr(value) if isinstance(value, int | float | str | tuple | Constants) else value
+
+
+def _tupled(values: Any) -> Any:
+    """Return a tuple as compiled functions have it, with those in it: the oldest Triton makes only NamedTuples so."""
+    of = triton.language
+    made = [
+        _tupled(value) if isinstance(value, tuple) else value if hasattr(value, "type") else of.constexpr(value)
+        for value in values
+    ]
+    return of.tuple(made, of.tuple_type([value.type for value in made], getattr(values, "_fields", None)))
 
 
 def environment_constants(batch: Batch, scales_actions: bool = False) -> Constants:

@@ -50,6 +50,7 @@ def test_a_number_of_an_enclosing_function_is_refused() -> None:
         (refused_constructs.sum_of_conditions, r"\.to\(tl\.int32\)"),
         (refused_constructs.floor_division_of_floats, r"tl\.floor\(a / b\)"),
         (refused_constructs.sine_of_integers, r"\.to\(tl\.float32\)"),
+        (refused_constructs.clamp_of_integers, r"tl\.minimum\(tl\.maximum\(x, low\), high\)"),
         (refused_constructs.failed_static_assertion, "power is small"),
     ],
     ids=lambda value: getattr(value, "__name__", "advice"),
