@@ -201,10 +201,11 @@ class Definition:
         if len(names) > _MOST_TABLES:
             raise InvalidConfig("tables", f"expected at most {_MOST_TABLES}, got {len(names)}")
         kinds = fields.table_types(self.table_class, params)
-        for name, value in self._default_tables().items():
+        for name, value in self.default_tables().items():
             tables.checked(name, value, kinds[name])
 
-    def _default_tables(self) -> dict[str, Any]:
+    def default_tables(self) -> dict[str, Any]:
+        """Return the tables that need not be given, by name."""
         own = {} if isinstance(self.tables, type) else self.tables._asdict()
         return {**self.table_class._field_defaults, **own}
 
@@ -230,13 +231,12 @@ class Definition:
         values = {
             name: parameters.checked(name, given.get(name, default), default) for name, default in defaults.items()
         }
-        params, own = self.params(**values), {**self._default_tables(), **given}
+        params, own = self.params(**values), {**self.default_tables(), **given}
         kinds = fields.table_types(self.table_class, params)
         for name in kinds:
             if name not in own:
-                raise InvalidConfig(
-                    name, f"{tables.expected(kinds[name])} to make {self.id}, got none: give {name}=..."
-                )
+                advice = f"give {name}=..., or the definition a default"
+                raise InvalidConfig(name, f"{tables.expected(kinds[name])} to make {self.id}, got none: {advice}")
         made = self.table_class(**{name: tables.checked(name, own[name], kind) for name, kind in kinds.items()})
         parameters.check(params, self.validate, *self.table_arrays(made))
         # Raises if a size is not at least 1.

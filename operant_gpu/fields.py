@@ -38,10 +38,17 @@ class ColumnType(NamedTuple):
 
 
 class TableType(NamedTuple):
-    """What a table is to be; None is an axis of any length."""
+    """What a table is to be; None is an axis of any length.
+
+    Attributes:
+        dtype: Of its numbers.
+        shape: Sizes of its axes.
+        axes: What errors say of each: "any", "5", or "size=5" of a parameter's.
+    """
 
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...]
+    axes: tuple[str, ...]
 
 
 def resolve(cls: type[Any], names: Mapping[str, Any] | None) -> None:
@@ -125,7 +132,8 @@ def table_types(tables: type[Any], params: Any) -> dict[str, TableType]:
         if not isinstance(shape, tuple) or not 1 <= len(shape) <= _MOST_AXES:
             raise InvalidConfig("tables", f"{where} is annotated {annotation!r}: expected 1 to {_MOST_AXES} axes")
         sizes = iter(_sizes("tables", where, annotation, params))
-        types[name] = TableType(dtype, tuple(None if size is None else next(sizes) for size in shape))
+        found = tuple(None if size is None else next(sizes) for size in shape)
+        types[name] = TableType(dtype, found, tuple(map(_said, shape, found)))
     return types
 
 
@@ -154,6 +162,10 @@ def _sizes(param: str, where: str, annotation: Any, params: Any) -> tuple[int, .
             raise InvalidConfig(param, f"{wrong}, or names of integer parameters")
         sizes.append(number)
     return tuple(sizes)
+
+
+def _said(size: int | str | None, found: int | None) -> str:
+    return "any" if found is None else f"{size}={found}" if isinstance(size, str) else str(found)
 
 
 def _named_size(param: str, what: str, name: str, params: Any) -> int:

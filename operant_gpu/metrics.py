@@ -70,6 +70,11 @@ class Row(NamedTuple):
     kind: int
     start: float
 
+    @property
+    def said(self) -> str:
+        """The name of its kind."""
+        return ("steps", "last", "sum", "mean", "max", "min")[self.kind]
+
 
 def rows_of(metrics: type[Any]) -> list[Row]:
     """Return what lies in memory of metrics.

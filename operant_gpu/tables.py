@@ -26,7 +26,7 @@ def checked(name: str, value: Any, kind: TableType) -> Tensor:
     """
     dtype, wanted = torch.from_numpy(np.empty(0, kind.dtype)).dtype, expected(kind)
     if isinstance(value, str):
-        advice = "give an array, or the environment a default, tables=Tables(...)"
+        advice = "give an array or a list (a command takes neither: give the environment a default, tables=Tables(...))"
         raise InvalidConfig(name, f"{wanted}, got the text {value!r}: {advice}")
     try:
         given = as_tensor(_bytes(value) if kind.dtype == np.uint8 else value).detach()
@@ -38,7 +38,7 @@ def checked(name: str, value: Any, kind: TableType) -> Tensor:
         size in (None, found) for size, found in zip(kind.shape, given.shape, strict=True)
     )
     if not fits or not given.numel():
-        raise InvalidConfig(name, f"{wanted}, got {tuple(given.shape)}")
+        raise InvalidConfig(name, f"{wanted}, got {tuple(given.shape)}{', which has no numbers' if fits else ''}")
     if not _is_like(given.dtype, kind.dtype.kind):
         raise InvalidConfig(name, f"{wanted}, got {given.dtype}")
     table = given.to(dtype).contiguous()
@@ -57,8 +57,7 @@ def checked(name: str, value: Any, kind: TableType) -> Tensor:
 
 def expected(kind: TableType) -> str:
     """Return what a table is to be, as errors say it."""
-    sizes = ["any" if size is None else str(size) for size in kind.shape]
-    return f"expected a table of {kind.dtype} and shape ({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+    return f"expected a table of {kind.dtype} and shape ({', '.join(kind.axes)}{',' if len(kind.axes) == 1 else ''})"
 
 
 def _bytes(value: Any) -> Any:

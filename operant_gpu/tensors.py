@@ -32,6 +32,8 @@ def as_tensor(given: Any, width: Any = None) -> Tensor:
     if isinstance(given, list | tuple) and given and all(isinstance(one, Tensor) for one in given):
         return torch.stack(tuple(given))
     array = np.asarray(given, None if isinstance(given, np.ndarray) else width)
+    if array.dtype.kind not in "biufc":
+        raise TypeError(f"expected numbers, got {type(given).__name__} of NumPy's dtype {array.dtype}")
     # torch takes neither other byte orders, nor strides that are negative or of part of a number, nor read-only memory.
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
     is_even = all(stride >= 0 and stride % native.itemsize == 0 for stride in native.strides)

@@ -35,10 +35,10 @@ _MARKS = {"ok": "[green]ok[/green]", "missing": "[yellow]missing[/yellow]", "bro
 
 @dataclass
 class Envs:
-    """List the environments, or the parameters of one."""
+    """List the environments, or the parameters, tables and metrics of one."""
 
     env: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="ENV")] = None
-    """Environment, such as CartPole-v1, or FILE.py:NAME, whose parameters to list."""
+    """Environment, such as CartPole-v1, or FILE.py:NAME, to tell more of."""
 
     def run(self, console: Console) -> int:
         """Print a table; return the exit status."""

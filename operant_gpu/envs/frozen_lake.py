@@ -40,8 +40,8 @@ class Params(NamedTuple):
 
 
 class Tables(NamedTuple):
-    desc: Table(tl.uint8, (None, None))
-    starts: Table(tl.int32, (None,))
+    desc: Table(tl.uint8, (None, None))  # letters of the map
+    starts: Table(tl.int32, (None,))  # numbers of the cells that are S
 
 
 @jit

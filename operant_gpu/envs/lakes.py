@@ -19,7 +19,13 @@ def frozen_lake_map(desc: Sequence[str]) -> dict[str, Any]:
 
     Args:
         desc: Its rows, of the letters S, F, H and G. Each episode starts from one of the S.
+
+    Raises:
+        InvalidConfig: If it is something else, or has no S.
     """
+    is_text = isinstance(desc, Sequence) and not isinstance(desc, str) and all(isinstance(row, str) for row in desc)
+    if not is_text or "S" not in "".join(desc):
+        raise InvalidConfig("desc", f"expected rows of text with at least one S, such as ['SF', 'FG'], got {desc!r}")
     return {"desc": desc, "starts": [cell for cell, letter in enumerate("".join(desc)) if letter == "S"]}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Generator
 
 from operant_gpu.errors import InvalidConfig, mapping, whole
@@ -114,7 +115,8 @@ def evaluate(
             `{"gravity": 9.8}` where that drew them.
 
     Raises:
-        InvalidConfig: If an argument makes no sense, or the memory does not hold so many environments.
+        InvalidConfig: If an argument makes no sense, parameters make spaces that the policy does not know, or the
+            memory does not hold so many environments.
     """
     check_learner(learner)
     whole("seed", seed, 0)
@@ -159,17 +161,29 @@ def check_learner(learner: Any) -> None:
 
 
 def sibling(learner: PPO, num_envs: int, params: Mapping[str, Any] | None = None, **settings: Any) -> VecEnv:
-    """Return new environments like those of a learner, for episodes that end, with other parameters where given."""
+    """Return new environments like those of a learner, for episodes that end, with other parameters where given.
+
+    Raises:
+        InvalidConfig: If those make no sense, or make spaces that the policy does not know.
+    """
     env = learner.env
     limit = env.max_episode_steps or STEP_LIMIT
     other = {} if params is None else mapping("params", params, "parameters")
     given = {**env.parameters(num_envs), **other}
-    return VecEnv(env.environment, num_envs, params=given, device=env.device, max_episode_steps=limit, **settings)
+    made = VecEnv(env.environment, num_envs, params=given, device=env.device, max_episode_steps=limit, **settings)
+    for what, known, found in (
+        ("observations", env.single_observation_space, made.single_observation_space),
+        ("actions", env.single_action_space, made.single_action_space),
+    ):
+        # Bounds of a Box may differ: they clip what the policy draws.
+        are_boxes = isinstance(known, spaces.Box) and isinstance(found, spaces.Box)
+        if known != found and not (are_boxes and (known.shape, known.dtype) == (found.shape, found.dtype)):
+            message = f"the policy has learned with {what} {known}, with {', '.join(other)} there are {found}"
+            raise InvalidConfig("params", f"{message}: give what keeps them, or train another policy")
+    return made
 
 
 def sibling_controller(learner: PPO, deterministic: bool, seed: int) -> Controller:
     """Return a controller with a policy and draws of its own: the learner goes on as if it had not acted."""
     generator = Generator(learner.env.device).manual_seed(seed)
-    return Controller(
-        copy_of(learner.policy), learner.env.single_observation_space.shape or (), generator, deterministic
-    )
+    return Controller(copy_of(learner.policy), learner.env.single_observation_space, generator, deterministic)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ import operant_gpu
 from operant_gpu import InvalidConfig
 from operant_gpu.backends.lowering.operations import NumpyRng
 from operant_gpu.backends.lowering.programs import lower_to_numpy
+from operant_gpu.cli import main
 from operant_gpu.envs import frozen_lake_map
 from operant_gpu.lang import constexpr_value
 from operant_gpu.models import PPO, PPOConfig, evaluate, export, record
@@ -102,7 +104,6 @@ def test_limits_and_goals_are_gymnasiums() -> None:
         ({"success_rate": 1.5}, "^success_rate: expected a number from 0 to 1, got 1.5"),
         (frozen_lake_map(["SX", "FG"]), "^desc: expected the letters S, F, H and G, got 'X'"),
         ({"desc": ["FFS", "HFG"]}, r"^starts: expected the cells that are S, \[2\], got \[0\]: give both tables"),
-        (frozen_lake_map(["FF", "FG"]), r"^starts: expected a table of int32 and shape \(any,\), got \(0,\)"),
         (frozen_lake_map(["SF", "G"]), "^desc: expected a table of uint8 .* cannot be read"),
     ],
     ids=str,
@@ -110,6 +111,21 @@ def test_limits_and_goals_are_gymnasiums() -> None:
 def test_what_is_no_lake_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidConfig, match=message):
         operant_gpu.make(SMALL, 2, device="cpu", **given)
+
+
+@pytest.mark.parametrize(
+    "desc", [["FF", "FG"], ["sf", "fg"], "SFFG", [["S", "F"]], [b"SG"], np.array(["SG"]), None], ids=str
+)
+def test_a_map_is_rows_of_text_with_a_start(desc: Any) -> None:
+    with pytest.raises(InvalidConfig, match=r"^desc: expected rows of text with at least one S"):
+        frozen_lake_map(desc)
+
+
+def test_the_command_line_lists_its_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["envs", SMALL]) == 0
+    assert re.search(r"^ desc +uint8 +any x any +yes +letters of the map *$", capsys.readouterr().out, re.MULTILINE)
+    assert main(["train", SMALL, "--env.desc", "SG"]) == 2
+    assert "give the environment a default, tables=Tables(...)" in capsys.readouterr().err
 
 
 def test_a_lake_is_drawn() -> None:
@@ -133,6 +149,9 @@ def test_ppo_sees_a_state_one_hot_and_learns(engine: str) -> None:
     assert evaluate(learner, 20).mean == 1.0
     assert learner.predict(0) in (1, 2)
     assert learner.predict([0, 4, 14]).shape == (3,)
+    for obs, given in ((16, "16"), ([3, -1], "-1"), ([0.5], "0.5")):
+        with pytest.raises(InvalidConfig, match=f"^obs: expected integers from 0 to 15, got {given}$"):
+            learner.predict(obs)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from learning_envs import Forbidden, Forever, Recall
 
 import operant_gpu
 from operant_gpu import InvalidConfig
+from operant_gpu.envs import frozen_lake_map
 from operant_gpu.models import PPO, Evaluation, PPOConfig, evaluate, export, record
 from operant_gpu.models.evaluation import interquartile_mean
 
@@ -115,6 +116,39 @@ def test_environments_without_an_end_are_cut(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_number_of_episodes_that_is_none(episodes: Any) -> None:
     with pytest.raises(InvalidConfig, match="episodes: expected an integer from 1 to"):
         evaluate(cartpole(), episodes)
+
+
+@pytest.mark.parametrize(
+    ("env", "params", "message"),
+    [
+        (
+            "MinAtar-Breakout-v1",
+            {"minimal_actions": False},
+            r"actions Discrete\(3\), with minimal_actions there are Disc",
+        ),
+        (
+            "FrozenLake-v1",
+            frozen_lake_map(["SF", "FG"]),
+            r"observations Discrete\(16\), with desc, starts there are Disc",
+        ),
+        ("Pendulum-v1", {"max_torque": 1.0}, None),
+    ],
+)
+def test_a_policy_plays_where_it_knows_the_spaces(
+    env: str, params: dict[str, Any], message: str | None, tmp_path: Path
+) -> None:
+    learner = PPO(operant_gpu.make(env, 16, device="cpu"), PPOConfig(**SMALL))
+    if message is None:
+        # Bounds alone are others.
+        assert learner.env.single_action_space != operant_gpu.make(env, **params).single_action_space
+        assert evaluate(learner, 3, params=params).returns.shape == (3,)
+        return
+    for play in (
+        lambda: evaluate(learner, 3, params=params),
+        lambda: record(learner, tmp_path / "x.gif", params=params),
+    ):
+        with pytest.raises(InvalidConfig, match=f"^params: the policy has learned with {message}"):
+            play()
 
 
 @pytest.mark.parametrize(

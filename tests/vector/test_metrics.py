@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -318,5 +319,9 @@ def test_runs_and_commands_show_them(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert told["metrics"]["left_out"] == pytest.approx(0.5 * told["mean_length"])
     assert main(["eval", str(tmp_path / "run"), "--episodes", "7"]) == 0
     assert "left_out" in capsys.readouterr().out
+    assert main(["envs", REPORT.id]) == 0
+    listed = dict(re.findall(r"^ (\w+) +(\w+) *$", capsys.readouterr().out, re.MULTILINE))
+    kinds = {"total": "sum", "mean": "mean", "most": "max", "least": "min", "last": "last", "share": "mean"}
+    assert listed == {**kinds, "left_out": "sum", "constant": "max"}
     assert main(["monitor", str(tmp_path / "run")]) == 0
     assert "total 0." in capsys.readouterr().out

@@ -140,12 +140,13 @@ NAN = np.array([1.0, np.nan], np.float32)
         ("flat", NAN, r"got nan at \(1,\)"),
         ("flat", np.array([1e300]), r"got 1e\+300 at \(0,\)"),
         ("flat", FLAT[None], r"shape \(any,\), got \(1, 4\)"),
-        ("flat", np.array([], np.float32), r"got \(0,\)"),
+        ("flat", np.array([], np.float32), r"got \(0,\), which has no numbers"),
         ("flat", np.array([1j]), "got torch.complex128"),
         ("flat", np.array([True]), "got torch.bool"),
         ("flat", [[1.0], [1.0, 2.0]], "cannot be read as a tensor"),
         ("flat", "1,2", "got the text '1,2'"),
-        ("flat", None, "cannot be read as a tensor"),
+        ("flat", None, "expected numbers, got NoneType"),
+        ("flat", b"abc", "expected numbers, got bytes"),
         ("flat", torch.ones(3, device="meta"), "on meta"),
         ("wide", np.ones((2, 4), np.int16), r"shape \(any, 3\), got \(2, 4\)"),
         ("wide", np.full((2, 3), 2**15), r"got 32768 at \(0, 0\)"),
@@ -158,6 +159,11 @@ NAN = np.array([1.0, np.nan], np.float32)
 def test_a_bad_table_is_refused_by_its_name(name: str, given: Any, found: str) -> None:
     with pytest.raises(InvalidConfig, match=f"^{name}: expected a table of .*{found}"):
         make(**{name: given})
+
+
+def test_a_size_comes_with_the_name_of_its_parameter() -> None:
+    with pytest.raises(InvalidConfig, match=r"^walls: .*shape \(height=2, width=3\), got \(2, 4\)"):
+        Maze(2, device="cpu", walls=["#...", "..#."])
 
 
 def test_infinities_are_numbers() -> None:
@@ -312,6 +318,31 @@ def of_axis(state, params, tables):
     return length(tables.flat, 1), 0.0, 0.0
 
 
+@jit
+def as_an_array(state, params, tables):
+    return tables.wide[state.i, 0], 0.0, 0.0
+
+
+@jit
+def as_a_row(state, params, tables):
+    return tables.flat[state.i], 0.0, 0.0
+
+
+@jit
+def of_its_shape(state, params, tables):
+    return tables.flat.shape[0], 0.0, 0.0
+
+
+@jit
+def of_data_outside(state, params, tables):
+    return FLAT[state.i], 0.0, 0.0
+
+
+@jit
+def in_a_dictionary(state, params, tables):
+    return {"flat": 0.0}, 0.0, 0.0
+
+
 MAP = tl.constexpr((1.0, 2.0, 4.0))
 
 
@@ -335,6 +366,11 @@ def of_constants(state, params, tables):
         (renamed_together, "a table cannot get another name"),
         (by_cells_and_rows, r"write x\[:, None\]"),
         (by_len, r"length\(tables.name\)"),
+        (as_an_array, r"a table is read with lookup\(tables.name, i, j\)"),
+        (as_a_row, r"a table is read with lookup\(tables.name, index\)"),
+        (of_its_shape, r"of a table there are length\(tables.name, axis\) and lookup"),
+        (of_data_outside, "FLAT is data outside the function: declare a Table"),
+        (in_a_dictionary, "Dict is not supported"),
         (of_axis, r"expected an axis from 0 to 0 of a table \(4,\), got 1"),
         (of_constants, r"declare a Table \(operant_gpu.lang\) and read it with lookup"),
     ],

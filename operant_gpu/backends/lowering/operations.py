@@ -134,6 +134,8 @@ def length(container: Any) -> int:
 
 def item(container: Any, index: Any) -> Any:
     """Return one component of a tuple."""
+    if type(container) is TableSeen:
+        raise UnsupportedConstruct("a table is read with lookup(tables.name, index), an index for each axis", True)
     if not isinstance(container, tuple):
         raise UnsupportedConstruct(
             "only tuples can be indexed: use get and put of operant_gpu.arrays for the cells of an Array"
@@ -149,9 +151,12 @@ def item(container: Any, index: Any) -> Any:
 
 def field(container: Any, name: str) -> Any:
     """Return a field of a State, of params or of rng."""
+    if type(container) is TableSeen:
+        message = f".{name} is not available: of a table there are length(tables.name, axis) and lookup"
+        raise UnsupportedConstruct(message, is_everywhere=True)
     fields = getattr(container, "_fields", None)
     if fields is None:
-        raise UnsupportedConstruct(f".{name} is not available: only State, params and rng have fields")
+        raise UnsupportedConstruct(f".{name} is not available: only State, params, tables and rng have fields")
     if name not in fields:
         raise AttributeError(f"{type(container).__name__} has no field {name!r}, only {', '.join(fields)}")
     return getattr(container, name)

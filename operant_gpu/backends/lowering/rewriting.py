@@ -16,6 +16,7 @@ from types import FunctionType, ModuleType
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
+from torch import Tensor
 
 from operant_gpu.errors import UnsupportedConstruct
 from operant_gpu.lang import constexpr_value, enclosed, is_jit_function, numpy_dtype, sourceless, tl
@@ -28,6 +29,7 @@ _OPERATORS = {
     "USub": "neg", "UAdd": "pos", "Invert": "invert",
 }  # fmt: skip
 _BUILTINS = {"range": "runtime_range", "min": "minimum", "max": "maximum", "len": "length"}
+_UNKNOWN_TO_TRITON = (ast.Dict, ast.Set, ast.DictComp, ast.SetComp, ast.GeneratorExp, ast.Lambda, ast.Try)
 _PLAIN = (ast.Constant, ast.Tuple, ast.Load, ast.Store, ast.Pass, ast.keyword, ast.Starred)
 
 
@@ -84,6 +86,10 @@ def _rewritten(original: FunctionType, target: _Target, callers: tuple[FunctionT
     return result
 
 
+def _is_none(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is None
+
+
 def _constants(defaults: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
     return defaults and tuple(constexpr_value(default) for default in defaults)
 
@@ -124,7 +130,8 @@ class _Rewriter(ast.NodeTransformer):
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         if not isinstance(node, _PLAIN):
-            self._refuse(node, f"{type(node).__name__} is not supported in environment functions")
+            message = f"{type(node).__name__} is not supported in environment functions"
+            self._refuse(node, message, isinstance(node, _UNKNOWN_TO_TRITON))
         return super().generic_visit(node)
 
     # Statements
@@ -208,7 +215,13 @@ class _Rewriter(ast.NodeTransformer):
     def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
         if isinstance(node.slice, ast.Tuple):
             if ast.unparse(node.slice) not in (":, None", "(:, None)"):
-                self._refuse(node, "x[:, None] is the only index with axes; cells(size) numbers those of an Array")
+                # Triton knows new axes in other places too.
+                is_everywhere = not all(isinstance(part, ast.Slice) or _is_none(part) for part in node.slice.elts)
+                message = (
+                    "x[:, None] is the only index with axes; cells(size) numbers the cells of an Array, and a table is "
+                    "read with lookup(tables.name, i, j)"
+                )
+                self._refuse(node, message, is_everywhere)
             return self._op("column", self.visit(node.value))
         return self._op("item", self.visit(node.value), self.visit(node.slice))
 
@@ -268,6 +281,13 @@ class _Rewriter(ast.NodeTransformer):
         if isinstance(found, bool | int | float):
             constant = self._constexpr(name, found)
             self._refuse(node, f"{name} is a plain number outside the function: write {constant}", True)
+        if isinstance(found, np.ndarray | Tensor | list | tuple):
+            advice = "declare a Table (operant_gpu.lang) and read it with lookup(tables.name, index)"
+            self._refuse(
+                node,
+                f"{name} is data outside the function: {advice}, or write tl.constexpr((1, 2)) for constants",
+                True,
+            )
         twin = name.split(".")[-1]
         advice = f"use tl.{twin}" if twin in self._ops.TL_FUNCTIONS else "decorate functions with @jit"
         self._refuse(

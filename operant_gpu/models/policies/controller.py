@@ -6,11 +6,13 @@ import contextlib
 from typing import Any
 
 import torch
+from gymnasium import Space
 from torch import Generator, Tensor
 
 from operant_gpu.errors import InvalidConfig, flag, one_line
 from operant_gpu.models.contexts import plain, undisturbed
 from operant_gpu.models.policies.policy import Policy
+from operant_gpu.spaces import observation_layout
 from operant_gpu.tensors import as_tensor
 
 
@@ -19,13 +21,13 @@ class Controller:
 
     Args:
         policy: What decides.
-        shape: Of one observation.
+        space: Of one observation.
         generator: Source of the draws, on the policy's device.
         deterministic: Whether to take the likeliest actions rather than to sample.
     """
 
-    def __init__(self, policy: Policy, shape: tuple[int, ...], generator: Generator, deterministic: bool) -> None:
-        self._policy, self._shape, self._generator = policy, shape, generator
+    def __init__(self, policy: Policy, space: Space[Any], generator: Generator, deterministic: bool) -> None:
+        self._policy, self._layout, self._generator = policy, observation_layout(space), generator
         self._deterministic = flag("deterministic", deterministic)
         self._state: Tensor | None = None
 
@@ -42,10 +44,12 @@ class Controller:
             action_mask: Where actions are legal, (batch, choices) bool; None if all are.
 
         Raises:
-            InvalidConfig: If a shape is not as described.
+            InvalidConfig: If a shape is not as described, or, on a CPU, an observation is none of a Discrete space's.
         """
-        given = self._read("obs", obs, torch.float32, self._shape)
-        batch = given.reshape(-1, *self._shape)
+        shape = self._layout.shape
+        given = self._read("obs", obs, torch.float32, shape)
+        batch = given.reshape(-1, *shape)
+        self._check_choices(batch)
         mask = None
         if action_mask is not None:
             choices = self._policy.distribution.outputs
@@ -59,7 +63,16 @@ class Controller:
             else:
                 actions, _, _, self._state = self._policy.act(batch, state, starts, mask, self._generator)
         actions = self._policy.distribution.for_environment(actions)
-        return actions[0] if given.ndim == len(self._shape) else actions
+        return actions[0] if given.ndim == len(shape) else actions
+
+    def _check_choices(self, obs: Tensor) -> None:
+        """Refuse what would be seen as a row of zeros; a GPU would have to be waited for."""
+        choices, start = self._layout.choices, self._layout.start
+        if choices and obs.device.type == "cpu":
+            wrong = (obs != obs.floor()) | (obs < start) | (obs >= start + choices)
+            if wrong.any():
+                expected = f"expected integers from {start} to {start + choices - 1}"
+                raise InvalidConfig("obs", f"{expected}, got {obs[wrong][0].item():g}")
 
     def _read(self, name: str, given: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
         batch = f"(batch, {', '.join(map(str, shape))})"

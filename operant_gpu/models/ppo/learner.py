@@ -284,7 +284,7 @@ class PPO:
         Args:
             deterministic: Whether to take the likeliest actions rather than to sample.
         """
-        return Controller(self.policy, self.env.single_observation_space.shape or (), self._acting, deterministic)
+        return Controller(self.policy, self.env.single_observation_space, self._acting, deterministic)
 
     def predict(self, obs: Any, deterministic: bool = True, action_mask: Any = None) -> Tensor:
         """Return actions that the environment takes, for observations that begin an episode or need no memory.
