@@ -11,6 +11,7 @@ import torch
 from gymnasium import Space, spaces
 
 from operant_gpu.errors import InvalidConfig
+from operant_gpu.tensors import torch_dtype
 
 # Of images: grey, colours, colours and opacity.
 _CHANNELS = (1, 3, 4)
@@ -160,7 +161,7 @@ class ObservationLayout(NamedTuple):
     @property
     def torch_dtype(self) -> torch.dtype:
         """The dtype of its tensors."""
-        return torch.from_numpy(np.empty(0, self.dtype)).dtype
+        return torch_dtype(self.dtype)
 
 
 def observation_layout(space: Space[Any]) -> ObservationLayout:

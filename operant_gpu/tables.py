@@ -11,7 +11,7 @@ from torch import Tensor
 
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.fields import TableType
-from operant_gpu.tensors import as_tensor
+from operant_gpu.tensors import as_tensor, torch_dtype
 
 
 class NoTables(NamedTuple):
@@ -24,7 +24,7 @@ def checked(name: str, value: Any, kind: TableType) -> Tensor:
     Raises:
         InvalidConfig: If it is of another dtype or shape, or has a number that is none.
     """
-    dtype, wanted = torch.from_numpy(np.empty(0, kind.dtype)).dtype, expected(kind)
+    dtype, wanted = torch_dtype(kind.dtype), expected(kind)
     if isinstance(value, str):
         advice = "give an array or a list (a command takes neither: give the environment a default, tables=Tables(...))"
         raise InvalidConfig(name, f"{wanted}, got the text {value!r}: {advice}")
@@ -60,10 +60,14 @@ def expected(kind: TableType) -> str:
     return f"expected a table of {kind.dtype} and shape ({', '.join(kind.axes)}{',' if len(kind.axes) == 1 else ''})"
 
 
+def are_texts(value: Any) -> bool:
+    """Tell whether something is a sequence of texts, such as the rows of a map."""
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(row, str) for row in value)
+
+
 def _bytes(value: Any) -> Any:
     """Return rows of text as rows of bytes, and all else as it is."""
-    is_text = isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(row, str) for row in value)
-    return np.array([list(row.encode()) for row in value], np.uint8) if is_text and value else value
+    return np.array([list(row.encode()) for row in value], np.uint8) if are_texts(value) and value else value
 
 
 def _is_like(dtype: torch.dtype, kind: str) -> bool:

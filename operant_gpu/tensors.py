@@ -9,6 +9,11 @@ import torch
 from torch import Tensor
 
 
+def torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
+    """Return the dtype of the tensors that hold what arrays of this one do."""
+    return torch.from_numpy(np.empty(0, dtype)).dtype
+
+
 def as_tensor(given: Any, width: Any = None) -> Tensor:
     """Return what `torch.as_tensor` reads, and lists of tensors, tables, and arrays of any byte order and stride.
 

@@ -28,7 +28,7 @@ class Batch:
         environment: The definition, of a kind that the backend runs.
         params: Its parameters, as they were given.
         memory: Those of them that are in memory, by name: live tensors () or (num_envs,).
-        tables: Its tables, by name: live tensors.
+        tables: Its tables, a NamedTuple of live tensors.
         state: One tensor per field of the environment's `State`.
         columns: The library's own columns.
         observations: Shape and dtype of one observation.
@@ -42,7 +42,7 @@ class Batch:
     environment: Any
     params: Any
     memory: Mapping[str, Tensor]
-    tables: Mapping[str, Tensor]
+    tables: Any
     state: Any
     columns: Columns
     observations: ObservationLayout

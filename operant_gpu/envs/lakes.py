@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from operant_gpu.errors import InvalidConfig
+from operant_gpu.tables import are_texts
 
 # Those of Gymnasium.
 SMALL = ["SFFF", "FHFH", "FFFH", "HFFG"]
@@ -23,8 +24,7 @@ def frozen_lake_map(desc: Sequence[str]) -> dict[str, Any]:
     Raises:
         InvalidConfig: If it is something else, or has no S.
     """
-    is_text = isinstance(desc, Sequence) and not isinstance(desc, str) and all(isinstance(row, str) for row in desc)
-    if not is_text or "S" not in "".join(desc):
+    if not are_texts(desc) or "S" not in "".join(desc):
         raise InvalidConfig("desc", f"expected rows of text with at least one S, such as ['SF', 'FG'], got {desc!r}")
     return {"desc": desc, "starts": [cell for cell, letter in enumerate("".join(desc)) if letter == "S"]}
 

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from operant_gpu.fields import ColumnType
 from operant_gpu.memory.columns import COLUMN_DTYPES, USUAL_COLUMNS, Columns
 from operant_gpu.metrics import Row
 from operant_gpu.spaces import ObservationLayout
+from operant_gpu.tensors import torch_dtype
 
 _MAX_ENVS = 2**31 - 1
 # Reward and two flags; the environment's id and two masks.
@@ -70,7 +70,7 @@ def allocate_state(environment: Definition, params: Any, num_envs: int, device: 
     """Return a `State` of zeroed tensors (num_envs, *shape); arrays are stored number by number."""
 
     def zeros(column: ColumnType) -> Tensor:
-        dtype = torch.from_numpy(np.empty(0, column.dtype)).dtype
+        dtype = torch_dtype(column.dtype)
         stride = array_stride(num_envs) if column.shape else num_envs
         return torch.zeros(*column.shape, stride, dtype=dtype, device=device)[..., :num_envs].movedim(-1, 0)
 

@@ -119,8 +119,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self._tables = as_tables._replace(**tables.allocated(as_tables, self.device))
         self._state = allocation.allocate_state(environment, as_given, self.num_envs, self.device)
         self._first_env_id = checks.first_env_id(first_env_id, self.num_envs)
-        rows, first = environment.metric_rows, self._first_env_id
-        self._columns = allocation.allocate_columns(self.num_envs, self.device, first, rows, notes)
+        self._metric_rows, first = environment.metric_rows, self._first_env_id
+        self._columns = allocation.allocate_columns(self.num_envs, self.device, first, self._metric_rows, notes)
         self._env_ids = self._columns.env_id.clone()
         self.stores_rows = select.BACKENDS[self.backend].stores_rows
         self._storage = Storage(self.num_envs, self.device, obs, layout, mask_size, self.stores_rows)
@@ -128,7 +128,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self._reader = ActionReader(layout, self.num_envs, self.device)
         self._limit = checks.step_limit(max_episode_steps, environment)
         self.max_episode_steps = None if self._limit == NO_LIMIT else self._limit
-        memory = (self._memory, self._tables._asdict(), self._state, self._columns)
+        memory = (self._memory, self._tables, self._state, self._columns)
         batch = Batch(
             environment, as_given, *memory, obs, layout, self._outputs, self._limit, self.autoreset_mode, trial
         )
@@ -367,7 +367,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         """Return the rows of memory that are metrics, by name."""
         if rows is None:
             return {}
-        return {one.name: row for one, row in zip(self.environment.metric_rows, rows, strict=True) if one.name}
+        return {one.name: row for one, row in zip(self._metric_rows, rows, strict=True) if one.name}
 
     def check(self) -> None:
         """Raise if any step since the last check was given an action it could not take, or no action is legal now.
@@ -401,13 +401,13 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         """
         clear = flag("clear", clear)
         self.check()
-        columns = self._columns
-        logs = (columns.log_count, columns.log_return, columns.log_length, *self.metric_sums.values())
+        columns, own = self._columns, self.metric_sums
+        logs = (columns.log_count, columns.log_return, columns.log_length, *own.values())
         count, *totals = torch.stack([column.sum(dtype=torch.float64) for column in logs]).tolist()
         if clear:
             for column in logs:
                 column.zero_()
-        names = ("mean_reward", "mean_length", *self.metric_sums)
+        names = ("mean_reward", "mean_length", *own)
         means = {name: total / count if count else float("nan") for name, total in zip(names, totals, strict=True)}
         return {"episode_count": int(count), **means}
 

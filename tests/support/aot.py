@@ -183,7 +183,7 @@ def batch_of(
     state = allocate_state(environment, params, ROWS_OF_BATCH, CPU)
     columns = allocate_columns(ROWS_OF_BATCH, CPU, 0, environment.metric_rows)
     limit, trial = environment.max_episode_steps or NO_LIMIT, try_out(environment, params, tables)
-    memory = allocated(params, ROWS_OF_BATCH, CPU), tables._asdict()
+    memory = allocated(params, ROWS_OF_BATCH, CPU), tables
     outputs = storage_of(environment, *layouts, stores_rows=False).outputs(separate_final_obs=True)
     return Batch(environment, params, *memory, state, columns, *layouts, outputs, limit, mode, trial)
 

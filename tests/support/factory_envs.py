@@ -1,4 +1,4 @@
-"""Definitions made in functions, with annotations that are text; `plain_factory_envs.py` has them as values."""
+"""Definitions made in functions; `test_fields.py` reads this file with annotations as text, and as values."""
 
 from __future__ import annotations
 
@@ -79,100 +79,69 @@ def state_of(n: int) -> Any:
     return Gone
 
 
+class Counter(NamedTuple):
+    t: tl.int32
+
+
+@jit
+def zero(rng, params):
+    return Counter(0)
+
+
+@jit
+def shown(state, params):
+    return (state.t,)
+
+
+def counting(id: str, step: Any, **settings: Any) -> Environment:
+    """Return an environment that counts, whose step is from a function."""
+    return Environment(
+        id=id,
+        state=Counter,
+        reset=zero,
+        step=step,
+        observe=shown,
+        observation_space=spaces.Box(0.0, 1e6, (1,)),
+        action_space=spaces.Discrete(2),
+        **settings,
+    )
+
+
 def over_plain_numbers(bonus: float) -> Environment:
     """Return an environment whose step reads a number of this function."""
-
-    class Counter(NamedTuple):
-        t: tl.int32
-
-    @jit
-    def reset(rng, params):
-        return Counter(0)
 
     @jit
     def step(state, action, rng, params):
         return Counter(state.t + 1), bonus, False
 
-    @jit
-    def observe(state, params):
-        return (state.t,)
-
-    return Environment(
-        id="Plain-v0",
-        state=Counter,
-        reset=reset,
-        step=step,
-        observe=observe,
-        observation_space=spaces.Box(0.0, 9.0, (1,)),
-        action_space=spaces.Discrete(2),
-    )
+    return counting("Plain-v0", step)
 
 
 def reporting(first: str, default: float, kind: Any) -> Environment:
     """Return environments that differ in what no source tells: a class's fields and defaults, and a dtype."""
     dtype = kind
-
-    class Counter(NamedTuple):
-        t: tl.int32
-
     names = ("a", "b") if first == "a" else ("b", "a")
     Told = NamedTuple("Told", [(name, Last) for name in names])
     Told._field_defaults = {name: default if name == "b" else 1.0 for name in names}
     Told.__new__.__defaults__ = tuple(Told._field_defaults.values())
 
     @jit
-    def reset(rng, params):
-        return Counter(0)
-
-    @jit
     def step(state, action, rng, params):
         t = (state.t + 200).to(dtype).to(tl.int32)
         return Counter(state.t + 1), 0.0, False, Told(a=t)
 
-    @jit
-    def observe(state, params):
-        return (state.t,)
-
-    return Environment(
-        id="Reporting-v0",
-        state=Counter,
-        metrics=Told,
-        reset=reset,
-        step=step,
-        observe=observe,
-        observation_space=spaces.Box(0.0, 9.0, (1,)),
-        action_space=spaces.Discrete(2),
-    )
+    return counting("Reporting-v0", step, metrics=Told)
 
 
 def with_own_maximum() -> Environment:
     """Return an environment with a function of a built-in's name."""
-
-    class Counter(NamedTuple):
-        t: tl.int32
 
     @jit
     def max(a, b):
         return a + 100 * b
 
     @jit
-    def reset(rng, params):
-        return Counter(0)
-
-    @jit
     def step(state, action, rng, params):
         return Counter(max(state.t, 1)), 0.0, False
 
-    @jit
-    def observe(state, params):
-        return (state.t,)
-
-    return Environment(
-        id="Maximum-v0",
-        state=Counter,
-        reset=reset,
-        step=step,
-        observe=observe,
-        observation_space=spaces.Box(0.0, 1e6, (1,)),
-        action_space=spaces.Discrete(2),
-    )
+    return counting("Maximum-v0", step)

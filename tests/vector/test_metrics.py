@@ -20,7 +20,7 @@ import operant_gpu
 from operant_gpu import AutoresetMode, Environment, InvalidConfig
 from operant_gpu.cli import main
 from operant_gpu.lang import jit, tl
-from operant_gpu.metrics import Last, Max, Mean, Min, Sum
+from operant_gpu.metrics import Last, Max, Mean, Min, NoMetrics, Sum
 from operant_gpu.models import PPO, PPOConfig, evaluate
 from operant_gpu.monitor import Run, TensorBoard
 from operant_gpu.random import integers, uniform
@@ -249,15 +249,7 @@ def test_what_makes_no_sense_is_refused(settings: dict[str, Any], message: str) 
 
 
 def test_a_fourth_value_needs_metrics() -> None:
-    bare = Environment(
-        id="Bare-v0",
-        state=State,
-        reset=reset,
-        step=step,
-        observe=observe,
-        observation_space=spaces.Box(-9.0, 9.0, (2,)),
-        action_space=spaces.Discrete(2),
-    )
+    bare = definition(metrics=NoMetrics)
     with pytest.raises(InvalidConfig, match="got a tuple of 4; a fourth needs metrics= of the environment"):
         bare(2, device="cpu", backend="numpy")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from operant_gpu import sampling
@@ -79,8 +80,7 @@ class Known(NamedTuple):
 
 def known_of(batch: Batch) -> Known:
     """Return what a batch's program is made for."""
-    tables = batch.environment.table_class(**batch.tables)
-    return Known(batch.params, tables, batch.columns.outside is not None)
+    return Known(batch.params, batch.tables, batch.columns.outside is not None)
 
 
 def structures(environment: CudaEnvironment, known: Known) -> str:
@@ -116,7 +116,7 @@ def _tables(environment: CudaEnvironment, known: Known) -> list[str]:
     if not environment.has_tables:
         return []
     fields = "".join(
-        f"    Table<{', '.join((_type_of(table), *map(str, table.shape)))}> {name};\n"
+        f"    Table<{', '.join((_type_of(table.dtype), *map(str, table.shape)))}> {name};\n"
         for name, table in known.tables._asdict().items()
     )
     return [f"struct Tables {{\n{fields}}};"]
@@ -128,8 +128,8 @@ def _metrics(environment: CudaEnvironment) -> list[str]:
     return [f"struct Metrics {{\n{fields}}};"] if fields else []
 
 
-def _type_of(tensor: Tensor) -> str:
-    return _TYPES[str(tensor.dtype).removeprefix("torch.")]
+def _type_of(dtype: torch.dtype) -> str:
+    return _TYPES[str(dtype).removeprefix("torch.")]
 
 
 # With a constructor: without it, whoever left the metrics out would report zeros.
@@ -182,7 +182,7 @@ def batch_record(batch: Batch) -> tuple[tuple[str, ...], dict[str, int]]:
     columns = {f"state {name}": column for name, column in batch.state._asdict().items()}
     columns |= {name: column for name, column in batch.columns._asdict().items() if column is not None}
     columns |= {f"param {name}": tensor for name, tensor in batch.memory.items()}
-    columns |= {f"table {name}": table for name, table in batch.tables.items()}
+    columns |= {f"table {name}": table for name, table in batch.tables._asdict().items()}
     numbers = {
         "num_envs": batch.num_envs,
         "array_stride": array_stride(batch.num_envs),
@@ -255,7 +255,7 @@ def _description(
     others = (*(("metrics", "log_metrics") if rows else ()), *(("outside",) if known.notes else ()))
     batch = state + "".join(f"    {_field(name)}\n" for name in (*USUAL_COLUMNS, *others)) + memory
     tables = known.tables._asdict() if environment.has_tables else {}
-    batch += "".join(f"    const {_type_of(table)}* table_{name};\n" for name, table in tables.items())
+    batch += "".join(f"    const {_type_of(table.dtype)}* table_{name};\n" for name, table in tables.items())
     batch += "".join(f"    {_field(name)}\n" for name in NUMBERS)
     found = ", ".join(_found(place, name, known.notes) for place, name in enumerate(tables))
     call, draw = (
@@ -315,7 +315,7 @@ def _metric(i: int, rows: str = "metrics") -> str:
 
 def _field(name: str) -> str:
     dtype = COLUMN_DTYPES.get(name)
-    return f"int64_t {name};" if dtype is None else f"{_TYPES[str(dtype).removeprefix('torch.')]}* {name};"
+    return f"int64_t {name};" if dtype is None else f"{_type_of(dtype)}* {name};"
 
 
 def _moved(name: str, column: ColumnType, assignment: str) -> str:

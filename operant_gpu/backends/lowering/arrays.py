@@ -7,7 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from operant_gpu.backends.lowering.operations import TableSeen, add, cast, column, maximum, minimum, mul, rank
+from operant_gpu.backends.lowering.operations import (
+    TableSeen,
+    add,
+    cast,
+    column,
+    maximum,
+    minimum,
+    mul,
+    rank,
+    refused_everywhere,
+)
 from operant_gpu.errors import UnsupportedConstruct
 from operant_gpu.lang import next_power_of_2
 
@@ -42,7 +52,7 @@ def lookup(table: Any, i: Any, j: Any = None, k: Any = None) -> Any:
     """Return the numbers of a table at indices."""
     shape, indices = _seen(table).shape, [index for index in (i, j, k) if index is not None]
     if len(indices) != len(shape) or (j is None and k is not None):
-        raise _refused(f"a table {shape} needs {len(shape)} indices, got {len(indices)}")
+        raise refused_everywhere(f"a table {shape} needs {len(shape)} indices, got {len(indices)}")
     at = _place(table, i, 0)
     for axis, index in enumerate(indices[1:], 1):
         at = add(mul(at, shape[axis]), _place(table, index, axis))
@@ -55,13 +65,13 @@ def length(table: Any, axis: int = 0) -> int:
     """Return the size of an axis of a table."""
     shape = _seen(table).shape
     if type(axis) is not int or not 0 <= axis < len(shape):
-        raise _refused(f"expected an axis from 0 to {len(shape) - 1} of a table {shape}, got {axis!r}")
+        raise refused_everywhere(f"expected an axis from 0 to {len(shape) - 1} of a table {shape}, got {axis!r}")
     return shape[axis]
 
 
 def _seen(table: Any) -> TableSeen:
     if not isinstance(table, TableSeen):
-        raise _refused("lookup and length take a table of the environment, such as tables.prices")
+        raise refused_everywhere("lookup and length take a table of the environment, such as tables.prices")
     return table
 
 
@@ -70,10 +80,10 @@ def _place(table: TableSeen, index: Any, axis: int) -> Any:
     last, is_large = table.shape[axis] - 1, math.prod(table.shape) >= 2**31
     kind = np.asarray(index).dtype
     if kind.kind not in "biu":
-        raise _refused(f"an index of a table must be an integer, got {kind}: cast with .to(tl.int32)")
+        raise refused_everywhere(f"an index of a table must be an integer, got {kind}: cast with .to(tl.int32)")
     if not isinstance(index, np.ndarray):
         if not 0 <= index <= last:
-            raise _refused(f"index {index} of axis {axis} of a table {table.shape}: it has 0 to {last}")
+            raise refused_everywhere(f"index {index} of axis {axis} of a table {table.shape}: it has 0 to {last}")
         return np.int64(index) if is_large else np.int32(index)
     is_wide = index.dtype.itemsize == 8 or index.dtype == np.uint32 or is_large
     index = cast(index, np.dtype(np.int64 if is_wide else np.int32))
@@ -81,10 +91,6 @@ def _place(table: TableSeen, index: Any, axis: int) -> Any:
     if rank(index) == 1:
         table.tape.note(index, place, table.code + axis)
     return place
-
-
-def _refused(message: str) -> UnsupportedConstruct:
-    return UnsupportedConstruct(message, is_everywhere=True)
 
 
 def padded(column: Any, width: int) -> Any:

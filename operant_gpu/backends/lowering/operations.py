@@ -84,6 +84,11 @@ class TableSeen:
         return f"a table {self.shape}"
 
 
+def refused_everywhere(message: str) -> UnsupportedConstruct:
+    """Return the error for what no backend runs, or not as its author means."""
+    return UnsupportedConstruct(message, is_everywhere=True)
+
+
 def static(value: Any) -> Any:
     """Refuse a block where Python needs one truth value."""
     if isinstance(value, np.ndarray):
@@ -99,7 +104,7 @@ def value(assigned: Any) -> Any:
     kind = type(assigned)
     if kind is TableSeen:
         # Triton would make blocks of what it knows of the table.
-        raise UnsupportedConstruct("a table cannot get another name: write tables.name where it is read", True)
+        raise refused_everywhere("a table cannot get another name: write tables.name where it is read")
     if kind is float:
         normal = _TINY <= builtins.abs(assigned) <= _HUGE or assigned == 0.0 or not math.isfinite(assigned)
         return np.float32(assigned) if normal else np.float64(assigned)
@@ -128,14 +133,14 @@ def length(container: Any) -> int:
         message = (
             "only tuples have a length: a block has one number per environment, of a table use length(tables.name)"
         )
-        raise UnsupportedConstruct(message, is_everywhere=True)
+        raise refused_everywhere(message)
     return len(container)
 
 
 def item(container: Any, index: Any) -> Any:
     """Return one component of a tuple."""
     if type(container) is TableSeen:
-        raise UnsupportedConstruct("a table is read with lookup(tables.name, index), an index for each axis", True)
+        raise refused_everywhere("a table is read with lookup(tables.name, index), an index for each axis")
     if not isinstance(container, tuple):
         raise UnsupportedConstruct(
             "only tuples can be indexed: use get and put of operant_gpu.arrays for the cells of an Array"
@@ -143,7 +148,7 @@ def item(container: Any, index: Any) -> Any:
     if isinstance(index, np.ndarray):
         advice = "declare a Table (operant_gpu.lang) and read it with lookup(tables.name, index)"
         message = f"only a constant can index a tuple, this is a block of one per environment: {advice}"
-        raise UnsupportedConstruct(message, is_everywhere=True)
+        raise refused_everywhere(message)
     if type(index) is not int:
         raise UnsupportedConstruct("an index must be a compile-time constant: a literal or a tl.static_range index")
     return container[index]
@@ -153,7 +158,7 @@ def field(container: Any, name: str) -> Any:
     """Return a field of a State, of params or of rng."""
     if type(container) is TableSeen:
         message = f".{name} is not available: of a table there are length(tables.name, axis) and lookup"
-        raise UnsupportedConstruct(message, is_everywhere=True)
+        raise refused_everywhere(message)
     fields = getattr(container, "_fields", None)
     if fields is None:
         raise UnsupportedConstruct(f".{name} is not available: only State, params, tables and rng have fields")
@@ -185,7 +190,7 @@ def _check_ranks(*values: Any) -> None:
     ranks = {rank(value) for value in values}
     if {1, 2} <= ranks:
         message = "an Array's block and a block of one number per environment: write x[:, None] for the latter"
-        raise UnsupportedConstruct(message, is_everywhere=True)
+        raise refused_everywhere(message)
 
 
 def _promoted(a_dtype: np.dtype[Any], b_dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -328,7 +333,7 @@ def clamp(x: Any, min: Any, max: Any) -> Any:
     clamped = minimum(maximum(x, min), max)
     if np.asarray(clamped).dtype.kind != "f":
         message = "the oldest Triton clamps floats alone: write tl.minimum(tl.maximum(x, low), high)"
-        raise UnsupportedConstruct(message, is_everywhere=True)
+        raise refused_everywhere(message)
     return clamped
 
 

@@ -56,21 +56,22 @@ class BatchRecord(Record):
         # What is drawn goes where the state goes: with a new episode to its row.
         drawn = [self._param(name) for name in draws_of(batch.params)]
         state_end, noted_slot = self._slots.narrow, self._slots.wide
-        noted = [] if batch.columns.outside is None else [self._slots.add("outside", np.int64)]
+        # Where there is one, the column of what is noted of indices beyond tables.
+        self._noted = [] if batch.columns.outside is None else [self._slots.add("outside", np.int64)]
         metrics_slot, rows = self._slots.wide, batch.environment.metric_rows
         metrics = self._group("metrics", [np.float64] * len(rows))
         given, shared = self._given()
         params_end = self._slots.narrow
-        observe, obs = self._observation(programs.observe, len(noted))
+        observe, obs = self._observation(programs.observe)
         mask = self._group("mask", [np.bool_] * actions.num_actions if batch.environment.has_action_mask else [])
-        for name, table in batch.tables.items():
+        for name, table in batch.tables._asdict().items():
             self._slots.add_table(f"tables.{name}", numpy_view(table).dtype, table.numel())
 
         named = {f"state.{name}": column for name, column in batch.state._asdict().items()}
         named |= {f"params.{name}": tensor for name, tensor in batch.memory.items()}
         named |= {"outside": batch.columns.outside}
         named |= zip(metrics, () if batch.columns.metrics is None else batch.columns.metrics, strict=True)
-        kept = (*state, *drawn, *noted, *metrics)
+        kept = (*state, *drawn, *self._noted, *metrics)
         moved = [
             (named[name].data_ptr(), COLUMN_KINDS[named[name].dtype], self._slots.slot(name))
             for name in (*kept, *given, *shared)
@@ -91,16 +92,18 @@ class BatchRecord(Record):
                 if column is not None and name in _ADDRESSES
             },
             "num_envs": batch.num_envs,
-            "tables": self._address([table.data_ptr() for table in batch.tables.values()]),
+            "tables": self._address([table.data_ptr() for table in batch.tables]),
             "noted": noted_slot,
             "metrics_slot": metrics_slot,
             "num_metrics": len(metrics),
             "starts": self._address([row.start for row in rows], np.float64),
-            "step": self._compiled(programs.step, [*state, "reward", "terminated", *metrics, *noted], STEP_STREAM),
+            "step": self._compiled(
+                programs.step, [*state, "reward", "terminated", *metrics, *self._noted], STEP_STREAM
+            ),
             "draw_params": self._compiled(programs.draw_params, drawn, PARAMS_STREAM),
-            "reset": self._compiled(programs.reset, [*state, *noted], RESET_STREAM),
-            "observe": self._compiled(observe, [*(name for name in obs if name.startswith("obs")), *noted]),
-            "mask": self._compiled(programs.action_mask, [*mask, *noted] if mask else []),
+            "reset": self._compiled(programs.reset, [*state, *self._noted], RESET_STREAM),
+            "observe": self._compiled(observe, [*(name for name in obs if name.startswith("obs")), *self._noted]),
+            "mask": self._compiled(programs.action_mask, [*mask, *self._noted] if mask else []),
             "draws": any(where.startswith("rng.") for where in programs.step.inputs.values()),
             "action_slots": self._numbers(self._action),
             "action_size": len(self._action),
@@ -122,10 +125,9 @@ class BatchRecord(Record):
     def random_policy(self) -> int:
         """Address of the program that draws random actions, compiled when it is first wanted."""
         batch = self._batch
-        tables = batch.environment.table_class(**batch.tables)
-        notes = batch.columns.outside is not None
-        program = trace_random_policy(batch.environment, batch.params, tables, batch.actions, notes)
-        return self._compiled(program, [*self._action, *(["outside"] if notes else [])], POLICY_STREAM)
+        given = batch.params, batch.tables, batch.actions
+        program = trace_random_policy(batch.environment, *given, notes=bool(self._noted))
+        return self._compiled(program, [*self._action, *self._noted], POLICY_STREAM)
 
     def _given(self) -> tuple[list[str], list[str]]:
         """Give places to the parameters in memory that are not drawn: those of each environment, and those of all."""
@@ -147,9 +149,9 @@ class BatchRecord(Record):
             return 0
         return int(compiled(source_of(program, self._slots, results, constexpr_value(stream))).address)
 
-    def _observation(self, program: Program, num_noted: int) -> tuple[Program, list[str]]:
+    def _observation(self, program: Program) -> tuple[Program, list[str]]:
         """Return the program of what has to be computed, and the columns of all components: some are the state's."""
-        size = len(program.results) - num_noted
+        size = len(program.results) - len(self._noted)
         # Narrower integers are int32 in the block.
         dtype = np.float32 if self._batch.observations.dtype.kind == "f" else np.int32
         names, computed = [], []

@@ -35,7 +35,7 @@ class NumpyBackend:
         environment = batch.environment
         programs = batch.trial.programs
         assert programs is not None
-        tables = {name: numpy_view(table).reshape(-1) for name, table in batch.tables.items()}
+        tables = {name: numpy_view(table).reshape(-1) for name, table in batch.tables._asdict().items()}
         known: dict[str, Any] = {"tables": SimpleNamespace(**tables)} if tables else {}
         self._draw = programs.draw_params.compile("draw_params", "rng", known)
         self._reset = programs.reset.compile("reset", "params, rng, outside", known)

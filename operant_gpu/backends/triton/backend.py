@@ -37,7 +37,7 @@ def launch_shape(num_envs: int, width: int = 1) -> tuple[int, int]:
     each program, so there one takes all.
     """
     if INTERPRETED:
-        return min(triton.next_power_of_2(num_envs), max(1, MOST_CELLS // width)), 4
+        return _interpreted_shape(triton.next_power_of_2(num_envs), width)
     if width > 1:
         return _array_shape(width)
     if num_envs <= 32_768:
@@ -56,10 +56,15 @@ def rollout_shape(num_envs: int, network: bool, width: int = 1) -> tuple[int, in
     waits for other warps. A network's products take 64 rows on four warps at the least, to be one of Hopper's.
     """
     if INTERPRETED:
-        return min(max(16, triton.next_power_of_2(num_envs)), max(1, MOST_CELLS // width)), 4
+        return _interpreted_shape(max(16, triton.next_power_of_2(num_envs)), width)
     if width > 1:
         return _array_shape(width)
     return (64, 4) if network else (32, 1)
+
+
+def _interpreted_shape(rows: int, width: int) -> tuple[int, int]:
+    """Return the shape of a program that takes all environments, as far as Triton's blocks hold their arrays."""
+    return min(rows, max(1, MOST_CELLS // width)), 4
 
 
 class TritonBackend:
@@ -189,7 +194,7 @@ def policy_constants(policy: Tensor | MLP | None) -> dict[str, Any]:
 
 def _given(batch: Batch) -> tuple[Any, ...]:
     """Return the parameters in memory and the tables, None where there are none."""
-    tables = (*batch.tables.values(), batch.columns.outside) if batch.tables else None
+    tables = (*batch.tables, batch.columns.outside) if batch.tables else None
     return tuple(batch.memory.values()) or None, tables
 
 

@@ -177,7 +177,7 @@ def environment_constants(batch: Batch, scales_actions: bool = False) -> Constan
         GIVEN=Given(
             Parameters(batch.params._make(value if is_number(value) else None for value in batch.params)),
             Maker(environment.table_class) if batch.tables else None,
-            tuple(tuple(table.shape) for table in batch.tables.values()),
+            tuple(tuple(table.shape) for table in batch.tables),
         ),
         METRICS=tuple(row.kind for row in rows),
         STARTS=tuple(row.start for row in rows),
