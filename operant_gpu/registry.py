@@ -21,9 +21,10 @@ _environments: dict[str, Definition] = {}
 
 
 def register(environment: Defined) -> Defined:
-    """Make an environment known to `make` and, as "operant_gpu/<id>", to `gymnasium.make_vec`.
+    """Make an environment known to `make` and, as "operant_gpu/<id>", to `gymnasium.make_vec` and `gymnasium.make`.
 
-    Through Gymnasium the auto-reset mode defaults to NEXT_STEP, as that of Gymnasium's own vector environments does.
+    `gymnasium.make_vec` does as Gymnasium's own vector environments do: the auto-reset mode defaults to NEXT_STEP, and
+    each step returns fresh arrays (`copy=True`). `gymnasium.make` makes a single environment with NumPy observations.
 
     Args:
         environment: The environment; it replaces one registered before with the same id.
@@ -38,10 +39,11 @@ def register(environment: Defined) -> Defined:
     gymnasium.registry.pop(name, None)
     gymnasium.register(
         id=name,
-        vector_entry_point="operant_gpu.registry:make",
+        entry_point="operant_gpu.adapters.single:SingleEnv",
+        vector_entry_point="operant_gpu.registry:make_as_gymnasium",
         max_episode_steps=environment.max_episode_steps,
         reward_threshold=environment.reward_threshold,
-        kwargs={"id": environment.id, "autoreset_mode": AutoresetMode.NEXT_STEP.value},
+        kwargs={"id": environment.id},
     )
     return environment
 
@@ -58,6 +60,11 @@ def make(id: str, num_envs: int = 1, **settings: Any) -> VecEnv:
         InvalidConfig: If the id, a setting or a parameter is unknown or makes no sense.
     """
     return find(id)(num_envs, **settings)
+
+
+def make_as_gymnasium(id: str, num_envs: int = 1, **settings: Any) -> VecEnv:
+    """Make a `VecEnv` that does as Gymnasium's own vector environments do, where `settings` say nothing else."""
+    return make(id, num_envs, **{"autoreset_mode": AutoresetMode.NEXT_STEP, "copy": True, **settings})
 
 
 def find(id: str) -> Definition:

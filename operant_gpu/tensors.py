@@ -14,6 +14,13 @@ def torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
     return torch.from_numpy(np.empty(0, dtype)).dtype
 
 
+def uses(tensor: Tensor) -> int:
+    """Return how many tensors use a tensor's memory: itself, its views, and those behind arrays of other libraries."""
+    storage = tensor.untyped_storage()
+    # It counts `storage`, too. Counting uses of Python's objects would miss views, whose memory is the same.
+    return int(torch._C._storage_Use_Count(storage._cdata)) - 1
+
+
 def as_tensor(given: Any, width: Any = None) -> Tensor:
     """Return what `torch.as_tensor` reads, and lists of tensors, tables, and arrays of any byte order and stride.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from operant_gpu.spaces import action_layout, observation_layout
 from operant_gpu.vector import checks
 from operant_gpu.vector.actions import ActionReader, raise_helpless, raise_outside, raise_refused
 from operant_gpu.vector.starts import random_steps
+from operant_gpu.vector.turns import Turns
 
 Info = dict[str, Any]
 
@@ -55,7 +56,9 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             on torch's current stream to see each step finished.
         copy: Whether to return fresh arrays at each call.
         debug: Whether each step, reset and rollout synchronises and raises at once: `ActionError` for invalid action
-            values, and where no action is legal, as `check` does; `TableError` for indices beyond a table.
+            values, and where no action is legal, as `check` does; `TableError` for indices beyond a table. What `reset`
+            and `step` return are then copies, in three sets of memory in turn, and a warning says once if what the
+            call before the last returned is still in use.
         render_mode: "rgb_array" if `render` is to be called, else None.
         first_env_id: Id of the first environment in the random streams: processes that share a set of environments
             each give their own.
@@ -136,9 +139,11 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self.output, self._export = allocation.exporter(output, self.device)
         self.action_mask = None if self._outputs.action_mask is None else self._export(self._outputs.action_mask)
         self._copy, self._started = flag("copy", copy), False
+        self._turns = Turns() if self._debug and not self._copy else None
         self._all = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
         self._none = torch.zeros_like(self._all)
-        self._fixed = self._exported(self._outputs)
+        is_live = not self._copy and self._turns is None
+        self._fixed = self._exported(self._outputs) if is_live else ()
 
     @property
     def params(self) -> Any:
@@ -211,6 +216,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             self._reseed(secrets.randbits(63), mask)
         if seed is not None:
             self._reseed(seed, mask)
+        if self._turns is not None:
+            self._turns.begin()
         self._backend.reset(mask, self._outputs)
         self._started = True
         if elapsed is not None:
@@ -219,7 +226,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             self._columns.elapsed.copy_(torch.where(mask, elapsed, self._columns.elapsed))
         if self._debug:
             self._check(self._outputs.action_mask)
-        obs, *_, action_mask = self._present()
+        obs, *_, action_mask, _ = self._present()
         return obs, {} if action_mask is None else {"action_mask": action_mask}
 
     def observe(self) -> Any:
@@ -258,11 +265,13 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self._check_started()
         tensor = self._reader.read(actions)
         outputs = self._outputs if out is None else self._storage.redirected(self._outputs, out)
+        if self._turns is not None:
+            self._turns.begin()
         self._backend.step(tensor, outputs)
         if self._debug:
             self._check(outputs.action_mask)
-        exported = self._present() if out is None else self._exported(outputs)
-        obs, final_obs, reward, terminated, truncated, ended, episode_return, length, metrics, action_mask = exported
+        exported = self._present() if out is None else self._exported(outputs, out)
+        obs, final_obs, reward, terminated, truncated, ended, episode_return, length, action_mask, metrics = exported
         info = {
             "final_obs": final_obs,
             "_final_obs": ended,
@@ -325,6 +334,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self._backend.rollout(num_steps, taken, self._storage.trajectory(tensors), self._outputs)
         if self._debug:
             self._check(self._outputs.action_mask)
+            # What was returned last shows the state after the last step.
+            self._present()
         return {name: self._export(tensor) for name, tensor in tensors.items()}
 
     def parameters(self, num_envs: int) -> dict[str, Any]:
@@ -509,23 +520,26 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         where = f"backend={self.backend!r}, device='{self.device}'"
         return f"VecEnv({self.environment.id}, num_envs={self.num_envs}, {others}{where})"
 
-    def _exported(self, outputs: Outputs) -> tuple[Any, ...]:
+    def _exported(self, outputs: Outputs, given: Container[str] = ()) -> tuple[Any, ...]:
+        """Return outputs as users get them; those named in `given` are the user's own."""
         columns = self._columns
         obs = allocation.unflattened(outputs.obs, self._shape)
         final_obs = obs if outputs.final_obs is outputs.obs else allocation.unflattened(outputs.final_obs, self._shape)
-        flags = (outputs.reward, outputs.terminated, outputs.truncated)
-        episode = (columns.ended, columns.episode_return, columns.elapsed)
-        tensors = (obs, final_obs, *flags, *episode, outputs.action_mask)
-        *shown, mask = (t if t is None else self._export(t.clone() if self._copy else t) for t in tensors)
-        metrics = {
-            name: self._export(metric.clone() if self._copy else metric)
-            for name, metric in self._metrics_in(columns.metrics).items()
-        }
-        return (*shown, metrics or None, mask)
+        flags = {name: getattr(outputs, name) for name in ("reward", "terminated", "truncated")}
+        episode = {"_episode": columns.ended, "r": columns.episode_return, "l": columns.elapsed}
+        fixed = {"obs": obs, "final_obs": final_obs, **flags, **episode, "action_mask": outputs.action_mask}
+        metrics = self._metrics_in(columns.metrics)
+        tensors = fixed | {f"metrics {name}": metric for name, metric in metrics.items()}
+        if self._copy:
+            tensors = {name: None if tensor is None else tensor.clone() for name, tensor in tensors.items()}
+        elif self._turns is not None:
+            tensors |= self._turns.lent({name: tensor for name, tensor in tensors.items() if name not in given})
+        shown = [None if tensor is None else self._export(tensor) for tensor in tensors.values()]
+        return (*shown[: len(fixed)], dict(zip(metrics, shown[len(fixed) :], strict=True)) or None)
 
     def _present(self) -> tuple[Any, ...]:
         """Return the environment's own outputs, as they are now."""
-        return self._exported(self._outputs) if self._copy else self._fixed
+        return self._fixed or self._exported(self._outputs)
 
     def _identity(self) -> Info:
         return {

@@ -1,0 +1,110 @@
+"""Environments for rsl_rl: `runner = OnPolicyRunner(RslRlVecEnv("Pendulum-v1", 64), train_cfg)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from operant_gpu.adapters.common import Units, made, missing
+from operant_gpu.environment import Definition
+from operant_gpu.errors import InvalidConfig
+from operant_gpu.vector import VecEnv as OwnVecEnv
+
+try:
+    from rsl_rl.env import VecEnv
+    from tensordict import TensorDict
+except ImportError as error:
+    raise missing(__name__, error) from error
+
+# Steps of an episode without a time limit, for which rsl_rl has no word.
+_NO_LIMIT = 2**31 - 1
+
+
+class RslRlVecEnv(VecEnv):
+    """A `rsl_rl.env.VecEnv`, whose tensors stay where they are. Its policies choose from a Box.
+
+    rsl_rl keeps observations and flags across a step. Each step therefore copies them: 5 bytes an environment beside
+    the observation. Observations are float32, those of Discrete one-hot. Actions are clamped to the bounds of the Box,
+    since rsl_rl's policies know of none. rsl_rl takes what a truncated episode goes on to be worth, told by "time_outs",
+    from the value of the observation before the step.
+
+    `learn(n, init_at_random_ep_len=True)` staggers the starts.
+
+    Args:
+        environment: Id of a registered environment, or a definition.
+        num_envs: How many environments.
+        groups: Groups of observations beside "policy": functions that get the `operant_gpu.VecEnv` and return tensors
+            (num_envs, k) of what is so now, such as `lambda env: env.state.theta[:, None]`. What the critic alone is to
+            see goes into one of them, named in the runner's `obs_groups["critic"]`.
+        settings: Other arguments of `operant_gpu.VecEnv` (device, backend, ...), and parameters of the environment.
+
+    Attributes:
+        env: The `operant_gpu.VecEnv`.
+
+    Raises:
+        InvalidConfig: If a setting makes no sense, is the adapter's to choose, or the action space is no Box.
+    """
+
+    def __init__(
+        self,
+        environment: str | Definition,
+        num_envs: int = 1,
+        *,
+        groups: Mapping[str, Callable[[OwnVecEnv], Tensor]] | None = None,
+        **settings: Any,
+    ) -> None:
+        self.env = made(environment, num_envs, settings, ("same_step",), "rsl_rl")
+        space = self.env.single_action_space
+        if not isinstance(space, spaces.Box):
+            raise InvalidConfig(
+                "environment", f"rsl_rl chooses actions from a Box, {self.env.environment.id} has {space}"
+            )
+        self.num_envs, self.device = self.env.num_envs, self.env.device
+        self.num_actions = space.shape[0]
+        self.max_episode_length = self.env.max_episode_steps or _NO_LIMIT
+        self.cfg = {"id": self.env.environment.id, "num_envs": self.num_envs, **self.env.given_params._asdict()}
+        self._low, self._high = (torch.as_tensor(bound, device=self.device) for bound in (space.low, space.high))
+        self._units = Units(self.env.single_observation_space, self.device)
+        self._groups = dict(groups or {})
+        self._obs, _ = self.env.reset()
+
+    @property
+    def episode_length_buf(self) -> Tensor:
+        """Steps of the episodes under way, (num_envs,) int64. Written, it begins episodes as if so many were taken."""
+        return self.env.episode_so_far[1].long()
+
+    @episode_length_buf.setter
+    def episode_length_buf(self, steps: Tensor) -> None:
+        self._obs, _ = self.env.reset(options={"elapsed": steps})
+
+    def get_observations(self) -> Any:
+        """Return the present observations, a TensorDict of the groups."""
+        obs = self._units.kept(self._obs)
+        space = self._units.space
+        if isinstance(space, spaces.Discrete):
+            obs = nn.functional.one_hot(obs, int(space.n))
+        groups = {"policy": obs.float()}
+        groups |= {name: function(self.env).clone() for name, function in self._groups.items()}
+        return TensorDict(groups, batch_size=[self.num_envs], device=self.device)
+
+    def step(self, actions: Tensor) -> tuple[Any, Tensor, Tensor, dict[str, Any]]:
+        """Take one step.
+
+        Args:
+            actions: (num_envs, k) float32.
+
+        Returns:
+            Observations as `get_observations` has them, rewards (num_envs,), whether episodes ended (num_envs,) int64,
+            and {"time_outs": those that did by time alone}.
+        """
+        self._obs, reward, terminated, truncated, _ = self.env.step(actions.clamp(self._low, self._high))
+        done = (terminated | truncated).long()
+        return self.get_observations(), reward.clone(), done, {"time_outs": truncated & ~terminated}
+
+    def close(self) -> None:
+        """Take no further steps."""
+        self.env.close()

@@ -1,0 +1,106 @@
+"""Environments for skrl: `env = SkrlEnv("CartPole-v1", 64)` in place of `wrap_env(...)`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gymnasium import Space, spaces
+from torch import Tensor
+
+from operant_gpu.adapters.common import Actions, Units, made, missing
+from operant_gpu.environment import Definition
+
+try:
+    from skrl import config
+    from skrl.envs.wrappers.torch import Wrapper
+except ImportError as error:
+    raise missing(__name__, error) from error
+
+
+class SkrlEnv(Wrapper):
+    """A `skrl.envs.wrappers.torch.Wrapper`, whose tensors stay where they are.
+
+    skrl keeps observations across a step and adds to rewards in place. Each step therefore copies both, and the two
+    flags: 4 + 2 bytes an environment beside the observation.
+
+    What follows a step is for skrl also what the next one begins with. With the auto-reset mode NEXT_STEP, the default
+    and that of Gymnasium's vector environments, it is the last observation of an episode that ended, so that skrl
+    bootstraps truncated episodes right; the step that resets is learned from too, with reward 0. With SAME_STEP there
+    is no such step, and what follows a truncated one is the next episode's first observation.
+
+    skrl adds a value wherever `truncated` is set; so an episode that ends both ways at once is only `terminated` here.
+
+    Observations are float32, but for whole numbers of Discrete and MultiDiscrete, which begin at 0. Seeds come from
+    `skrl.utils.set_seed`, if it was called.
+
+    Args:
+        environment: Id of a registered environment, or a definition.
+        num_envs: How many environments.
+        settings: Other arguments of `operant_gpu.VecEnv` (device, autoreset_mode, ...), and parameters of the
+            environment.
+
+    Attributes:
+        env: The `operant_gpu.VecEnv`.
+
+    Raises:
+        InvalidConfig: If a setting makes no sense, or is the adapter's to choose.
+    """
+
+    def __init__(self, environment: str | Definition, num_envs: int = 1, **settings: Any) -> None:
+        self.env = made(environment, num_envs, settings, ("next_step", "same_step"), "skrl")
+        super().__init__(self.env)
+        self._obs_units = Units(self.env.single_observation_space, self.env.device)
+        self._action_units = Actions(self.env)
+        space = self._obs_units.space
+        # skrl knows neither MultiBinary nor networks of integers.
+        self._has_numbers = isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
+        self._obs_space = spaces.Box(0, 1, space.shape) if isinstance(space, spaces.MultiBinary) else space
+        self._obs: Tensor | None = None
+        self._info: dict[str, Any] = {}
+
+    @property
+    def observation_space(self) -> Space[Any]:
+        """The space of one observation."""
+        return self._obs_space
+
+    @property
+    def action_space(self) -> Space[Any]:
+        """The space of one action."""
+        return self._action_units.space
+
+    def reset(self) -> tuple[Tensor, dict[str, Any]]:
+        """Return the present observations; the first call begins the episodes, later ones reset themselves."""
+        if self._obs is None:
+            obs, self._info = self.env.reset(seed=config.torch.key)
+            self._obs = self._kept(obs)
+        return self._obs, self._info
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """Take one step.
+
+        Args:
+            actions: (num_envs, k), of any dtype.
+
+        Returns:
+            Observations (num_envs, size), rewards, `terminated` and `truncated` (num_envs, 1), and the `info` of
+            `operant_gpu.VecEnv.step`, whose tensors are live.
+        """
+        obs, reward, terminated, truncated, self._info = self.env.step(self._action_units.read(actions))
+        self._obs = self._kept(obs)
+        flags = terminated.clone(), truncated & ~terminated
+        return self._obs, reward.clone().unsqueeze(1), *(flag.unsqueeze(1) for flag in flags), self._info
+
+    def state(self) -> None:
+        """Return None: there is no state beside the observations."""
+
+    def render(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a picture of each environment, or None without a render mode."""
+        return self.env.render()
+
+    def close(self) -> None:
+        """Take no further steps."""
+        self.env.close()
+
+    def _kept(self, obs: Tensor) -> Tensor:
+        kept = self._obs_units.kept(obs).reshape(self.num_envs, -1)
+        return kept if self._has_numbers else kept.float()

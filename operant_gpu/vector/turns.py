@@ -1,0 +1,51 @@
+"""What environments with `debug=True` return: three sets of memory in turn, and a look at what somebody keeps."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from operant_gpu.tensors import uses
+
+# A caller holds what the last call returned while the next one runs, and may let it go only then.
+_SETS = 3
+
+
+class Turns:
+    """Lends copies of outputs, in three sets of memory in turn, and says once if one is in use when it should not be.
+
+    Whoever still uses what the call before the last returned has kept it. Without `debug` it would be the memory that
+    each call overwrites.
+    """
+
+    def __init__(self) -> None:
+        self._sets: list[dict[str, Tensor]] = [{} for _ in range(_SETS)]
+        self._call = -1
+        self._has_told = False
+
+    def begin(self) -> None:
+        """Begin a call that returns outputs, `reset` or `step`, which a user made."""
+        self._call += 1
+        before_last = self._sets[(self._call - 2) % _SETS]
+        kept = [] if self._has_told else [name for name, memory in before_last.items() if uses(memory) > 1]
+        if kept:
+            self._has_told = True
+            warnings.warn(
+                f"{', '.join(kept)} of the call before the last: still in use, and each step overwrites what was "
+                "returned. Call .clone() on what you keep, or make the environments with copy=True. (Said once.)",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+    def lent(self, tensors: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
+        """Return tensors with the same contents, in the memory of the present call."""
+        present = self._sets[self._call % _SETS]
+        for name, tensor in tensors.items():
+            if tensor is not None and name not in present:
+                present[name] = tensor.clone()
+            elif tensor is not None:
+                present[name].copy_(tensor)
+        # Other tensors in the same memory: one that is let go no longer counts as a use of it.
+        return {name: None if tensor is None else present[name].detach() for name, tensor in tensors.items()}
