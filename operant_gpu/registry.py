@@ -43,7 +43,8 @@ def register(environment: Defined) -> Defined:
         vector_entry_point="operant_gpu.registry:make_as_gymnasium",
         max_episode_steps=environment.max_episode_steps,
         reward_threshold=environment.reward_threshold,
-        kwargs={"id": environment.id},
+        # Not "id": that is Gymnasium's, which hands these on to its own `make`.
+        kwargs={"environment": environment.id},
     )
     return environment
 
@@ -62,9 +63,9 @@ def make(id: str, num_envs: int = 1, **settings: Any) -> VecEnv:
     return find(id)(num_envs, **settings)
 
 
-def make_as_gymnasium(id: str, num_envs: int = 1, **settings: Any) -> VecEnv:
+def make_as_gymnasium(environment: str, num_envs: int = 1, **settings: Any) -> VecEnv:
     """Make a `VecEnv` that does as Gymnasium's own vector environments do, where `settings` say nothing else."""
-    return make(id, num_envs, **{"autoreset_mode": AutoresetMode.NEXT_STEP, "copy": True, **settings})
+    return make(environment, num_envs, **{"autoreset_mode": AutoresetMode.NEXT_STEP, "copy": True, **settings})
 
 
 def find(id: str) -> Definition:

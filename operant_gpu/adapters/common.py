@@ -24,6 +24,20 @@ def missing(module: str, error: ImportError) -> BackendError:
     return BackendError(f"{module} needs {trainer} ({error}): pip install {trainer}")
 
 
+def definition_of(environment: Any) -> Definition:
+    """Return the definition that an adapter is given, itself or by the id of a registered one.
+
+    Raises:
+        InvalidConfig: If it is neither.
+    """
+    if isinstance(environment, str):
+        return registry.find(environment)
+    if not isinstance(environment, Definition):
+        expected = "expected the id of an environment, an Environment or a CudaEnvironment"
+        raise InvalidConfig("environment", f"{expected}, got {environment!r}: the adapter makes the VecEnv itself")
+    return environment
+
+
 def made(environment: Any, num_envs: int, settings: dict[str, Any], modes: Sequence[str], trainer: str) -> VecEnv:
     """Make the environments of an adapter.
 
@@ -41,11 +55,7 @@ def made(environment: Any, num_envs: int, settings: dict[str, Any], modes: Seque
         if name in settings:
             raise InvalidConfig(name, f"chosen by the adapter as {trainer} needs it: leave it out")
     mode = one_of("autoreset_mode", settings.get("autoreset_mode", modes[0]), modes, f", as {trainer} needs it")
-    definition = registry.find(environment) if isinstance(environment, str) else environment
-    if not isinstance(definition, Definition):
-        expected = "expected the id of an environment, an Environment or a CudaEnvironment"
-        raise InvalidConfig("environment", f"{expected}, got {environment!r}: the adapter makes the VecEnv itself")
-    return definition(num_envs, **{**settings, "autoreset_mode": mode})
+    return definition_of(environment)(num_envs, **{**settings, "autoreset_mode": mode})
 
 
 class Units:

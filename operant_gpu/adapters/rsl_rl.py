@@ -29,14 +29,15 @@ class RslRlVecEnv(VecEnv):
 
     rsl_rl keeps observations and flags across a step. Each step therefore copies them: 5 bytes an environment beside
     the observation. Observations are float32, those of Discrete one-hot. Actions are clamped to the bounds of the Box,
-    since rsl_rl's policies know of none. rsl_rl takes what a truncated episode goes on to be worth, told by "time_outs",
-    from the value of the observation before the step.
+    since rsl_rl's policies know of none. What a truncated episode goes on to be worth, rsl_rl takes from the value of the
+    observation before the step, by "time_outs".
 
     `learn(n, init_at_random_ep_len=True)` staggers the starts.
 
     Args:
         environment: Id of a registered environment, or a definition.
         num_envs: How many environments.
+        seed: Of the random streams.
         groups: Groups of observations beside "policy": functions that get the `operant_gpu.VecEnv` and return tensors
             (num_envs, k) of what is so now, such as `lambda env: env.state.theta[:, None]`. What the critic alone is to
             see goes into one of them, named in the runner's `obs_groups["critic"]`.
@@ -54,6 +55,7 @@ class RslRlVecEnv(VecEnv):
         environment: str | Definition,
         num_envs: int = 1,
         *,
+        seed: int | None = None,
         groups: Mapping[str, Callable[[OwnVecEnv], Tensor]] | None = None,
         **settings: Any,
     ) -> None:
@@ -70,7 +72,7 @@ class RslRlVecEnv(VecEnv):
         self._low, self._high = (torch.as_tensor(bound, device=self.device) for bound in (space.low, space.high))
         self._units = Units(self.env.single_observation_space, self.device)
         self._groups = dict(groups or {})
-        self._obs, _ = self.env.reset()
+        self.env.reset(seed=seed)
 
     @property
     def episode_length_buf(self) -> Tensor:
@@ -79,11 +81,11 @@ class RslRlVecEnv(VecEnv):
 
     @episode_length_buf.setter
     def episode_length_buf(self, steps: Tensor) -> None:
-        self._obs, _ = self.env.reset(options={"elapsed": steps})
+        self.env.reset(options={"elapsed": steps})
 
     def get_observations(self) -> Any:
         """Return the present observations, a TensorDict of the groups."""
-        obs = self._units.kept(self._obs)
+        obs = self._units.kept(self.env.shown)
         space = self._units.space
         if isinstance(space, spaces.Discrete):
             obs = nn.functional.one_hot(obs, int(space.n))
@@ -101,7 +103,7 @@ class RslRlVecEnv(VecEnv):
             Observations as `get_observations` has them, rewards (num_envs,), whether episodes ended (num_envs,) int64,
             and {"time_outs": those that did by time alone}.
         """
-        self._obs, reward, terminated, truncated, _ = self.env.step(actions.clamp(self._low, self._high))
+        _, reward, terminated, truncated, _ = self.env.step(actions.clamp(self._low, self._high))
         done = (terminated | truncated).long()
         return self.get_observations(), reward.clone(), done, {"time_outs": truncated & ~terminated}
 

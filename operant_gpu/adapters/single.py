@@ -8,9 +8,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from operant_gpu import registry
+from operant_gpu.adapters.common import definition_of
+from operant_gpu.environment import Definition
 from operant_gpu.errors import InvalidConfig
-from operant_gpu.vector import VecEnv
 
 # What a single environment leaves to Gymnasium, or settles itself.
 _FIXED = {
@@ -30,7 +30,7 @@ class SingleEnv(gymnasium.Env[Any, Any]):
     Gymnasium's wrapper `TimeLimit`, which `gymnasium.make` adds.
 
     Args:
-        id: Name of the environment, without the namespace.
+        environment: Id of a registered environment, or a definition.
         render_mode: "rgb_array" or None.
         settings: Other arguments of `VecEnv` (backend, debug, ...) and parameters of the environment.
 
@@ -43,18 +43,11 @@ class SingleEnv(gymnasium.Env[Any, Any]):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
 
-    def __init__(self, id: str, render_mode: str | None = None, **settings: Any) -> None:
+    def __init__(self, environment: str | Definition, render_mode: str | None = None, **settings: Any) -> None:
         for name in _FIXED.keys() & settings.keys():
             raise InvalidConfig(name, f"not a setting of a single environment: {_FIXED[name]}")
-        self.env: VecEnv = registry.make(
-            id,
-            device="cpu",
-            output="numpy",
-            autoreset_mode="disabled",
-            max_episode_steps=-1,
-            render_mode=render_mode,
-            **settings,
-        )
+        alone = {"device": "cpu", "output": "numpy", "autoreset_mode": "disabled", "max_episode_steps": -1}
+        self.env = definition_of(environment)(1, render_mode=render_mode, **alone, **settings)
         self.render_mode = render_mode
         self.observation_space, self.action_space = self.env.single_observation_space, self.env.single_action_space
 

@@ -58,7 +58,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         debug: Whether each step, reset and rollout synchronises and raises at once: `ActionError` for invalid action
             values, and where no action is legal, as `check` does; `TableError` for indices beyond a table. What `reset`
             and `step` return are then copies, in three sets of memory in turn, and a warning says once if what the
-            call before the last returned is still in use.
+            step before the last returned is still in use.
         render_mode: "rgb_array" if `render` is to be called, else None.
         first_env_id: Id of the first environment in the random streams: processes that share a set of environments
             each give their own.
@@ -217,7 +217,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         if seed is not None:
             self._reseed(seed, mask)
         if self._turns is not None:
-            self._turns.begin()
+            self._turns.begin(is_step=False)
         self._backend.reset(mask, self._outputs)
         self._started = True
         if elapsed is not None:
@@ -266,7 +266,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         tensor = self._reader.read(actions)
         outputs = self._outputs if out is None else self._storage.redirected(self._outputs, out)
         if self._turns is not None:
-            self._turns.begin()
+            self._turns.begin(is_step=True)
         self._backend.step(tensor, outputs)
         if self._debug:
             self._check(outputs.action_mask)

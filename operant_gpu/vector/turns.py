@@ -16,24 +16,26 @@ _SETS = 3
 class Turns:
     """Lends copies of outputs, in three sets of memory in turn, and says once if one is in use when it should not be.
 
-    Whoever still uses what the call before the last returned has kept it. Without `debug` it would be the memory that
-    each call overwrites.
+    Whoever still uses what the step before the last returned has kept it. Without `debug` it would be the memory that
+    each step overwrites. What `reset` returned is often held for no reason, in a variable that a loop never writes.
     """
 
     def __init__(self) -> None:
         self._sets: list[dict[str, Tensor]] = [{} for _ in range(_SETS)]
+        self._are_steps = [False] * _SETS
         self._call = -1
         self._has_told = False
 
-    def begin(self) -> None:
-        """Begin a call that returns outputs, `reset` or `step`, which a user made."""
+    def begin(self, is_step: bool) -> None:
+        """Begin a call of a user's that returns outputs, `step` or `reset`."""
         self._call += 1
-        before_last = self._sets[(self._call - 2) % _SETS]
-        kept = [] if self._has_told else [name for name, memory in before_last.items() if uses(memory) > 1]
-        if kept:
+        self._are_steps[self._call % _SETS] = is_step
+        before_last = (self._call - 2) % _SETS
+        kept = [name for name, memory in self._sets[before_last].items() if uses(memory) > 1]
+        if kept and self._are_steps[before_last] and not self._has_told:
             self._has_told = True
             warnings.warn(
-                f"{', '.join(kept)} of the call before the last: still in use, and each step overwrites what was "
+                f"{', '.join(kept)} of the step before the last: still in use, and each step overwrites what was "
                 "returned. Call .clone() on what you keep, or make the environments with copy=True. (Said once.)",
                 RuntimeWarning,
                 stacklevel=3,
