@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 
-.PHONY: help train check test thorough gpu-check lowest lint docs bench results gpu gpu-smoke clean
+.PHONY: help train check test thorough gpu-check adapters lowest lint docs bench results gpu gpu-smoke clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -41,6 +41,9 @@ gpu-check: $(VENV)/tested  ## Run Triton's kernels compiled for two generations,
 	PTX_EXECUTE=1 PTX_CAPABILITY=90 PTX_SCHEDULE=3 $(PYTEST) -m triton
 	$(BIN)/python tests/support/races.py
 	PTX_EXECUTE=1 PTX_CUDA=1 $(PYTEST) tests/gpu
+
+adapters: $(VENV)/adapted  ## Run the tests of other trainers on the environments, and the pages about coming from them
+	$(PYTEST) -m adapters
 
 lowest: $(VENV)/tested $(LOWEST)  ## Run the quick tests on the lowest versions of what the package needs
 	PYTHONPATH=$(CURDIR)/$(LOWEST) $(PYTEST) -m "quick and not thorough"
@@ -93,6 +96,12 @@ $(VENV)/benched: $(VENV)/tested
 	$(PIP) --editable '.[bench]'
 	# gymnax asks for an older Gymnasium than it needs; the rest of what it needs is in the extra.
 	$(PIP) --no-deps gymnax
+	touch $@
+
+$(VENV)/adapted: $(VENV)/tested
+	$(PIP) --editable '.[adapters]'
+	# These ask for older versions of psutil, pygame and Gymnasium than they need.
+	$(PIP) --no-deps gymnax rl-games
 	touch $@
 
 # On the path before all else, they take the place of the newest. torch's lowest is a download of gigabytes.

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-# Links to sources, which are in the repository and not on the site.
-_SOURCE = re.compile(r"\[([^]]+)\]\(\.\./[^)]+\)")
 
-
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Leave links to sources as their text, which names the file."""
-    return _SOURCE.sub(r"\1", markdown)
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Leave links to sources, which are in the repository and not on the site, as their text, which names the file."""
+    upwards = page.file.src_uri.count("/") + 1
+    return re.sub(rf"\[([^]]+)\]\((?:\.\./){{{upwards}}}[^)]+\)", r"\1", markdown)

@@ -51,7 +51,14 @@ def steps_of(page: str) -> Iterator[tuple[str, str]]:
         yield "python", program
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(kind not in SHOWN for kind, _ in blocks_of(page))])
+def marked(page: str) -> Any:
+    """Return a page as a parameter: those about other trainers need what `make adapters` installs."""
+    return pytest.param(page, marks=[pytest.mark.adapters] if page.startswith("docs/migration/") else [])
+
+
+@pytest.mark.parametrize(
+    "page", [marked(page) for page in PAGES if any(kind not in SHOWN for kind, _ in blocks_of(page))]
+)
 def test_the_blocks_of_a_page_run_one_after_the_other(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,12 +12,20 @@ from pathlib import Path
 import pytest
 from here import ROOT
 
+from operant_gpu import BackendError
+
 pytestmark = pytest.mark.quick
 
 PUBLIC = {
     "operant_gpu": """ActionError Array AutoresetMode BackendError CheckpointError CudaEnvironment Environment
         ExportError InvalidConfig OperantError ResetNeeded Table TableError TrainingError UnsupportedConstruct VecEnv
         __version__ envs list_envs make register verify""",
+    "operant_gpu.adapters": "ADAPTERS Adapter",
+    "operant_gpu.adapters.rsl_rl": "RslRlVecEnv",
+    "operant_gpu.adapters.sb3": "SB3VecEnv",
+    "operant_gpu.adapters.single": "SingleEnv",
+    "operant_gpu.adapters.skrl": "SkrlEnv",
+    "operant_gpu.adapters.torchrl": "TorchRLEnv",
     "operant_gpu.arrays": "beside cell cells count get length lookup nth put",
     "operant_gpu.envs": """Acrobot Asterix Breakout CartPole Freeway FrozenLake FrozenLake8x8 Game2048 GridWalk
         MountainCar MountainCarContinuous Pendulum Seaquest Snake SpaceInvaders frozen_lake_map""",
@@ -48,7 +56,11 @@ UPWARD = {
 
 @pytest.mark.parametrize("path", PUBLIC)
 def test_public_paths_import(path: str) -> None:
-    module = importlib.import_module(path)
+    try:
+        module = importlib.import_module(path)
+    except BackendError as error:
+        # tests/adapters imports them where they are installed.
+        pytest.skip(str(error))
     assert [name for name in PUBLIC[path].split() if not hasattr(module, name)] == []
 
 

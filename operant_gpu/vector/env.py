@@ -216,8 +216,6 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             self._reseed(secrets.randbits(63), mask)
         if seed is not None:
             self._reseed(seed, mask)
-        if self._turns is not None:
-            self._turns.begin(is_step=False)
         self._backend.reset(mask, self._outputs)
         self._started = True
         if elapsed is not None:
@@ -266,7 +264,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         tensor = self._reader.read(actions)
         outputs = self._outputs if out is None else self._storage.redirected(self._outputs, out)
         if self._turns is not None:
-            self._turns.begin(is_step=True)
+            self._turns.begin_step()
         self._backend.step(tensor, outputs)
         if self._debug:
             self._check(outputs.action_mask)

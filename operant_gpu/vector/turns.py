@@ -9,7 +9,7 @@ from torch import Tensor
 
 from operant_gpu.tensors import uses
 
-# A caller holds what the last call returned while the next one runs, and may let it go only then.
+# A caller holds what the last step returned while the next one runs, and may let it go only then.
 _SETS = 3
 
 
@@ -17,22 +17,21 @@ class Turns:
     """Lends copies of outputs, in three sets of memory in turn, and says once if one is in use when it should not be.
 
     Whoever still uses what the step before the last returned has kept it. Without `debug` it would be the memory that
-    each step overwrites. What `reset` returned is often held for no reason, in a variable that a loop never writes.
+    each step overwrites. A reset writes where the last step did. What the first one returned is not looked at: it is often
+    held for no reason, in a variable that a loop never writes.
     """
 
     def __init__(self) -> None:
         self._sets: list[dict[str, Tensor]] = [{} for _ in range(_SETS)]
-        self._are_steps = [False] * _SETS
-        self._call = -1
+        self._steps = 0
         self._has_told = False
 
-    def begin(self, is_step: bool) -> None:
-        """Begin a call of a user's that returns outputs, `step` or `reset`."""
-        self._call += 1
-        self._are_steps[self._call % _SETS] = is_step
-        before_last = (self._call - 2) % _SETS
-        kept = [name for name, memory in self._sets[before_last].items() if uses(memory) > 1]
-        if kept and self._are_steps[before_last] and not self._has_told:
+    def begin_step(self) -> None:
+        """Begin a user's call of `step`."""
+        self._steps += 1
+        before_last = self._sets[(self._steps - 2) % _SETS] if self._steps > 2 and not self._has_told else {}
+        kept = [name for name, memory in before_last.items() if uses(memory) > 1]
+        if kept:
             self._has_told = True
             warnings.warn(
                 f"{', '.join(kept)} of the step before the last: still in use, and each step overwrites what was "
@@ -42,8 +41,8 @@ class Turns:
             )
 
     def lent(self, tensors: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
-        """Return tensors with the same contents, in the memory of the present call."""
-        present = self._sets[self._call % _SETS]
+        """Return tensors with the same contents, in the memory of the last step."""
+        present = self._sets[self._steps % _SETS]
         for name, tensor in tensors.items():
             if tensor is not None and name not in present:
                 present[name] = tensor.clone()

@@ -123,6 +123,27 @@ def test_right_code_is_left_alone() -> None:
     assert all(not torch.equal(row[0], row[3]) for row in buffer.rows)
 
 
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_loop_that_resets_by_mask_is_left_alone_unless_it_keeps(keeps: bool) -> None:
+    env = make_cpu("CartPole-v1", N, "numpy", debug=True, autoreset_mode="disabled")
+    obs, _info = env.reset(seed=0)
+    kept = []
+
+    def loop() -> None:
+        for _ in range(30):
+            obs, _reward, terminated, truncated, _info = env.step(torch.ones(N, dtype=torch.int64))
+            obs, _ = env.reset(options={"reset_mask": terminated | truncated})
+            kept.append(obs if keeps else obs.clone())
+
+    if keeps:
+        with pytest.warns(RuntimeWarning, match="^obs of the step before the last"):
+            loop()
+    else:
+        loop()
+    assert len(kept) == 30
+    assert obs.shape == (N, 4)
+
+
 def test_fresh_arrays_may_be_kept() -> None:
     kept: list[Any] = []
     assert steps(kept.append, copy=True) == []
@@ -201,7 +222,7 @@ def test_the_librarys_own_learners_keep_nothing(compiled: bool) -> None:
 def test_sets_are_lent_in_turn() -> None:
     turns, memory = Turns(), {}
     for call in range(6):
-        turns.begin(is_step=True)
+        turns.begin_step()
         memory[call] = turns.lent({"x": torch.full((2,), float(call)), "none": None})["x"].data_ptr()
     assert memory[0] == memory[3]
     assert memory[2] == memory[5]
