@@ -28,9 +28,10 @@ class RslRlVecEnv(VecEnv):
     """A `rsl_rl.env.VecEnv`, whose tensors stay where they are. Its policies choose from a Box.
 
     rsl_rl keeps what a step returns across the next one. Each step therefore copies observations, rewards and flags: 13
-    bytes an environment beside the observation. Observations are float32, those of Discrete one-hot. Actions are clamped to the bounds of the Box,
-    since rsl_rl's policies know of none. The value of what follows a truncated episode, which "time_outs" tells of, is
-    for rsl_rl that of the observation before the step.
+    bytes an environment beside the observation. Observations are float32, those of Discrete one-hot.
+
+    Actions are clamped to the bounds of the Box, since rsl_rl's policies know of none. Where "time_outs" says that time
+    alone ended an episode, rsl_rl adds the value of the observation before the step to the reward.
 
     `learn(n, init_at_random_ep_len=True)` staggers the starts.
 

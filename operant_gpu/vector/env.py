@@ -210,7 +210,10 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         mask, elapsed = checks.reset_options(options, self.num_envs, self.device, self._limit)
         if mask is not None and not self._started:
             raise InvalidConfig("options", "the first reset takes every environment: call reset() before reset_mask")
-        mask = self._all if mask is None else mask
+        if mask is None:
+            mask = self._all
+            if self._turns is not None:
+                self._turns.begin_reset()
         if not self._started:
             # For all that `seed` leaves open.
             self._reseed(secrets.randbits(63), mask)

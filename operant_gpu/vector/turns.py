@@ -17,19 +17,25 @@ class Turns:
     """Lends copies of outputs, in three sets of memory in turn, and says once if one is in use when it should not be.
 
     Whoever still uses what the step before the last returned has kept it. Without `debug` it would be the memory that
-    each step overwrites. A reset writes where the last step did. What the first one returned is not looked at: it is often
-    held for no reason, in a variable that a loop never writes.
+    each step overwrites. What a reset of all returned is not looked at: it is often held for no reason, in a variable
+    that a loop never writes. A reset of some environments writes where the last step did.
     """
 
     def __init__(self) -> None:
         self._sets: list[dict[str, Tensor]] = [{} for _ in range(_SETS)]
+        self._present: dict[str, Tensor] = {}
         self._steps = 0
         self._has_told = False
+
+    def begin_reset(self) -> None:
+        """Begin a user's call of `reset` that takes every environment."""
+        self._present = {}
 
     def begin_step(self) -> None:
         """Begin a user's call of `step`."""
         self._steps += 1
-        before_last = self._sets[(self._steps - 2) % _SETS] if self._steps > 2 and not self._has_told else {}
+        self._present = self._sets[self._steps % _SETS]
+        before_last = {} if self._has_told else self._sets[(self._steps - 2) % _SETS]
         kept = [name for name, memory in before_last.items() if uses(memory) > 1]
         if kept:
             self._has_told = True
@@ -41,8 +47,8 @@ class Turns:
             )
 
     def lent(self, tensors: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
-        """Return tensors with the same contents, in the memory of the last step."""
-        present = self._sets[self._steps % _SETS]
+        """Return tensors with the same contents, in the memory of the present call."""
+        present = self._present
         for name, tensor in tensors.items():
             if tensor is not None and name not in present:
                 present[name] = tensor.clone()
