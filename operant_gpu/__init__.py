@@ -1,7 +1,7 @@
 """Reinforcement-learning environments that live on the GPU and are plain Python to write.
 
-Public are the names here, and those of `envs`, `models`, `monitor`, `verification`, `lang`, `random`, `arrays`,
-`metrics`, `errors` and `vector`, as far as the documentation has them. All else is private and may move.
+Public are the names here, and those of `adapters`, `envs`, `models`, `monitor`, `verification`, `lang`, `random`,
+`arrays`, `metrics`, `errors` and `vector`, as far as the documentation has them. All else is private and may move.
 """
 
 from gymnasium.vector import AutoresetMode

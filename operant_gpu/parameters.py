@@ -81,7 +81,8 @@ def checked(name: str, value: Any, default: Any) -> bool | int | float | Tensor 
     except InvalidConfig as error:
         message = _unexpected(value, default) if error.param == "text" else error.args[1]
         raise InvalidConfig(name, message) from error
-    if isinstance(value, Tensor | np.ndarray) or hasattr(value, "__cuda_array_interface__"):
+    is_array = hasattr(value, "__dlpack__") or hasattr(value, "__cuda_array_interface__")
+    if is_array and not isinstance(value, np.generic):
         return _checked_tensor(name, value, kind)
     return _checked_number(name, value, default)
 

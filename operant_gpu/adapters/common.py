@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import Space, spaces
+from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from operant_gpu import registry
@@ -54,7 +55,9 @@ def made(environment: Any, num_envs: int, settings: dict[str, Any], modes: Seque
     for name in ("output", "copy"):
         if name in settings:
             raise InvalidConfig(name, f"chosen by the adapter as {trainer} needs it: leave it out")
-    mode = one_of("autoreset_mode", settings.get("autoreset_mode", modes[0]), modes, f", as {trainer} needs it")
+    mode = settings.get("autoreset_mode", modes[0])
+    mode = mode.name if isinstance(mode, AutoresetMode) else mode
+    mode = one_of("autoreset_mode", mode, modes, f", as {trainer} needs it")
     return definition_of(environment)(num_envs, **{**settings, "autoreset_mode": mode})
 
 
@@ -82,9 +85,9 @@ class Units:
         """Return the trainer's numbers as the environment's."""
         return numbers if self._start is None else numbers + self._start
 
-    def kept(self, numbers: Tensor) -> Tensor:
-        """Return the environment's numbers as the trainer's, in memory of their own."""
-        return numbers.clone() if self._start is None else numbers - self._start
+    def seen(self, numbers: Tensor) -> Tensor:
+        """Return the environment's numbers as the trainer's."""
+        return numbers if self._start is None else numbers - self._start
 
 
 class Actions(Units):

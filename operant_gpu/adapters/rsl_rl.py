@@ -86,11 +86,11 @@ class RslRlVecEnv(VecEnv):
 
     def get_observations(self) -> Any:
         """Return the present observations, a TensorDict of the groups."""
-        obs = self._units.kept(self.env.shown)
+        obs = self._units.seen(self.env.shown)
         space = self._units.space
         if isinstance(space, spaces.Discrete):
             obs = nn.functional.one_hot(obs, int(space.n))
-        groups = {"policy": obs.float()}
+        groups = {"policy": obs.to(torch.float32, copy=True)}
         groups |= {name: function(self.env).clone() for name, function in self._groups.items()}
         return TensorDict(groups, batch_size=[self.num_envs], device=self.device)
 

@@ -58,7 +58,7 @@ class SB3VecEnv(VecEnv):
         obs, _ = self.env.reset(seed=self._seeds[0], options=options or None)
         self._reset_seeds()
         self._reset_options()
-        [obs] = self._arrays(self._obs_units.kept(obs))
+        [obs] = self._arrays(self._obs_units.seen(obs))
         return obs
 
     def step_async(self, actions: np.ndarray[Any, Any]) -> None:
@@ -71,18 +71,15 @@ class SB3VecEnv(VecEnv):
     ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any], list[dict[str, Any]]]:
         """Step, and return observations, rewards, whether episodes ended, and `infos`."""
         obs, reward, terminated, truncated, info = self.env.step(self._actions)
-        obs, reward, terminated, truncated = self._arrays(
-            self._obs_units.kept(obs), reward.clone(), terminated.clone(), truncated.clone()
-        )
+        obs, reward, terminated, truncated = self._arrays(self._obs_units.seen(obs), reward, terminated, truncated)
         done = terminated | truncated
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         ended = np.flatnonzero(done)
         if ended.size:
             rows = torch.from_numpy(ended).to(self.env.device)
             sums = {**info["episode"], **info.get("metrics", {})}
-            final_obs, *totals = self._arrays(
-                self._obs_units.kept(info["final_obs"][rows]), *(total[rows] for total in sums.values())
-            )
+            final_obs = self._obs_units.seen(info["final_obs"][rows])
+            final_obs, *totals = self._arrays(final_obs, *(total[rows] for total in sums.values()))
             now = round(time.monotonic() - self._began, 6)
             for place, index in enumerate(ended):
                 summary = {name: total[place].item() for name, total in zip(sums, totals, strict=True)}
@@ -140,12 +137,12 @@ class SB3VecEnv(VecEnv):
     def _masks(self) -> np.ndarray[Any, Any]:
         """Return the actions that are legal now, (num_envs, n) bool."""
         assert self.env.action_mask is not None
-        [masks] = self._arrays(self.env.action_mask.clone())
+        [masks] = self._arrays(self.env.action_mask)
         return masks
 
     def _arrays(self, *tensors: Tensor) -> list[np.ndarray[Any, Any]]:
-        """Return tensors as arrays, with one wait for all; on a CPU they share memory."""
-        host = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
+        """Return copies of tensors as arrays, with one wait for all."""
+        host = [tensor.to("cpu", non_blocking=True, copy=True) for tensor in tensors]
         if self.env.device.type == "cuda":
             torch.cuda.current_stream(self.env.device).synchronize()
         return [tensor.numpy() for tensor in host]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from gymnasium import Space, spaces
 from torch import Tensor
 
@@ -102,5 +103,5 @@ class SkrlEnv(Wrapper):
         self.env.close()
 
     def _kept(self, obs: Tensor) -> Tensor:
-        kept = self._obs_units.kept(obs).reshape(self.num_envs, -1)
-        return kept if self._has_numbers else kept.float()
+        seen = self._obs_units.seen(obs)
+        return seen.to(seen.dtype if self._has_numbers else torch.float32, copy=True).reshape(self.num_envs, -1)

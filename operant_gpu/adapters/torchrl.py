@@ -87,7 +87,7 @@ class TorchRLEnv(EnvBase):
 
     def _data(self, obs: Tensor, **others: Tensor) -> Any:
         """Return what TorchRL keeps of a step or a reset."""
-        seen = {"observation": self._obs_units.kept(obs)}
+        seen = {"observation": self._obs_units.seen(obs).clone()}
         if self.env.action_mask is not None:
             seen["action_mask"] = self.env.action_mask.clone()
         return TensorDict({**seen, **others}, batch_size=self.batch_size, device=self.device)

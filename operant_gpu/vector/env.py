@@ -237,7 +237,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         return self._present()[0]
 
     def step(self, actions: Any, out: Mapping[str, Tensor] | None = None) -> tuple[Any, Any, Any, Any, Info]:
-        """Take one step in every environment.
+        """Take one step in every environment, and overwrite what the last call returned, unless made with `copy=True`.
 
         Args:
             actions: int32 or int64 (num_envs,) for Discrete, (num_envs, k) for MultiDiscrete, float32 (num_envs, k)

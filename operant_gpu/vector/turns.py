@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from operant_gpu.tensors import uses
@@ -46,6 +47,8 @@ class Turns:
                 stacklevel=3,
             )
 
+    # What is made in inference mode could not be written outside.
+    @torch.inference_mode(False)
     def lent(self, tensors: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
         """Return tensors with the same contents, in the memory of the present call."""
         present = self._present

@@ -196,6 +196,17 @@ def test_rollouts_and_observe_write_to_what_was_returned_last() -> None:
     assert obs.equal(env.shown)
 
 
+def test_steps_within_and_without_inference_mode_share_memory() -> None:
+    env = make_cpu("CartPole-v1", N, "numpy", debug=True)
+    with torch.inference_mode():
+        env.reset(seed=0)
+        for _ in range(4):
+            env.step(torch.ones(N, dtype=torch.int64))
+    for _ in range(4):
+        obs, *_ = env.step(torch.ones(N, dtype=torch.int64))
+    assert obs.equal(env.shown)
+
+
 def test_a_twin_watches_by_itself() -> None:
     env = make_cpu("CartPole-v1", N, "numpy", debug=True)
     env.reset(seed=0)

@@ -109,6 +109,13 @@ def test_nothing_that_was_given_is_written_or_read_again() -> None:
     assert tensor.tolist() == [1.0] * N
 
 
+class Exported:
+    """An array of some other library: all that is known of it is how to export it."""
+
+    def __init__(self, array: Any) -> None:
+        self.__dlpack__, self.__dlpack_device__ = array.__dlpack__, array.__dlpack_device__
+
+
 def test_dtypes_that_hold_the_numbers_are_taken() -> None:
     for value in (
         torch.full((N,), 9.0, dtype=torch.float64),
@@ -116,6 +123,7 @@ def test_dtypes_that_hold_the_numbers_are_taken() -> None:
         torch.tensor(9.0, dtype=torch.float16),
         np.full(N, 9.0),
         np.full(2 * N, 9.0)[::2],
+        Exported(np.full(N, 9.0)),
         torch.full((N,), 9.0, requires_grad=True),
     ):
         env = CartPole(N, device="cpu", gravity=value)
