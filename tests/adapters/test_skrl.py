@@ -148,8 +148,9 @@ def test_tensors_are_fresh_and_shaped_as_skrl_wants(mode: str) -> None:
 def test_wrap_env_around_what_make_returns_is_noticed_in_debug_mode(tmp_path: Path) -> None:
     wrapped = wrap_env(operant_gpu.make("CartPole-v1", 4, device="cpu", debug=True))
     with pytest.warns(RuntimeWarning, match=r"obs of .* still in use.*\.clone\(\)"):
-        kept = [wrapped.reset()[0], *(wrapped.step(torch.ones(4, 1, dtype=torch.int64))[0] for _ in range(3))]
-    assert kept[0].equal(kept[3])
+        kept = [wrapped.reset()[0], *(wrapped.step(torch.ones(4, 1, dtype=torch.int64))[0] for _ in range(4))]
+    # The memory of three steps before.
+    assert kept[1].equal(kept[4])
     trained(SkrlEnv("CartPole-v1", 4, device="cpu", debug=True), tmp_path)
 
 
