@@ -77,7 +77,7 @@ class SB3VecEnv(VecEnv):
         ended = np.flatnonzero(done)
         if ended.size:
             rows = torch.from_numpy(ended).to(self.env.device)
-            sums = {**info["episode"], **info.get("metrics", {})}
+            sums = {**info.get("metrics", {}), **info["episode"]}
             final_obs = self._obs_units.seen(info["final_obs"][rows])
             final_obs, *totals = self._arrays(final_obs, *(total[rows] for total in sums.values()))
             now = round(time.monotonic() - self._began, 6)

@@ -183,6 +183,19 @@ def test_cupy_sees_the_same_memory() -> None:
     assert float(cupy.abs(reward).max()) > 0
 
 
+@pytest.mark.parametrize("output", ["torch", pytest.param("cupy", marks=needs("CuPy"))])
+def test_debug_mode_tells_what_is_kept_on_a_gpu(output: str) -> None:
+    if output == "cupy":
+        pytest.importorskip("cupy", exc_type=ImportError)
+    env = make("CartPole-v1", debug=True, output=output)
+    obs, _ = env.reset(seed=0)
+    for _ in range(4):
+        obs, *_ = env.step(torch.ones(NUM_ENVS, dtype=torch.int64, device="cuda"))
+    kept = [obs]
+    with pytest.warns(RuntimeWarning, match="^obs.* of the step before the last"):
+        kept += [env.step(torch.ones(NUM_ENVS, dtype=torch.int64, device="cuda"))[0] for _ in range(3)]
+
+
 @pytest.mark.parametrize("name", ["CartPole-v1", "CudaDials-v0"])
 def test_steps_on_several_streams_are_in_the_order_of_their_waits(name: str) -> None:
     streamed, reference = make(name), make(name)
