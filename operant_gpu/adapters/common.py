@@ -14,7 +14,7 @@ from torch import Tensor
 from operant_gpu import registry
 from operant_gpu.adapters import ADAPTERS
 from operant_gpu.environment import Definition
-from operant_gpu.errors import BackendError, InvalidConfig, one_of
+from operant_gpu.errors import ActionError, BackendError, InvalidConfig, one_of
 from operant_gpu.spaces import action_layout
 from operant_gpu.vector import VecEnv
 
@@ -73,13 +73,14 @@ class Units:
     """
 
     def __init__(self, space: Space[Any], device: torch.device) -> None:
-        self.space, self._start = space, None
-        start = np.asarray(getattr(space, "start", 0))
-        if start.any():
-            self._start = torch.from_numpy(start).to(device)
-            assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
-            size = space.n if isinstance(space, spaces.Discrete) else space.nvec
-            self.space = type(space)(size, dtype=space.dtype)  # type: ignore[arg-type]
+        self.space: Space[Any] = space
+        self._start: Tensor | None = None
+        if isinstance(space, spaces.Discrete):
+            self.space = spaces.Discrete(int(space.n))
+        elif isinstance(space, spaces.MultiDiscrete):
+            self.space = spaces.MultiDiscrete(space.nvec)
+        if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):
+            self._start = torch.from_numpy(np.asarray(space.start)).to(device)
 
     def given(self, numbers: Tensor) -> Tensor:
         """Return the trainer's numbers as the environment's."""
@@ -104,5 +105,13 @@ class Actions(Units):
         self._shape = (env.num_envs, *layout.shape)
 
     def read(self, actions: Tensor) -> Tensor:
-        """Return the trainer's actions, one row for each environment."""
+        """Return the trainer's actions, one row for each environment.
+
+        Raises:
+            ActionError: If they have another shape.
+        """
+        if tuple(actions.shape) not in (self._shape, (*self._shape, 1)):
+            column = f" or {(*self._shape, 1)}" if len(self._shape) == 1 else ""
+            came = f"got {tuple(actions.shape)}: one row per environment"
+            raise ActionError(f"actions must be of shape {self._shape}{column}, {came}")
         return self.given(actions.to(self._dtype).reshape(self._shape))

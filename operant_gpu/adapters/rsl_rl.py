@@ -1,4 +1,4 @@
-"""Environments for rsl_rl: `runner = OnPolicyRunner(RslRlVecEnv("Pendulum-v1", 64), train_cfg)`."""
+"""Environments for rsl_rl: `OnPolicyRunner(RslRlVecEnv("Pendulum-v1", 64, device="cuda"), settings, device="cuda")`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from operant_gpu.adapters.common import Units, made, missing
+from operant_gpu.backends.base import NO_LIMIT
 from operant_gpu.environment import Definition
 from operant_gpu.errors import InvalidConfig
+from operant_gpu.parameters import described
 from operant_gpu.vector import VecEnv as OwnVecEnv
 
 try:
@@ -20,15 +22,19 @@ try:
 except ImportError as error:
     raise missing(__name__, error) from error
 
-# Steps of an episode without a time limit, for which rsl_rl has no word.
-_NO_LIMIT = 2**31 - 1
+
+class _Settings(dict[str, Any]):
+    """What rsl_rl's loggers write of the environments."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(self)
 
 
 class RslRlVecEnv(VecEnv):
     """A `rsl_rl.env.VecEnv`, whose tensors stay where they are. Its policies choose from a Box.
 
-    rsl_rl keeps what a step returns across the next one. Each step therefore copies observations, rewards and flags: 13
-    bytes an environment beside the observation. Observations are float32, those of Discrete one-hot.
+    rsl_rl keeps observations across a step. Each step therefore copies them, as float32 (those of Discrete one-hot),
+    and computes two flags, 9 bytes an environment.
 
     Actions are clamped to the bounds of the Box, since rsl_rl's policies know of none. Where "time_outs" says that time
     alone ended an episode, rsl_rl adds the value of the observation before the step to the reward.
@@ -68,11 +74,14 @@ class RslRlVecEnv(VecEnv):
             )
         self.num_envs, self.device = self.env.num_envs, self.env.device
         self.num_actions = space.shape[0]
-        self.max_episode_length = self.env.max_episode_steps or _NO_LIMIT
-        self.cfg = {"id": self.env.environment.id, "num_envs": self.num_envs, **self.env.given_params._asdict()}
+        # rsl_rl has no word for episodes without a limit.
+        self.max_episode_length = self.env.max_episode_steps or NO_LIMIT
+        self.cfg = _Settings(id=self.env.environment.id, num_envs=self.num_envs, **described(self.env.given))
         self._low, self._high = (torch.as_tensor(bound, device=self.device) for bound in (space.low, space.high))
         self._units = Units(self.env.single_observation_space, self.device)
         self._groups = dict(groups or {})
+        if "policy" in self._groups:
+            raise InvalidConfig("groups", "'policy' is the environment's own observation: choose another name")
         self.env.reset(seed=seed)
 
     @property
@@ -90,9 +99,9 @@ class RslRlVecEnv(VecEnv):
         space = self._units.space
         if isinstance(space, spaces.Discrete):
             obs = nn.functional.one_hot(obs, int(space.n))
-        groups = {"policy": obs.to(torch.float32, copy=True)}
-        groups |= {name: function(self.env).clone() for name, function in self._groups.items()}
-        return TensorDict(groups, batch_size=[self.num_envs], device=self.device)
+        groups = {"policy": obs, **{name: function(self.env) for name, function in self._groups.items()}}
+        kept = {name: group.to(torch.float32, copy=True) for name, group in groups.items()}
+        return TensorDict(kept, batch_size=[self.num_envs], device=self.device)
 
     def step(self, actions: Tensor) -> tuple[Any, Tensor, Tensor, dict[str, Any]]:
         """Take one step.
@@ -101,12 +110,12 @@ class RslRlVecEnv(VecEnv):
             actions: (num_envs, k) float32.
 
         Returns:
-            Observations as `get_observations` has them, rewards (num_envs,), whether episodes ended (num_envs,) int64,
-            and {"time_outs": those that did by time alone}.
+            Observations as `get_observations` has them, rewards (num_envs,), live, whether episodes ended (num_envs,)
+            int64, and {"time_outs": those that did by time alone}.
         """
         _, reward, terminated, truncated, _ = self.env.step(actions.clamp(self._low, self._high))
         done = (terminated | truncated).long()
-        return self.get_observations(), reward.clone(), done, {"time_outs": truncated & ~terminated}
+        return self.get_observations(), reward, done, {"time_outs": truncated & ~terminated}
 
     def close(self) -> None:
         """Take no further steps."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -78,8 +79,8 @@ class SB3VecEnv(VecEnv):
         if ended.size:
             rows = torch.from_numpy(ended).to(self.env.device)
             sums = {**info.get("metrics", {}), **info["episode"]}
-            final_obs = self._obs_units.seen(info["final_obs"][rows])
-            final_obs, *totals = self._arrays(final_obs, *(total[rows] for total in sums.values()))
+            last = self._obs_units.seen(info["final_obs"][rows])
+            final_obs, *totals = self._arrays(last, *(total[rows] for total in sums.values()))
             now = round(time.monotonic() - self._began, 6)
             for place, index in enumerate(ended):
                 summary = {name: total[place].item() for name, total in zip(sums, totals, strict=True)}
@@ -102,7 +103,9 @@ class SB3VecEnv(VecEnv):
         """Return an attribute of the `operant_gpu.VecEnv`, which is the same for all environments."""
         if attr_name == "action_masks" and self.env.action_mask is None:
             raise AttributeError(f"{self.env.environment.id} has no action mask")
-        value = self._masks if attr_name == "action_masks" else getattr(self.env, attr_name)
+        if attr_name == "action_masks":
+            return [functools.partial(self._mask_of, index) for index in self._get_indices(indices)]
+        value = getattr(self.env, attr_name)
         return [value for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
@@ -131,8 +134,13 @@ class SB3VecEnv(VecEnv):
         return [masks[index] for index in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: Any = None) -> list[bool]:
-        """Return whether `wrapper_class` is Monitor: `infos` have the statistics of episodes."""
-        return [issubclass(wrapper_class, Monitor) for _ in self._get_indices(indices)]
+        """Return whether Monitor is a `wrapper_class`: `infos` have the statistics of episodes."""
+        return [issubclass(Monitor, wrapper_class) for _ in self._get_indices(indices)]
+
+    def _mask_of(self, index: int) -> np.ndarray[Any, Any]:
+        """Return the actions that are legal now in one environment, (n,) bool."""
+        mask: np.ndarray[Any, Any] = self._masks()[index]
+        return mask
 
     def _masks(self) -> np.ndarray[Any, Any]:
         """Return the actions that are legal now, (num_envs, n) bool."""

@@ -21,22 +21,21 @@ except ImportError as error:
 class SkrlEnv(Wrapper):
     """A `skrl.envs.wrappers.torch.Wrapper`, whose tensors stay where they are.
 
-    skrl keeps observations across a step and adds to rewards in place. Each step therefore copies both, and the two
-    flags: 4 + 2 bytes an environment beside the observation.
+    skrl keeps observations across a step. Each step therefore copies them, as float32, and computes a flag, 1 byte an
+    environment. Rewards and `terminated` are live: skrl stores them at once.
 
     What follows a step is for skrl also what the next one begins with. With the auto-reset mode NEXT_STEP, the default
     and that of Gymnasium's vector environments, it is the last observation of an episode that ended, so that skrl
     bootstraps truncated episodes right; the step that resets is learned from too, with reward 0. With SAME_STEP there
     is no such step, and what follows a truncated one is the next episode's first observation.
 
-    skrl adds a value wherever `truncated` is set; so an episode that ends both ways at once is only `terminated` here.
-
-    Observations are float32, but for whole numbers of Discrete and MultiDiscrete, which begin at 0. Seeds come from
-    `skrl.utils.set_seed`, if it was called.
+    With `time_limit_bootstrap`, skrl's PPO adds a value wherever `truncated` is set; so an episode that ends both ways
+    at once is only `terminated` here. Discrete observations are whole numbers, counted from 0.
 
     Args:
         environment: Id of a registered environment, or a definition.
         num_envs: How many environments.
+        seed: Of the random streams; if None, that of `skrl.utils.set_seed`, which is 0 until it is called.
         settings: Other arguments of `operant_gpu.VecEnv` (device, autoreset_mode, ...), and parameters of the
             environment.
 
@@ -47,15 +46,18 @@ class SkrlEnv(Wrapper):
         InvalidConfig: If a setting makes no sense, or is the adapter's to choose.
     """
 
-    def __init__(self, environment: str | Definition, num_envs: int = 1, **settings: Any) -> None:
+    def __init__(
+        self, environment: str | Definition, num_envs: int = 1, *, seed: int | None = None, **settings: Any
+    ) -> None:
         self.env = made(environment, num_envs, settings, ("next_step", "same_step"), "skrl")
         super().__init__(self.env)
         self._obs_units = Units(self.env.single_observation_space, self.env.device)
         self._action_units = Actions(self.env)
         space = self._obs_units.space
         # skrl knows neither MultiBinary nor networks of integers.
-        self._has_numbers = isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
+        self._is_one = isinstance(space, spaces.Discrete)
         self._obs_space = spaces.Box(0, 1, space.shape) if isinstance(space, spaces.MultiBinary) else space
+        self._seed = seed
         self._obs: Tensor | None = None
         self._info: dict[str, Any] = {}
 
@@ -72,7 +74,7 @@ class SkrlEnv(Wrapper):
     def reset(self) -> tuple[Tensor, dict[str, Any]]:
         """Return the present observations; the first call begins the episodes, later ones reset themselves."""
         if self._obs is None:
-            obs, self._info = self.env.reset(seed=config.torch.key)
+            obs, self._info = self.env.reset(seed=config.torch.key if self._seed is None else self._seed)
             self._obs = self._kept(obs)
         return self._obs, self._info
 
@@ -88,8 +90,8 @@ class SkrlEnv(Wrapper):
         """
         obs, reward, terminated, truncated, self._info = self.env.step(self._action_units.read(actions))
         self._obs = self._kept(obs)
-        flags = terminated.clone(), truncated & ~terminated
-        return self._obs, reward.clone().unsqueeze(1), *(flag.unsqueeze(1) for flag in flags), self._info
+        results = (reward, terminated, truncated & ~terminated)
+        return self._obs, *(result.unsqueeze(1) for result in results), self._info
 
     def state(self) -> None:
         """Return None: there is no state beside the observations."""
@@ -104,4 +106,4 @@ class SkrlEnv(Wrapper):
 
     def _kept(self, obs: Tensor) -> Tensor:
         seen = self._obs_units.seen(obs)
-        return seen.to(seen.dtype if self._has_numbers else torch.float32, copy=True).reshape(self.num_envs, -1)
+        return seen.to(seen.dtype if self._is_one else torch.float32, copy=True).reshape(self.num_envs, -1)

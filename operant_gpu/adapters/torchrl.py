@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,12 +24,12 @@ except ImportError as error:
 class TorchRLEnv(EnvBase):
     """A `torchrl.envs.EnvBase`, whose tensors stay where they are.
 
-    TorchRL keeps what a step returns. Each step therefore copies the observation, the action mask if there is one, and
+    TorchRL keeps what a step returned. Each step therefore copies the observation, the action mask if there is one, and
     4 + 3 bytes an environment: the reward and three flags. Ended environments are reset by TorchRL, with a mask.
 
     Keys are "observation", "action", "reward", "done", "terminated", "truncated" and, if the environment has one,
     "action_mask", for the transform `ActionMask`. Discrete actions are whole numbers from 0 (`Categorical`), not
-    one-hot.
+    one-hot. `set_seed` and `reset(options=...)` do as those of `operant_gpu.VecEnv.reset`.
 
     Args:
         environment: Id of a registered environment, or a definition.
@@ -61,12 +62,11 @@ class TorchRLEnv(EnvBase):
             {name: flag.clone() for name in ("done", "terminated", "truncated")}, shape=batch
         )
 
-    def _reset(self, tensordict: Any = None, **kwargs: Any) -> Any:
+    def _reset(self, tensordict: Any = None, *, options: Mapping[str, Any] | None = None) -> Any:
         mask = None if tensordict is None else tensordict.get("_reset", None)
-        if mask is None or self._next_seed is not None or not self._has_begun:
-            obs, _ = self.env.reset(seed=self._next_seed)
-        else:
-            obs, _ = self.env.reset(options={"reset_mask": mask.reshape(self.batch_size)})
+        # The first reset takes all, whatever a collector asks for.
+        chosen = {} if mask is None or not self._has_begun else {"reset_mask": mask.reshape(self.batch_size)}
+        obs, _ = self.env.reset(seed=self._next_seed, options={**(options or {}), **chosen})
         self._next_seed, self._has_begun = None, True
         flags = torch.zeros(3, *self.batch_size, 1, dtype=torch.bool, device=self.device)
         return self._data(obs, done=flags[0], terminated=flags[1], truncated=flags[2])

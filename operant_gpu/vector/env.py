@@ -57,8 +57,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         copy: Whether to return fresh arrays at each call.
         debug: Whether each step, reset and rollout synchronises and raises at once: `ActionError` for invalid action
             values, and where no action is legal, as `check` does; `TableError` for indices beyond a table. What `reset`
-            and `step` return are then copies, in three sets of memory in turn, and a warning says once if what the
-            step before the last returned is still in use.
+            and `step` return are then copies, in three sets of memory in turn, and a warning says once if something
+            still uses what `step` returned two steps ago.
         render_mode: "rgb_array" if `render` is to be called, else None.
         first_env_id: Id of the first environment in the random streams: processes that share a set of environments
             each give their own.
@@ -267,7 +267,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         tensor = self._reader.read(actions)
         outputs = self._outputs if out is None else self._storage.redirected(self._outputs, out)
         if self._turns is not None:
-            self._turns.begin_step()
+            self._turns.begin_step(out or ())
         self._backend.step(tensor, outputs)
         if self._debug:
             self._check(outputs.action_mask)
@@ -530,11 +530,12 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         episode = {"_episode": columns.ended, "r": columns.episode_return, "l": columns.elapsed}
         fixed = {"obs": obs, "final_obs": final_obs, **flags, **episode, "action_mask": outputs.action_mask}
         metrics = self._metrics_in(columns.metrics)
-        tensors = fixed | {f"metrics {name}": metric for name, metric in metrics.items()}
+        tensors = fixed | {f'info["metrics"]["{name}"]': metric for name, metric in metrics.items()}
+        own = {name: tensor for name, tensor in tensors.items() if tensor is not None and name not in given}
         if self._copy:
-            tensors = {name: None if tensor is None else tensor.clone() for name, tensor in tensors.items()}
+            tensors |= {name: tensor.clone() for name, tensor in own.items()}
         elif self._turns is not None:
-            tensors |= self._turns.lent({name: tensor for name, tensor in tensors.items() if name not in given})
+            tensors |= self._turns.lent(own)
         shown = [None if tensor is None else self._export(tensor) for tensor in tensors.values()]
         return (*shown[: len(fixed)], dict(zip(metrics, shown[len(fixed) :], strict=True)) or None)
 

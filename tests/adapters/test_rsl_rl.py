@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import counters
-import numpy as np
 import pytest
 import torch
 from contract_envs import EVERY_MAKER
@@ -94,6 +94,13 @@ def test_returns_and_bootstraps_are_those_of_gymnasiums_environments() -> None:
     torch.testing.assert_close(extra, 0.9 * own.values[4] * torch.tensor([[0.0], [0.0], [1.0]]), rtol=1e-4, atol=1e-5)
 
 
+def test_groups_have_names_of_their_own_and_float32() -> None:
+    with pytest.raises(InvalidConfig, match="groups: 'policy' is the environment's own observation"):
+        RslRlVecEnv("Pendulum-v1", groups={"policy": lambda env: env.state.theta[:, None]})
+    env = RslRlVecEnv("Pendulum-v1", 2, device="cpu", groups={"late": lambda env: env.episode_so_far[1][:, None] > 3})
+    assert env.get_observations()["late"].dtype == torch.float32
+
+
 def test_starts_can_be_staggered() -> None:
     env = RslRlVecEnv("Pendulum-v1", 64, device="cpu", seed=1)
     assert env.max_episode_length == 200
@@ -121,16 +128,10 @@ def test_what_only_the_critic_sees_is_a_group_of_its_own() -> None:
     assert first == {"a": 3, "c": 4}
 
 
-def test_tensors_are_fresh() -> None:
+def test_observations_are_fresh() -> None:
     env = RslRlVecEnv("Pendulum-v1", 2, device="cpu", debug=True, seed=0)
-    kept = [env.get_observations()]
-    rewards = []
-    for _ in range(4):
-        obs, reward, _, _ = env.step(torch.ones(2, 1))
-        kept.append(obs)
-        rewards.append(reward)
+    kept = [env.get_observations(), *(env.step(torch.ones(2, 1))[0] for _ in range(4))]
     assert len({obs["policy"].numpy().tobytes() for obs in kept}) == 5
-    assert len({reward.data_ptr() for reward in rewards}) == 4
 
 
 def test_seeds_and_bounds() -> None:
@@ -155,6 +156,9 @@ def test_without_a_time_limit_episodes_go_on() -> None:
 def test_saved_runs_are_written_with_the_settings_of_the_environment(tmp_path: Path) -> None:
     env = RslRlVecEnv("Pendulum-v1", 4, device="cpu", g=9.0)
     assert env.cfg == {**env.cfg, "id": "Pendulum-v1", "num_envs": 4, "g": 9.0}
+    drawn = RslRlVecEnv("Pendulum-v1", 4, device="cpu", g=torch.ones(4), m="0.5..2")
+    settings_of = json.loads(json.dumps(drawn.cfg.to_dict()))
+    assert (settings_of["g"], settings_of["m"]) == ("tensor (4,)", "0.5..2")
     torch.manual_seed(0)
     groups = {"actor": ["policy"], "critic": ["policy"]}
     OnPolicyRunner(env, {**settings(groups), "logger": "tensorboard"}, log_dir=str(tmp_path), device="cpu").learn(1)
@@ -166,12 +170,18 @@ def test_environments_without_a_box_of_actions_are_refused() -> None:
         RslRlVecEnv("CartPole-v1")
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, make in EVERY_MAKER.items() if isinstance(make(1).single_action_space, spaces.Box)]
-)
+BOXES = [name for name, make in EVERY_MAKER.items() if isinstance(make(1).single_action_space, spaces.Box)]
+
+
+@pytest.mark.parametrize("name", BOXES)
 def test_every_environment_with_a_box_of_actions_can_be_learned(name: str) -> None:
-    env = RslRlVecEnv(EVERY_MAKER[name](1, device="cpu").environment, 3, device="cpu")
-    if env.get_observations()["policy"].ndim == 2:
+    given = EVERY_MAKER[name](3, device="cpu")
+    env = RslRlVecEnv(given.environment, 3, device="cpu", **given.given)
+    obs = env.get_observations()["policy"]
+    assert obs.dtype == torch.float32
+    # Images need another model of rsl_rl's.
+    if obs.ndim == 2:
         run(env)
+    else:
+        env.step(torch.zeros(3, env.num_actions))
     env.env.check()
-    assert np.isfinite(env.env.get_logs()["episode_count"])

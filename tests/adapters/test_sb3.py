@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import counters
+import gymnasium
 import numpy as np
 import pytest
 import torch
 from contract_envs import EVERY_MAKER
+from gymnasium.wrappers import TimeLimit
 
 import operant_gpu
-from operant_gpu import InvalidConfig
+from operant_gpu import ActionError, InvalidConfig
 
 sb3 = pytest.importorskip("stable_baselines3")
 
@@ -135,8 +136,8 @@ def test_arrays_are_fresh() -> None:
 
 @pytest.mark.parametrize("name", EVERY_MAKER)
 def test_ppo_takes_every_environment(name: str) -> None:
-    definition = EVERY_MAKER[name](1, device="cpu").environment
-    env = SB3VecEnv(definition, 3, device="cpu")
+    given = EVERY_MAKER[name](3, device="cpu")
+    env = SB3VecEnv(given.environment, 3, device="cpu", **given.given)
     sb3.PPO("MlpPolicy", env, n_steps=8, batch_size=12, n_epochs=1, device="cpu").learn(24)
     env.env.check()
 
@@ -171,6 +172,7 @@ def test_maskable_ppo_chooses_legal_actions() -> None:
     masks = np.stack(env.env_method("action_masks"))
     assert masks.shape == (4, 4)
     assert np.array_equal(masks, env.env.action_mask.numpy())
+    assert np.array_equal(env.get_attr("action_masks", [2])[0](), masks[2])
     model = MaskablePPO("MlpPolicy", env, n_steps=8, batch_size=16, n_epochs=1, device="cpu").learn(64)
     actions, _ = model.predict(obs, action_masks=masks)
     assert masks[np.arange(4), actions].all()
@@ -186,7 +188,10 @@ def test_what_belongs_to_no_single_environment_is_refused() -> None:
     with pytest.raises(AttributeError, match=r"Call \.env\.get_logs"):
         env.env_method("get_logs")
     assert env.env_is_wrapped(Monitor) == [True, True]
-    assert env.env_is_wrapped(functools.partial) == [False, False]  # type: ignore[arg-type]
+    assert env.env_is_wrapped(gymnasium.Wrapper, 0) == [True]
+    assert env.env_is_wrapped(TimeLimit) == [False, False]
+    with pytest.raises(ActionError, match=r"actions must be of shape \(2,\) or \(2, 1\), got \(3,\): one row per env"):
+        env.step(np.zeros(3, int))
 
 
 def test_pictures_tile() -> None:

@@ -130,24 +130,32 @@ def test_an_episode_that_ends_both_ways_is_worth_no_more_than_its_rewards(tmp_pa
 
 
 @pytest.mark.parametrize("mode", ["next_step", "same_step"])
-def test_tensors_are_fresh_and_shaped_as_skrl_wants(mode: str) -> None:
+def test_observations_are_fresh_and_all_are_shaped_as_skrl_wants(mode: str) -> None:
     env = SkrlEnv("CartPole-v1", 3, device="cpu", autoreset_mode=mode)
     kept = [env.reset()[0]]
-    rewards = []
     for _ in range(40):
         obs, reward, terminated, truncated, _ = env.step(torch.ones(3, 1))
         assert reward.shape == terminated.shape == truncated.shape == (3, 1)
         kept.append(obs)
-        rewards.append(reward)
+        # As skrl's PPO does, where it bootstraps.
         reward += 100
     assert len({obs.numpy().tobytes() for obs in kept}) == 41
     assert env.env.get_logs()["mean_reward"] < 30
     assert env.reset()[0] is kept[-1]
 
 
+@pytest.mark.parametrize("mode", ["next_step", "same_step"])
+def test_one_environment_is_trained_as_many_are(mode: str, tmp_path: Path) -> None:
+    """skrl then calls `reset` where an episode ends."""
+    one = stored(trained(SkrlEnv(counters.Tally, device="cpu", end=3.0, autoreset_mode=mode), tmp_path))
+    lengths = [3] * 5 if mode == "same_step" else [4] * 4
+    counts = [float(count) for length in lengths for count in range(length)][:STEPS]
+    assert one["observations"][: len(counts), 0, 0].tolist() == counts
+
+
 def test_wrap_env_around_what_make_returns_is_noticed_in_debug_mode(tmp_path: Path) -> None:
     wrapped = wrap_env(operant_gpu.make("CartPole-v1", 4, device="cpu", debug=True))
-    with pytest.warns(RuntimeWarning, match=r"obs of .* still in use.*\.clone\(\)"):
+    with pytest.warns(RuntimeWarning, match=r"something still uses obs.*\.clone\(\)"):
         kept = [wrapped.reset()[0], *(wrapped.step(torch.ones(4, 1, dtype=torch.int64))[0] for _ in range(4))]
     # The memory of three steps before.
     assert kept[1].equal(kept[4])
@@ -180,12 +188,14 @@ def test_seeds_come_from_skrl() -> None:
     expected, _ = operant_gpu.make("CartPole-v1", 4, device="cpu").reset(seed=7)
     assert first().equal(first())
     assert first().equal(expected)
+    other, _ = operant_gpu.make("CartPole-v1", 4, device="cpu").reset(seed=8)
+    assert SkrlEnv("CartPole-v1", 4, device="cpu", seed=8).reset()[0].equal(other)
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY_MAKER if "varied" not in name])
+@pytest.mark.parametrize("name", EVERY_MAKER)
 def test_ppo_takes_every_environment(name: str, tmp_path: Path) -> None:
-    definition = EVERY_MAKER[name](1, device="cpu").environment
-    env = SkrlEnv(definition, 3, device="cpu")
+    given = EVERY_MAKER[name](3, device="cpu")
+    env = SkrlEnv(given.environment, 3, device="cpu", **given.given)
     if isinstance(env.action_space, spaces.MultiDiscrete):
         env.reset()
         env.step(torch.zeros(3, len(env.action_space.nvec)))

@@ -69,7 +69,7 @@ def test_rollouts_and_advantages_are_those_of_gymnasiums_environments(name: str)
 
 def test_without_copies_a_rollout_would_be_of_equal_rows_which_debug_mode_notices() -> None:
     env = GymWrapper(operant_gpu.make("CartPole-v1", 4, device="cpu", autoreset_mode="disabled", debug=True))
-    with pytest.warns(RuntimeWarning, match=r"obs.* still in use"):
+    with pytest.warns(RuntimeWarning, match="something still uses obs"):
         env.rollout(20, break_when_any_done=False)
     own = TorchRLEnv("CartPole-v1", 4, device="cpu", debug=True).rollout(20, break_when_any_done=False)
     assert len({row.numpy().tobytes() for row in own["observation"].unbind(1)}) == 20
@@ -78,8 +78,8 @@ def test_without_copies_a_rollout_would_be_of_equal_rows_which_debug_mode_notice
 
 @pytest.mark.parametrize("name", EVERY_MAKER)
 def test_specs_are_those_of_every_environment(name: str) -> None:
-    definition = EVERY_MAKER[name](1, device="cpu").environment
-    env = TorchRLEnv(definition, 3, device="cpu")
+    given = EVERY_MAKER[name](3, device="cpu")
+    env = TorchRLEnv(given.environment, 3, device="cpu", **given.given)
     check_env_specs(env)
     rollout = env.rollout(30, break_when_any_done=False)
     assert rollout.shape == (3, 30)
@@ -94,15 +94,35 @@ def test_seeds_reach_the_next_reset() -> None:
     assert not first.equal(second)
 
 
-def test_a_mask_resets_some() -> None:
+@pytest.mark.parametrize("is_seeded", [False, True])
+def test_a_mask_resets_some(is_seeded: bool) -> None:
     env = TorchRLEnv("CartPole-v1", 3, device="cpu")
     state = env.reset()
     for _ in range(3):
         state = env.step(state.set("action", torch.ones(3, dtype=torch.int64)))["next"]
     before = state["observation"].clone()
+    if is_seeded:
+        env.set_seed(5)
     after = env.reset(state.set("_reset", torch.tensor([[True], [False], [False]])))["observation"]
     assert after[1:].equal(before[1:])
     assert after[0].abs().max() <= 0.05
+    assert after.equal(env.env.shown)
+
+
+def test_options_reach_the_reset_and_unknown_ones_are_refused() -> None:
+    env = TorchRLEnv("CartPole-v1", 3, device="cpu")
+    env.reset(options={"elapsed": 499})
+    assert env.step(env.rand_action())["next", "truncated"].all()
+    with pytest.raises(InvalidConfig, match="options"):
+        env.reset(options={"elapsd": 3})
+    with pytest.raises(TypeError, match="unexpected keyword argument 'elapsed'"):
+        env.reset(elapsed=3)
+
+
+def test_one_environment_is_a_batch_of_one() -> None:
+    env = TorchRLEnv("CartPole-v1", device="cpu")
+    check_env_specs(env)
+    assert env.rollout(30, break_when_any_done=False).shape == (1, 30)
 
 
 # torchrl's own, when its collectors are imported.

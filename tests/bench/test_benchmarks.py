@@ -40,6 +40,12 @@ def test_the_page_of_results_is_what_the_raw_data_says(bench: Any) -> None:
     assert (ROOT / "docs" / "results.md").read_text() == written
 
 
+def test_the_page_of_trainers_is_what_the_raw_data_says(bench: Any) -> None:
+    adapters, report = bench("adapters"), json.loads((RESULTS / "adapters.json").read_text())
+    assert adapters.PAGE.read_text() == adapters.page_of(report)
+    assert all(run["solved"] for run in report["runs"])
+
+
 @pytest.mark.parametrize("engine", PARTS)
 def test_the_time_of_an_iteration_is_split(bench: Any, engine: str) -> None:
     ppo = bench("ppo_throughput")

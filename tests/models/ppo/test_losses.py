@@ -68,7 +68,7 @@ def test_the_surrogate_is_that_of_numpy(arrays: tuple[np.ndarray, ...], eps: flo
 
 
 def test_twice_the_weight_of_the_halved_error_is_that_of_the_mean_squared_error() -> None:
-    """As docs/migration.md says of Stable-Baselines3."""
+    """As docs/migration/stable_baselines3.md says of Stable-Baselines3."""
     values, returns = torch.tensor([1.0, 2.0, -0.5]), torch.tensor([0.5, 4.0, 0.0])
     theirs = 0.5 * torch.nn.functional.mse_loss(returns, values)
     assert 1.0 * losses.squared_error(values, values.detach(), returns, math.inf) == pytest.approx(theirs.item())
