@@ -85,7 +85,7 @@ def test_a_spec_can_be_written_to_json() -> None:
     assert (again.num_envs, again.params, again.autoreset_mode) == (N, env.params, env.autoreset_mode)
 
 
-# ---- Gymnasium's wrappers
+# ---- Gymnasium's wrappers: tests/vector/test_wrappers.py has the others
 
 
 @pytest.fixture(params=["numpy", "torch"])
@@ -100,14 +100,6 @@ def arrays(request: pytest.FixtureRequest) -> Any:
         return wrappers.ArrayConversion(env, env_xp=torch, target_xp=np)
 
     return make
-
-
-def record(env: Any, steps: int = 60) -> dict[str, np.ndarray]:
-    """Step and return copies of the outputs, (steps, N, ...); the first observation stands apart."""
-    first = env.reset(seed=3)[0].copy()
-    results = [[np.copy(part) for part in env.step(actions)[:4]] for actions in pushes(steps)]
-    obs, reward, terminated, truncated = map(np.stack, zip(*results, strict=True))
-    return {"first": first, "obs": obs, "reward": reward, "terminated": terminated, "truncated": truncated}
 
 
 def test_outputs_arrive_as_numpy_arrays(arrays: Any) -> None:
@@ -132,67 +124,6 @@ def test_record_episode_statistics_wants_another_key(arrays: Any) -> None:
     env.reset(seed=3)
     with pytest.raises(ValueError, match="'episode' but this key already exists"):
         env.step(pushes(1)[0])
-
-
-@pytest.mark.parametrize(
-    ("wrap", "expected"),
-    [
-        (lambda env: wrappers.TransformReward(env, lambda reward: reward * 3 - 1), lambda reward: reward * 3 - 1),
-        # Clips in place, in the environment's own memory.
-        (lambda env: wrappers.ClipReward(env, max_reward=0.25), lambda reward: np.minimum(reward, 0.25)),
-    ],
-    ids=["TransformReward", "ClipReward"],
-)
-def test_reward_wrappers_leave_the_statistics_alone(arrays: Any, wrap: Any, expected: Any) -> None:
-    env, plain = wrap(arrays()), made(output="numpy")
-    changed, raw = record(env), record(plain)
-    assert raw["terminated"].any()
-    np.testing.assert_array_equal(changed.pop("reward"), expected(raw.pop("reward")))
-    for name, part in changed.items():
-        np.testing.assert_array_equal(part, raw[name], err_msg=name)
-    assert env.unwrapped.get_logs() == plain.get_logs()
-
-
-def test_normalize_reward_divides_by_the_deviation_of_discounted_returns(arrays: Any) -> None:
-    reward = record(wrappers.NormalizeReward(arrays(), gamma=0.9), steps=120)["reward"]
-    raw = record(made(output="numpy"), steps=120)
-    discounted, seen, expected = np.zeros(N), [], np.zeros_like(reward)
-    resetting = np.zeros(N, bool)
-    for step in range(len(reward)):
-        # A step that resets belongs to no episode; a step that terminates starts the sum anew.
-        kept = discounted * 0.9 * ~raw["terminated"][step] + raw["reward"][step]
-        discounted = np.where(resetting, discounted, kept)
-        seen += discounted[~resetting].tolist()
-        expected[step] = raw["reward"][step] / (np.std(seen) + 1e-12)
-        resetting = raw["terminated"][step] | raw["truncated"][step]
-    # Gymnasium's running variance starts from a tiny prior, which fades.
-    np.testing.assert_allclose(reward[40:], expected[40:], rtol=1e-3)
-
-
-def test_normalize_observation_centres_what_it_has_seen(arrays: Any) -> None:
-    normalised = record(wrappers.NormalizeObservation(arrays()))["obs"]
-    raw = record(made(output="numpy"))
-    seen = np.concatenate([raw["first"][None], raw["obs"]]).reshape(-1, 4)
-    expected = (raw["obs"][-1] - seen.mean(0)) / seen.std(0)
-    np.testing.assert_allclose(normalised[-1], expected, rtol=1e-3, atol=1e-3)
-
-
-def test_dict_info_to_list_tells_the_episodes_that_ended(arrays: Any) -> None:
-    env = wrappers.DictInfoToList(arrays(autoreset_mode="SameStep"))
-    assert env.reset(seed=3)[1] == [{}] * N
-    plain = made(autoreset_mode="SameStep", output="numpy")
-    plain.reset(seed=3)
-    ends = 0
-    for actions in pushes(40):
-        *_, infos = env.step(actions)
-        *_, info = plain.step(actions)
-        for row, one in enumerate(infos):
-            assert set(one) == ({"final_obs", "episode"} if info["_episode"][row] else set())
-            if one:
-                ends += 1
-                assert one["episode"] == {"r": info["episode"]["r"][row], "l": info["episode"]["l"][row]}
-                np.testing.assert_array_equal(one["final_obs"], info["final_obs"][row])
-    assert ends > N
 
 
 # ---- pictures
