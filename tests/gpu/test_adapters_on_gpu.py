@@ -48,7 +48,7 @@ def test_skrl_gets_the_same_tensors() -> None:
 def scripted() -> Callable[[Any], Any]:
     """Return a policy that takes the same actions anywhere."""
     actions = iter(counters.choices("Tally-v0", STEPS))
-    return lambda data: data.set("action", torch.from_numpy(next(actions)).to(data.device))
+    return lambda tensordict: tensordict.set("action", torch.from_numpy(next(actions)).to(tensordict.device))
 
 
 def test_torchrl_gets_the_same_tensors() -> None:
