@@ -526,18 +526,25 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         columns = self._columns
         obs = allocation.unflattened(outputs.obs, self._shape)
         final_obs = obs if outputs.final_obs is outputs.obs else allocation.unflattened(outputs.final_obs, self._shape)
-        flags = {name: getattr(outputs, name) for name in ("reward", "terminated", "truncated")}
-        episode = {"_episode": columns.ended, "r": columns.episode_return, "l": columns.elapsed}
-        fixed = {"obs": obs, "final_obs": final_obs, **flags, **episode, "action_mask": outputs.action_mask}
-        metrics = self._metrics_in(columns.metrics)
-        tensors = fixed | {f'info["metrics"]["{name}"]': metric for name, metric in metrics.items()}
-        own = {name: tensor for name, tensor in tensors.items() if tensor is not None and name not in given}
-        if self._copy:
-            tensors |= {name: tensor.clone() for name, tensor in own.items()}
-        elif self._turns is not None:
-            tensors |= self._turns.lent(own)
+        tensors = {
+            "obs": obs,
+            "final_obs": final_obs,
+            "reward": outputs.reward,
+            "terminated": outputs.terminated,
+            "truncated": outputs.truncated,
+            "_episode": columns.ended,
+            "r": columns.episode_return,
+            "l": columns.elapsed,
+            "action_mask": outputs.action_mask,
+        }
+        metrics, others = self._metrics_in(columns.metrics), len(tensors)
+        tensors |= {f'info["metrics"]["{name}"]': metric for name, metric in metrics.items()}
+        if self._copy or self._turns is not None:
+            own = {name: tensor for name, tensor in tensors.items() if tensor is not None and name not in given}
+            turns = self._turns
+            tensors |= {name: one.clone() for name, one in own.items()} if turns is None else turns.lent(own)
         shown = [None if tensor is None else self._export(tensor) for tensor in tensors.values()]
-        return (*shown[: len(fixed)], dict(zip(metrics, shown[len(fixed) :], strict=True)) or None)
+        return (*shown[:others], dict(zip(metrics, shown[others:], strict=True)) or None)
 
     def _present(self) -> tuple[Any, ...]:
         """Return the environment's own outputs, as they are now."""
