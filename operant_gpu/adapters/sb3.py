@@ -35,6 +35,7 @@ class SB3VecEnv(VecEnv):
     Args:
         environment: Id of a registered environment, or a definition.
         num_envs: How many environments.
+        seed: Of the random streams, as `seed(...)` sets it for the next reset, and an algorithm with a `seed`.
         settings: Other arguments of `operant_gpu.VecEnv` (device, backend, ...), and parameters of the environment.
 
     Attributes:
@@ -44,12 +45,16 @@ class SB3VecEnv(VecEnv):
         InvalidConfig: If a setting makes no sense, or is the adapter's to choose.
     """
 
-    def __init__(self, environment: str | Definition, num_envs: int = 1, **settings: Any) -> None:
+    def __init__(
+        self, environment: str | Definition, num_envs: int = 1, *, seed: int | None = None, **settings: Any
+    ) -> None:
         self.env = made(environment, num_envs, settings, ("same_step",), "Stable-Baselines3")
         self._obs_units = Units(self.env.single_observation_space, self.env.device)
         self._action_units = Actions(self.env)
         self._began = time.monotonic()
         super().__init__(self.env.num_envs, self._obs_units.space, self._action_units.space)
+        if seed is not None:
+            self.seed(seed)
 
     def reset(self) -> np.ndarray[Any, Any]:
         """Begin new episodes everywhere, with the options of `set_options`, and return observations."""

@@ -61,6 +61,12 @@ class SkrlEnv(Wrapper):
         self._obs: Tensor | None = None
         self._info: dict[str, Any] = {}
 
+    def __getattr__(self, key: str) -> Any:
+        """Find what is not here in the `operant_gpu.VecEnv`, if there is one: a copy begins without."""
+        if key in ("_env", "_unwrapped"):
+            raise AttributeError(key)
+        return super().__getattr__(key)
+
     @property
     def observation_space(self) -> Space[Any]:
         """The space of one observation."""

@@ -34,6 +34,7 @@ class TorchRLEnv(EnvBase):
     Args:
         environment: Id of a registered environment, or a definition.
         num_envs: How many environments: the batch size is (num_envs,).
+        seed: Of the random streams, as `set_seed` sets it for the next reset.
         settings: Other arguments of `operant_gpu.VecEnv` (device, backend, ...), and parameters of the environment.
 
     Attributes:
@@ -43,12 +44,14 @@ class TorchRLEnv(EnvBase):
         InvalidConfig: If a setting makes no sense, or is the adapter's to choose.
     """
 
-    def __init__(self, environment: str | Definition, num_envs: int = 1, **settings: Any) -> None:
+    def __init__(
+        self, environment: str | Definition, num_envs: int = 1, *, seed: int | None = None, **settings: Any
+    ) -> None:
         env = made(environment, num_envs, settings, ("disabled",), "TorchRL")
         batch = torch.Size([env.num_envs])
         super().__init__(device=env.device, batch_size=batch)
         self.env = env
-        self._next_seed: int | None = None
+        self._next_seed = seed
         self._has_begun = False
         self._obs_units, self._action_units = Units(env.single_observation_space, env.device), Actions(env)
         observed = {"observation": _spec(self._obs_units.space, env.device, batch)}
