@@ -43,8 +43,9 @@ environment counts as solved when the policy's likeliest actions have a mean ret
 a policy may go from 20 to 500 between two looks, so that steps and seconds are luck in part. The processor time of a
 step is not: it is the trainer's own time and that of the environments.
 
-Medians over the seeds. Seconds are of training alone. Gymnasium's environments are stepped as the trainer has them: one
-after the other in one process, but for skrl on CartPole-v1, where they are one vectorised by NumPy."""
+Each cell has ours / Gymnasium's. They are medians over the seeds. Seconds are of training alone. Gymnasium's
+environments are stepped as the trainer has them: one after the other in one process, but for skrl on CartPole-v1,
+where they are one vectorised by NumPy."""
 OURS, GYMNASIUM = "ours", "gymnasium"
 PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3", "skrl", "torchrl", "rsl-rl-lib", "rl-games")
 
@@ -197,11 +198,11 @@ def page_of(report: dict[str, Any]) -> str:
     for run in report["runs"]:
         rows.setdefault((run["title"], run["env"]), {OURS: [], GYMNASIUM: []})[run["side"]].append(run)
     cells = [
-        (title, env, *cells_of(sides[OURS]), *cells_of(sides[GYMNASIUM]))
+        (title, env, *(f"{own} / {peer}" for own, peer in zip(*map(cells_of, sides.values()), strict=True)))
         for (title, env), sides in rows.items()
         if all(sides.values())
     ]
-    names = [f"{side} {what}" for side in ("ours:", "Gymnasium:") for what in ("solved", "s", "steps", "us a step")]
+    names = ("solved", "seconds", "steps", "microseconds a step")
     texts = (
         "---\nhide: [toc]\n---",
         header("Trainers side by side", report),
