@@ -70,6 +70,10 @@ def make_as_gymnasium(environment: str, num_envs: int = 1, **settings: Any) -> V
 
 def find(id: str) -> Definition:
     """Return the environment registered as `id`."""
+    if isinstance(id, Definition):
+        raise InvalidConfig(
+            "id", f"expected a name, got the definition of {id.id}: call it, as in environment(num_envs)"
+        )
     environment = _environments.get(id) if isinstance(id, str) else None
     if environment is None:
         hint = nearest(id, _environments)

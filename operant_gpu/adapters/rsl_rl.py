@@ -9,10 +9,10 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from operant_gpu.adapters.common import Units, made, missing
+from operant_gpu.adapters.common import Actions, Units, made, missing
 from operant_gpu.backends.base import NO_LIMIT
 from operant_gpu.environment import Definition
-from operant_gpu.errors import InvalidConfig
+from operant_gpu.errors import InvalidConfig, mapping
 from operant_gpu.parameters import described
 from operant_gpu.vector import VecEnv as OwnVecEnv
 
@@ -78,11 +78,13 @@ class RslRlVecEnv(VecEnv):
         self.max_episode_length = self.env.max_episode_steps or NO_LIMIT
         self.cfg = _Settings(id=self.env.environment.id, num_envs=self.num_envs, **described(self.env.given))
         self._low, self._high = (torch.as_tensor(bound, device=self.device) for bound in (space.low, space.high))
-        self._units = Units(self.env.single_observation_space, self.device)
-        self._groups = dict(groups or {})
+        self._units, self._actions = Units(self.env.single_observation_space, self.device), Actions(self.env)
+        self._groups = mapping("groups", groups or {}, "functions")
         if "policy" in self._groups:
             raise InvalidConfig("groups", "'policy' is the environment's own observation: choose another name")
         self.env.reset(seed=seed)
+        for name, function in self._groups.items():
+            self._check_group(name, function)
 
     @property
     def episode_length_buf(self) -> Tensor:
@@ -111,11 +113,33 @@ class RslRlVecEnv(VecEnv):
 
         Returns:
             Observations as `get_observations` has them, rewards (num_envs,), live, whether episodes ended (num_envs,)
-            int64, and {"time_outs": those that did by time alone}.
+            int64, and {"time_outs": those that did by time alone}. If the environment has metrics, "log" has those of
+            episodes that ended, which rsl_rl averages; to find these waits for the device.
+
+        Raises:
+            ActionError: If the actions have another shape.
         """
-        _, reward, terminated, truncated, _ = self.env.step(actions.clamp(self._low, self._high))
-        done = (terminated | truncated).long()
-        return self.get_observations(), reward, done, {"time_outs": truncated & ~terminated}
+        clamped = self._actions.read(actions).clamp(self._low, self._high)
+        _, reward, terminated, truncated, info = self.env.step(clamped)
+        done = terminated | truncated
+        extras: dict[str, Any] = {"time_outs": truncated & ~terminated}
+        if "metrics" in info and len(rows := done.nonzero()[:, 0]):
+            extras["log"] = {name: metric[rows] for name, metric in info["metrics"].items()}
+        return self.get_observations(), reward, done.long(), extras
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.env})"
+
+    def _check_group(self, name: str, function: Any) -> None:
+        expected = f"{name!r} must be a function of the VecEnv that returns a tensor ({self.num_envs}, ...)"
+        try:
+            group = function(self.env)
+        except Exception as error:
+            advice = "a parameter that is to be a tensor has to be given as one"
+            raise InvalidConfig("groups", f"{expected}, it raised {type(error).__name__}: {error}; {advice}") from error
+        if not isinstance(group, Tensor) or group.ndim < 2 or len(group) != self.num_envs:
+            came = f"one of shape {tuple(group.shape)}" if isinstance(group, Tensor) else f"{type(group).__name__}"
+            raise InvalidConfig("groups", f"{expected}, got {came}")
 
     def close(self) -> None:
         """Take no further steps."""

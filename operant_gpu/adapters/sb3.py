@@ -28,7 +28,8 @@ class SB3VecEnv(VecEnv):
     Stable-Baselines3 knows NumPy alone. Each step therefore copies observations, rewards and flags to fresh arrays,
     4 + 2 bytes an environment beside the observation (from a GPU, in one wait), and of environments that have ended
     also what their `infos` say: "terminal_observation", "TimeLimit.truncated", and "episode" with the return "r", the
-    length "l", the time "t" and the environment's metrics, as `Monitor` has them. Other `infos` are empty.
+    length "l", the time "t" and the environment's metrics, as `Monitor` has them. A metric called `is_success` is also
+    where Stable-Baselines3 looks for the rate of success. Other `infos` are empty.
 
     `MaskablePPO` finds the masks of an environment that has them. Discrete spaces begin at 0.
 
@@ -94,11 +95,16 @@ class SB3VecEnv(VecEnv):
                     "TimeLimit.truncated": bool(truncated[index] and not terminated[index]),
                     "episode": {**summary, "t": now},
                 }
+                if "is_success" in summary:
+                    infos[index]["is_success"] = summary["is_success"]
         return obs, reward, done, infos
 
     def close(self) -> None:
         """Take no further steps."""
         self.env.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.env})"
 
     def get_images(self) -> Sequence[np.ndarray[Any, Any] | None]:
         """Return a picture of each environment."""

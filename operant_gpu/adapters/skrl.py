@@ -110,6 +110,9 @@ class SkrlEnv(Wrapper):
         """Take no further steps."""
         self.env.close()
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.env})"
+
     def _kept(self, obs: Tensor) -> Tensor:
         seen = self._obs_units.seen(obs)
         return seen.to(seen.dtype if self._is_one else torch.float32, copy=True).reshape(self.num_envs, -1)

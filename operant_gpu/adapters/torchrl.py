@@ -83,6 +83,9 @@ class TorchRLEnv(EnvBase):
     def _set_seed(self, seed: int | None) -> None:
         self._next_seed = seed
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.env})"
+
     def close(self, **kwargs: Any) -> None:
         """Take no further steps."""
         self.env.close()

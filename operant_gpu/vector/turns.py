@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Container, Mapping
 
@@ -48,13 +49,15 @@ class Turns:
         kept = [name for name, memory in before_last.items() if name not in given and uses(memory) > 1]
         if kept:
             self._has_told = True
-            warnings.warn(
-                f"something still uses {', '.join(_SPELLED.get(name, name) for name in kept)}, which step() returned "
-                "two steps ago. Without debug=True, that memory has been overwritten. Call .clone() on what you keep, "
-                "or make the environments with copy=True. (This is said once.)",
-                RuntimeWarning,
-                stacklevel=3,
+            names = ", ".join(_SPELLED.get(name, name) for name in kept)
+            message = (
+                f"something still uses {names}, which step() returned two steps ago. Without debug=True, that memory "
+                "has been overwritten. Call .clone() on what you keep, or make the environments with copy=True. "
+                "(This is said once.)"
             )
+            # Of each environment: Python's own filter would show the first one's alone.
+            caller = sys._getframe(2)
+            warnings.warn_explicit(message, RuntimeWarning, caller.f_code.co_filename, caller.f_lineno)
 
     # What is made in inference mode could not be written outside.
     @torch.inference_mode(False)

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import operant_gpu
-from operant_gpu import InvalidConfig
+from operant_gpu import ActionError, InvalidConfig
 
 pytest.importorskip("rsl_rl")
 
@@ -99,6 +99,41 @@ def test_groups_have_names_of_their_own_and_float32() -> None:
         RslRlVecEnv("Pendulum-v1", groups={"policy": lambda env: env.state.theta[:, None]})
     env = RslRlVecEnv("Pendulum-v1", 2, device="cpu", groups={"late": lambda env: env.episode_so_far[1][:, None] > 3})
     assert env.get_observations()["late"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("group", "came"),
+    [
+        (
+            lambda env: env.params.g[:, None],
+            "it raised TypeError: .*; a parameter that is to be a tensor has to be given",
+        ),
+        (lambda env: env.state.theta, r"got one of shape \(2,\)"),
+        (lambda env: env.state.theta[:1, None], r"got one of shape \(1, 1\)"),
+        (lambda env: None, "got NoneType"),
+        (torch.ones(2, 1), "it raised TypeError: 'Tensor' object is not callable"),
+    ],
+)
+def test_groups_are_looked_at_when_they_are_given(group: Any, came: str) -> None:
+    expected = r"groups: 'late' must be a function of the VecEnv that returns a tensor \(2, ...\), " + came
+    with pytest.raises(InvalidConfig, match=expected):
+        RslRlVecEnv("Pendulum-v1", 2, device="cpu", groups={"late": group})
+    with pytest.raises(InvalidConfig, match="groups: expected a dictionary of functions"):
+        RslRlVecEnv("Pendulum-v1", 2, device="cpu", groups=[group])
+
+
+def test_actions_of_another_shape_are_refused() -> None:
+    env = RslRlVecEnv(EVERY_MAKER["Drift-v0"](1, device="cpu").environment, 4, device="cpu")
+    for shape in ((4, 1), (4, 3), (4,)):
+        with pytest.raises(ActionError, match=r"actions must be of shape \(4, 2\), got"):
+            env.step(torch.ones(shape))
+
+
+def test_metrics_of_episodes_that_ended_are_logged() -> None:
+    env = RslRlVecEnv(counters.TallyBox, **counters.settings())
+    logs = [env.step(torch.full((3, 1), 0.5))[3].get("log") for _ in range(5)]
+    assert logs[:2] == [None, None]
+    assert (logs[2]["pushed"].tolist(), logs[4]["pushed"].tolist()) == ([1.5], [2.5, 2.5])
 
 
 def test_starts_can_be_staggered() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, NamedTuple
 
 import counters
 import gymnasium
@@ -14,6 +15,8 @@ from gymnasium.wrappers import TimeLimit
 
 import operant_gpu
 from operant_gpu import ActionError, InvalidConfig
+from operant_gpu.lang import jit
+from operant_gpu.metrics import Last
 
 sb3 = pytest.importorskip("stable_baselines3")
 
@@ -162,6 +165,22 @@ def test_metrics_stand_beside_the_return() -> None:
     env.step(np.ones(1, int))
     *_, infos = env.step(np.zeros(1, int))
     assert {**infos[0]["episode"], "t": 0.0} == {"r": 0.25 + 0.5 + 6 + 5, "l": 2, "t": 0.0, "pushed": 11.0}
+
+
+class Success(NamedTuple):
+    is_success: Last = 0.0
+
+
+@jit
+def ends_well(state, action, rng, params):
+    count = state.count + 1
+    return counters.TallyState(count), 1.0, count >= params.end, Success(is_success=1.0)
+
+
+def test_a_metric_called_is_success_is_the_rate_of_success() -> None:
+    definition = dataclasses.replace(counters.Tally, id="Well-v0", step=ends_well, metrics=Success)
+    model = sb3.PPO("MlpPolicy", SB3VecEnv(definition, 2, device="cpu"), n_steps=8, batch_size=16, device="cpu")
+    assert list(model.learn(16).ep_success_buffer) == [1.0] * 4
 
 
 def test_maskable_ppo_chooses_legal_actions() -> None:

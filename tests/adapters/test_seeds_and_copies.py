@@ -38,6 +38,12 @@ def test_a_seed_is_that_of_the_first_reset(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", FIRST)
+def test_adapters_print_as_their_environments(module: str) -> None:
+    env = made(module)
+    assert repr(env) == f"{ADAPTERS[module].name}({env.env!r})"
+
+
+@pytest.mark.parametrize("module", FIRST)
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))], ids=["copy", "pickle"])
 def test_copies_have_environments_of_their_own(module: str, copied: Any) -> None:
     env = made(module, seed=5)

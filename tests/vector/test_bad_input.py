@@ -410,3 +410,8 @@ def test_rendering_environments_that_are_not_there_is_refused(indices: list[int]
     env.reset(seed=1)
     with refused(InvalidConfig, env, f"out of range: there are {N}"):
         env.render(indices)
+
+
+def test_a_definition_in_place_of_a_name_is_told_how_it_is_made() -> None:
+    with pytest.raises(InvalidConfig, match=r"^id: expected a name, got the definition of CartPole-v1: call it, as in"):
+        operant_gpu.make(CartPole, 4)

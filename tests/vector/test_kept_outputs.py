@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
+import subprocess
+import sys
 import warnings
 from collections import deque
 from collections.abc import Callable
@@ -56,6 +58,18 @@ def test_what_is_kept_is_said_once_and_where(way: str, place: Callable[[], Any])
     assert [(one.category, one.filename) for one in said] == [(RuntimeWarning, __file__)]
     assert str(said[0].message).startswith("something still uses obs, which step() returned two steps ago")
     assert "Call .clone() on what you keep, or make the environments with copy=True" in str(said[0].message)
+
+
+def test_each_environment_says_it_under_pythons_own_filter() -> None:
+    program = f"""
+import torch, operant_gpu
+for _ in range(2):
+    env = operant_gpu.make("CartPole-v1", {N}, device="cpu", backend="numpy", debug=True)
+    env.reset(seed=0)
+    kept = [env.step(torch.ones({N}, dtype=torch.int64)) for _ in range(8)]
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stderr
+    assert said.count("RuntimeWarning: something still uses obs, ") == 2
 
 
 def test_arrays_of_numpy_are_noticed_too() -> None:
