@@ -14,7 +14,7 @@ from torch import Tensor
 from operant_gpu import registry
 from operant_gpu.adapters import ADAPTERS
 from operant_gpu.environment import Definition
-from operant_gpu.errors import ActionError, BackendError, InvalidConfig, one_of
+from operant_gpu.errors import ActionError, BackendError, InvalidConfig, one_of, whole
 from operant_gpu.spaces import action_layout
 from operant_gpu.vector import VecEnv
 
@@ -59,6 +59,15 @@ def made(environment: Any, num_envs: int, settings: dict[str, Any], modes: Seque
     mode = mode.name if isinstance(mode, AutoresetMode) else mode
     mode = one_of("autoreset_mode", mode, modes, f", as {trainer} needs it")
     return definition_of(environment)(num_envs, **{**settings, "autoreset_mode": mode})
+
+
+def seed_of(seed: Any) -> int | None:
+    """Return the seed of an adapter's first reset, or None for one of the operating system's.
+
+    Raises:
+        InvalidConfig: If it is neither.
+    """
+    return None if seed is None else whole("seed", seed, 0)
 
 
 class Units:

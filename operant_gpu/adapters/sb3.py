@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from operant_gpu.adapters.common import Actions, Units, made, missing
+from operant_gpu.adapters.common import Actions, Units, made, missing, seed_of
 from operant_gpu.environment import Definition
-from operant_gpu.errors import InvalidConfig
+from operant_gpu.errors import ActionError, InvalidConfig
+from operant_gpu.tensors import as_tensor
 
 try:
     from stable_baselines3.common.monitor import Monitor
@@ -54,8 +55,8 @@ class SB3VecEnv(VecEnv):
         self._action_units = Actions(self.env)
         self._began = time.monotonic()
         super().__init__(self.env.num_envs, self._obs_units.space, self._action_units.space)
-        if seed is not None:
-            self.seed(seed)
+        if (first := seed_of(seed)) is not None:
+            self.seed(first)
 
     def reset(self) -> np.ndarray[Any, Any]:
         """Begin new episodes everywhere, with the options of `set_options`, and return observations."""
@@ -70,8 +71,11 @@ class SB3VecEnv(VecEnv):
 
     def step_async(self, actions: np.ndarray[Any, Any]) -> None:
         """Take the actions of the next `step_wait`."""
-        given = torch.from_numpy(np.ascontiguousarray(actions)).to(self.env.device)
-        self._actions = self._action_units.read(given)
+        try:
+            given = as_tensor(actions)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ActionError(f"expected an array of actions, got {actions!r}: {error}") from error
+        self._actions = self._action_units.read(given.to(self.env.device))
 
     def step_wait(
         self,

@@ -8,7 +8,7 @@ import torch
 from gymnasium import Space, spaces
 from torch import Tensor
 
-from operant_gpu.adapters.common import Actions, Units, made, missing
+from operant_gpu.adapters.common import Actions, Units, made, missing, seed_of
 from operant_gpu.environment import Definition
 
 try:
@@ -57,7 +57,7 @@ class SkrlEnv(Wrapper):
         # skrl knows neither MultiBinary nor networks of integers.
         self._is_one = isinstance(space, spaces.Discrete)
         self._obs_space = spaces.Box(0, 1, space.shape) if isinstance(space, spaces.MultiBinary) else space
-        self._seed = seed
+        self._seed = seed_of(seed)
         self._obs: Tensor | None = None
         self._info: dict[str, Any] = {}
 
