@@ -9,7 +9,7 @@ import torch
 from gymnasium import Space, spaces
 from torch import Tensor
 
-from operant_gpu.adapters.common import Actions, Units, made, missing
+from operant_gpu.adapters.common import Actions, Units, made, missing, seed_of
 from operant_gpu.environment import Definition
 from operant_gpu.tensors import torch_dtype
 
@@ -51,7 +51,7 @@ class TorchRLEnv(EnvBase):
         batch = torch.Size([env.num_envs])
         super().__init__(device=env.device, batch_size=batch)
         self.env = env
-        self._next_seed = seed
+        self._next_seed = seed_of(seed)
         self._has_begun = False
         self._obs_units, self._action_units = Units(env.single_observation_space, env.device), Actions(env)
         observed = {"observation": _spec(self._obs_units.space, env.device, batch)}

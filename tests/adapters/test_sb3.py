@@ -211,6 +211,8 @@ def test_what_belongs_to_no_single_environment_is_refused() -> None:
     assert env.env_is_wrapped(TimeLimit) == [False, False]
     with pytest.raises(ActionError, match=r"actions must be of shape \(2,\) or \(2, 1\), got \(3,\): one row per env"):
         env.step(np.zeros(3, int))
+    with pytest.raises(ActionError, match="expected an array of actions, got None"):
+        env.step(None)
 
 
 def test_pictures_tile() -> None:

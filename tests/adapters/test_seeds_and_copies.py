@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import operant_gpu
+from operant_gpu import InvalidConfig
 from operant_gpu.adapters import ADAPTERS
 
 pytestmark = pytest.mark.adapters
@@ -35,6 +36,13 @@ def test_a_seed_is_that_of_the_first_reset(module: str) -> None:
     expected, _ = operant_gpu.make("Pendulum-v1", 4, device="cpu").reset(seed=5)
     assert FIRST[module](made(module, seed=5)).equal(expected)
     assert not FIRST[module](made(module, seed=6)).equal(expected)
+
+
+@pytest.mark.parametrize("module", FIRST)
+@pytest.mark.parametrize("seed", [-1, "x", 0.5, True])
+def test_seeds_that_are_none_are_refused_at_once(module: str, seed: Any) -> None:
+    with pytest.raises(InvalidConfig, match="^seed: expected an integer"):
+        made(module, seed=seed)
 
 
 @pytest.mark.parametrize("module", FIRST)
