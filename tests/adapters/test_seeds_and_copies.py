@@ -41,7 +41,7 @@ def test_a_seed_is_that_of_the_first_reset(module: str) -> None:
 @pytest.mark.parametrize("module", FIRST)
 @pytest.mark.parametrize("seed", [-1, "x", 0.5, True])
 def test_seeds_that_are_none_are_refused_at_once(module: str, seed: Any) -> None:
-    with pytest.raises(InvalidConfig, match="^seed: expected an integer"):
+    with pytest.raises(InvalidConfig, match=r"^seed: expected an integer"):
         made(module, seed=seed)
 
 
