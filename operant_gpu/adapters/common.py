@@ -61,6 +61,23 @@ def made(environment: Any, num_envs: int, settings: dict[str, Any], modes: Seque
     return definition_of(environment)(num_envs, **{**settings, "autoreset_mode": mode})
 
 
+class Adapted:
+    """What all that stand around a `VecEnv` have in common; a trainer's own class comes after it.
+
+    Attributes:
+        env: The `operant_gpu.VecEnv`.
+    """
+
+    env: VecEnv
+
+    def close(self) -> None:
+        """Take no further steps."""
+        self.env.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.env})"
+
+
 def seed_of(seed: Any) -> int | None:
     """Return the seed of an adapter's first reset, or None for one of the operating system's.
 

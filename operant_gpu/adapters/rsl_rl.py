@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from operant_gpu.adapters.common import Actions, Units, made, missing
+from operant_gpu.adapters.common import Actions, Adapted, Units, made, missing
 from operant_gpu.backends.base import NO_LIMIT
 from operant_gpu.environment import Definition
 from operant_gpu.errors import InvalidConfig, mapping
@@ -30,7 +30,7 @@ class _Settings(dict[str, Any]):
         return dict(self)
 
 
-class RslRlVecEnv(VecEnv):
+class RslRlVecEnv(Adapted, VecEnv):
     """A `rsl_rl.env.VecEnv`, whose tensors stay where they are. Its policies choose from a Box.
 
     rsl_rl keeps observations across a step. Each step therefore copies them, as float32 (those of Discrete one-hot),
@@ -127,9 +127,6 @@ class RslRlVecEnv(VecEnv):
             extras["log"] = {name: metric[rows] for name, metric in info["metrics"].items()}
         return self.get_observations(), reward, done.long(), extras
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.env})"
-
     def _check_group(self, name: str, function: Any) -> None:
         expected = f"{name!r} must be a function of the VecEnv that returns a tensor ({self.num_envs}, ...)"
         try:
@@ -140,7 +137,3 @@ class RslRlVecEnv(VecEnv):
         if not isinstance(group, Tensor) or group.ndim < 2 or len(group) != self.num_envs:
             came = f"one of shape {tuple(group.shape)}" if isinstance(group, Tensor) else f"{type(group).__name__}"
             raise InvalidConfig("groups", f"{expected}, got {came}")
-
-    def close(self) -> None:
-        """Take no further steps."""
-        self.env.close()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from operant_gpu.adapters.common import Actions, Units, made, missing, seed_of
+from operant_gpu.adapters.common import Actions, Adapted, Units, made, missing, seed_of
 from operant_gpu.environment import Definition
 from operant_gpu.errors import ActionError, InvalidConfig
 from operant_gpu.tensors import as_tensor
@@ -23,7 +23,7 @@ except ImportError as error:
     raise missing(__name__, error) from error
 
 
-class SB3VecEnv(VecEnv):
+class SB3VecEnv(Adapted, VecEnv):
     """A `stable_baselines3.common.vec_env.VecEnv`.
 
     Stable-Baselines3 knows NumPy alone. Each step therefore copies observations, rewards and flags to fresh arrays,
@@ -102,13 +102,6 @@ class SB3VecEnv(VecEnv):
                 if "is_success" in summary:
                     infos[index]["is_success"] = summary["is_success"]
         return obs, reward, done, infos
-
-    def close(self) -> None:
-        """Take no further steps."""
-        self.env.close()
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.env})"
 
     def get_images(self) -> Sequence[np.ndarray[Any, Any] | None]:
         """Return a picture of each environment."""

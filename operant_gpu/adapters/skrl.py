@@ -8,7 +8,7 @@ import torch
 from gymnasium import Space, spaces
 from torch import Tensor
 
-from operant_gpu.adapters.common import Actions, Units, made, missing, seed_of
+from operant_gpu.adapters.common import Actions, Adapted, Units, made, missing, seed_of
 from operant_gpu.environment import Definition
 
 try:
@@ -18,7 +18,7 @@ except ImportError as error:
     raise missing(__name__, error) from error
 
 
-class SkrlEnv(Wrapper):
+class SkrlEnv(Adapted, Wrapper):
     """A `skrl.envs.wrappers.torch.Wrapper`, whose tensors stay where they are.
 
     skrl keeps observations across a step. Each step therefore copies them, as float32, and computes a flag, 1 byte an
@@ -105,13 +105,6 @@ class SkrlEnv(Wrapper):
     def render(self, *args: Any, **kwargs: Any) -> Any:
         """Return a picture of each environment, or None without a render mode."""
         return self.env.render()
-
-    def close(self) -> None:
-        """Take no further steps."""
-        self.env.close()
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.env})"
 
     def _kept(self, obs: Tensor) -> Tensor:
         seen = self._obs_units.seen(obs)

@@ -9,7 +9,7 @@ import torch
 from gymnasium import Space, spaces
 from torch import Tensor
 
-from operant_gpu.adapters.common import Actions, Units, made, missing, seed_of
+from operant_gpu.adapters.common import Actions, Adapted, Units, made, missing, seed_of
 from operant_gpu.environment import Definition
 from operant_gpu.tensors import torch_dtype
 
@@ -21,7 +21,7 @@ except ImportError as error:
     raise missing(__name__, error) from error
 
 
-class TorchRLEnv(EnvBase):
+class TorchRLEnv(Adapted, EnvBase):
     """A `torchrl.envs.EnvBase`, whose tensors stay where they are.
 
     TorchRL keeps what a step returned. Each step therefore copies the observation, the action mask if there is one, and
@@ -83,13 +83,10 @@ class TorchRLEnv(EnvBase):
     def _set_seed(self, seed: int | None) -> None:
         self._next_seed = seed
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.env})"
-
     def close(self, **kwargs: Any) -> None:
         """Take no further steps."""
-        self.env.close()
-        super().close(**kwargs)
+        Adapted.close(self)
+        EnvBase.close(self, **kwargs)
 
     def _data(self, obs: Tensor, **others: Tensor) -> Any:
         """Return what TorchRL keeps of a step or a reset."""

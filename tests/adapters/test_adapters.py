@@ -9,12 +9,11 @@ from importlib.metadata import version
 
 import pytest
 from here import ROOT
+from trainers import TRAINERS
 
 import operant_gpu.adapters
 from operant_gpu import BackendError
 from operant_gpu.adapters import ADAPTERS
-
-TRAINERS = {"sb3": "stable_baselines3", "skrl": "skrl", "torchrl": "torchrl", "rsl_rl": "rsl_rl"}
 
 
 @pytest.mark.quick

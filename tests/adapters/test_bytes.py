@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from here import ROOT
+from trainers import adapter
 
 from operant_gpu import VecEnv
 from operant_gpu.adapters import ADAPTERS
@@ -21,9 +22,7 @@ CARTPOLE, PENDULUM = 16, 12
 
 
 def sb3(actions: torch.Tensor) -> tuple[VecEnv, list[Any]]:
-    from operant_gpu.adapters.sb3 import SB3VecEnv
-
-    env = SB3VecEnv("CartPole-v1", N, device="cpu")
+    env = adapter("sb3")("CartPole-v1", N, device="cpu")
     env.reset()
     obs, reward, done, _ = env.step(actions.numpy())
     # Two flags are copied, of which one is made.
@@ -31,41 +30,34 @@ def sb3(actions: torch.Tensor) -> tuple[VecEnv, list[Any]]:
 
 
 def skrl(actions: torch.Tensor) -> tuple[VecEnv, list[Any]]:
-    from operant_gpu.adapters.skrl import SkrlEnv
-
-    env = SkrlEnv("CartPole-v1", N, device="cpu")
+    env = adapter("skrl")("CartPole-v1", N, device="cpu")
     env.reset()
     return env.env, list(env.step(actions)[:4])
 
 
 def torchrl(actions: torch.Tensor) -> tuple[VecEnv, list[Any]]:
-    from operant_gpu.adapters.torchrl import TorchRLEnv
-
-    env = TorchRLEnv("CartPole-v1", N, device="cpu")
+    env = adapter("torchrl")("CartPole-v1", N, device="cpu")
     following = env.step(env.reset().set("action", actions))["next"]
     return env.env, list(following.values())
 
 
 def rsl_rl(actions: torch.Tensor) -> tuple[VecEnv, list[Any]]:
-    from operant_gpu.adapters.rsl_rl import RslRlVecEnv
-
-    env = RslRlVecEnv("Pendulum-v1", N, device="cpu")
+    env = adapter("rsl_rl")("Pendulum-v1", N, device="cpu")
     obs, reward, done, extras = env.step(actions[:, None].float())
     return env.env, [*obs.values(), reward, done, *extras.values()]
 
 
 @pytest.mark.parametrize(
-    ("adapter", "observation"),
+    ("step", "observation"),
     [(sb3, CARTPOLE), (skrl, CARTPOLE), (torchrl, CARTPOLE), (rsl_rl, PENDULUM)],
     ids=["sb3", "skrl", "torchrl", "rsl_rl"],
 )
-def test_a_step_copies_what_the_page_says(adapter: Callable[..., Any], observation: int) -> None:
-    pytest.importorskip({"sb3": "stable_baselines3"}.get(adapter.__name__, adapter.__name__))
-    env, returned = adapter(torch.ones(N, dtype=torch.int64))
+def test_a_step_copies_what_the_page_says(step: Callable[..., Any], observation: int) -> None:
+    env, returned = step(torch.ones(N, dtype=torch.int64))
     obs, reward, terminated, truncated, _ = env.step(np.ones(env.action_space.shape, env.action_space.dtype))
     live = {tensor.untyped_storage().data_ptr() for tensor in (obs, reward, terminated, truncated)}
     tensors = [torch.as_tensor(one) for one in returned]
     copied = sum(tensor.nbytes for tensor in tensors if tensor.untyped_storage().data_ptr() not in live)
-    name = ADAPTERS[adapter.__name__].name
+    name = ADAPTERS[step.__name__].name
     [row] = re.findall(rf"{name}.* \| observation[^+|]*\+ (\d+)[^|]*\|", (ROOT / "docs" / "migration.md").read_text())
     assert copied == N * (observation + int(row))

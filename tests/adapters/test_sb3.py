@@ -31,16 +31,14 @@ from operant_gpu.adapters.single import SingleEnv  # noqa: E402
 
 pytestmark = [pytest.mark.adapters, pytest.mark.filterwarnings("ignore::UserWarning")]
 
-NAMES = {"Tally-v0": counters.Tally, "TallyBox-v0": counters.TallyBox}
-
 
 def both(name: str) -> tuple[SB3VecEnv, DummyVecEnv]:
     """Return the counters by the adapter, and Gymnasium's as Stable-Baselines3 wraps them."""
     makers = [lambda make=make: Monitor(make()) for make in counters.peers(name)]
-    return SB3VecEnv(NAMES[name], **counters.settings()), DummyVecEnv(makers)
+    return SB3VecEnv(counters.NAMES[name], **counters.settings()), DummyVecEnv(makers)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", counters.NAMES)
 def test_steps_are_those_of_gymnasiums_environments(name: str) -> None:
     own, peer = both(name)
     assert own.action_space == peer.action_space
@@ -76,7 +74,7 @@ def collected(name: str, env: Any) -> Any:
     return model
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", counters.NAMES)
 def test_returns_and_bootstraps_are_those_of_gymnasiums_environments(name: str) -> None:
     model, other = (collected(name, env) for env in both(name))
     own, peer = model.rollout_buffer, other.rollout_buffer
@@ -92,7 +90,7 @@ def test_returns_and_bootstraps_are_those_of_gymnasiums_environments(name: str) 
 @pytest.mark.parametrize("algorithm", ["DQN", "SAC"])
 def test_what_a_replay_buffer_stores_is_right(algorithm: str) -> None:
     name = "Tally-v0" if algorithm == "DQN" else "TallyBox-v0"
-    env = SB3VecEnv(NAMES[name], **counters.settings())
+    env = SB3VecEnv(counters.NAMES[name], **counters.settings())
     model = getattr(sb3, algorithm)("MlpPolicy", env, learning_starts=1000, seed=0, device="cpu", buffer_size=600)
     model.learn(90)
     buffer = model.replay_buffer
@@ -233,4 +231,6 @@ def test_a_model_acts_in_an_environment_of_gymnasiums() -> None:
     peer = DummyVecEnv([lambda: Monitor(SingleEnv("CartPole-v1", backend="numpy"))])
     model.set_env(SB3VecEnv("CartPole-v1", 2, device="cpu", gravity=torch.tensor(5.0)))
     actions, _ = model.predict(peer.reset())
-    peer.step(actions)
+    obs, reward, *_ = peer.step(actions)
+    assert obs.shape == (1, 4)
+    assert reward.tolist() == [1.0]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import pickle
 from typing import Any
 
 import pytest
 import torch
+from trainers import adapter
 
 import operant_gpu
 from operant_gpu import InvalidConfig
@@ -26,9 +26,7 @@ FIRST = {
 
 
 def made(module: str, **settings: Any) -> Any:
-    pytest.importorskip({"sb3": "stable_baselines3"}.get(module, module))
-    adapter = getattr(importlib.import_module(f"operant_gpu.adapters.{module}"), ADAPTERS[module].name)
-    return adapter("Pendulum-v1", 4, device="cpu", **settings)
+    return adapter(module)("Pendulum-v1", 4, device="cpu", **settings)
 
 
 @pytest.mark.parametrize("module", FIRST)

@@ -32,7 +32,6 @@ from operant_gpu.adapters.skrl import SkrlEnv
 # skrl's own wrapper makes tensors of tensors.
 pytestmark = [pytest.mark.adapters, pytest.mark.filterwarnings("ignore:To copy construct from a tensor:UserWarning")]
 
-NAMES = {"Tally-v0": counters.Tally, "TallyBox-v0": counters.TallyBox}
 STEPS = 16
 
 
@@ -106,9 +105,9 @@ def stored(agent: Any) -> dict[str, torch.Tensor]:
     return {name: agent.memory.get_tensor_by_name(name) for name in names}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", counters.NAMES)
 def test_returns_and_bootstraps_are_those_of_gymnasiums_environments(name: str, tmp_path: Path) -> None:
-    own = stored(trained(SkrlEnv(NAMES[name], **counters.settings()), tmp_path))
+    own = stored(trained(SkrlEnv(counters.NAMES[name], **counters.settings()), tmp_path))
     peer = stored(
         trained(wrap_env(SyncVectorEnv(counters.peers(name), autoreset_mode=AutoresetMode.NEXT_STEP)), tmp_path)
     )

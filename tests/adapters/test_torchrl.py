@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import counters
@@ -27,24 +26,17 @@ from operant_gpu.adapters.torchrl import TorchRLEnv
 
 pytestmark = pytest.mark.adapters
 
-NAMES = {"Tally-v0": counters.Tally, "TallyBox-v0": counters.TallyBox}
 STEPS = 30
-
-
-def scripted(name: str) -> Callable[[Any], Any]:
-    """Return a policy that takes the same actions in any environment."""
-    actions = iter(counters.choices(name, STEPS))
-    return lambda tensordict: tensordict.set("action", torch.from_numpy(next(actions)))
 
 
 def both(name: str) -> tuple[Any, Any]:
     peer = SyncVectorEnv(counters.peers(name), autoreset_mode=AutoresetMode.DISABLED)
-    return TorchRLEnv(NAMES[name], **counters.settings()), GymWrapper(peer, categorical_action_encoding=True)
+    return TorchRLEnv(counters.NAMES[name], **counters.settings()), GymWrapper(peer, categorical_action_encoding=True)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", counters.NAMES)
 def test_rollouts_and_advantages_are_those_of_gymnasiums_environments(name: str) -> None:
-    own, peer = (env.rollout(STEPS, scripted(name), break_when_any_done=False) for env in both(name))
+    own, peer = (env.rollout(STEPS, counters.scripted(name, STEPS), break_when_any_done=False) for env in both(name))
     torch.manual_seed(0)
     value = TensorDictModule(nn.Linear(2, 1), in_keys=["observation"], out_keys=["state_value"])
     estimate = GAE(gamma=0.9, lmbda=0.8, value_network=value)

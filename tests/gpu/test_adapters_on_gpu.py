@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
 from typing import Any
 
 import counters
 import numpy as np
 import pytest
 import torch
+from trainers import adapter
 
 pytestmark = pytest.mark.gpu
 
 STEPS = 12
 
 
-def made(module: str, name: str, definition: Any, device: str) -> Any:
-    pytest.importorskip({"sb3": "stable_baselines3"}.get(module, module))
-    adapter = getattr(importlib.import_module(f"operant_gpu.adapters.{module}"), name)
-    ends = {"num_envs": len(counters.ENDS), "end": torch.tensor(counters.ENDS)}
-    return adapter(definition, **ends, device=device)
+def made(module: str, definition: Any, device: str) -> Any:
+    return adapter(module)(definition, **{**counters.settings(), "device": device})
 
 
 def test_stable_baselines_gets_the_same_arrays() -> None:
-    gpu, cpu = (made("sb3", "SB3VecEnv", counters.Tally, device) for device in ("cuda", "cpu"))
+    gpu, cpu = (made("sb3", counters.Tally, device) for device in ("cuda", "cpu"))
     np.testing.assert_array_equal(gpu.reset(), cpu.reset())
     for actions in counters.choices("Tally-v0", STEPS):
         (*found, infos), (*expected, expected_infos) = gpu.step(actions), cpu.step(actions)
@@ -38,28 +34,24 @@ def test_stable_baselines_gets_the_same_arrays() -> None:
 
 
 def test_skrl_gets_the_same_tensors() -> None:
-    gpu, cpu = (made("skrl", "SkrlEnv", counters.Tally, device) for device in ("cuda", "cpu"))
+    gpu, cpu = (made("skrl", counters.Tally, device) for device in ("cuda", "cpu"))
     assert gpu.reset()[0].cpu().equal(cpu.reset()[0])
     for actions in map(torch.from_numpy, counters.choices("Tally-v0", STEPS)):
         found, expected = gpu.step(actions[:, None].to("cuda")), cpu.step(actions[:, None])
         assert all(one.cpu().equal(other) for one, other in zip(found[:4], expected[:4], strict=True))
 
 
-def scripted() -> Callable[[Any], Any]:
-    """Return a policy that takes the same actions anywhere."""
-    actions = iter(counters.choices("Tally-v0", STEPS))
-    return lambda tensordict: tensordict.set("action", torch.from_numpy(next(actions)).to(tensordict.device))
-
-
 def test_torchrl_gets_the_same_tensors() -> None:
-    gpu, cpu = (made("torchrl", "TorchRLEnv", counters.Tally, device) for device in ("cuda", "cpu"))
-    found, expected = (env.rollout(STEPS, scripted(), break_when_any_done=False) for env in (gpu, cpu))
+    gpu, cpu = (made("torchrl", counters.Tally, device) for device in ("cuda", "cpu"))
+    found, expected = (
+        env.rollout(STEPS, counters.scripted("Tally-v0", STEPS), break_when_any_done=False) for env in (gpu, cpu)
+    )
     for key in expected.keys(include_nested=True, leaves_only=True):
         assert found[key].cpu().equal(expected[key]), key
 
 
 def test_rsl_rl_gets_the_same_tensors() -> None:
-    gpu, cpu = (made("rsl_rl", "RslRlVecEnv", counters.TallyBox, device) for device in ("cuda", "cpu"))
+    gpu, cpu = (made("rsl_rl", counters.TallyBox, device) for device in ("cuda", "cpu"))
     for actions in map(torch.from_numpy, counters.choices("TallyBox-v0", STEPS)):
         (obs, *found, extras), (other, *expected, other_extras) = gpu.step(actions.to("cuda")), cpu.step(actions)
         assert obs["policy"].cpu().equal(other["policy"])

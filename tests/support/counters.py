@@ -74,6 +74,9 @@ Tally, TallyBox = (
 )
 
 
+NAMES = {"Tally-v0": Tally, "TallyBox-v0": TallyBox}
+
+
 class TallyEnv(gymnasium.Env[Any, Any]):
     """The same in Gymnasium. Actions of Discrete are counted from 0: some trainers know no other."""
 
@@ -112,3 +115,9 @@ def choices(name: str, steps: int, seed: int = 0) -> np.ndarray:
     """Return actions of each step, (steps, 3) whole numbers from 0, or (steps, 3, 1) numbers of a Box."""
     rng, shape = np.random.default_rng(seed), (steps, len(ENDS))
     return rng.integers(0, 2, shape) if name == "Tally-v0" else rng.uniform(-1, 1, (*shape, 1)).astype(np.float32)
+
+
+def scripted(name: str, steps: int) -> Callable[[Any], Any]:
+    """Return a policy of TorchRL's that takes these actions in any environment."""
+    actions = iter(choices(name, steps))
+    return lambda tensordict: tensordict.set("action", torch.from_numpy(next(actions)).to(tensordict.device))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from contract_envs import assert_same_tensors, everything, make_cpu, random_actions
+from foreign import Exported
 from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import vector as wrappers
 
@@ -221,19 +222,6 @@ def test_outputs_are_read_in_place_through_dlpack(output: str, library: Any, bac
         for name, view in views.items():
             assert torch.from_dlpack(view).equal(torch.from_dlpack(expected[name])), name
     assert expected["truncated"].all()
-
-
-class Exported:
-    """An array of some other library: all that is known of it is how to export it."""
-
-    def __init__(self, array: Any) -> None:
-        self._array = array
-
-    def __dlpack__(self, **options: Any) -> Any:
-        return self._array.__dlpack__(**options)
-
-    def __dlpack_device__(self) -> Any:
-        return self._array.__dlpack_device__()
 
 
 TORQUES = np.linspace(-2, 2, N, dtype=np.float32)[:, None]

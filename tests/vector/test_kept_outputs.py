@@ -23,6 +23,7 @@ from operant_gpu.models import PPO, PPOConfig, evaluate
 from operant_gpu.vector.turns import Turns
 
 N = 4
+MAKERS = {**EVERY_MAKER, "Tally-v0": Tally}
 
 
 def steps(keep: Callable[[Any], Any], **settings: Any) -> list[warnings.WarningMessage]:
@@ -101,8 +102,7 @@ def test_masks_and_metrics_are_named() -> None:
         ("Game2048-v0", lambda info: info["action_mask"], 'info["action_mask"]'),
         ("Tally-v0", lambda info: info["metrics"]["pushed"], 'info["metrics"]["pushed"]'),
     ):
-        make = {**EVERY_MAKER, "Tally-v0": Tally}[name]
-        env = make(N, device="cpu", debug=True)
+        env = MAKERS[name](N, device="cpu", debug=True)
         env.reset(seed=0)
         with pytest.warns(RuntimeWarning, match=f"^something still uses {re.escape(word)},"):
             kept = [keep(env.step(random_actions(env, np.random.default_rng(0)))[4]) for _ in range(4)]
@@ -176,8 +176,7 @@ def test_without_debug_the_memory_is_the_same_and_nothing_is_said() -> None:
     "name", ["CartPole-v1", "Drift-v0", "Game2048-v0", "Tally-v0", "Stairs-v0", "MinAtar-Breakout-v1"]
 )
 def test_outputs_are_those_without_debug(name: str, mode: Any) -> None:
-    make = {**EVERY_MAKER, "Tally-v0": Tally}[name]
-    env, plain = (make(N, device="cpu", autoreset_mode=mode, debug=debug) for debug in (True, False))
+    env, plain = (MAKERS[name](N, device="cpu", autoreset_mode=mode, debug=debug) for debug in (True, False))
     rng = np.random.default_rng(0)
     compared(env.reset(seed=0), plain.reset(seed=0))
     for _ in range(4):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from contract_envs import assert_same_tensors, everything, random_actions
+from foreign import Exported
 from gymnasium import spaces
 from here import BACKENDS, HAS_TRITON
 from varied_envs import CARTPOLE, TILES, Tiles, given, varied
@@ -107,13 +108,6 @@ def test_nothing_that_was_given_is_written_or_read_again() -> None:
     assert other.params.gravity.tolist() == [9.0] * N
     assert one.params.length.tolist() == [0.5] * N
     assert tensor.tolist() == [1.0] * N
-
-
-class Exported:
-    """An array of some other library: all that is known of it is how to export it."""
-
-    def __init__(self, array: Any) -> None:
-        self.__dlpack__, self.__dlpack_device__ = array.__dlpack__, array.__dlpack_device__
 
 
 def test_dtypes_that_hold_the_numbers_are_taken() -> None:
