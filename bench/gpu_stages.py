@@ -54,7 +54,7 @@ def launch_costs(report: Reporter, sizes: Sizes) -> None:
     import torch
 
     from operant_gpu.cli.timing import Contender, race
-    from operant_gpu.models.ppo.graphs import captured
+    from operant_gpu.vector.graphs import captured
 
     number = sizes.launches
     with report.item("launch of an empty kernel") as entry:

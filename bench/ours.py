@@ -15,7 +15,7 @@ from operant_gpu import CudaEnvironment, VecEnv
 from operant_gpu.backends.lowering.trial import try_out
 from operant_gpu.cli.timing import Contender, waiter
 from operant_gpu.models import MLPPolicy, PPOConfig
-from operant_gpu.models.ppo.graphs import captured
+from operant_gpu.vector.graphs import captured
 
 # Batches of actions that single steps cycle through.
 ACTION_BATCHES = 16

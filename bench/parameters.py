@@ -21,8 +21,8 @@ from page import table
 
 from operant_gpu.cli.timing import Contender, race, waiter
 from operant_gpu.envs import CartPole
-from operant_gpu.models.ppo.graphs import captured
 from operant_gpu.randomization import Uniform
+from operant_gpu.vector.graphs import captured
 
 # Those that no space and no `if` reads.
 NAMES = ("gravity", "length", "masspole", "force_mag", "masscart", "tau")

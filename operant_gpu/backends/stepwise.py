@@ -52,6 +52,7 @@ class StepwiseRollout:
         # For what is not stored: the environment's own outputs stay those of its last single step.
         self._spare: dict[str, Tensor] = {}
 
+    @torch.no_grad()
     def run(self, num_steps: int, policy: Tensor | MLP | None, trajectory: Trajectory, outputs: Outputs) -> None:
         """Do as `Backend.rollout`."""
         late_steps = self._batch.columns.late_steps.clone()

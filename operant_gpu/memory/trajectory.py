@@ -84,6 +84,7 @@ class Storage:
         kinds |= dict.fromkeys(_ACTIONS, _Kind(actions.shape, integers if actions.is_discrete else real))
         kinds["action_mask"] = _Kind((mask_size,), flag, stores_rows)
         self._kinds = kinds if mask_size else {name: kind for name, kind in kinds.items() if name != "action_mask"}
+        self._written = tuple(name for name in Outputs._fields if name in self._kinds)
 
     def allocate(self, name: str, *steps: int) -> Tensor:
         """Return fresh memory (*steps, num_envs, ...) for an output."""
@@ -94,9 +95,7 @@ class Storage:
 
     def outputs(self, separate_final_obs: bool) -> Outputs:
         """Return what a step writes, in memory of its own."""
-        names = [name for name in Outputs._fields if name in self._kinds]
-        if not separate_final_obs:
-            names.remove("final_obs")
+        names = [name for name in self._written if separate_final_obs or name != "final_obs"]
         own = {name: self._flat(name, self.allocate(name).zero_()) for name in names}
         return Outputs(**{"final_obs": own["obs"], **own})
 
@@ -107,17 +106,19 @@ class Storage:
             InvalidConfig: If a name is unknown or a tensor does not fit.
         """
         shares_final_obs = outputs.final_obs is outputs.obs
-        own = {name: tensor for name, tensor in outputs._asdict().items() if tensor is not None}
+        flat = {}
         for name, given in mapping("out", out, "tensors").items():
-            _check_known(name, own)
+            _check_known(name, self._written)
             if name == "final_obs" and shares_final_obs:
                 raise InvalidConfig("out", "final_obs is obs itself in this auto-reset mode: leave it out")
             self._check(name, given)
-        written = own | {name: self._flat(name, given) for name, given in out.items()}
-        if shares_final_obs:
-            del written["final_obs"]
-        _check_apart(written)
-        return Outputs(**{"final_obs": written["obs"], **written})
+            flat[name] = self._flat(name, given)
+        if shares_final_obs and "obs" in out:
+            flat["final_obs"] = flat["obs"]
+        written = outputs._replace(**flat)
+        obs, final_obs, *others = written
+        _check_apart(Outputs._fields, (obs, None if shares_final_obs else final_obs, *others))
+        return written
 
     def tensors(self, out: Mapping[str, Any] | Iterable[str], num_steps: int, has_network: bool) -> dict[str, Tensor]:
         """Return the tensors for a rollout to write, by name: the caller's, or fresh ones for names alone.
@@ -135,14 +136,15 @@ class Storage:
         if isinstance(out, Mapping):
             for name in names:
                 self._check(name, out[name], num_steps)
-            _check_apart(out)
+            _check_apart(names, out.values())
             return {name: out[name] for name in names}
         self._check_memory(names, num_steps)
         return {name: self.allocate(name, num_steps) for name in names}
 
     def trajectory(self, tensors: Mapping[str, Tensor]) -> Trajectory:
         """Return the tensors as backends take them: entries flat, or without an axis of their own."""
-        return Trajectory(**{name: self._flat(name, tensor.detach()) for name, tensor in tensors.items()})
+        plain = {name: one.detach() if one.requires_grad else one for name, one in tensors.items()}
+        return Trajectory(**{name: self._flat(name, tensor) for name, tensor in plain.items()})
 
     def _check_memory(self, names: Iterable[str], num_steps: int) -> None:
         kinds = [self._kinds[name] for name in names]
@@ -162,7 +164,10 @@ class Storage:
         shape = (*steps, self._num_envs, *kind.shape)
         if not isinstance(given, Tensor):
             raise InvalidConfig("out", f"{name} must be a torch.Tensor, got {type(given).__name__}")
-        if given.shape != shape or given.dtype not in kind.dtypes or given.device != self._device:
+        if given.shape == shape and given.dtype in kind.dtypes and given.device == self._device:
+            if given.is_contiguous():
+                return
+        else:
             raise InvalidConfig(
                 "out",
                 f"{name} must be {' or '.join(map(str, kind.dtypes))} of shape {shape} on {self._device}, "
@@ -177,7 +182,7 @@ class Storage:
 
     def _flat(self, name: str, tensor: Tensor) -> Tensor:
         shape = self._kinds[name].shape
-        if name not in _OBSERVATIONS or len(shape) == 1:
+        if len(shape) == 1 or name not in _OBSERVATIONS:
             return tensor
         try:
             return tensor.view(*tensor.shape[: tensor.ndim - len(shape)], math.prod(shape))
@@ -192,9 +197,11 @@ def _check_known(name: Any, known: Iterable[str]) -> None:
         raise InvalidConfig("out", f"unknown output {found}: expected some of {', '.join(known)}")
 
 
-def _check_apart(out: Mapping[str, Tensor]) -> None:
+def _check_apart(names: Iterable[str], tensors: Iterable[Tensor | None]) -> None:
+    places = {name: tensor.data_ptr() for name, tensor in zip(names, tensors, strict=True) if tensor is not None}
+    if len(set(places.values())) == len(places):
+        return
     owners: dict[int, str] = {}
-    for name, tensor in out.items():
-        other = owners.setdefault(tensor.data_ptr(), name)
-        if other != name:
+    for name, place in places.items():
+        if (other := owners.setdefault(place, name)) != name:
             raise InvalidConfig("out", f"{other} and {name} are the same memory: give each its own")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import secrets
-from collections.abc import Container, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,12 +25,14 @@ from operant_gpu.memory.columns import Columns, Outputs
 from operant_gpu.memory.trajectory import Storage
 from operant_gpu.mlp import MLP
 from operant_gpu.spaces import action_layout, observation_layout
-from operant_gpu.vector import checks
+from operant_gpu.vector import checks, graphs
 from operant_gpu.vector.actions import ActionReader, raise_helpless, raise_outside, raise_refused
+from operant_gpu.vector.results import Results
 from operant_gpu.vector.starts import random_steps
 from operant_gpu.vector.turns import Turns
 
 Info = dict[str, Any]
+T = TypeVar("T")
 
 
 class VecEnv(VectorEnv[Any, Any, Any]):
@@ -140,10 +142,10 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self.action_mask = None if self._outputs.action_mask is None else self._export(self._outputs.action_mask)
         self._copy, self._started = flag("copy", copy), False
         self._turns = Turns() if self._debug and not self._copy else None
+        metrics, how = self._metrics_in(self._columns.metrics), (self._export, self._copy, self._turns)
+        self._results = Results(self._outputs, self._columns, metrics, self._shape, *how)
         self._all = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
         self._none = torch.zeros_like(self._all)
-        is_live = not self._copy and self._turns is None
-        self._fixed = self._exported(self._outputs) if is_live else ()
 
     @property
     def params(self) -> Any:
@@ -227,14 +229,14 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             self._columns.elapsed.copy_(torch.where(mask, elapsed, self._columns.elapsed))
         if self._debug:
             self._check(self._outputs.action_mask)
-        obs, *_, action_mask, _ = self._present()
-        return obs, {} if action_mask is None else {"action_mask": action_mask}
+        shown = self._results.present()
+        return shown.obs, {} if shown.action_mask is None else {"action_mask": shown.action_mask}
 
     def observe(self) -> Any:
         """Return the observations of the present state, after it was written through `state`; refresh `action_mask`."""
         self._check_started()
         self._backend.reset(self._none, self._outputs)
-        return self._present()[0]
+        return self._results.present().obs
 
     def step(self, actions: Any, out: Mapping[str, Tensor] | None = None) -> tuple[Any, Any, Any, Any, Info]:
         """Take one step in every environment, and overwrite what the last call returned, unless made with `copy=True`.
@@ -271,20 +273,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self._backend.step(tensor, outputs)
         if self._debug:
             self._check(outputs.action_mask)
-        exported = self._present() if out is None else self._exported(outputs, out)
-        obs, final_obs, reward, terminated, truncated, ended, episode_return, length, action_mask, metrics = exported
-        info = {
-            "final_obs": final_obs,
-            "_final_obs": ended,
-            "episode": {"r": episode_return, "l": length},
-            "_episode": ended,
-        }
-        if action_mask is not None:
-            info["action_mask"] = action_mask
-        if metrics is not None:
-            # A dictionary of the caller's own, as info is.
-            info["metrics"], info["_metrics"] = dict(metrics), ended
-        return obs, reward, terminated, truncated, info
+        shown = self._results.present() if out is None else self._results.of_step(outputs, out)
+        return shown.obs, shown.reward, shown.terminated, shown.truncated, shown.info()
 
     def rollout(
         self, num_steps: int, policy: Any = "random", out: Mapping[str, Tensor] | Iterable[str] = ()
@@ -336,8 +326,52 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         if self._debug:
             self._check(self._outputs.action_mask)
             # What was returned last shows the state after the last step.
-            self._present()
+            self._results.present()
         return {name: self._export(tensor) for name, tensor in tensors.items()}
+
+    def capture(self, function: Callable[[], T]) -> Callable[[], T]:
+        """Return a function that does what `function` does, by the replay of one CUDA graph.
+
+        A loop of one's own then costs the host one launch a round, whatever it does: a policy in PyTorch, a step and
+        what is stored of it. `function` is called twice here, once as a trial and once to record its kernels. Then
+        the environments stand where they stood. All else that it changed stays changed, such as weights or
+        the state of a generator. On a CPU there are no graphs: `function` itself comes back, and is not called.
+
+        Args:
+            function: Takes no arguments. It must do the same work on the same memory at each call and never wait for
+                the device, as `.item()` or a print does. What changes from call to call has to be written into tensors
+                that it reads. What PyTorch's own generator draws is new at each replay.
+
+        Returns:
+            A function without arguments. It returns what `function` returned when it was recorded: the same
+            tensors at each call, which each call overwrites.
+
+        Raises:
+            InvalidConfig: If the environments look at each step, with `debug`.
+            ResetNeeded: Before the first reset.
+            Exception: What `function` raised, or what CUDA said of the capture.
+        """
+        self._check_started()
+        if not graphs.has_graphs(self.device):
+            return function
+        if self._debug:
+            raise InvalidConfig("debug", "with debug=True each step waits for the device: capture without it")
+        start = self.state_dict()
+        shown = Outputs(*(one if one is None else one.clone() for one in self._outputs))  # type: ignore[arg-type]
+        # PyTorch makes what belongs to a graph on the current device.
+        with torch.cuda.device(self.device):
+            try:
+                stream = graphs.warmed_up(function, self.device)
+            finally:
+                self.load_state_dict(start)
+                self._show(shown)
+            graph, result = graphs.captured(function, stream)
+
+        def replay() -> T:
+            graph.replay()
+            return result
+
+        return replay
 
     def parameters(self, num_envs: int) -> dict[str, Any]:
         """Return what makes `num_envs` environments with parameters and tables like these, on any device.
@@ -477,6 +511,10 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         saved, outputs, closed = state
         self.load_state_dict(saved)
         self.closed = closed
+        self._show(outputs)
+
+    def _show(self, outputs: Outputs) -> None:
+        """Write others' outputs into the environments' own."""
         for own, given in zip(self._outputs, outputs, strict=True):
             if own is not None and given is not None:
                 own.copy_(given)
@@ -520,35 +558,6 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         others = "".join(f"{name}={text}, " for name, text in given.items() if text != defaults[name])
         where = f"backend={self.backend!r}, device='{self.device}'"
         return f"VecEnv({self.environment.id}, num_envs={self.num_envs}, {others}{where})"
-
-    def _exported(self, outputs: Outputs, given: Container[str] = ()) -> tuple[Any, ...]:
-        """Return outputs as users get them; those named in `given` are the user's own."""
-        columns = self._columns
-        obs = allocation.unflattened(outputs.obs, self._shape)
-        final_obs = obs if outputs.final_obs is outputs.obs else allocation.unflattened(outputs.final_obs, self._shape)
-        tensors = {
-            "obs": obs,
-            "final_obs": final_obs,
-            "reward": outputs.reward,
-            "terminated": outputs.terminated,
-            "truncated": outputs.truncated,
-            "_episode": columns.ended,
-            "r": columns.episode_return,
-            "l": columns.elapsed,
-            "action_mask": outputs.action_mask,
-        }
-        metrics, others = self._metrics_in(columns.metrics), len(tensors)
-        tensors |= {f'info["metrics"]["{name}"]': metric for name, metric in metrics.items()}
-        if self._copy or self._turns is not None:
-            own = {name: tensor for name, tensor in tensors.items() if tensor is not None and name not in given}
-            turns = self._turns
-            tensors |= {name: one.clone() for name, one in own.items()} if turns is None else turns.lent(own)
-        shown = [None if tensor is None else self._export(tensor) for tensor in tensors.values()]
-        return (*shown[:others], dict(zip(metrics, shown[others:], strict=True)) or None)
-
-    def _present(self) -> tuple[Any, ...]:
-        """Return the environment's own outputs, as they are now."""
-        return self._fixed or self._exported(self._outputs)
 
     def _identity(self) -> Info:
         return {

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from operant_gpu.backends.select import BACKENDS
 from operant_gpu.errors import BackendError, one_line
-from operant_gpu.models.ppo import graphs
 from operant_gpu.spaces import action_layout
-from operant_gpu.vector import VecEnv
+from operant_gpu.vector import VecEnv, graphs
 from operant_gpu.verification.comparing import Differs, Inapplicable, Unavailable, assert_equal, assert_near
 
 Maker = Callable[..., VecEnv]
@@ -114,19 +113,15 @@ def compare_rollouts(make: Maker, mode: AutoresetMode) -> str:
 def compare_replays(make: Maker) -> str:
     """Capture a step, and replay it beside steps that are launched."""
     launched, captured = (started(make) for _ in range(2))
-    if captured.backend not in ON_GPU or not torch.cuda.is_available():
+    if not graphs.has_graphs(captured.device):
         raise Inapplicable("there are no CUDA graphs on a CPU")
     actions = launched.rollout(STEPS, chance(launched, STEPS), out=stored_names(launched))["action"]
     launched.reset(seed=SEED)
-    start, action = captured.state_dict(), actions[0].clone()
-    # Compiled and loaded before the capture.
-    captured.step(action)
-    with torch.cuda.device(captured.device):
-        graph, result = graphs.captured(lambda: captured.step(action))
-    captured.load_state_dict(start)
+    action = actions[0].clone()
+    replay = captured.capture(lambda: captured.step(action))
     for step, taken in enumerate(actions):
         action.copy_(taken)
-        graph.replay()
+        result = replay()
         expected = _after(launched, taken)
         for name, tensor in zip(("obs", "reward", "terminated", "truncated"), result):
             assert_equal(f"{name} of step {step}", tensor, expected[name])

@@ -9,7 +9,6 @@ import torch
 from contract_envs import CUDA_MAKERS, EVERY_MAKER, assert_same_tensors, every_mode
 from gpu_checks import (
     NUM_ENVS,
-    capture,
     compilations,
     every_environment_in_modes,
     needs,
@@ -134,9 +133,9 @@ def test_graph_replay_equals_eager_rollouts(name: str, policy_name: str) -> None
     policy = policies_of(other)[policy_name]
     names = all_names(eager) if policy_name == "network" else output_names(eager)
     out = other.rollout(STEPS, policy, names)
-    graph, _ = capture(captured, lambda: captured.rollout(STEPS, policy, out))
+    replay = captured.capture(lambda: captured.rollout(STEPS, policy, out))
     for _ in range(3):
-        graph.replay()
+        replay()
         assert_same_tensors(out, eager.rollout(STEPS, policy, names))
         assert_same_tensors(future(captured), future(eager))
 

@@ -10,7 +10,6 @@ import torch
 from contract_envs import EVERY_MAKER, assert_same_tensors, random_actions
 from gpu_checks import (
     NUM_ENVS,
-    capture,
     compilations,
     every_environment,
     every_environment_in_modes,
@@ -105,12 +104,11 @@ def test_graph_replay_equals_eager_steps(name: str) -> None:
     actions = random_actions(eager, rng).cuda()
     eager.reset(seed=5)
     captured.reset(seed=5)
-    graph, replayed = capture(captured, lambda: captured.step(actions))
+    replay = captured.capture(lambda: captured.step(actions))
     for _ in range(12):
         actions.copy_(random_actions(eager, rng))
         expected = flat(eager.step(actions))
-        graph.replay()
-        assert_same_tensors(flat(replayed), expected)
+        assert_same_tensors(flat(replay()), expected)
     assert eager.get_logs() == captured.get_logs()
     assert eager.get_logs()["episode_count"] >= NUM_ENVS
 
@@ -121,15 +119,12 @@ def test_graphs_and_launches_see_what_is_written_to_a_parameter(shape: tuple[int
     actions = random_actions(live, np.random.default_rng(2)).cuda()
     for env in (live, compiled_in):
         env.reset(seed=5)
-    graph, replayed = capture(live, lambda: live.step(actions))
+    replay = live.capture(lambda: live.step(actions))
     with compilations() as compiled:
         live.params.g.fill_(12.0)
         for step in range(4):
             expected = flat(compiled_in.step(actions))
-            if step % 2:
-                live.step(actions)
-            else:
-                graph.replay()
+            replayed = live.step(actions) if step % 2 else replay()
             # A number is folded in double precision.
             one, other = ({name: part[name] for name in ("obs", "reward")} for part in (flat(replayed), expected))
             assert_same_tensors(one, other, ulps=256, atol=2e-5)

@@ -34,6 +34,7 @@ from operant_gpu.backends.lowering.trial import try_out
 from operant_gpu.backends.triton.backend import (
     OPTIONS,
     draw_arguments,
+    examples,
     launch_shape,
     policy_constants,
     reset_arguments,
@@ -193,13 +194,22 @@ def storage_of(environment: Environment, obs: Any, actions: Any, stores_rows: bo
     return Storage(ROWS_OF_BATCH, CPU, obs, actions, mask_size, stores_rows)
 
 
-def launch_of(kernel: Any, batch: Batch, variant: str, values: tuple[Any, ...], shape: Any, **constants: Any) -> Launch:
+def launch_of(
+    kernel: Any,
+    batch: Batch,
+    variant: str,
+    values: tuple[Any, ...],
+    shape: Any,
+    exact: torch.Tensor | None = None,
+    **constants: Any,
+) -> Launch:
     """Return a kernel of the environment's, with as many threads as on a GPU."""
     block, warps = shape
     # Where a network acts, what it draws is scaled.
     scales = constants.get("NET") is not None or kernel is draw_kernel
     constants = {"ENV": environment_constants(batch, scales), **constants, "BLOCK": block}
-    arguments = dict(zip(kernel.arg_names, values, strict=False))
+    stay, change = examples(kernel, values, exact)
+    arguments = dict(zip(kernel.arg_names, (*stay, *change), strict=False))
     return Launch(kernel, batch.environment.id, variant, arguments, constants, warps)
 
 
@@ -220,9 +230,10 @@ def steps_of(batch: Batch) -> list[Launch]:
 def rollout_of(batch: Batch, policy: torch.Tensor | MLP | None, is_stored: bool, variant: str) -> Launch:
     """Return the rollout kernel, with everything or nothing stored."""
     trajectory = stored(batch, isinstance(policy, MLP)) if is_stored else Trajectory()
-    values = (*rollout_arguments(batch, policy, trajectory, batch.outputs), 7)
+    values = rollout_arguments(batch, policy, trajectory, batch.outputs, 7)
     shape = rollout_shape(BATCH_SIZE, isinstance(policy, MLP), batch.trial.width)
-    return launch_of(rollout_kernel, batch, variant, values, shape, **policy_constants(policy))
+    exact = policy.parameters if isinstance(policy, MLP) else None
+    return launch_of(rollout_kernel, batch, variant, values, shape, exact, **policy_constants(policy))
 
 
 def stored(batch: Batch, has_network: bool) -> Trajectory:

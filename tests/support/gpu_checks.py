@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import torch
 from contract_envs import CUDA_MAKERS, EVERY_MAKER, modes_of
 
 from operant_gpu import BackendError, VecEnv
-from operant_gpu.models.ppo.graphs import captured
-
-T = TypeVar("T")
 
 # Fills no block of environments.
 NUM_ENVS = 1_061
@@ -81,14 +78,3 @@ def compilations() -> Iterator[list[str]]:
         yield names
     finally:
         knobs.runtime.kernel_load_end_hook.remove(note)
-
-
-def capture(env: VecEnv, run: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
-    """Capture what `run` does with the environments; return the graph and what `run` returned, all as before it."""
-    start = env.state_dict()
-    # Kernels are compiled and loaded before the capture.
-    run()
-    env.load_state_dict(start)
-    graph, result = captured(run)
-    env.load_state_dict(start)
-    return graph, result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -11,8 +11,10 @@ from torch import Tensor
 
 from operant_gpu.backends.base import Batch
 from operant_gpu.backends.stepwise import StepwiseRollout
+from operant_gpu.backends.triton import prepared
 from operant_gpu.backends.triton.constants import environment_constants, network_constants
-from operant_gpu.backends.triton.launching import INTERPRETED, Repeated, check_compiler, launch
+from operant_gpu.backends.triton.launching import INTERPRETED, check_compiler
+from operant_gpu.backends.triton.prepared import Launch, form, like, widths
 from operant_gpu.fields import MOST_CELLS
 from operant_gpu.kernels.triton import draw as drawing
 from operant_gpu.kernels.triton import rollout as rollouts
@@ -25,8 +27,6 @@ from operant_gpu.mlp import MAX_WIDTH, MLP
 # network's weights would have to fit on the chip.
 OPTIONS = {"enable_fp_fusion": False, "num_stages": 1}
 _WAY_ROUND = "use device='cpu'"
-# Which of the step kernel's arguments they are.
-_ACTIONS = 4
 
 
 def launch_shape(num_envs: int, width: int = 1) -> tuple[int, int]:
@@ -67,6 +67,28 @@ def _interpreted_shape(rows: int, width: int) -> tuple[int, int]:
     return min(rows, max(1, MOST_CELLS // width)), 4
 
 
+class Written(NamedTuple):
+    """Outputs as kernels take them.
+
+    Attributes:
+        addresses: A NamedTuple of them.
+        strides: Likewise of tuples, in elements.
+        form: What kernels are compiled for: dtypes, and widths of the strides. None stands for an environment's own.
+    """
+
+    addresses: Any
+    strides: Any
+    form: Any
+
+
+def written(tensors: Any) -> Written:
+    """Return a NamedTuple of tensors, or of None, as kernels take it."""
+    addresses = [None if tensor is None else prepared.address(tensor) for tensor in tensors]
+    strides = [None if tensor is None else tensor.stride() for tensor in tensors]
+    dtypes = [None if tensor is None else tensor.dtype for tensor in tensors]
+    return Written(tensors._make(addresses), tensors._make(strides), (*dtypes, *map(widths, strides)))
+
+
 class TritonBackend:
     """Implements `Backend` with one kernel launch a call, and no synchronisation."""
 
@@ -78,42 +100,51 @@ class TritonBackend:
         self._has_boards = self._width > 1 or math.prod(batch.observations.seen) > MAX_WIDTH
         self._stepwise = StepwiseRollout(self, batch, self._draw)
         self._device = batch.columns.seed.device
-        # Of steps that write to the environments' own outputs, by what tells their actions apart; a caller's are not
-        # kept alive.
-        self._steps: dict[Any, Repeated] = {}
+        # By the kernel's name, and what it is compiled for.
+        self._launches: dict[Any, Launch] = {}
+        self._own = written(batch.outputs)._replace(form=None)
 
     def reset(self, mask: Tensor, outputs: Outputs) -> None:
         """Begin a new episode where `mask` holds and write every row's observation and action mask."""
-        arguments = reset_arguments(self._batch, mask, outputs)
-        self._launch(kernels.reset_kernel, arguments, {}, launch_shape(self._num_envs, self._width))
+        shown = self._written(outputs)
+        key = "reset", shown.form
+        launch = self._launches.get(key) or self._prepare(
+            key, kernels.reset_kernel, reset_arguments(self._batch, mask, outputs)
+        )
+        launch(prepared.address(mask), shown.addresses, shown.strides)
 
     def step(self, actions: Tensor, outputs: Outputs) -> None:
         """Advance every environment by one action."""
-        # All that Triton compiles anew for.
-        form = actions.dtype, actions.stride(), actions.data_ptr() % 16 == 0
-        if outputs is self._batch.outputs and (known := self._steps.get(form)):
-            known(actions)
-            return
-        arguments, shape = step_arguments(self._batch, actions, outputs), launch_shape(self._num_envs, self._width)
-        compiled = self._launch(kernels.step_kernel, arguments, {}, shape)
-        if compiled is not None and outputs is self._batch.outputs:
-            arguments, grid = (*arguments, self._constants[False], shape[0]), (triton.cdiv(self._num_envs, shape[0]),)
-            self._steps[form] = Repeated(
-                kernels.step_kernel, compiled, grid, arguments, _ACTIONS, self._device, _WAY_ROUND
-            )
+        shown, strides = self._written(outputs), actions.stride()
+        key = "step", shown.form, actions.dtype, widths(strides)
+        launch = self._launches.get(key) or self._prepare(
+            key, kernels.step_kernel, step_arguments(self._batch, actions, outputs)
+        )
+        launch(prepared.address(actions), strides, shown.addresses, shown.strides)
 
     def rollout(self, num_steps: int, policy: Tensor | MLP | None, trajectory: Trajectory, outputs: Outputs) -> None:
         """Take many steps, in one launch unless a network sees boards."""
         if isinstance(policy, MLP) and self._has_boards:
             self._stepwise.run(num_steps, policy, trajectory, outputs)
             return
-        if isinstance(policy, MLP) and self._device.type == "cuda":
+        shown, stored = self._written(outputs), written(trajectory)
+        key = "rollout", shown.form, stored.form, _acting_form(policy)
+        launch = self._launches.get(key)
+        if launch is None:
+            arguments = rollout_arguments(self._batch, policy, trajectory, outputs, num_steps)
+            launch = self._prepare_rollout(key, arguments, policy)
+        acting = prepared.addressed(acting_arguments(policy))
+        launch(shown.addresses, shown.strides, *acting, stored.addresses, stored.strides, num_steps)
+
+    def _prepare_rollout(self, key: Any, arguments: tuple[Any, ...], policy: Tensor | MLP | None) -> Launch:
+        network = policy if isinstance(policy, MLP) else None
+        if network is not None and self._device.type == "cuda":
             check_compiler(torch.cuda.get_device_capability(self._device), triton.__version__)
-        arguments = (*rollout_arguments(self._batch, policy, trajectory, outputs), num_steps)
-        shape = rollout_shape(self._num_envs, isinstance(policy, MLP), self._width)
-        scales_actions = isinstance(policy, MLP) and policy.scales_actions
-        constants = {"ENV": self._constants[scales_actions], **policy_constants(policy)}
-        self._launch(rollouts.rollout_kernel, arguments, constants, shape)
+        scales = network is not None and network.scales_actions
+        constants = {"ENV": self._constants[scales], **policy_constants(policy)}
+        shape = rollout_shape(self._num_envs, network is not None, self._width)
+        exact = None if network is None else network.parameters
+        return self._prepare(key, rollouts.rollout_kernel, arguments, constants, shape, exact)
 
     def _draw(self, network: MLP, network_outputs: Tensor, outputs: Outputs) -> tuple[Tensor, Tensor, Tensor]:
         """Return actions as drawn, as the environments take them, and their log-probabilities."""
@@ -124,51 +155,87 @@ class TritonBackend:
         log_std = network.views()[-1] if network.layout.is_gaussian else None
         results = (drawn, torch.empty_like(drawn), log_prob)
         arguments = draw_arguments(self._batch, network_outputs.detach(), log_std, outputs.action_mask, results)
-        constants = {"ENV": self._constants[network.scales_actions], "OUTPUTS": network.layout.outputs}
-        self._launch(drawing.draw_kernel, arguments, constants, launch_shape(self._num_envs))
+        given = arguments[fixed(drawing.draw_kernel) :]
+        key = "draw", network.scales_actions, network.layout.outputs, form(given)
+        launch = self._launches.get(key)
+        if launch is None:
+            constants = {"ENV": self._constants[network.scales_actions], "OUTPUTS": network.layout.outputs}
+            launch = self._prepare(key, drawing.draw_kernel, arguments, constants, launch_shape(self._num_envs))
+        launch(*prepared.addressed(given))
         return results
 
-    def _launch(
-        self, kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any], shape: tuple[int, int]
-    ) -> Any:
-        block, warps = shape
-        constants = {"ENV": self._constants[False], **constants, "BLOCK": block}
+    def _written(self, outputs: Outputs) -> Written:
+        return self._own if outputs is self._batch.outputs else written(outputs)
+
+    def _prepare(
+        self,
+        key: Any,
+        kernel: Any,
+        arguments: tuple[Any, ...],
+        constants: dict[str, Any] | None = None,
+        shape: tuple[int, int] | None = None,
+        exact: Tensor | None = None,
+    ) -> Launch:
+        """Prepare launches of a kernel, by what a first one takes, and keep them by the key."""
+        block, warps = shape or launch_shape(self._num_envs, self._width)
+        constants = {"ENV": self._constants[False], **(constants or {}), "BLOCK": block}
         grid, options = (triton.cdiv(self._num_envs, block),), {"num_warps": warps, **OPTIONS}
-        return launch(kernel, grid, arguments, constants, self._device, options, _WAY_ROUND)
+        given = *examples(kernel, arguments, exact), constants
+        launch = self._launches[key] = Launch(kernel, grid, *given, self._device, options, _WAY_ROUND)
+        return launch
+
+
+def fixed(kernel: Any) -> int:
+    """Return how many of a kernel's arguments stay: those up to the number of environments."""
+    return int(kernel.arg_names.index("num_envs")) + 1
+
+
+def examples(
+    kernel: Any, arguments: tuple[Any, ...], exact: Tensor | None = None
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Return a kernel's arguments that stay, and examples of the others; of the tensor `exact` alignment counts."""
+    first = fixed(kernel)
+    return arguments[:first], tuple(one if one is exact else like(one) for one in arguments[first:])
+
+
+def _acting_form(policy: Tensor | MLP | None) -> Any:
+    """Return what rollouts are compiled for of a policy."""
+    if not isinstance(policy, MLP):
+        return policy if policy is None else (policy.dtype, widths(policy.stride()))
+    # Of weights several are loaded at a time, where they may be.
+    is_aligned, is_scaled = policy.parameters.data_ptr() % 16 == 0, policy.shift is not None
+    return policy.layout, policy.precision, policy.clip, policy.scales_actions, is_scaled, is_aligned
+
+
+def _environments(batch: Batch) -> tuple[Any, ...]:
+    """Return the first arguments of kernels, which are all that stays."""
+    tables = (*batch.tables, batch.columns.outside) if batch.tables else None
+    return (batch.state, tuple(batch.memory.values()) or None, tables, batch.columns, batch.num_envs)
 
 
 def reset_arguments(batch: Batch, mask: Tensor, outputs: Outputs) -> tuple[Any, ...]:
     """Return the reset kernel's arguments that are not compiled in."""
-    return (batch.state, *_given(batch), batch.columns, mask, outputs, *_strides(outputs, 2), batch.num_envs)
+    return (*_environments(batch), mask, outputs, written(outputs).strides)
 
 
 def step_arguments(batch: Batch, actions: Tensor, outputs: Outputs) -> tuple[Any, ...]:
     """Return the step kernel's arguments that are not compiled in."""
-    action_row, action_column = (*actions.stride(), 0)[:2]
-    given = (actions, action_row, action_column)
-    return (batch.state, *_given(batch), batch.columns, *given, outputs, *_strides(outputs, 2), batch.num_envs)
+    return (*_environments(batch), actions, actions.stride(), outputs, written(outputs).strides)
 
 
 def rollout_arguments(
-    batch: Batch, policy: Tensor | MLP | None, trajectory: Trajectory, outputs: Outputs
+    batch: Batch, policy: Tensor | MLP | None, trajectory: Trajectory, outputs: Outputs, num_steps: int
 ) -> tuple[Any, ...]:
-    """Return the rollout kernel's arguments that are not compiled in, but for the last, the number of steps."""
-    acting: tuple[Any, ...] = (None,) * 6
+    """Return the rollout kernel's arguments that are not compiled in."""
+    shown, stored = (outputs, written(outputs).strides), (trajectory, written(trajectory).strides)
+    return (*_environments(batch), *shown, *acting_arguments(policy), *stored, num_steps)
+
+
+def acting_arguments(policy: Tensor | MLP | None) -> tuple[Any, ...]:
+    """Return those of them that choose actions."""
     if isinstance(policy, MLP):
-        acting = (policy.parameters, None, None, None, policy.shift, policy.scale)
-    elif policy is not None:
-        acting = (policy, *(*policy.stride(), 0)[:3], None, None)
-    stored = (trajectory, *_strides(trajectory, 3))
-    return (
-        batch.state,
-        *_given(batch),
-        batch.columns,
-        *acting,
-        *stored,
-        outputs,
-        *_strides(outputs, 2),
-        batch.num_envs,
-    )
+        return policy.parameters, None, policy.shift, policy.scale
+    return (None,) * 4 if policy is None else (policy, policy.stride(), None, None)
 
 
 def draw_arguments(
@@ -180,9 +247,9 @@ def draw_arguments(
 ) -> tuple[Any, ...]:
     """Return the draw kernel's arguments that are not compiled in."""
     # What is None leaves no trace in a compiled kernel.
-    strides = (None, None) if mask is None else mask.stride()
-    given = (network_outputs, *network_outputs.stride(), log_std, mask, *strides)
-    return (batch.columns, *given, *results, batch.num_envs)
+    strides = None if mask is None else mask.stride()
+    given = (network_outputs, network_outputs.stride(), log_std, mask, strides)
+    return (batch.columns, batch.num_envs, *given, *results)
 
 
 def policy_constants(policy: Tensor | MLP | None) -> dict[str, Any]:
@@ -190,16 +257,3 @@ def policy_constants(policy: Tensor | MLP | None) -> dict[str, Any]:
     if isinstance(policy, MLP):
         return {"POLICY": rollouts.NETWORK.value, "NET": network_constants(policy)}
     return {"POLICY": (rollouts.RANDOM if policy is None else rollouts.GIVEN).value, "NET": None}
-
-
-def _given(batch: Batch) -> tuple[Any, ...]:
-    """Return the parameters in memory and the tables, None where there are none."""
-    tables = (*batch.tables, batch.columns.outside) if batch.tables else None
-    return tuple(batch.memory.values()) or None, tables
-
-
-def _strides(tensors: Any, axes: int) -> tuple[Any, ...]:
-    """Return the strides of a NamedTuple of tensors in elements, a NamedTuple for each axis; 0 beyond the last one."""
-    zeros = (0,) * axes
-    strides = [(None,) * axes if tensor is None else (*tensor.stride(), *zeros)[:axes] for tensor in tensors]
-    return tuple(map(tensors._make, zip(*strides)))

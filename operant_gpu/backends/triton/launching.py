@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 import triton
-from torch import Tensor
 from triton.errors import TritonError
 
 from operant_gpu.backends.failures import failure
@@ -33,8 +32,8 @@ def launch(
     device: torch.device,
     options: dict[str, Any],
     advice: str,
-) -> Any:
-    """Launch a kernel on the current stream of a device, or interpret it; return what was compiled, or None.
+) -> None:
+    """Launch a kernel on the current stream of a device, or interpret it.
 
     Args:
         kernel: Of `kernels/triton`.
@@ -52,55 +51,9 @@ def launch(
         # The interpreter is NumPy, which warns of what the rows beyond the last one compute from zeros.
         with np.errstate(all="ignore"):
             kernel[grid](*arguments, **constants)
-        return None
-    with _refused(kernel, device, advice):
-        return kernel[grid](*arguments, **constants, **options)
-
-
-class Repeated:
-    """A launch that is made again, with another tensor in one place.
-
-    Triton looks at all arguments of a launch to find what it has compiled for their like: ten times the work of the
-    launch. Who calls this knows that the tensor is like the one before.
-
-    Args:
-        kernel: Of `kernels/triton`.
-        compiled: What a first launch returned.
-        grid: How many programs.
-        arguments: Of the first launch, with what was compiled in, as the kernel takes them.
-        place: Of the tensor among them.
-        device: Where they are.
-        advice: What to do if it cannot be launched.
-    """
-
-    def __init__(
-        self,
-        kernel: Any,
-        compiled: Any,
-        grid: tuple[int, ...],
-        arguments: tuple[Any, ...],
-        place: int,
-        device: torch.device,
-        advice: str,
-    ) -> None:
-        self._name, self._device, self._advice = kernel.fn.__name__, device, advice
-        self._launch = compiled[(*grid, 1, 1)[:3]]
-        self._before, self._after = arguments[:place], arguments[place + 1 :]
-
-    def __call__(self, tensor: Tensor) -> None:
-        """Launch on the current stream of the device.
-
-        Raises:
-            BackendError: If it cannot be launched.
-        """
-        try:
-            if self._device.index is None or self._device.index == torch.cuda.current_device():
-                self._launch(*self._before, tensor, *self._after)
-            else:
-                with torch.cuda.device(self._device):
-                    self._launch(*self._before, tensor, *self._after)
-        except REFUSALS as error:
-            raise failure(self._name, self._device, error, self._advice) from error
+        return
+    with refused(kernel, device, advice):
+        kernel[grid](*arguments, **constants, **options)
 
 
 def compiled(
@@ -116,12 +69,12 @@ def compiled(
     Raises:
         BackendError: If it cannot be compiled.
     """
-    with _refused(kernel, device, advice):
+    with refused(kernel, device, advice):
         return kernel.warmup(*arguments, **constants, **options, grid=(1,))
 
 
 @contextlib.contextmanager
-def _refused(kernel: Any, device: torch.device, advice: str) -> Iterator[None]:
+def refused(kernel: Any, device: torch.device, advice: str) -> Iterator[None]:
     """On a device, raise `BackendError` for what it or the compiler refuses."""
     try:
         with torch.cuda.device(device):

@@ -210,10 +210,19 @@ def store_clock(columns, row, mask, episode, elapsed, episode_return, ended):
 
 
 @triton.jit
-def store_components(ptr, components, row, mask, row_stride, column_stride):
-    """Write components, blocks or plain numbers, to an array with any strides."""
-    # A stride of num_envs times a component leaves 32 bits on large devices.
-    column_stride = tl.cast(column_stride, tl.int64)
+def _row_and_column(strides):
+    """Return the strides from row to row and from component to component, of which there may be one alone."""
+    if len(strides) == 1:
+        return strides[0], 0
+    else:
+        # A stride of num_envs times a component leaves 32 bits on large devices.
+        return strides[0], tl.cast(strides[1], tl.int64)
+
+
+@triton.jit
+def store_components(ptr, components, row, mask, strides):
+    """Write components, blocks or plain numbers, to an array (num_envs, ...) with any strides."""
+    row_stride, column_stride = _row_and_column(strides)
     for i in tl.static_range(len(components)):
         # A component may be a plain number: `where` makes a block of it.
         block = tl.where(mask, components[i], 0).to(ptr.dtype.element_ty)
@@ -221,34 +230,35 @@ def store_components(ptr, components, row, mask, row_stride, column_stride):
 
 
 @triton.jit
-def store_observation(ptr, components, row, mask, row_stride, column_stride, SIZE: tl.constexpr):
+def store_observation(ptr, components, row, mask, strides, SIZE: tl.constexpr):
     """Write an observation of `SIZE` numbers, of which each component, a number or an array, has an equal share."""
     SHARE: tl.constexpr = SIZE // len(components)
     if SHARE == 1:
-        store_components(ptr, components, row, mask, row_stride, column_stride)
+        store_components(ptr, components, row, mask, strides)
     else:
+        row_stride, column_stride = _row_and_column(strides)
         at, exists = _cells(row, mask, row_stride, column_stride, SHARE)
         for i in tl.static_range(len(components)):
             block = tl.where(exists, components[i], 0).to(ptr.dtype.element_ty)
-            tl.store(ptr + at + i * SHARE * tl.cast(column_stride, tl.int64), block, mask=exists)
+            tl.store(ptr + at + i * SHARE * column_stride, block, mask=exists)
 
 
 @triton.jit
-def show(state, params, tables_ptr, row, mask, outputs, by_row, by_column, ENV: tl.constexpr):
+def show(state, params, tables_ptr, row, mask, outputs, strides, ENV: tl.constexpr):
     """Write the observation and the action mask of a state."""
     components = ENV.OBSERVE(state, *ENV.GIVEN(params, tables_ptr, row, mask))
-    store_observation(outputs.obs, components, row, mask, by_row.obs, by_column.obs, ENV.OBS_SIZE)
+    store_observation(outputs.obs, components, row, mask, strides.obs, ENV.OBS_SIZE)
     if ENV.ACTION_MASK is not None:
         legal = ENV.ACTION_MASK(state, *ENV.GIVEN(params, tables_ptr, row, mask))
-        store_components(outputs.action_mask, legal, row, mask, by_row.action_mask, by_column.action_mask)
+        store_components(outputs.action_mask, legal, row, mask, strides.action_mask)
 
 
 @triton.jit
-def load_action(action_ptr, row, mask, action_row, action_column, ACTIONS: tl.constexpr):
+def load_action(action_ptr, row, mask, strides, ACTIONS: tl.constexpr):
     """Return a tuple of int32 or float32 blocks, and where all of them are valid."""
     valid = mask
     blocks = ()
-    action_column = tl.cast(action_column, tl.int64)
+    action_row, action_column = _row_and_column(strides)
     for i in tl.static_range(ACTIONS.SIZE):
         block = tl.load(action_ptr + row * action_row + i * action_column, mask=mask, other=0)
         if len(ACTIONS.LOW) > 0:

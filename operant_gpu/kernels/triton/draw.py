@@ -38,12 +38,12 @@ def draw(rng, legal, outputs, log_stds, NETWORK: tl.constexpr, ACTIONS: tl.const
 
 
 @triton.jit
-def _components(ptr, row, mask, row_stride, column_stride, SIZE: tl.constexpr):
+def _components(ptr, row, mask, strides, SIZE: tl.constexpr):
     """Return a tuple of the columns of a (num_envs, SIZE) tensor, empty if there is none."""
     blocks = ()
     if ptr is not None:
         for i in tl.static_range(SIZE):
-            at = ptr + row * row_stride + i * tl.cast(column_stride, tl.int64)
+            at = ptr + row * strides[0] + i * tl.cast(strides[1], tl.int64)
             blocks = blocks + (tl.load(at, mask=mask, other=0),)
     return blocks
 
@@ -51,17 +51,15 @@ def _components(ptr, row, mask, row_stride, column_stride, SIZE: tl.constexpr):
 @triton.jit
 def draw_kernel(
     columns,
+    num_envs,
     outputs_ptr,
-    outputs_row,
-    outputs_column,
+    outputs_strides,
     log_std_ptr,
     mask_ptr,
-    mask_row,
-    mask_column,
+    mask_strides,
     drawn_ptr,
     taken_ptr,
     log_prob_ptr,
-    num_envs,
     ENV: tl.constexpr,
     OUTPUTS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -76,8 +74,8 @@ def draw_kernel(
     seed, env_id, episode, elapsed, _, ended = load_clock(columns, row, mask)
     if ENV.MODE != DISABLED:
         elapsed = tl.where(ended, 0, elapsed)
-    outputs = _components(outputs_ptr, row, mask, outputs_row, outputs_column, OUTPUTS)
-    allowed = _components(mask_ptr, row, mask, mask_row, mask_column, OUTPUTS)
+    outputs = _components(outputs_ptr, row, mask, outputs_strides, OUTPUTS)
+    allowed = _components(mask_ptr, row, mask, mask_strides, OUTPUTS)
     legal = ()
     for i in tl.static_range(len(allowed)):
         legal = legal + (allowed[i] != 0,)
@@ -86,6 +84,6 @@ def draw_kernel(
         log_stds = log_stds + (tl.load(log_std_ptr + i),)
     rng = ENV.RNG(seed, env_id, episode, elapsed, POLICY_STREAM)
     drawn, taken, log_prob, _ = draw(rng, legal, outputs, log_stds, True, ENV.ACTIONS)
-    store_components(drawn_ptr, drawn, row, mask, ENV.ACTIONS.SIZE, 1)
-    store_components(taken_ptr, taken, row, mask, ENV.ACTIONS.SIZE, 1)
+    store_components(drawn_ptr, drawn, row, mask, (ENV.ACTIONS.SIZE, 1))
+    store_components(taken_ptr, taken, row, mask, (ENV.ACTIONS.SIZE, 1))
     tl.store(log_prob_ptr + row, log_prob, mask=mask)

@@ -3,11 +3,11 @@
 One program owns a block of environments for all steps. State, clock and statistics stay in registers; memory sees what
 the caller wants stored. Arguments beside those of the step kernel:
     policy_ptr: Actions, or a network's flat parameters; None for random actions.
-    policy_step, policy_row, policy_column: Strides of given actions.
+    policy_strides: Of given actions, or None.
     shift_ptr, scale_ptr: A network's scaling of observations, or None.
     trajectory: `Trajectory` of pointers; nothing is computed for those that are None.
-    by_step, by_row, by_column: `Trajectory` of their strides in elements.
-    present, present_row, present_column: `Outputs`, for observation and action mask of the state after the last step.
+    strides: `Trajectory` of tuples of their strides in elements.
+    present, present_strides: `Outputs`, for observation and action mask of the state after the last step.
     POLICY: RANDOM, GIVEN or NETWORK. NET: What is compiled in of a network.
 The reference is `backends/stepwise.py`: single steps, one after the other.
 """
@@ -53,26 +53,26 @@ NETWORK = tl.constexpr(2)
 
 
 @triton.jit
-def _put(ptr, step_stride, t, row, block, mask):
+def _put(ptr, strides, t, row, block, mask):
     """Store one block of a (num_steps, num_envs) output, if it is wanted."""
     if ptr is not None:
-        tl.store(ptr + t * tl.cast(step_stride, tl.int64) + row, block, mask=mask)
+        tl.store(ptr + t * tl.cast(strides[0], tl.int64) + row, block, mask=mask)
 
 
 @triton.jit
-def _put_components(ptr, step_stride, row_stride, column_stride, t, row, components, mask):
+def _put_components(ptr, strides, t, row, components, mask):
     """Store the components of a (num_steps, num_envs, size) output, if it is wanted."""
     if ptr is not None:
-        at = ptr + t * tl.cast(step_stride, tl.int64)
-        store_components(at, components, row, mask, row_stride, column_stride)
+        at = ptr + t * tl.cast(strides[0], tl.int64)
+        store_components(at, components, row, mask, strides[1:])
 
 
 @triton.jit
-def _put_observation(ptr, step_stride, row_stride, column_stride, t, row, components, mask, SIZE: tl.constexpr):
+def _put_observation(ptr, strides, t, row, components, mask, SIZE: tl.constexpr):
     """Store an observation of a (num_steps, num_envs, size) output, if it is wanted."""
     if ptr is not None:
-        at = ptr + t * tl.cast(step_stride, tl.int64)
-        store_observation(at, components, row, mask, row_stride, column_stride, SIZE)
+        at = ptr + t * tl.cast(strides[0], tl.int64)
+        store_observation(at, components, row, mask, strides[1:], SIZE)
 
 
 @triton.jit
@@ -90,20 +90,15 @@ def rollout_kernel(
     params_ptr,
     tables_ptr,
     columns,
+    num_envs,
+    present,
+    present_strides,
     policy_ptr,
-    policy_step,
-    policy_row,
-    policy_column,
+    policy_strides,
     shift_ptr,
     scale_ptr,
     trajectory,
-    by_step,
-    by_row,
-    by_column,
-    present,
-    present_row,
-    present_column,
-    num_envs,
+    strides,
     num_steps,
     ENV: tl.constexpr,
     POLICY: tl.constexpr,
@@ -135,14 +130,12 @@ def rollout_kernel(
             metrics = begin_metrics(metrics, waiting, ENV)
         components = ENV.OBSERVE(state, *ENV.GIVEN(params, tables_ptr, row, mask))
         legal = _legal(state, params, tables_ptr, row, mask, ENV)
-        _put_observation(trajectory.obs, by_step.obs, by_row.obs, by_column.obs, t, row, components, mask, ENV.OBS_SIZE)
-        _put_components(
-            trajectory.action_mask, by_step.action_mask, by_row.action_mask, by_column.action_mask, t, row, legal, mask
-        )
+        _put_observation(trajectory.obs, strides.obs, t, row, components, mask, ENV.OBS_SIZE)
+        _put_components(trajectory.action_mask, strides.action_mask, t, row, legal, mask)
         rng = ENV.RNG(seed, env_id, episode, elapsed, POLICY_STREAM)
         if POLICY == GIVEN:
-            at = policy_ptr + t * tl.cast(policy_step, tl.int64)
-            taken, valid = load_action(at, row, mask, policy_row, policy_column, ENV.ACTIONS)
+            at = policy_ptr + t * tl.cast(policy_strides[0], tl.int64)
+            taken, valid = load_action(at, row, mask, policy_strides[1:], ENV.ACTIONS)
         else:
             outputs = ()
             stds = ()
@@ -155,15 +148,12 @@ def rollout_kernel(
                     if not NET.SHARED:
                         hidden = mlp.features(x, policy_ptr, NET.CRITIC, NET)
                     value = mlp.value(hidden, policy_ptr, NET)
-                    _put(trajectory.value, by_step.value, t, row, value, mask)
+                    _put(trajectory.value, strides.value, t, row, value, mask)
             drawn, taken, log_prob, fine = draw(rng, legal, outputs, stds, POLICY == NETWORK, ENV.ACTIONS)
             valid = mask & fine
-            _put(trajectory.log_prob, by_step.log_prob, t, row, log_prob, mask)
-            _put_components(
-                trajectory.policy_action, by_step.policy_action, by_row.policy_action, by_column.policy_action,
-                t, row, drawn, mask,
-            )  # fmt: skip
-        _put_components(trajectory.action, by_step.action, by_row.action, by_column.action, t, row, taken, mask)
+            _put(trajectory.log_prob, strides.log_prob, t, row, log_prob, mask)
+            _put_components(trajectory.policy_action, strides.policy_action, t, row, drawn, mask)
+        _put_components(trajectory.action, strides.action, t, row, taken, mask)
 
         active = valid
         bad = mask & ~valid
@@ -187,9 +177,9 @@ def rollout_kernel(
         ended = done
         if ENV.MODE == DISABLED:
             ended = done | waiting
-        _put(trajectory.reward, by_step.reward, t, row, reward, mask)
-        _put(trajectory.terminated, by_step.terminated, t, row, terminated, mask)
-        _put(trajectory.truncated, by_step.truncated, t, row, truncated, mask)
+        _put(trajectory.reward, strides.reward, t, row, reward, mask)
+        _put(trajectory.terminated, strides.terminated, t, row, terminated, mask)
+        _put(trajectory.truncated, strides.truncated, t, row, truncated, mask)
 
         if ENV.MODE == NEXT_STEP:
             episode += waiting.to(tl.int32)
@@ -198,10 +188,7 @@ def rollout_kernel(
                 fresh = new_episode(columns, row, waiting, episode, params, tables_ptr, ENV)
                 state = ENV.STATE(*choose(waiting, fresh, state, ENV))
         final = ENV.OBSERVE(state, *ENV.GIVEN(params, tables_ptr, row, mask))
-        _put_observation(
-            trajectory.final_obs, by_step.final_obs, by_row.final_obs, by_column.final_obs,
-            t, row, final, mask, ENV.OBS_SIZE,
-        )  # fmt: skip
+        _put_observation(trajectory.final_obs, strides.final_obs, t, row, final, mask, ENV.OBS_SIZE)
         if trajectory.final_value is not None:
             # Where the episode was cut short, and where it goes on after the rollout.
             wanted = truncated & ~terminated
@@ -212,7 +199,7 @@ def rollout_kernel(
                 x = mlp.as_matrix(final, mask, shift_ptr, scale_ptr, NET)
                 following = mlp.value(mlp.features(x, policy_ptr, NET.CRITIC, NET), policy_ptr, NET)
                 final_value = tl.where(wanted, following, final_value)
-            _put(trajectory.final_value, by_step.final_value, t, row, final_value, mask)
+            _put(trajectory.final_value, strides.final_value, t, row, final_value, mask)
         if ENV.MODE == SAME_STEP:
             episode += done.to(tl.int32)
             if tl.max(done.to(tl.int32), 0) > 0:
@@ -229,4 +216,4 @@ def rollout_kernel(
     tl.store(columns.log_length + row, log_length, mask=mask)
     add(columns.log_count, row, log_count, mask)
     add(columns.bad_actions, row, bad_actions, mask)
-    show(state, params, tables_ptr, row, mask, present, present_row, present_column, ENV)
+    show(state, params, tables_ptr, row, mask, present, present_strides, ENV)

@@ -6,7 +6,7 @@ Arguments of both kernels:
     tables_ptr: Tuple of pointers, one per table, and last where indices beyond them are noted, or None; None if there
         are none.
     columns: `Columns` of pointers, each (num_envs,).
-    outputs, by_row, by_column: `Outputs` of pointers, and of their strides in elements.
+    outputs, strides: `Outputs` of pointers, and of tuples of their strides in elements.
     ENV: What is compiled in of the environment. BLOCK: Environments per program, a power of two.
 The reference they are tested against is the NumPy backend.
 """
@@ -49,13 +49,11 @@ def step_kernel(
     params_ptr,
     tables_ptr,
     columns,
-    action_ptr,
-    action_row,
-    action_column,
-    outputs,
-    by_row,
-    by_column,
     num_envs,
+    action_ptr,
+    action_strides,
+    outputs,
+    strides,
     ENV: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -66,7 +64,7 @@ def step_kernel(
     params = load_params(params_ptr, row, mask, ENV)
     seed, env_id, episode, elapsed, episode_return, waiting = load_clock(columns, row, mask)
     metrics = load_metrics(columns.metrics, row, mask, num_envs, ENV)
-    blocks, valid = load_action(action_ptr, row, mask, action_row, action_column, ENV.ACTIONS)
+    blocks, valid = load_action(action_ptr, row, mask, action_strides, ENV.ACTIONS)
     active = valid
     bad = mask & ~valid
     if ENV.MODE != DISABLED:
@@ -92,7 +90,7 @@ def step_kernel(
     ended = done
     if ENV.MODE == SAME_STEP:
         final = ENV.OBSERVE(state, *ENV.GIVEN(params, tables_ptr, row, mask))
-        store_observation(outputs.final_obs, final, row, mask, by_row.final_obs, by_column.final_obs, ENV.OBS_SIZE)
+        store_observation(outputs.final_obs, final, row, mask, strides.final_obs, ENV.OBS_SIZE)
         episode += done.to(tl.int32)
         params = draw_params(columns, row, done, episode, params, ENV)
         fresh = new_episode(columns, row, done, episode, params, tables_ptr, ENV)
@@ -108,7 +106,7 @@ def step_kernel(
 
     store_state(state_ptr, state, row, mask, num_envs, ENV)
     store_params(params_ptr, params, row, mask, ENV)
-    show(state, params, tables_ptr, row, mask, outputs, by_row, by_column, ENV)
+    show(state, params, tables_ptr, row, mask, outputs, strides, ENV)
     store_clock(columns, row, mask, episode, elapsed, episode_return, ended)
     store_metrics(columns.metrics, metrics, row, mask, num_envs, ENV)
     tl.store(outputs.reward + row, reward, mask=mask)
@@ -122,11 +120,10 @@ def reset_kernel(
     params_ptr,
     tables_ptr,
     columns,
+    num_envs,
     reset_mask_ptr,
     outputs,
-    by_row,
-    by_column,
-    num_envs,
+    strides,
     ENV: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -143,6 +140,6 @@ def reset_kernel(
     settle(row)
     store_state(state_ptr, state, row, chosen, num_envs, ENV)
     store_params(params_ptr, params, row, chosen, ENV)
-    show(state, params, tables_ptr, row, mask, outputs, by_row, by_column, ENV)
+    show(state, params, tables_ptr, row, mask, outputs, strides, ENV)
     store_clock(columns, row, chosen, episode, 0, 0.0, False)
     store_metrics(columns.metrics, ENV.STARTS, row, chosen, num_envs, ENV)

@@ -13,8 +13,8 @@ import torch
 
 import operant_gpu
 from operant_gpu.models import PPO, PPOConfig
-from operant_gpu.models.ppo import graphs
 from operant_gpu.models.ppo.graphs import Stage
+from operant_gpu.vector import graphs
 
 INVALID = RuntimeError("CUDA error: operation failed due to a previous error during capture")
 

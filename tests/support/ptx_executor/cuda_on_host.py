@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton import runtime
 
 from operant_gpu.backends import select
+from operant_gpu.vector import graphs
 from ptx_executor.triton_driver import PtxDriver
 
 # By this object, environments that were made for "cuda" are told from those that were made for a CPU.
@@ -142,6 +143,7 @@ def pretend(patch: pytest.MonkeyPatch | None = None) -> None:
     }
     for name, answer in answers.items():
         patch.setattr(torch.cuda, name, answer)
+    patch.setattr(graphs, "has_graphs", lambda device: device is _HOST)
     resolve = select.resolve
 
     def resolved(environment: Any, params: Any, device: Any, backend: str) -> Any:

@@ -7,7 +7,7 @@ import contextlib
 import torch
 
 from operant_gpu.backends import select
-from operant_gpu.backends.triton import launching
+from operant_gpu.backends.triton import launching, prepared
 from operant_gpu.backends.triton import update as triton_update
 from ptx_executor.kernels import Executor
 from ptx_executor.triton_driver import PtxDriver, activate, shared_memory_of
@@ -20,6 +20,8 @@ def install(executor: Executor | None = None, capability: int = 80) -> PtxDriver
         executor: What runs kernels.
         capability: The generation that they are compiled for.
     """
+    # It finds by tensors what memory there is.
+    prepared.address = lambda tensor: tensor
     assert not launching.INTERPRETED, "unset TRITON_INTERPRET: kernels are to be compiled"
     found = activate(executor, capability)
     torch.cuda.get_device_capability = lambda device=None: divmod(capability, 10)
