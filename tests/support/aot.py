@@ -2,7 +2,8 @@
 
 Run as a program, with whatever Triton is on the path: `python tests/support/aot.py steps 80 90`, or `rollouts`, or
 `networks`, or `arrays` for the kernels of environments that have them (`snake` for one of them), or `updates` for those
-of the fused learner. The last line is JSON.
+of the fused learner, or `sample` for each kernel once. Targets are compute capabilities times ten, and AMD's names of
+`AMD`. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ from operant_gpu.spaces import action_layout, observation_layout
 # Any will do: every entry of the launch tables gives a thread as many environments, so its code is the same.
 BATCH_SIZE = 1_048_576
 CPU = torch.device("cpu")
+AMD = {"gfx942": GPUTarget("hip", "gfx942", 64), "gfx1100": GPUTarget("hip", "gfx1100", 32)}
 # A multiple of 16, as most batches are: the launcher compiles kernels of their own for those.
 ROWS_OF_BATCH = 48
 # In a folder of Triton's cache.
@@ -93,7 +95,10 @@ class Launch(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """What one compiled kernel takes of the machine."""
+    """What one compiled kernel takes of the machine.
+
+    `stack` is bytes of a thread. `spills` is bytes that ptxas stores and loads; on AMD's devices vector registers.
+    """
 
     triton: str
     target: str
@@ -108,34 +113,40 @@ class Usage(NamedTuple):
 
 
 class NoGPU:
-    """Answers what the launcher asks of a driver before it launches: a machine with one device of every capability."""
+    """Answers what the launcher asks of a driver before it launches: a machine with one device of every target."""
 
-    target = 0
+    target = GPUTarget("cuda", 80, 32)
 
-    def get_current_device(self) -> int:
+    def get_current_device(self) -> GPUTarget:
+        # Triton keeps what it has compiled by device.
         return self.target
 
-    def get_current_stream(self, device: int) -> int:
+    def get_current_stream(self, device: GPUTarget) -> int:
         return 0
 
     def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", self.target, 32)
+        return self.target
 
 
-def compile_launch(launch: Launch, target: int) -> tuple[Any, str]:
-    """Take one kernel through the launcher, up to the launch, for compute capability `target` / 10.
+def compiled(launch: Launch, target: GPUTarget) -> Any:
+    """Take one kernel through the launcher, up to the launch."""
+    NoGPU.target = target
+    options = {"num_warps": launch.warps, **launch.options, "grid": (1,), "warmup": True}
+    return launch.kernel.run(**launch.arguments, **launch.constants, **options)
+
+
+def compile_launch(launch: Launch, capability: int) -> tuple[Any, str]:
+    """Compile one kernel for compute capability `capability` / 10.
 
     Returns:
         The compiled kernel, and what ptxas said of it, which is kept beside it in Triton's cache.
     """
-    NoGPU.target = target
-    options = {"num_warps": launch.warps, **launch.options, "grid": (1,), "warmup": True}
 
-    def compiled() -> tuple[Any, str]:
+    def reported() -> tuple[Any, str]:
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            return launch.kernel.run(**launch.arguments, **launch.constants, **options), printed.getvalue()
+            return compiled(launch, GPUTarget("cuda", capability, 32)), printed.getvalue()
 
-    kernel, report = compiled()
+    kernel, report = reported()
     cache = get_cache_manager(kernel.hash)
     if not report:
         if kept := cache.get_file(REPORT):
@@ -144,22 +155,32 @@ def compile_launch(launch: Launch, target: int) -> tuple[Any, str]:
         launch.kernel.device_caches.clear()
         with triton.knobs.compilation.scope():
             triton.knobs.compilation.always_compile = True
-            kernel, report = compiled()
+            kernel, report = reported()
     cache.put(report, REPORT, binary=False)
     return kernel, report
 
 
-def usage_of(launch: Launch, target: int) -> Usage:
-    compiled, report = compile_launch(launch, target)
-    registers = int(re.search(r"Used (\d+) registers", report)[1])
-    stack, stores, loads = map(int, re.search(r"(\d+) bytes stack frame, (\d+) .*?, (\d+) ", report).groups())
+def usage_of(launch: Launch, target: str) -> Usage:
+    if target in AMD:
+        kernel = compiled(launch, AMD[target])
+        assert kernel.asm["hsaco"].startswith(b"\x7fELF"), "no code object"
+        names = "vgpr_count", "private_segment_fixed_size", "vgpr_spill_count"
+        registers, stack, spills = (int(re.search(rf"\.{name}:\s+(\d+)", kernel.asm["amdgcn"])[1]) for name in names)
+    else:
+        kernel, report = compile_launch(launch, int(target))
+        registers = int(re.search(r"Used (\d+) registers", report)[1])
+        stack, *both = map(int, re.search(r"(\d+) bytes stack frame, (\d+) .*?, (\d+) ", report).groups())
+        spills, target = sum(both), f"sm_{target}"
     names = launch.kernel.fn.__name__, launch.environment, launch.variant
-    shared, matrix = compiled.metadata.shared, matrix_instructions(compiled)
-    return Usage(triton.__version__, f"sm_{target}", *names, registers, shared, stack, stores + loads, matrix)
+    shared, matrix = kernel.metadata.shared, matrix_instructions(kernel)
+    return Usage(triton.__version__, target, *names, registers, shared, stack, spills, matrix)
 
 
 def matrix_instructions(compiled: Any) -> dict[str, int]:
-    """Count the instructions for the tensor cores, by the names that they have in machine code."""
+    """Count the instructions for matrix products, by the names that they have in machine code."""
+    if "amdgcn" in compiled.asm:
+        found = re.findall(r"^\s*v_(mfma|wmma)_\w+_(\w+)", compiled.asm["amdgcn"], re.MULTILINE)
+        return {f"{name.upper()} {kind}": count for (name, kind), count in Counter(found).items()}
     names = {"mma.sync": "HMMA", "wgmma.mma_async": "HGMMA", "tcgen05.mma": "UTCHMMA"}
     found = re.findall(r"^\s*(?:@\S+ )?(mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b", compiled.asm["ptx"], re.MULTILINE)
     return {names[name]: count for name, count in Counter(found).items()}
@@ -344,7 +365,21 @@ def updates() -> Iterator[Launch]:
     yield from small_updates()
 
 
+def sample() -> Iterator[Launch]:
+    """Return each kernel once, small ones where there is a choice."""
+    batch = batch_of(find("CartPole-v1"))
+    yield from steps_of(batch)
+    yield rollouts_of(batch)[0]
+    yield network_of(batch, 32)
+    yield draw_of(batch)
+    yield gradient_of(batch, SHAPES["tf32", False][-1], 32)
+    yield from small_updates()
+
+
 def all_launches(kind: str) -> Iterator[Launch]:
+    if kind == "sample":
+        yield from sample()
+        return
     if kind == "updates":
         yield from updates()
         return
@@ -382,8 +417,9 @@ if __name__ == "__main__":
     usages = [
         usage_of(launch, target)
         for launch in all_launches(kind)
-        for target in map(int, targets)
-        if not launch.is_large or shared_memory_of(target) > 101_376
+        for target in targets
+        # What is large on NVIDIA's devices is not on AMD's.
+        if target in AMD or not launch.is_large or shared_memory_of(int(target)) > 101_376
     ]
     for usage in usages:
         print(*usage, sep="\t")

@@ -3,13 +3,17 @@
 Blocks are of `BLOCK` environments; `row` are their numbers, int64, and `mask` where they exist. The transition and the
 reset stand here once, so that a rollout cannot differ from as many steps. What is compiled in of an environment is one
 constant, `ENV`, whose members `backends/triton/constants.py` describes.
+
+The first functions say what there is on the device that a kernel is compiled for, NVIDIA's or AMD's: no other file asks
+Triton for it.
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import num_threads
+from triton.language.extra.cuda import num_warps
+from triton.language.target_info import current_target, is_cuda, is_hip_cdna3
 
 from operant_gpu.arrays import cells
 from operant_gpu.memory import records
@@ -23,6 +27,24 @@ NEXT_STEP = tl.constexpr(records.NEXT_STEP)
 DISABLED = tl.constexpr(records.DISABLED)
 
 
+@triton.constexpr_function
+def on_nvidia():
+    """Tell whether a kernel is compiled for a device of NVIDIA's, which has PTX."""
+    return not INTERPRETED.value and is_cuda()
+
+
+@triton.constexpr_function
+def dot_precision(precision):
+    """Return what `tl.dot` takes for a precision: of AMD's devices, those of CDNA 3 alone multiply tf32 numbers."""
+    return precision if INTERPRETED.value or is_cuda() or is_hip_cdna3() else "ieee"
+
+
+@triton.constexpr_function
+def warp_size():
+    """Return the threads of a warp, which has 64 on some of AMD's devices."""
+    return current_target().warp_size
+
+
 @triton.jit
 def settle(row):
     """Let every warp load before any stores, where there are more threads than environments.
@@ -30,7 +52,7 @@ def settle(row):
     Each warp then loads a copy of its own of the same numbers, and one of them stores: nothing else keeps a late one
     from loading what is new.
     """
-    if not INTERPRETED and row.shape[0] < num_threads():
+    if not INTERPRETED and row.shape[0] < num_warps() * warp_size():
         tl.debug_barrier()
 
 

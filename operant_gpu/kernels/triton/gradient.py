@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from operant_gpu.kernels.triton.blocks import INTERPRETED
+from operant_gpu.kernels.triton.blocks import dot_precision, on_nvidia
 from operant_gpu.kernels.triton.mlp import one_hot
 from operant_gpu.kernels.triton.objective import NUM_SUMS, hyperparameters, minibatch, objective
 
@@ -27,15 +27,13 @@ STOPPED, FAULTY = tl.constexpr(1), tl.constexpr(2)
 
 @triton.jit
 def product(a, b, PRECISION: tl.constexpr):
-    """Return a matrix product: of tf32 numbers, or for "ieee" as exact as float32, by three of those."""
-    if PRECISION == "tf32":
+    """Return a matrix product: of tf32 numbers, or for "ieee" as exact as float32, on NVIDIA's by three of those."""
+    if dot_precision(PRECISION) == "tf32":
         a, b = _rounded(a), _rounded(b)
-    if INTERPRETED:
-        return tl.dot(a, b, input_precision="ieee")
-    elif PRECISION == "tf32":
-        return tl.dot(a, b, input_precision="tf32")
-    else:
+    if PRECISION == "ieee" and on_nvidia():
         return tl.dot(a, b, input_precision="tf32x3")
+    else:
+        return tl.dot(a, b, input_precision=dot_precision(PRECISION))
 
 
 @triton.jit

@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from operant_gpu.kernels.triton.blocks import INTERPRETED
+from operant_gpu.kernels.triton.blocks import dot_precision, on_nvidia
 
 # How many inputs an exact product takes at a time: all of them at once would not fit in the registers.
 SLICE = tl.constexpr(16)
@@ -35,9 +35,9 @@ def layer(x, ptr, bias_ptr, INPUTS: tl.constexpr, WIDTH: tl.constexpr, IN_PAD: t
           PRECISION: tl.constexpr):  # fmt: skip
     """Return rows of inputs (BLOCK, IN_PAD) times a weight (width, inputs), plus a bias: (BLOCK, PAD)."""
     bias = _load_vector(bias_ptr, WIDTH, PAD)[None, :]
-    if PRECISION != "ieee" or IN_PAD == SLICE:
+    if dot_precision(PRECISION) != "ieee" or IN_PAD == SLICE:
         weight = load_layer(ptr, 0, INPUTS, WIDTH, IN_PAD, PAD)
-        return tl.dot(x, weight, input_precision=PRECISION) + bias
+        return tl.dot(x, weight, input_precision=dot_precision(PRECISION)) + bias
     else:
         slices = tl.reshape(x, (x.shape[0], IN_PAD // SLICE, SLICE))
         number = tl.arange(0, IN_PAD // SLICE)[None, :, None]
@@ -75,8 +75,8 @@ def one_hot(choice, exists, NET: tl.constexpr):
 
 @triton.jit
 def tanh(x, PRECISION: tl.constexpr):
-    """Return the hyperbolic tangent: for tf32 with a relative error of up to 2^-11, as its products, else some ulps."""
-    if PRECISION == "tf32" and not INTERPRETED:
+    """Return the hyperbolic tangent, to some ulps; for tf32 on NVIDIA's to 2^-11 of it, as its products."""
+    if PRECISION == "tf32" and on_nvidia():
         return tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1)
     else:
         # By its series where the difference would lose digits. Where exp overflows, the quotient is 0.

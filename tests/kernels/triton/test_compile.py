@@ -1,10 +1,12 @@
 """Every kernel goes through Triton's launcher and compiler, for every environment, and needs what it may.
 
-For one GPU generation with the installed Triton; `thorough` has the others and the oldest Triton that is supported.
+For one GPU generation with the installed Triton, and each kernel once for AMD's devices; `thorough` has the others, the
+oldest Triton that is supported, and all for AMD's.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -25,6 +27,8 @@ from operant_gpu.backends.triton.update import SHAPES
 
 OLDEST_TRITON = ROOT / ".venv" / "lowest"
 TARGETS = ("80", "90", "100", "120")
+# With warps of 64 threads and of 32.
+AMD = {"gfx942", "gfx1100"}
 
 # The oldest compiles single steps for every generation, and for one what takes long. On a network's products it fails
 # for sm_100, and rollouts refuse it there.
@@ -61,6 +65,18 @@ MAX_SHARED = 98_304
 MAX_SHARED_OF_GRADIENTS = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448, "sm_120": 101_376}
 # The instructions of each generation's tensor cores.
 MATRIX = {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCHMMA", "sm_120": "HMMA"}
+# Of AMD's: what a program has on the chip, and a thread in memory, to which vector registers go that are spilled.
+MAX_SHARED_OF_AMD = 65_536
+MAX_OF_AMD = {
+    "sample": {"registers": 256, "stack": 320, "spills": 80},
+    "steps": {"registers": 96, "stack": 64, "spills": 0},
+    "rollouts": {"registers": 128, "stack": 64, "spills": 0},
+    "arrays": {"registers": 224, "stack": 64, "spills": 0},
+    "networks": {"registers": 512, "stack": 2_816, "spills": 1_792},
+    "updates": {"registers": 512, "stack": 4_608, "spills": 1_152},
+}
+# gfx1100 has no instruction for products of float32 numbers.
+MATRIX_OF_AMD = {"tf32": "MFMA xf32", "ieee": "MFMA f32"}
 
 
 every_compiler = pytest.mark.parametrize(
@@ -89,7 +105,7 @@ def usages_of(kind: str, path: Path | None, targets: set[str], record_property: 
     """Return what each kernel needs, and have the most of each kind printed."""
     targets = targets - (NOT_OF_OLDEST.get(kind, set()) if path else set())
     usages = json.loads(printed(path, kind, *sorted(targets)))
-    assert {usage["target"] for usage in usages} == {f"sm_{target}" for target in targets}
+    assert {usage["target"].removeprefix("sm_") for usage in usages} == targets
     lines = [f"{len(usages)} kernels by Triton {usages[0]['triton']}, the most of any environment:"]
     for group in sorted({(usage["kernel"], usage["variant"], usage["target"]) for usage in usages}):
         those = [usage for usage in usages if (usage["kernel"], usage["variant"], usage["target"]) == group]
@@ -162,6 +178,31 @@ def test_the_learners_kernels_compile_within_what_a_program_may_have(
         assert not is_gradient or MATRIX[usage["target"]] in usage["matrix_instructions"], usage
         seen.add(usage["variant"])
     assert seen > shapes
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        pytest.param("sample", None, id="sample"),
+        pytest.param("sample", OLDEST_TRITON, id="sample, oldest Triton", marks=pytest.mark.thorough),
+        *(pytest.param(kind, None, id=kind, marks=pytest.mark.thorough) for kind in MAX_OF_AMD if kind != "sample"),
+    ],
+)
+def test_every_kernel_compiles_for_amd(kind: str, path: Path | None, record_property: Any) -> None:
+    usages = usages_of(kind, path, AMD, record_property)
+    for usage in usages:
+        assert usage["shared"] <= MAX_SHARED_OF_AMD, usage
+        for name, most in MAX_OF_AMD[kind].items():
+            assert usage[name] <= most, usage
+        products = {MATRIX_OF_AMD[word] for word in usage["variant"].split() if word in MATRIX_OF_AMD}
+        if usage["target"] == "gfx1100" or not products:
+            assert not usage["matrix_instructions"], usage
+        else:
+            assert set(usage["matrix_instructions"]) >= products, usage
+    if kind == "sample":
+        text = "".join(file.read_text() for file in (ROOT / "operant_gpu" / "kernels" / "triton").glob("*.py"))
+        kernels = re.findall(r"^def (\w+_kernel)\(", text, re.MULTILINE)
+        assert {(usage["kernel"], usage["target"]) for usage in usages} == set(itertools.product(kernels, AMD))
 
 
 @pytest.mark.quick
