@@ -34,10 +34,13 @@ class ActionReader:
         layout: Shape and kind of one action.
         num_envs: How many environments there are.
         device: Where they live.
+
+    Attributes:
+        layout: Shape and kind of one action.
     """
 
     def __init__(self, layout: ActionLayout, num_envs: int, device: torch.device) -> None:
-        self._layout, self._shape = layout, (num_envs, *layout.shape)
+        self.layout, self._shape = layout, (num_envs, *layout.shape)
         self._dtypes = (torch.int32, torch.int64) if layout.is_discrete else (torch.float32,)
         self._device = device
 
@@ -78,13 +81,13 @@ class ActionReader:
     def _check_random(self, policy: str) -> None:
         if policy != "random":
             raise InvalidConfig("policy", f"{_KINDS}, got {policy!r}")
-        for low, high in zip(self._layout.box_low, self._layout.box_high, strict=True):
+        for low, high in zip(self.layout.box_low, self.layout.box_high, strict=True):
             if not high - low <= _MOST:
                 message = f"'random' needs a Box with finite bounds, got [{low}, {high}]: give a tensor of actions"
                 raise InvalidConfig("policy", message)
 
     def _check_network(self, network: MLP, obs: ObservationLayout) -> None:
-        layout, inputs = self._layout, math.prod(obs.seen)
+        layout, inputs = self.layout, math.prod(obs.seen)
         outputs = layout.num_actions if layout.is_discrete else layout.size
         expected = (inputs, outputs, not layout.is_discrete, obs.one_hot_start)
         own = network.layout
@@ -133,6 +136,15 @@ class ActionReader:
         shape = tuple(tensor.shape)
         hint = f": use {steps}" if steps != "actions" else ": one row per environment"
         return f"{self._expectation(expected)}, got {_name(tensor.dtype)} {shape} on {tensor.device}{hint}"
+
+
+def faulty(columns: Columns, helpless: Tensor | None) -> Tensor:
+    """Return whether one of the functions below would raise, (), without waiting for the device."""
+    found = (columns.bad_actions + columns.late_steps != 0) | (columns.episode < -1)
+    for other in (columns.outside, helpless):
+        if other is not None:
+            found |= other != 0
+    return found.any()
 
 
 def raise_refused(columns: Columns, space: Space[Any]) -> None:
@@ -190,6 +202,13 @@ def raise_outside(outside: Tensor, tables: Any) -> None:
         )
 
 
+def helpless_ones(mask: Tensor, over: Tensor | None, layout: ActionLayout) -> Tensor:
+    """Return where the mask leaves no legal action for a component, (num_envs,); see `raise_helpless`."""
+    sizes = [high - low for low, high in zip(layout.low, layout.high, strict=True)]
+    helpless = ~torch.stack([part.any(1) for part in torch.split(mask, sizes, 1)]).all(0)
+    return helpless if over is None else helpless & ~over
+
+
 def raise_helpless(mask: Tensor, over: Tensor | None, layout: ActionLayout) -> None:
     """Raise if the mask (num_envs, n) leaves an environment no legal action, for a component of its action.
 
@@ -203,10 +222,7 @@ def raise_helpless(mask: Tensor, over: Tensor | None, layout: ActionLayout) -> N
     Raises:
         ActionError: With the number of such environments and the first of them.
     """
-    sizes = [high - low for low, high in zip(layout.low, layout.high, strict=True)]
-    helpless = ~torch.stack([part.any(1) for part in torch.split(mask, sizes, 1)]).all(0)
-    if over is not None:
-        helpless &= ~over
+    helpless = helpless_ones(mask, over, layout)
     if count := int(helpless.sum()):
         first = int(helpless.int().argmax())
         advice = "let `action_mask` leave one, or let `step` end the episode there"

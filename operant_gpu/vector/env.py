@@ -26,7 +26,7 @@ from operant_gpu.memory.trajectory import Storage
 from operant_gpu.mlp import MLP
 from operant_gpu.spaces import action_layout, observation_layout
 from operant_gpu.vector import checks, graphs
-from operant_gpu.vector.actions import ActionReader, raise_helpless, raise_outside, raise_refused
+from operant_gpu.vector.actions import ActionReader, faulty, helpless_ones, raise_helpless, raise_outside, raise_refused
 from operant_gpu.vector.results import Results
 from operant_gpu.vector.starts import random_steps
 from operant_gpu.vector.turns import Turns
@@ -426,10 +426,18 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             ActionError: With the number of such actions and the first environment that got one; or with the number of
                 environments under way whose `action_mask` leaves nothing to do, and the first of them.
         """
+        self._refresh_mask()
+        self._check(self._outputs.action_mask)
+
+    def would_raise(self) -> Tensor:
+        """Return whether `check` raises, a bool () on the device: nothing waits until it is read."""
+        self._refresh_mask()
+        return self._faulty(self._outputs.action_mask)
+
+    def _refresh_mask(self) -> None:
         if self._started and self._outputs.action_mask is not None:
             # A step may have written its mask elsewhere, and the caller the state.
             self.observe()
-        self._check(self._outputs.action_mask)
 
     def get_logs(self, clear: bool = False) -> dict[str, float]:
         """Return statistics of the episodes finished since the logs were last cleared.
@@ -570,13 +578,24 @@ class VecEnv(VectorEnv[Any, Any, Any]):
 
     def _check(self, mask: Tensor | None) -> None:
         """Do as `check`, with the action mask of the present states."""
+        if not self._faulty(mask):
+            return
         raise_refused(self._columns, self.single_action_space)
         if self._columns.outside is not None:
             raise_outside(self._columns.outside, self._tables)
-        if self._started and mask is not None:
-            # What has ended takes no action, but where its mask is already that of the next episode.
-            over = None if self.autoreset_mode is AutoresetMode.SAME_STEP else self._columns.ended
-            raise_helpless(mask, over, action_layout(self.single_action_space))
+        if mask is not None:
+            raise_helpless(mask, self._over, self._reader.layout)
+
+    @property
+    def _over(self) -> Tensor | None:
+        """What has ended takes no action, but where its mask is already that of the next episode."""
+        return None if self.autoreset_mode is AutoresetMode.SAME_STEP else self._columns.ended
+
+    def _faulty(self, mask: Tensor | None) -> Tensor:
+        """Return whether `_check` raises, on the device."""
+        mask = mask if self._started else None
+        helpless = None if mask is None else helpless_ones(mask, self._over, self._reader.layout)
+        return faulty(self._columns, helpless)
 
     def _check_open(self) -> None:
         if self.closed:

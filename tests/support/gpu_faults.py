@@ -11,16 +11,16 @@ from collections.abc import Iterator
 # What may stand between the brackets of a call, on one line.
 _INNER = r"(?:[^()\n]|\((?:[^()\n]|\([^()\n]*\))*\))*"
 _MASK = rf", mask=(?:[^(),\[\]]|\[[^\]]*\]|\({_INNER}\))+(?:, other=[^(),]+)?(?=\))"
-_ROW, _COLUMN = r"\b(row_stride|by_row\.\w+|\w+_row)", r"(column_stride|by_column\.\w+|\w+_column)\b"
-_STRIDE = r"row_stride|column_stride|action_row|action_column|NET\.OUTPUTS|NET\.SIZES\[\w\]|NUM_MEASURED|INPUTS|size"
+_STRIDE = r"\w+_stride|action_row|action_column|strides\[0\]|NET\.OUTPUTS|NET\.SIZES\[\w\]|NUM_MEASURED|INPUTS|size"
 
 Faults = dict[str, dict[str, tuple[str, ...]]]
 
 TRITON: Faults = {
     "mask left out": {_MASK: ("",)},
     "stride": {
-        f"{_ROW}, {_COLUMN}": (r"\2, \1",),
-        rf" \* (?:(?:{_STRIDE})\b|tl\.cast\((?:\w+_stride|policy_step|num_envs), tl\.int64\))": ("",),
+        r"\b(row_stride|action_row), (column_stride|action_column)\b": (r"\2, \1",),
+        rf" \* (?:(?:{_STRIDE})(?!\w)|tl\.cast\((?:\w+_stride|\w*strides\[\d\]|num_envs), tl\.int64\))": ("",),
+        r"\b(\w*strides)\[0\]": (r"\1[-1]",),
         r"\bn \* NET\.SIZES\[i\] \+ k\b": ("k * NET.SIZES[i + 1] + n",),
         r"\bn \* INPUTS \+ k\b": ("k * WIDTH + n",),
         r"static_range\(len\(components\)\)": ("static_range(1, len(components))",),
@@ -29,7 +29,7 @@ TRITON: Faults = {
     "barrier dropped": {
         r"\bsettle\(row\)(?!:)": ("pass",),
         r"tl\.debug_barrier\(\)": ("pass",),
-        r"row\.shape\[0\] < num_threads\(\)": ("row.shape[0] > num_threads()",),
+        r"row\.shape\[0\] < num_warps\(\)": ("row.shape[0] > num_warps()",),
     },
     "32 bits": {r"\.to\(tl\.int64\)": ("",), r"tl\.cast\((?!seed)([^(),]+), tl\.int64\)": (r"\1",)},
     "wrong lane": {

@@ -121,6 +121,30 @@ class OneHot(nn.Module):
         return f"{len(self.values)}, start={int(self.values[0])}"
 
 
+def discounted_returns(rewards: Tensor, ended: Tensor, before: Tensor, gamma: float | Tensor) -> Tensor:
+    """Return what rewards have come to at each step, each before it discounted once more; episodes begin at 0.
+
+    In as many rounds as the number of steps has binary digits, of a few kernels each: in each round a step takes in the
+    sum of twice as many steps before it.
+
+    Args:
+        rewards: (n_steps, num_envs).
+        ended: Whether the step ended its episode, (n_steps, num_envs).
+        before: What they had come to before the first step, (num_envs,).
+        gamma: Discount factor, a number or ().
+    """
+    sums = torch.cat([(rewards[0] + gamma * before)[None], rewards[1:]])
+    # By what the sum is multiplied that ends so many steps before this one.
+    weights = torch.cat([torch.zeros_like(sums[:1]), gamma * ~ended[:-1]])
+    reach = 1
+    while reach < len(rewards):
+        later = torch.addcmul(sums[reach:], weights[reach:], sums[:-reach])
+        sums = torch.cat([sums[:reach], later])
+        weights = torch.cat([weights[:reach], weights[reach:] * weights[:-reach]])
+        reach *= 2
+    return sums
+
+
 class RewardNormalizer(nn.Module):
     """Divides rewards by the running deviation of the discounted return, and clips them to [-10, 10].
 
@@ -154,12 +178,8 @@ class RewardNormalizer(nn.Module):
             rewards: Of consecutive steps.
             ended: Whether the step ended its episode.
         """
-        history = torch.empty_like(rewards)
-        running = self.returns
-        for step, reward in enumerate(rewards):
-            history[step] = running = running * self.gamma + reward
-            running = running * ~ended[step]
+        history = discounted_returns(rewards, ended, self.returns, self.gamma)
         self.moments.update(history)
-        self.returns.copy_(running.nan_to_num(0.0, 0.0, 0.0))
+        self.returns.copy_((history[-1] * ~ended[-1]).nan_to_num(0.0, 0.0, 0.0))
         scale = (self.moments.var + _EPS).rsqrt().float()
         return (rewards * scale).clamp(-_CLIP, _CLIP)

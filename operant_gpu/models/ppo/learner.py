@@ -485,7 +485,6 @@ class PPO:
         return {
             "timesteps": self.timesteps,
             "iterations": self.iterations,
-            "lr": self.hyperparameters.last("lr"),
             **measured,
             "seconds": self.seconds,
             "sps": (self.timesteps - timesteps) / (self.seconds - seconds),

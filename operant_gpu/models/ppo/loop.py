@@ -121,18 +121,22 @@ class Loop:
             is_due: Whether the reading is one that every training has. One that is not leaves nothing behind: a
                 training that goes on from there is as if it had not been.
         """
-        measured, faults = self.update.telemetry.read(clear=is_due)
+        # A product with 0 is 0, or it is not a number: two kernels for all parameters.
+        parameters = torch.cat([parameter.detach().flatten() for parameter in self.update.policy.parameters()])
+        others = (self.update.schedules.exactly("lr"), (parameters * 0).sum(), self.update.env.would_raise())
+        measured, faults, (lr, zero, would_raise) = self.update.telemetry.read(is_due, others)
         if faults:
             self.update.telemetry.faults.clear()
             # The environments count the actions that came of it; they are of no use to the next call.
             with contextlib.suppress(OperantError):
                 self.update.env.check()
             raise TrainingError(_account(faults))
-        if not torch.stack([parameter.isfinite().all() for parameter in self.update.policy.parameters()]).all():
+        if zero != 0:
             message = f"the policy is not finite after iteration {iterations}: lower lr, from a checkpoint"
             raise TrainingError(message)
-        self.update.env.check()
-        return measured
+        if would_raise:
+            self.update.env.check()
+        return {"lr": lr, **measured}
 
     def read_speeds(self) -> Metrics:
         """Return the environment steps per second that each part takes by itself; the device must have finished."""

@@ -22,6 +22,8 @@ _HIDDEN, _FEATURES = 64, 32
 # As in the paper: observations are clipped to five deviations, and the predictor learns from a quarter of them.
 _CLIP, _SHARE = 5.0, 4
 _LR, _BATCH_SIZE = 1e-3, 256
+# Of thousands of environments they are larger: more steps in sequence would take longer than all else on a GPU.
+_MOST_BATCHES = 16
 
 
 class IntrinsicReward(nn.Module):
@@ -123,7 +125,7 @@ class RND(IntrinsicReward):
 
     def _distil(self, inputs: Tensor, targets: Tensor, generator: Generator) -> None:
         chosen = permutation(len(inputs), generator)[: max(1, len(inputs) // _SHARE)]
-        for rows in chosen.tensor_split(max(1, len(chosen) // _BATCH_SIZE)):
+        for rows in chosen.tensor_split(min(max(1, len(chosen) // _BATCH_SIZE), _MOST_BATCHES)):
             self._optimizer.zero_grad()
             loss = (self.predictor(inputs[rows]) - targets[rows]).square().mean()
             loss.backward()

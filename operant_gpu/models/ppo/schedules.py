@@ -72,9 +72,10 @@ class Schedules:
         self._evaluate()
         self._done += self._steps
 
-    def last(self, name: str) -> float:
-        """Return a number of the last iteration, as exactly as it was written; waits for the device."""
-        return float(self._exact[NAMES.index(name)])
+    def exactly(self, name: str) -> Tensor:
+        """Return a number of the last iteration, as exactly as it was written: float64 (), on the device."""
+        number: Tensor = self._exact[NAMES.index(name)]
+        return number
 
     def _evaluate(self) -> None:
         torch.add(self._first, self._span * (self._done / self._total), out=self._exact)

@@ -98,14 +98,16 @@ class Telemetry:
         # What else ended in the steps in which a part of an episode did is left out with it.
         self._is_whole |= ended > 0
 
-    def read(self, clear: bool) -> tuple[Metrics, list[Fault]]:
-        """Return the means since the last reading, and the faults so far; waits for the device.
+    def read(self, clear: bool, others: Sequence[Tensor] = ()) -> tuple[Metrics, list[Fault], list[float]]:
+        """Return the means since the last reading, the faults so far, and other numbers (), in one wait for the device.
 
         `episodic_return`, `episodic_length` and the environments' own metrics, `env/...`, are over the last readings
         that hold at least 100 episodes, NaN before the first ends. The next means begin here if `clear`, and after a
         fault.
         """
-        columns = torch.cat([self._sums, self.faults.columns]).tolist()
+        more = [torch.stack([other.double() for other in others])] if others else []
+        columns = torch.cat([self._sums, self.faults.columns, *more]).tolist()
+        columns, read = columns[: len(columns) - len(others)], columns[len(columns) - len(others) :]
         count, *sums = columns[: len(self._steps)]
         iterations, explained, *episodes = columns[len(self._steps) : len(self._sums)]
         faults = self.faults.decode(columns[len(self._sums) :])
@@ -119,7 +121,7 @@ class Telemetry:
         metrics["explained_variance"] = explained / max(1.0, iterations)
         count, *totals = (sum(column) for column in zip(*recent, [0.0] * len(episodes), strict=True))
         means = [total / count if count else math.nan for total in totals]
-        return {"episodes": finished, **dict(zip(self._names, means, strict=True)), **metrics}, faults
+        return {"episodes": finished, **dict(zip(self._names, means, strict=True)), **metrics}, faults, read
 
 
 def _last_readings(readings: list[list[float]]) -> list[list[float]]:

@@ -12,7 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 
-from operant_gpu.models.policies.normalization import ObservationNormalizer, RewardNormalizer, RunningMoments
+from operant_gpu.models.policies.normalization import (
+    ObservationNormalizer,
+    RewardNormalizer,
+    RunningMoments,
+    discounted_returns,
+)
 
 # As the library: what keeps a variance of zero from a division by zero.
 EPS = 1e-8
@@ -218,6 +223,18 @@ def test_returns_go_on_from_batch_to_batch() -> None:
         parts(rewards[part : part + 4], ended[part : part + 4])
     torch.testing.assert_close(parts.moments.state_dict(), whole.moments.state_dict(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(parts.returns, whole.returns)
+
+
+@settings(deadline=None)
+@given(steps=st.integers(1, 70), seed=st.integers(0, 2**31))
+def test_discounted_returns_are_those_of_a_loop(steps: int, seed: int) -> None:
+    rewards, ended = random(steps, 3, seed=seed), random(steps, 3, seed=seed + 1) > 1.2
+    running, expected = random(3, seed=seed + 2), []
+    for reward, over in zip(rewards, ended, strict=True):
+        expected.append(running := reward + 0.97 * running)
+        running = running * ~over
+    found = discounted_returns(rewards, ended, random(3, seed=seed + 2), torch.tensor(0.97))
+    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-5, atol=1e-5)
 
 
 def test_rewards_are_scaled_but_not_shifted_and_clipped_to_ten() -> None:

@@ -54,7 +54,7 @@ def test_episodes_that_ended_are_those_of_a_loop_over_all_steps(is_staggered: bo
         rollout.note(under_way(total, length), 1)
         telemetry.add_iteration(rollout, torch.zeros(()))
         is_whole |= has_ended
-    metrics, faults = telemetry.read(clear=True)
+    metrics, faults, _ = telemetry.read(clear=True)
     assert not faults
     assert metrics["episodes"] == count > 0
     assert metrics["episodic_return"] == pytest.approx(returns / count, rel=1e-5)
