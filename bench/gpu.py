@@ -88,7 +88,10 @@ class Run:
                 file.write(b"\n" if file.tell() else b"")
         self._begin = self._shown = self.results.stat().st_size
         if cache is not None:
-            gpu_cache.settle(cache)
+            # Only here: a run without one needs no Triton.
+            from operant_gpu.backends.triton.ahead import settle
+
+            settle(cache / "triton")
 
     def __call__(self, stages: tuple[Stage, ...]) -> int:
         """Run the stages; return the exit status."""

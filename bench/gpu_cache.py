@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -18,18 +17,6 @@ def variables(cache: Path, compiles: bool) -> dict[str, str]:
     }
     # Binaries alone are carried; what is compiled where it runs may have readers.
     return found | ({"TRITON_STORE_BINARY_ONLY": "1"} if compiles else {})
-
-
-def settle(cache: Path) -> None:
-    """Make the folder usable where it is now: Triton notes the absolute path of each file, and heeds no other."""
-    for group in cache.resolve().glob("triton/*/__grp__*.json"):
-        try:
-            paths = {name: str(group.parent / name) for name in json.loads(group.read_text())["child_paths"]}
-        except (ValueError, TypeError, KeyError):
-            # Damaged: this kernel is compiled anew.
-            group.unlink()
-            continue
-        group.write_text(json.dumps({"child_paths": paths}))
 
 
 def strip(cache: Path) -> None:

@@ -13,6 +13,7 @@ import shutil
 import warnings
 from pathlib import Path
 
+from operant_gpu.backends import compilations
 from operant_gpu.errors import one_line
 from operant_gpu.files import as_path, write_whole
 
@@ -39,7 +40,8 @@ def find(kind: str, key: str) -> tuple[Path, bytes] | None:
 
 
 def keep(kind: str, key: str, suffix: str, content: bytes) -> Path | None:
-    """Keep what was made for a key, and return its file; where that is not possible, warn once and return None."""
+    """Keep what was compiled for a key, and return its file; where that is not possible, warn once and return None."""
+    compilations.note()
     folder = _folder()
     path = folder / kind / f"{key}-{_digest(content)}{suffix}"
     try:

@@ -143,9 +143,9 @@ def _check_interpreter(backend: str, other: str) -> None:
     """Raise where a GPU's backend has no way to run on a CPU."""
     advice = f"use backend={other!r}"
     if backend == "triton":
-        from operant_gpu.backends.triton.launching import INTERPRETED
+        from operant_gpu.backends.triton import launching
 
-        if INTERPRETED:
+        if launching.takes_host:
             return
         advice += ", or set TRITON_INTERPRET=1 before the first import to run the kernels in Triton's interpreter"
     raise BackendError(f"the {backend} backend needs a CUDA device: {advice}")

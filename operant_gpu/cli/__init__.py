@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import logging
 import os
 import re
 import signal
@@ -21,6 +22,7 @@ from typing import Any
 import tyro
 from rich.console import Console
 
+from operant_gpu.backends import compilations
 from operant_gpu.cli.common import (
     FAILED,
     INTERRUPTED,
@@ -34,6 +36,7 @@ from operant_gpu.cli.common import (
     show_parameters,
     take_parameters,
 )
+from operant_gpu.cli.compiling import Compile
 from operant_gpu.cli.machine import Bench, Doctor, Envs
 from operant_gpu.cli.options import OPTIONS, split_parameters
 from operant_gpu.cli.play import Play
@@ -50,7 +53,7 @@ _WIDTH_OF_FILES = 140
 _OUT_OF_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory|DefaultCPUAllocator")
 
 # Commands whose first argument is one.
-_OF_AN_ENVIRONMENT = ("train", "play", "bench")
+_OF_AN_ENVIRONMENT = ("train", "play", "bench", "compile")
 _COMMANDS: dict[str, Callable[..., Command]] = {
     "train": Train,
     "monitor": Monitor,
@@ -60,6 +63,7 @@ _COMMANDS: dict[str, Callable[..., Command]] = {
     "play": Play,
     "envs": Envs,
     "bench": Bench,
+    "compile": Compile,
     "doctor": Doctor,
 }
 
@@ -76,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # What a terminal's encoding lacks, such as a curve in ASCII, is no reason to stop.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    with _terminable(), plain_warnings():
+    with _terminable(), plain_warnings(), _logged():
         return _run(arguments)
 
 
@@ -114,6 +118,31 @@ def _parsed(commands: dict[str, Callable[..., Any]], arguments: Sequence[str]) -
         if not ended.code and is_named:
             show_parameters(_console(), find(environment_id(arguments[1])))
         raise
+
+
+class _Log(logging.Handler):
+    """Prints on the standard error what the library says while something takes long."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a message."""
+        say(Console(stderr=True), f"operant-gpu: {record.getMessage()}")
+
+
+@contextlib.contextmanager
+def _logged() -> Iterator[None]:
+    """Show meanwhile what is compiled, unless somebody else has asked for the log."""
+    log, handler = compilations.log, _Log()
+    if log.hasHandlers():
+        yield
+        return
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from operant_gpu import parameters, tables
-from operant_gpu.backends import select
+from operant_gpu.backends import compilations, select
 from operant_gpu.backends.base import NO_LIMIT, Batch
 from operant_gpu.backends.lowering.trial import try_out
 from operant_gpu.environment import Definition
@@ -328,6 +328,29 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             # What was returned last shows the state after the last step.
             self._results.present()
         return {name: self._export(tensor) for name, tensor in tensors.items()}
+
+    def compile(self, *calls: Callable[[VecEnv], Any]) -> int:
+        """Compile what resets and steps run, so that the first of each does not wait for it.
+
+        That takes seconds, once: later processes find it on disk. These environments stay as they are. It is done with
+        others like them, which take as much memory meanwhile.
+
+        Args:
+            calls: What else to compile for: each is called with such environments, which have been reset. Rollouts, for
+                example, are compiled for a policy's shape and for what is stored:
+                `env.compile(lambda env: env.rollout(8, policy, out=["obs", "reward"]))`.
+
+        Returns:
+            How many programs and kernels were compiled now.
+        """
+        before, (twin, identity, _) = compilations.count(), self.__reduce__()
+        with twin(*identity) as env:
+            env.reset(seed=0)
+            action = np.asarray(self.single_action_space.sample())
+            env.step(torch.as_tensor(action, device=self.device).expand(self.num_envs, *action.shape).contiguous())
+            for call in calls:
+                call(env)
+        return compilations.count() - before
 
     def capture(self, function: Callable[[], T]) -> Callable[[], T]:
         """Return a function that does what `function` does, by the replay of one CUDA graph.

@@ -51,7 +51,9 @@ def library(environment: Any, known: Known) -> dict[str, Any]:
     """
     source, command = program(environment, known), compile_command(environment)
     try:
-        loaded = load_or_make(f"{command}{source}", lambda path: _compile(environment, known, source, command, path))
+        loaded = load_or_make(
+            environment.id, f"{command}{source}", lambda path: _compile(environment, known, source, command, path)
+        )
     except OSError as error:
         if "undefined symbol" in str(error):
             raise explained(environment, known, f"it uses a function that is nowhere defined: {error}") from error

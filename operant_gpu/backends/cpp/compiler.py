@@ -15,8 +15,10 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from operant_gpu.backends.compilations import told
 from operant_gpu.backends.disk_cache import find, keep, remove
 from operant_gpu.errors import BackendError
+from operant_gpu.machine import cpu_name
 
 _ADVICE = (
     "install one (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install), "
@@ -24,10 +26,11 @@ _ADVICE = (
 )
 
 
-def load_or_make(key: str, make: Callable[[Path], object]) -> ctypes.CDLL:
+def load_or_make(what: str, key: str, make: Callable[[Path], object]) -> ctypes.CDLL:
     """Return the library that an earlier process made for a key on this machine, or one made now.
 
     Args:
+        what: Its name, for the log.
         key: All that decides what is in it, but for compiler and processor.
         make: Writes it to a path, in a folder of its own.
 
@@ -43,8 +46,9 @@ def load_or_make(key: str, make: Callable[[Path], object]) -> ctypes.CDLL:
             remove(found[0])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"{key}.so")
-        make(path)
-        kept = keep("cpp", key, ".so", path.read_bytes())
+        with told(what, cpu_name):
+            make(path)
+            kept = keep("cpp", key, ".so", path.read_bytes())
         # Programs may be forbidden where they are kept.
         with contextlib.suppress(OSError):
             return ctypes.CDLL(str(kept or path))

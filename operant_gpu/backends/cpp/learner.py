@@ -69,7 +69,7 @@ def library() -> ctypes.CDLL:
     command = [*compiler(), *FLAGS, *native_flags()]
     sources, calls = "".join(path.read_text(encoding="utf-8") for path in _SOURCES), header()
     try:
-        loaded = load_or_make(f"{command}{calls}{sources}", lambda path: _compile(command, calls, path))
+        loaded = load_or_make("the learner", f"{command}{calls}{sources}", lambda path: _compile(command, calls, path))
     except OSError as error:
         raise BackendError(f"what the C++ compiler {command[0]} makes cannot be written or loaded: {error}") from error
     loaded.climb.argtypes = [POINTER]

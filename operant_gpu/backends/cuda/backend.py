@@ -13,6 +13,7 @@ import torch
 from cupy_backends.cuda.libs import nvrtc
 
 from operant_gpu.backends.base import Batch
+from operant_gpu.backends.compilations import told
 from operant_gpu.backends.cuda.base import CudaSourceBackend
 from operant_gpu.backends.cuda.source import KERNELS, Known, explained, known_of, program
 from operant_gpu.backends.disk_cache import find, keep
@@ -87,8 +88,9 @@ def cubin(environment: CudaEnvironment, known: Known, arch: str) -> bytes:
     digest = hashlib.sha256(f"{version}{options}{source.replace(beside, '')}".encode()).hexdigest()[:32]
     if found := find("cuda", digest):
         return found[1]
-    compiled = _compiled(environment, known, source, (*options, f"-I{beside}"))
-    keep("cuda", digest, ".cubin", compiled)
+    with told(environment.id, lambda: arch):
+        compiled = _compiled(environment, known, source, (*options, f"-I{beside}"))
+        keep("cuda", digest, ".cubin", compiled)
     return compiled
 
 

@@ -18,8 +18,10 @@ from numba.core.ccallback import CFunc
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
+from operant_gpu.backends.compilations import told
 from operant_gpu.backends.disk_cache import find, keep, remove
 from operant_gpu.kernels.numba import batch, block, mathematics, memory
+from operant_gpu.machine import cpu_name
 from operant_gpu.memory import records
 
 _KIND = "numba"
@@ -63,7 +65,8 @@ def _function(function: Callable[..., None], arguments: int, digest: str) -> Any
     """Return a function of so many integers, addresses among them, compiled now or by an earlier process."""
     made: Any = CFunc(function, ((types.intp,) * arguments, types.void), locals={}, options={"error_model": "numpy"})
     made._cache = _Cache(f"{function.__name__}_{digest}")
-    made.compile()
+    with told(f"numba's {function.__name__}", cpu_name):
+        made.compile()
     return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -10,10 +11,11 @@ import triton
 from torch import Tensor
 
 from operant_gpu.backends.base import Batch
+from operant_gpu.backends.compilations import told
 from operant_gpu.backends.stepwise import StepwiseRollout
 from operant_gpu.backends.triton import prepared
 from operant_gpu.backends.triton.constants import environment_constants, network_constants
-from operant_gpu.backends.triton.launching import INTERPRETED, check_compiler
+from operant_gpu.backends.triton.launching import INTERPRETED, check_compiler, target_name
 from operant_gpu.backends.triton.prepared import Launch, form, like, widths
 from operant_gpu.fields import MOST_CELLS
 from operant_gpu.kernels.triton import draw as drawing
@@ -181,7 +183,9 @@ class TritonBackend:
         constants = {"ENV": self._constants[False], **(constants or {}), "BLOCK": block}
         grid, options = (triton.cdiv(self._num_envs, block),), {"num_warps": warps, **OPTIONS}
         given = *examples(kernel, arguments, exact), constants
-        launch = self._launches[key] = Launch(kernel, grid, *given, self._device, options, _WAY_ROUND)
+        name = f"{kernel.fn.__name__} of {self._batch.environment.id}"
+        with told(name, functools.partial(target_name, self._device)):
+            launch = self._launches[key] = Launch(kernel, grid, *given, self._device, options, _WAY_ROUND)
         return launch
 
 

@@ -13,15 +13,43 @@ import torch
 import triton
 from triton.errors import TritonError
 
+from operant_gpu.backends.compilations import note, told
 from operant_gpu.backends.failures import failure
+from operant_gpu.backends.triton import ahead
 from operant_gpu.errors import BackendError
 from operant_gpu.kernels.triton.step import step_kernel
+from operant_gpu.machine import machine_name
 
 # How Triton, its compilers and the driver say that they cannot.
 REFUSALS = (RuntimeError, TritonError, subprocess.SubprocessError, OSError)
 
+ahead.use_shipped()
+
+
+def _count(*, src: Any, cache_hit: bool, **others: Any) -> None:
+    """Count the library's kernels that Triton compiles, and pass on what others want to know."""
+    if not cache_hit and getattr(src.fn, "__module__", "").startswith("operant_gpu."):
+        note()
+    if _listener is not None:
+        _listener(src=src, cache_hit=cache_hit, **others)
+
+
+_listener = triton.knobs.compilation.listener
+triton.knobs.compilation.listener = _count
+
 # Whether TRITON_INTERPRET was set when the kernels were decorated: they then run on the CPU.
 INTERPRETED = not isinstance(step_kernel, triton.JITFunction)
+# Whether kernels take tensors in the host's memory: interpreted, or for a device that is not here (`ahead.py`).
+takes_host = INTERPRETED
+
+
+def target_name(device: torch.device) -> str:
+    """Return the name of a GPU, or the compute capability of one that is not here."""
+    return (
+        machine_name(device)
+        if device.type == "cuda"
+        else f"sm_{triton.runtime.driver.active.get_current_target().arch}"
+    )
 
 
 def launch(
@@ -52,7 +80,8 @@ def launch(
         with np.errstate(all="ignore"):
             kernel[grid](*arguments, **constants)
         return
-    with refused(kernel, device, advice):
+    name = f"{kernel.fn.__name__} of the learner"
+    with told(name, functools.partial(target_name, device)), refused(kernel, device, advice):
         kernel[grid](*arguments, **constants, **options)
 
 
@@ -77,7 +106,7 @@ def compiled(
 def refused(kernel: Any, device: torch.device, advice: str) -> Iterator[None]:
     """On a device, raise `BackendError` for what it or the compiler refuses."""
     try:
-        with torch.cuda.device(device):
+        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
             yield
     except REFUSALS as error:
         raise failure(kernel.fn.__name__, device, error, advice) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from typing import Any, NamedTuple
@@ -10,8 +11,9 @@ import torch
 import triton
 from torch import Tensor
 
+from operant_gpu.backends.compilations import told
 from operant_gpu.backends.triton.constants import PIECES, action_constants, learner_constants, network_constants
-from operant_gpu.backends.triton.launching import INTERPRETED, check_compiler, compiled, launch
+from operant_gpu.backends.triton.launching import INTERPRETED, check_compiler, compiled, launch, target_name
 from operant_gpu.hyperparameters import AdamState, Samples, StepSettings, StepTable, minibatches_of
 from operant_gpu.kernels.triton.adam import NUM_MEASURED, adam_kernel, reduce_kernel
 from operant_gpu.kernels.triton.advantages import advantages_kernel
@@ -79,9 +81,9 @@ def find_fit(mlp: MLP, actions: ActionLayout, settings: StepSettings, example: S
     arguments = _gradient_arguments(numbers, numbers, whole, numbers, mlp, example, whole, moments)
     for shape in SHAPES[mlp.precision, len(mlp.layout.hidden_sizes) > 2]:
         options, place = {"num_warps": shape.warps, **OPTIONS}, (0, 1, 1)
-        kernel = compiled(
-            gradient_kernel, (*arguments, *place), constants | {"BLOCK": shape.block}, device, options, _ADVICE
-        )
+        compiled_in = constants | {"BLOCK": shape.block}
+        with told("gradient_kernel of the learner", functools.partial(target_name, device)):
+            kernel = compiled(gradient_kernel, (*arguments, *place), compiled_in, device, options, _ADVICE)
         if (shared := int(kernel.metadata.shared)) <= limit:
             return Fit(shape, shared)
     return None
@@ -287,9 +289,7 @@ def find_misfit(mlp: MLP, actions: ActionLayout, settings: StepSettings, example
 
 def _shared_memory(device: torch.device) -> int:
     """Return the bytes that one program can have on the chip."""
-    if device.type != "cuda":
-        return 0
-    index = torch.cuda.current_device() if device.index is None else device.index
+    index = torch.cuda.current_device() if device.type == "cuda" and device.index is None else device.index or 0
     return int(triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"])
 
 

@@ -6,11 +6,10 @@ import contextlib
 
 import torch
 
-from operant_gpu.backends import select
 from operant_gpu.backends.triton import launching, prepared
 from operant_gpu.backends.triton import update as triton_update
 from ptx_executor.kernels import Executor
-from ptx_executor.triton_driver import PtxDriver, activate, shared_memory_of
+from ptx_executor.triton_driver import PtxDriver, activate
 
 
 def install(executor: Executor | None = None, capability: int = 80) -> PtxDriver:
@@ -26,7 +25,6 @@ def install(executor: Executor | None = None, capability: int = 80) -> PtxDriver
     found = activate(executor, capability)
     torch.cuda.get_device_capability = lambda device=None: divmod(capability, 10)
     torch.cuda.device = lambda device: contextlib.nullcontext()
-    select._check_interpreter = lambda *_: None
-    triton_update._shared_memory = lambda device: shared_memory_of(capability)
+    launching.takes_host = True
     triton_update._programs_at_once = lambda device, fit: 6
     return found
