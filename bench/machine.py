@@ -25,6 +25,7 @@ _PACKAGES = (
     "gymnax",
     "MinAtar",
     "cupy-cuda13x",
+    "cupy-cuda12x",
     "stable-baselines3",
 )
 

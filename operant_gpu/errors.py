@@ -9,14 +9,23 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 _MOST = 2**63 - 1
+
+
+def gpu_extra(cuda: str | None) -> tuple[str, str]:
+    """Return the extra for GPUs and its CuPy, for the CUDA that PyTorch was built with; the newest if it has none."""
+    return ("gpu-cuda12", "cupy-cuda12x") if (cuda or "").startswith("12.") else ("gpu", "cupy-cuda13x")
+
+
+_GPU, _CUPY = gpu_extra(torch.version.cuda)
 # Modules that not every installation has: the extra and the package they come with, and what for.
 EXTRAS = {
     "numba": ("cpu", "numba", "compiles environments for the CPU, several times as fast as NumPy"),
-    "triton": ("gpu", "triton", "compiles environments for the GPU"),
-    "cupy": ("gpu", "cupy-cuda13x", "runs environments in CUDA C++ on the GPU, and CuPy arrays"),
-    "pynvml": ("gpu", "nvidia-ml-py", "tells how busy and how hot the GPU is"),
+    "triton": (_GPU, "triton", "compiles environments for the GPU"),
+    "cupy": (_GPU, _CUPY, "runs environments in CUDA C++ on the GPU, and CuPy arrays"),
+    "pynvml": (_GPU, "nvidia-ml-py", "tells how busy and how hot the GPU is"),
     "pygame": ("render", "pygame", "draws classic control"),
     "imageio_ffmpeg": ("render", "imageio-ffmpeg", "writes MP4 videos"),
     "onnxscript": ("export", "onnxscript", "exports policies to ONNX"),

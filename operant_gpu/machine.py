@@ -21,7 +21,7 @@ import torch
 
 from operant_gpu.version import __version__
 
-_PACKAGES = ("torch", "triton", "numpy", "numba", "gymnasium", "cupy-cuda13x")
+_PACKAGES = ("torch", "triton", "numpy", "numba", "gymnasium", "cupy-cuda13x", "cupy-cuda12x")
 _GIB = 2**30
 # Seconds between two looks at how busy the machine is: the driver itself updates its figures about as often.
 _INTERVAL = 1.0

@@ -90,6 +90,19 @@ def resolve(
     return resolved, backend
 
 
+def why_slower(environment: Definition, trial: Trial, device: torch.device, name: str) -> str | None:
+    """Return why a faster backend than this one was not taken, None if there is none."""
+    on_gpu, *on_cpu = backends_of(environment)
+    faster = [] if device.type == "cuda" or name == on_gpu else on_cpu[: on_cpu.index(name)]
+    if faster and torch.cuda.is_available():
+        faster.insert(0, on_gpu)
+    for one in faster:
+        boards = "it runs no environments with arrays" if trial.width > 1 and not BACKENDS[one].has_arrays else None
+        if reason := boards or _missing(one):
+            return f"the {name} backend steps the environments, and not {one}: {reason}"
+    return None
+
+
 def create(name: str, batch: Batch) -> Backend:
     """Return the backend of this name for a batch."""
     module = importlib.import_module(f"operant_gpu.backends.{name}.backend")

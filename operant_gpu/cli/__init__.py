@@ -130,11 +130,8 @@ class _Log(logging.Handler):
 
 @contextlib.contextmanager
 def _logged() -> Iterator[None]:
-    """Show meanwhile what is compiled, unless somebody else has asked for the log."""
+    """Show meanwhile what the library says in its log."""
     log, handler = compilations.log, _Log()
-    if log.hasHandlers():
-        yield
-        return
     before = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)

@@ -147,8 +147,6 @@ class Train(OfAnEnvironment):
                 begun = f", going on from {learner.timesteps:,} steps" if self.resume is not None else ""
                 machine = f"{env.num_envs:,} environments on {env.device} ({env.backend})"
                 say(console, f"{env.environment.id} in {run.folder}: {machine}{begun}")
-                if learner.engine != "fused":
-                    say(console, f"{learner.engine_reason}")
                 if self.resume is not None and has_newer(run.folder / FOLDER, learner.timesteps):
                     # Between reading it and locking the run.
                     raise InvalidConfig("resume", f"another process has gone on with {run.folder}: try again")

@@ -246,6 +246,7 @@ class Run:
             "max_episode_steps": env.max_episode_steps,
             "details": view.details,
             "engine": self.learner.engine_reason,
+            "slow_paths": self.learner.slow_paths,
             "goal": view.goal,
             "start": view.start,
             "target": view.target,

@@ -22,7 +22,7 @@ _GROUPS = {
     "rollout": ("episodic_return", "episodic_length", "episodes"),
     "losses": ("policy_loss", "value_loss", "entropy", "explained_variance"),
     "update": ("approx_kl", "clip_frac", "grad_norm", "lr"),
-    "time": ("iterations", "seconds", "sps", "env_sps", "learner_sps"),
+    "time": ("iterations", "seconds", "sps", "env_sps", "learner_sps", "slow_paths"),
     "machine": ("cpu_percent", "ram_gib", "gpu_percent", "gpu_memory_gib", "gpu_temperature", "gpu_watts"),
 }
 _TAGS = {name: f"{group}/{name}" for group, names in _GROUPS.items() for name in names}

@@ -70,6 +70,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         given_params: The parameters as they were given: numbers, copies of tensors, and distributions.
         device: Where the tensors are.
         backend: Name of the backend.
+        slow_path: Why `backend="auto"` took none that is faster; None if there is none, or one was named.
         autoreset_mode: When ended environments are reset.
         output: The library whose arrays come back.
         max_episode_steps: The time limit in force, or None.
@@ -114,6 +115,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         notes = self._debug and environment.has_tables
         trial = try_out(environment, as_given, as_tables, notes)
         self.device, self.backend = select.resolve(environment, trial, device, backend)
+        slower = select.why_slower(environment, trial, self.device, self.backend) if backend == "auto" else None
+        self.slow_path = slower
         layout, obs = action_layout(self.single_action_space), observation_layout(self.single_observation_space)
         mask_size = layout.num_actions if environment.has_action_mask else 0
         self._layout, self._shape = obs, obs.shape

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from gymnasium.vector import AutoresetMode
 
+from operant_gpu.backends import compilations
 from operant_gpu.backends.failures import KernelError
 from operant_gpu.backends.select import backends_of, existing, spelled
 from operant_gpu.environment import Definition
@@ -54,11 +55,13 @@ class Report:
         machine: Name of the GPU, else of the CPU.
         versions: Of Python, this library and what it builds on.
         checks: In order.
+        compilations: How many programs and kernels were compiled for them: of others, earlier processes had left them.
     """
 
     machine: str
     versions: Mapping[str, str]
     checks: tuple[Check, ...]
+    compilations: int = 0
 
     @property
     def passed(self) -> bool:
@@ -76,7 +79,7 @@ class Report:
         counts = [f"{sum(one.state == state for one in self.checks)} {state}" for state in (OK, FAILED, SKIPPED)]
         software = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         head = f"Verified on {self.machine}, {datetime.now(timezone.utc).date()}"
-        return "\n".join([head, software, *rows, ", ".join(counts)])
+        return "\n".join([head, software, *rows, ", ".join([*counts, f"{self.compilations} compilations"])])
 
 
 def verify(env: VecEnv | Definition | str | None = None, *, device: str | torch.device = "auto") -> Report:
@@ -99,8 +102,9 @@ def verify(env: VecEnv | Definition | str | None = None, *, device: str | torch.
         InvalidConfig: If there is no such environment or device.
         BackendError: If the device is not there.
     """
-    where = _device(env, device)
-    return Report(machine_name(where), versions(), tuple(examine(env, where)))
+    where, before = _device(env, device), compilations.count()
+    checks = tuple(examine(env, where))
+    return Report(machine_name(where), versions(), checks, compilations.count() - before)
 
 
 def examine(env: VecEnv | Definition | str | None = None, device: str | torch.device = "auto") -> Iterator[Check]:

@@ -202,19 +202,6 @@ def running(number: int) -> bool:
     return status.exists() and status.read_text().rsplit(") ", 1)[1][0] != "Z"
 
 
-def test_a_cache_that_was_moved_is_made_usable(bench: Any, tmp_path: Path) -> None:
-    kernel = tmp_path / "triton" / "KEY"
-    kernel.mkdir(parents=True)
-    group = kernel / "__grp__step_kernel.json"
-    group.write_text(json.dumps({"child_paths": {"step_kernel.cubin": "/elsewhere/triton/KEY/step_kernel.cubin"}}))
-    for number, text in enumerate(("{", "[]", "", '{"child_paths": 3}')):
-        (kernel / f"__grp__damaged{number}.json").write_text(text)
-    bench("gpu_cache").settle(tmp_path)
-    # What is damaged is compiled anew.
-    assert list(kernel.glob("__grp__*")) == [group]
-    assert json.loads(group.read_text()) == {"child_paths": {"step_kernel.cubin": str(kernel / "step_kernel.cubin")}}
-
-
 SANITIZED = "the program came to its end: fused\n========= "
 
 

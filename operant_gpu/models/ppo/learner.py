@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import os
 import secrets
 import time
@@ -39,6 +40,7 @@ from operant_gpu.vector import VecEnv
 Callback = Callable[[Metrics], bool | None]
 
 # Numbers that a checkpoint keeps.
+_log = logging.getLogger("operant_gpu")
 _PROGRESS = ("timesteps", "iterations", "seconds", "start", "target")
 
 
@@ -182,6 +184,16 @@ class PPO:
         reason = fused if self._obstacle is None else f"not fused: {self._obstacle}"
         return reason if self._loop.failure is None else f"{reason}; no graph: {self._loop.failure}"
 
+    @property
+    def slow_paths(self) -> list[str]:
+        """What is slower here than it could be, and why: a sentence each. What was asked for is none."""
+        lost = [] if self.env.slow_path is None else [self.env.slow_path]
+        if self._obstacle is not None and self.config.engine == "auto":
+            lost.append(f"PyTorch trains the network, and not the fused kernels: {self._obstacle}")
+        if self._loop.failure is not None:
+            lost.append(f"no CUDA graph is replayed: {self._loop.failure}")
+        return lost
+
     def learn(
         self, total_timesteps: int | None = None, callback: Callback | None = None, *, progress: bool = False
     ) -> PPO:
@@ -196,8 +208,9 @@ class PPO:
                 when it returns False. It must leave `env` alone: evaluate in environments of its own. Metrics are
                 timesteps, iterations, seconds, lr, episodes, episodic_return, episodic_length and each metric of the
                 environment as env/NAME (of the last 100 episodes or some more; NaN before the first ends); steps per
-                second since the last call: sps, and env_sps and learner_sps of each part by itself; and as means since
-                the last call policy_loss, value_loss, entropy, approx_kl, clip_frac, grad_norm and explained_variance.
+                second since the last call: sps, and env_sps and learner_sps of each part by itself; slow_paths, how
+                many the attribute of that name has; and as means since the last call policy_loss, value_loss, entropy,
+                approx_kl, clip_frac, grad_norm and explained_variance.
             progress: Whether to show a dashboard in the terminal, or lines where the output is none.
 
         Returns:
@@ -430,6 +443,8 @@ class PPO:
                 options = {"elapsed": "random"} if self.config.staggered_starts else None
                 self.env.reset(seed=self.config.seed, options=options)
                 self._telemetry.begin(self.env.episode_so_far[1])
+            for line in self.slow_paths:
+                _log.info(line)
         self._memory = None
         self._loop.begin(self.iterations, memory)
         self._has_begun = True
@@ -486,6 +501,7 @@ class PPO:
             "timesteps": self.timesteps,
             "iterations": self.iterations,
             **measured,
+            "slow_paths": len(self.slow_paths),
             "seconds": self.seconds,
             "sps": (self.timesteps - timesteps) / (self.seconds - seconds),
             **self._loop.read_speeds(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from executed import executed
 from operant_gpu.cli import main
 
 pytest.importorskip("triton", reason="there is nothing to compile with")
+
+from operant_gpu.backends.triton.ahead import settle
 
 
 @pytest.mark.thorough
@@ -31,3 +34,16 @@ def test_a_folder_that_was_carried_elsewhere_spares_all_compilations(
 def test_what_is_no_generation_is_refused(arch: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compile", "CartPole-v1", "--arch", arch, "--out", str(tmp_path)]) == 2
     assert "expected a compute capability such as sm_90" in capsys.readouterr().err
+
+
+def test_a_folder_that_was_moved_is_made_usable(tmp_path: Path) -> None:
+    kernel = tmp_path / "KEY"
+    kernel.mkdir(parents=True)
+    group = kernel / "__grp__step_kernel.json"
+    group.write_text(json.dumps({"child_paths": {"step_kernel.cubin": "/elsewhere/triton/KEY/step_kernel.cubin"}}))
+    for number, text in enumerate(("{", "[]", "", '{"child_paths": 3}')):
+        (kernel / f"__grp__damaged{number}.json").write_text(text)
+    settle(tmp_path)
+    # What is damaged is compiled anew.
+    assert list(kernel.glob("__grp__*")) == [group]
+    assert json.loads(group.read_text()) == {"child_paths": {"step_kernel.cubin": str(kernel / "step_kernel.cubin")}}

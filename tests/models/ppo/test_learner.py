@@ -20,7 +20,7 @@ from operant_gpu.models.ppo.checkpoint import _signed
 
 TIMES = {"seconds", "sps", "env_sps", "learner_sps"}
 NAMES = {"timesteps", "iterations", "lr", "episodes", "episodic_return", "episodic_length", "policy_loss", "value_loss"}
-NAMES |= {*TIMES, "entropy", "approx_kl", "clip_frac", "grad_norm", "explained_variance"}
+NAMES |= {*TIMES, "entropy", "approx_kl", "clip_frac", "grad_norm", "explained_variance", "slow_paths"}
 
 
 def small(**changes: object) -> PPOConfig:
@@ -598,3 +598,20 @@ def test_learning_goes_on_from_the_state_that_the_environments_are_in() -> None:
     expected = env.observe().clone()
     learner.learn(128)
     assert torch.equal(learner._loop.rollout.obs[0], expected)
+
+
+def test_what_is_slower_than_it_could_be_is_said_once_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    env = operant_gpu.make("Snake-v0", 4, device="cpu")
+    metrics: list[dict[str, float]] = []
+    with caplog.at_level("INFO", "operant_gpu"):
+        learner = PPO(env, small(cnn_channels=(4,))).learn(64, metrics.append)
+    backend, network = learner.slow_paths
+    assert backend == "the numpy backend steps the environments, and not numba: it runs no environments with arrays"
+    assert network.startswith("PyTorch trains the network, and not the fused kernels: cnn_channels: ")
+    assert [line for line in caplog.messages if "compiled" not in line] == [backend, network]
+    assert {each["slow_paths"] for each in metrics} == {2}
+
+
+def test_what_was_asked_for_is_no_loss() -> None:
+    env = operant_gpu.make("CartPole-v1", 4, device="cpu", backend="numpy")
+    assert PPO(env, small(engine="eager")).slow_paths == []
