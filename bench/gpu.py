@@ -61,6 +61,8 @@ STAGES = (
     Stage("c", "speed of environments", 50),
     Stage("d", "speed of training", 80),
     Stage("e", "beside the PPO in JAX", 45),
+    Stage("h", "the width where fusion stops paying", 40),
+    Stage("i", "two decisions", 40),
     Stage("f", "tests/gpu", 240),
     Stage("g", "compute-sanitizer", 60),
 )

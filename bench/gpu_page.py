@@ -141,6 +141,10 @@ def sections(stages: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
         yield learners_table("In turns with JAX", beside)
     if runs := [data for letter in "de" for data in found.get(letter, []) if "runs" in data]:
         yield solved_table(runs)
+    if widths := [data for data in found.get("h", []) if "width" in data]:
+        yield widths_table(widths)
+    if decisions := [row for row in stages.get("i", []) if "ratio" in row["data"]]:
+        yield decisions_table(decisions)
     yield table(("checks", "result"), [(what, words) for what, words in checks(stages)])
 
 
@@ -176,6 +180,29 @@ def solved_table(runs: list[dict[str, Any]]) -> str:
         for data in runs
     ]
     return table(("training until solved", "median seconds", "seeds"), cells)
+
+
+def widths_table(widths: list[dict[str, Any]]) -> str:
+    """Return how fast rollouts are that a network acts in, fused and by a graph."""
+    cells = []
+    for data in widths:
+        speeds = {row["contender"]: f"{row['per_second'] / 1e6:,.1f}" for row in data["rows"]}
+        ratio = f"{data['ratio']:.2f}" if "ratio" in data else "-"
+        name = f"{data['env']}, {data['num_envs']:,}, {data['width']} x {data['width']}"
+        cells.append((name, speeds.get("fused", "-"), speeds["graph"], ratio))
+    return table(("stored rollouts of a network", "fused, M steps/s", "graph, M steps/s", "fused/graph"), cells)
+
+
+def decisions_table(rows: list[dict[str, Any]]) -> str:
+    """Return what kernels take, and what could stand for them."""
+    cells = []
+    for row in rows:
+        data = row["data"]
+        share = f"{data['share']:.2%}" if "share" in data else "-"
+        other = data["rows"][1]["contender"]
+        kernel, instead = (f"{seconds * 1e6:,.2f}" for seconds in data["seconds"])
+        cells.append((row["what"], kernel, f"{other} {instead}", f"{data['ratio']:.3f}", share))
+    return table(("kernel", "us", "instead, us", "times as long", "more, of an iteration"), cells)
 
 
 def checks(stages: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, str]]:

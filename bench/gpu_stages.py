@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gpu_decisions import decisions, fusion
 from gpu_reporter import Reporter
 from gpu_rows import FAILED, OK, RUN, SKIPPED, STAND_IN, Row
 from gpu_speeds import SIZES, Sizes, beside_jax, environments, limits, training
@@ -148,6 +149,8 @@ STAGES: dict[str, Callable[[Reporter, Sizes], None]] = {
     "e": beside_jax,
     "f": gpu_tests,
     "g": sanitizer,
+    "h": fusion,
+    "i": decisions,
 }
 
 

@@ -270,6 +270,17 @@ def learner(engine: str) -> dict[str, Any]:
     return {"engine": engine, "num_envs": 16_384, "batch_size": 65_536, **rates}
 
 
+def turns(**more: Any) -> dict[str, Any]:
+    return {"env": "CartPole-v1", "num_envs": 4096, **more}
+
+
+def ways(contender: str, per_second: float = 1e8) -> dict[str, Any]:
+    return {"contender": contender, "per_second": per_second}
+
+
+STEPPED = [ways("step"), ways("rollout")]
+
+
 def made_up_results() -> list[str]:
     limits = {"copy_bytes_per_second": 3e12, "matrix_flop_per_second": 4e14, "float32_flop_per_second": 5e13}
     return [
@@ -285,9 +296,45 @@ def made_up_results() -> list[str]:
         line("d", "where", data={"engine": "fused", **learner("fused"), "split": {"rollout": 1e-3, "rest": 3e-3}}),
         line("d", "solves", data={"env": "CartPole-v1", "engine": "fused", "runs": [{}], "seconds": 0.5, "solved": 1}),
         line("e", "JAX", data={"rows": [learner("jax on gpu")]}),
+        line("h", "fused", "skipped", figure="up to 128 units"),
+        line("h", "64 x 64", data=turns(width=64, rows=[ways("graph", 2e8), ways("fused", 5e8)], ratio=2.5)),
+        line("h", "256 x 256", data=turns(width=256, rows=[ways("graph", 1e8)])),
+        line("i", "step kernel: Snake-v0", data=turns(rows=STEPPED, seconds=(4e-6, 5e-6), ratio=1.25)),
+        line("i", "shuffle kernel", data=turns(rows=STEPPED, seconds=(1e-5, 6e-5), ratio=6.0, share=0.01)),
         line("f", "test_step_on_gpu.py::test_it", "failed", figure="AssertionError: 1 != 2"),
         line("f", "tests/gpu", "failed", data={"whole": True}, figure="700 ok, 1 failed; exit status 0"),
     ]
+
+
+def test_two_ways_are_reported_with_what_each_takes(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timing, reporter = bench("operant_gpu.cli.timing"), bench("gpu_reporter")
+    monkeypatch.setenv("OPERANT_GPU_BENCH_RESULTS", str(tmp_path / "results.jsonl"))
+    monkeypatch.setattr(reporter, "Kernels", lambda arch: SimpleNamespace(take=lambda: (0, 0)))
+    taken = {"step": 16e-6, "rollout": 20e-6}
+    monkeypatch.setattr(timing, "timed", lambda contender, calls: taken[contender.name])
+    report, sizes = reporter.Reporter("i", "run"), SimpleNamespace(repeats=3, seconds=0.0)
+    make = lambda: [timing.Contender(name, lambda _: None) for name in taken]  # noqa: E731
+    bench("gpu_decisions").decide(report, sizes, "step kernel", make, 4, iteration=1e-4)
+    (row,) = rows_of(tmp_path)
+    assert row["figure"] == "step 4.00 us, rollout 5.00 us: 1.250 times as long, 1.00% of 0.10 ms more"
+    assert row["data"]["ratio"] == pytest.approx(1.25)
+
+
+def test_a_share_is_of_an_iteration_of_the_same_run(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, results = line("", "the run", "note", data=RUN), tmp_path / "results.jsonl"
+    slower = {**learner("fused"), "seconds_per_iteration": 0.005}
+    trained = [line("d", "trains", data=data) for data in (learner("fused"), slower, learner("graph"))]
+    results.write_text("\n".join([begun, *trained]))
+    monkeypatch.setenv("OPERANT_GPU_BENCH_RESULTS", str(results))
+    iteration_of = bench("gpu_decisions").iteration_of
+    assert iteration_of(16_384 * 32) == 0.0042
+    assert iteration_of(4_096 * 32) is None
+    results.write_text("\n".join([begun, *trained, begun]))
+    assert iteration_of(16_384 * 32) is None
 
 
 @pytest.fixture
@@ -312,6 +359,10 @@ def test_results_become_pages(bench: Any, pages: Any) -> None:
     assert "| CartPole-v1, 4,096: step, triton | 1,500.0 | 1,400.0-1,600.0 | 7.0 | 50.0% | - | - |" in text
     assert "| fused, 16,384 x 32 | 65,536 | 125.000 | 120.000-130.000 | 4.20 | - |" in text
     assert "| rollout | 1.00 | 25% |" in text
+    assert "| CartPole-v1, 4,096, 64 x 64 | 500.0 | 200.0 | 2.50 |" in text
+    assert "| CartPole-v1, 4,096, 256 x 256 | - | 100.0 | - |" in text
+    assert "| step kernel: Snake-v0 | 4.00 | rollout 5.00 | 1.250 | - |" in text
+    assert "| shuffle kernel | 10.00 | rollout 60.00 | 6.000 | 1.00% |" in text
     # What went wrong is told beside what went well.
     assert "| graph | failed: BackendError: a \\| in its words |" in text
     assert "| test_step_on_gpu.py::test_it | failed: AssertionError: 1 != 2 |" in text
