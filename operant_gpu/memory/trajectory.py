@@ -84,6 +84,7 @@ class Storage:
         kinds |= dict.fromkeys(_ACTIONS, _Kind(actions.shape, integers if actions.is_discrete else real))
         kinds["action_mask"] = _Kind((mask_size,), flag, stores_rows)
         self._kinds = kinds if mask_size else {name: kind for name, kind in kinds.items() if name != "action_mask"}
+        self._shapes = {name: (num_envs, *kind.shape) for name, kind in self._kinds.items()}
         self._written = tuple(name for name in Outputs._fields if name in self._kinds)
 
     def allocate(self, name: str, *steps: int) -> Tensor:
@@ -106,19 +107,17 @@ class Storage:
             InvalidConfig: If a name is unknown or a tensor does not fit.
         """
         shares_final_obs = outputs.final_obs is outputs.obs
-        flat = {}
+        written = outputs._asdict()
         for name, given in mapping("out", out, "tensors").items():
             _check_known(name, self._written)
             if name == "final_obs" and shares_final_obs:
                 raise InvalidConfig("out", "final_obs is obs itself in this auto-reset mode: leave it out")
             self._check(name, given)
-            flat[name] = self._flat(name, given)
-        if shares_final_obs and "obs" in out:
-            flat["final_obs"] = flat["obs"]
-        written = outputs._replace(**flat)
-        obs, final_obs, *others = written
-        _check_apart(Outputs._fields, (obs, None if shares_final_obs else final_obs, *others))
-        return written
+            written[name] = self._flat(name, given)
+        if shares_final_obs:
+            del written["final_obs"]
+        _check_apart(written)
+        return Outputs(**{"final_obs": written["obs"], **written})
 
     def tensors(self, out: Mapping[str, Any] | Iterable[str], num_steps: int, has_network: bool) -> dict[str, Tensor]:
         """Return the tensors for a rollout to write, by name: the caller's, or fresh ones for names alone.
@@ -136,7 +135,7 @@ class Storage:
         if isinstance(out, Mapping):
             for name in names:
                 self._check(name, out[name], num_steps)
-            _check_apart(names, out.values())
+            _check_apart(out)
             return {name: out[name] for name in names}
         self._check_memory(names, num_steps)
         return {name: self.allocate(name, num_steps) for name in names}
@@ -160,8 +159,7 @@ class Storage:
 
     def _check(self, name: str, given: Any, *steps: int) -> None:
         """Raise unless this is a tensor (*steps, num_envs, ...) that an output may be written to."""
-        kind = self._kinds[name]
-        shape = (*steps, self._num_envs, *kind.shape)
+        kind, shape = self._kinds[name], (*steps, *self._shapes[name])
         if not isinstance(given, Tensor):
             raise InvalidConfig("out", f"{name} must be a torch.Tensor, got {type(given).__name__}")
         if given.shape == shape and given.dtype in kind.dtypes and given.device == self._device:
@@ -197,8 +195,8 @@ def _check_known(name: Any, known: Iterable[str]) -> None:
         raise InvalidConfig("out", f"unknown output {found}: expected some of {', '.join(known)}")
 
 
-def _check_apart(names: Iterable[str], tensors: Iterable[Tensor | None]) -> None:
-    places = {name: tensor.data_ptr() for name, tensor in zip(names, tensors, strict=True) if tensor is not None}
+def _check_apart(out: Mapping[str, Tensor | None]) -> None:
+    places = {name: tensor.data_ptr() for name, tensor in out.items() if tensor is not None}
     if len(set(places.values())) == len(places):
         return
     owners: dict[int, str] = {}

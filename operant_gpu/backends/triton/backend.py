@@ -75,7 +75,7 @@ class Written(NamedTuple):
     Attributes:
         addresses: A NamedTuple of them.
         strides: Likewise of tuples, in elements.
-        form: What kernels are compiled for: dtypes, and widths of the strides. None stands for an environment's own.
+        form: What kernels are compiled for: widths of the strides. None stands for an environment's own outputs.
     """
 
     addresses: Any
@@ -87,8 +87,7 @@ def written(tensors: Any) -> Written:
     """Return a NamedTuple of tensors, or of None, as kernels take it."""
     addresses = [None if tensor is None else prepared.address(tensor) for tensor in tensors]
     strides = [None if tensor is None else tensor.stride() for tensor in tensors]
-    dtypes = [None if tensor is None else tensor.dtype for tensor in tensors]
-    return Written(tensors._make(addresses), tensors._make(strides), (*dtypes, *map(widths, strides)))
+    return Written(tensors._make(addresses), tensors._make(strides), tuple(map(widths, strides)))
 
 
 class TritonBackend:
@@ -130,7 +129,9 @@ class TritonBackend:
             self._stepwise.run(num_steps, policy, trajectory, outputs)
             return
         shown, stored = self._written(outputs), written(trajectory)
-        key = "rollout", shown.form, stored.form, _acting_form(policy)
+        # All else that is stored has one dtype.
+        dtypes = [None if one is None else one.dtype for one in (trajectory.action, trajectory.policy_action)]
+        key = "rollout", shown.form, stored.form, *dtypes, _acting_form(policy)
         launch = self._launches.get(key)
         if launch is None:
             arguments = rollout_arguments(self._batch, policy, trajectory, outputs, num_steps)
