@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from here import ROOT
 
 import operant_gpu
 from operant_gpu import machine
 from operant_gpu.cli import doctor, main
-from operant_gpu.errors import BackendError
+from operant_gpu.errors import BackendError, gpu_extra
 
 
 class NVMLError(Exception):
@@ -187,3 +189,13 @@ def test_doctor_speaks_json(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(capsys.readouterr().out)
     assert {"name", "state", "text", "advice"} == set(found[0])
     assert {"torch", "backend numpy", "fused engine"} <= {finding["name"] for finding in found}
+
+
+@pytest.mark.parametrize(
+    ("cuda", "extra"),
+    [("12.8", ("gpu-cuda12", "cupy-cuda12x")), ("13.0", ("gpu", "cupy-cuda13x")), (None, ("gpu", "cupy-cuda13x"))],
+)
+def test_what_is_to_be_installed_is_for_the_cuda_of_torch(cuda: str | None, extra: tuple[str, str]) -> None:
+    assert gpu_extra(cuda) == extra
+    name, package = extra
+    assert re.search(rf'^{name} = \[\n +"{package}>=', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)

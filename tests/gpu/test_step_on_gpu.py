@@ -113,6 +113,20 @@ def test_graph_replay_equals_eager_steps(name: str) -> None:
     assert eager.get_logs()["episode_count"] >= NUM_ENVS
 
 
+@needs("graphs of PyTorch")
+def test_a_policy_and_a_step_are_one_graph() -> None:
+    eager, captured = make("CartPole-v1", max_episode_steps=5), make("CartPole-v1", max_episode_steps=5)
+    policy = torch.nn.Linear(4, 2, device="cuda")
+    rounds = []
+    for env in (eager, captured):
+        obs, _ = env.reset(seed=5)
+        rounds.append(torch.no_grad()(lambda env=env, obs=obs: env.step(policy(obs).argmax(1))))
+    act, replay = rounds[0], captured.capture(rounds[1])
+    for _ in range(12):
+        assert_same_tensors(flat(replay()), flat(act()))
+    assert eager.get_logs() == captured.get_logs()
+
+
 @pytest.mark.parametrize("shape", [(), (NUM_ENVS,)], ids=["shared", "own"])
 def test_graphs_and_launches_see_what_is_written_to_a_parameter(shape: tuple[int, ...]) -> None:
     live, compiled_in = make("Pendulum-v1", g=torch.full(shape, 4.0)), make("Pendulum-v1", g=12.0)
@@ -141,6 +155,12 @@ def test_kernels_compile_once_whatever_the_size() -> None:
                 env.step(torch.ones(num_envs, dtype=torch.int64, device="cuda"))
             env.observe()
     assert len(compiled) == 2, f"expected one kernel of resets and one of steps, got {compiled}"
+    with compilations() as compiled:
+        # Rows of odd sizes begin anywhere.
+        rows = torch.empty(20, 4 * 16_384 + 1, device="cuda")
+        for row in rows:
+            env.step(torch.ones(16_384, dtype=torch.int64, device="cuda"), out={"obs": row[1:].view(16_384, 4)})
+    assert len(compiled) == 1, f"expected one kernel for all rows, got {compiled}"
 
 
 def test_bad_values_are_counted_and_left_alone() -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from contract_envs import EVERY_MAKER
 
 import operant_gpu
-from operant_gpu.models import PPOConfig
+from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.models.policies.making import make_policy
 from operant_gpu.models.ppo.rollout import Rollout
 from operant_gpu.models.ppo.telemetry import Telemetry
@@ -68,3 +69,22 @@ def test_an_episode_with_a_fault_spoils_no_later_reading(reward: float) -> None:
     returns[1] = reward
     rollout.note(under_way(returns, torch.ones(NUM_ENVS, dtype=torch.int32)), 1)
     assert rollout.under_way[1].sum(1).tolist() == [NUM_ENVS - 1.0, NUM_ENVS]
+
+
+@pytest.mark.parametrize("name", ["Pendulum-v1", "Ledge-v0"])
+def test_all_that_is_read_of_an_iteration_is_one_transfer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = EVERY_MAKER[name](8, device="cpu", backend="numpy")
+    learner = PPO(env, PPOConfig(n_steps=8, batch_size=32, engine="eager", lr=1e-3)).learn(64)
+    learner._iterate()
+    read: list[str] = []
+    for way in ("item", "tolist", "__bool__", "__int__", "__float__", "cpu"):
+        plain = getattr(torch.Tensor, way)
+
+        def noted(tensor: torch.Tensor, way: str = way, plain: Any = plain) -> Any:
+            read.append(way)
+            return plain(tensor)
+
+        monkeypatch.setattr(torch.Tensor, way, noted)
+    metrics = learner._loop.read(learner.iterations, is_due=True)
+    assert read == ["tolist"]
+    assert metrics["lr"] == 1e-3
