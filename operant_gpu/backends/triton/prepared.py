@@ -1,7 +1,7 @@
-"""Launches that are prepared once and made many times, and all of Triton's that is not public and they need.
+"""Launches that are prepared once and made many times, and all that they need of Triton's that is not public.
 
 Triton looks at every argument of a launch, to find what it has compiled for their like: ten times the work of the
-launch itself. What it knows of a release that is not one of `KNOWN` is what `launching.launch` needs, and is slow.
+launch itself. With a release that is not among `KNOWN` it still does so, in `launching.launch`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ KNOWN = (3, 6), (3, 9)
 IS_DIRECT = not INTERPRETED and KNOWN[0] <= tuple(map(int, triton.__version__.split(".")[:2])) <= KNOWN[1]
 
 _KNOBS: Any = triton.knobs.runtime
-# What a launch takes for a tensor. An address costs Triton a fifth of the time that the tensor does, which it asks for
-# it, to ask the driver then whether it is one.
+# What a launch takes for a tensor. Triton would ask the tensor for its address, and then the driver whether it is one.
 address: Callable[[Tensor], Any] = Tensor.data_ptr if IS_DIRECT else lambda tensor: tensor
 # Numbers that Triton compiles nothing of their own for, by their bits.
 _INTEGERS = {32: 7, 64: 2**31 + 7}
