@@ -393,6 +393,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
                 self._show(shown)
             graph, result = graphs.captured(function, stream)
 
+        # It also keeps what the graph reads, which the function knows.
+        @functools.wraps(function)
         def replay() -> T:
             graph.replay()
             return result
