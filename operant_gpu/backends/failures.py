@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import torch
 
 from operant_gpu.errors import BackendError, one_line
 from operant_gpu.machine import machine_name, versions
+
+_LONGEST = 500
 
 
 class KernelError(BackendError):
@@ -24,5 +28,7 @@ def failure(kernel: str, device: torch.device, error: Exception, way_round: str)
         way_round: What does the same without it.
     """
     card, software = machine_name(device), ", ".join(f"{name} {version}" for name, version in versions().items())
-    what = f"{kernel} does not compile or run on {card} ({software}): {type(error).__name__}: {one_line(error)}"
+    # Compilers complain of each line.
+    said = textwrap.shorten(one_line(error), _LONGEST, placeholder=" ...")
+    what = f"{kernel} does not compile or run on {card} ({software}): {type(error).__name__}: {said}"
     return KernelError(f"{what}; until that is mended, {way_round}; `operant-gpu doctor --verify` tells what works")

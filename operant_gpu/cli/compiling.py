@@ -44,7 +44,10 @@ class Compile(OfAnEnvironment):
             raise InvalidConfig("arch", f"expected a compute capability such as sm_90, got {self.arch!r}")
         capability, folder, id = int(found[1]), as_path("out", self.out).absolute(), environment_id(self.env)
         definition, params = find(id), self.params
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidConfig("out", f"expected a folder that can be written, got {self.out}: {error}") from error
         # What is in CUDA C++ is kept there by itself.
         os.environ["OPERANT_GPU_CACHE"] = str(folder)
         needed("compile", "triton.language")
@@ -61,7 +64,9 @@ class Compile(OfAnEnvironment):
             else:
                 env = make(id, self.num_envs, device="cpu", backend="triton", params=params)
                 env.compile(lambda env: env.rollout(2))
-                _train(env, capability)
+                if capability >= 80:
+                    # Before, PyTorch trains.
+                    _train(env, capability)
         kernels = compilations.count()
         say(console, f"Compiled {kernels} kernels of {id} for {self.arch} into {folder}.")
         say(console, f"Where the GPU is, with the same Triton: OPERANT_GPU_CACHE={folder.name} operant-gpu train {id}")
@@ -70,6 +75,12 @@ class Compile(OfAnEnvironment):
 
 def _train(env: VecEnv, capability: int) -> None:
     """Compile what an iteration of the environment's settings runs, if its kernels are the library's own."""
+    # Here, since Triton may be missing.
+    import triton
+
+    from operant_gpu.backends.triton.launching import check_compiler
+
+    check_compiler((capability // 10, capability % 10), triton.__version__)
     id = env.environment.id
     config = PPOConfig.for_env(id) if id in PRESETS else PPOConfig()
     learner = PPO(env, config)

@@ -36,6 +36,12 @@ def test_what_is_no_generation_is_refused(arch: str, tmp_path: Path, capsys: pyt
     assert "expected a compute capability such as sm_90" in capsys.readouterr().err
 
 
+def test_what_is_no_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["compile", "CartPole-v1", "--arch", "sm_90", "--out", str(tmp_path / "file")]) == 2
+    assert "expected a folder that can be written" in capsys.readouterr().err
+
+
 def test_a_folder_that_was_moved_is_made_usable(tmp_path: Path) -> None:
     kernel = tmp_path / "KEY"
     kernel.mkdir(parents=True)
