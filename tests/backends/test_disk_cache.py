@@ -94,7 +94,7 @@ def cpp_program() -> None:
         source.write_text('extern "C" int number() { return 7; }')
         run_compiler([*compiler(), "-shared", "-fPIC", str(source), "-o", str(path)])
 
-    loaded: ctypes.CDLL = load_or_make("number", make)
+    loaded: ctypes.CDLL = load_or_make("a number", "number", make)
     assert loaded.number() == 7
 
 
