@@ -74,8 +74,7 @@ def resolve(
     backend = one_of("backend", backend, ("auto", *known), f" for {kind}")
     device = spelled(device)
     if isinstance(device, str) and device == "auto":
-        usable = torch.cuda.is_available() and not _missing(on_gpu)
-        device = "cuda" if usable and backend in ("auto", on_gpu) else "cpu"
+        device = "cuda" if backend in ("auto", on_gpu) and has_gpu(environment) else "cpu"
     resolved = existing(device)
     if backend == "auto":
         backend = on_gpu if resolved.type == "cuda" else next(name for name in on_cpu if not _missing(name))
@@ -88,6 +87,11 @@ def resolve(
     if trial.refusal is not None and backend != on_gpu:
         raise trial.refusal
     return resolved, backend
+
+
+def has_gpu(environment: Definition) -> bool:
+    """Tell whether there is a GPU, and what runs the environment there: whether the device "auto" stands for it."""
+    return torch.cuda.is_available() and not _missing(backends_of(environment)[0])
 
 
 def create(name: str, batch: Batch) -> Backend:

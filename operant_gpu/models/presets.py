@@ -1,6 +1,7 @@
 """Tuned settings of PPO for the environments of the library: what differs from the defaults.
 
-Tuned for time to a solved environment on a CPU; `docs/results.md` has what they reach.
+The usual ones are tuned for time to a solved environment on a CPU; `docs/results.md` has what they reach. The large
+ones are for a GPU: thousands of environments, and as few gradient steps as learn it; `docs/settings.md` has theirs.
 """
 
 from __future__ import annotations
@@ -76,3 +77,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "normalize_rewards": True,
     },
 }
+
+# On a GPU an iteration takes about as long as its gradient steps, one after the other, whatever a minibatch holds.
+_LARGE = {"num_envs": 4096, "n_steps": 16, "batch_size": 8192, "lr": (5e-3, 0.0)}
+
+LARGE_PRESETS: dict[str, dict[str, Any]] = {
+    "CartPole-v1": {**PRESETS["CartPole-v1"], **_LARGE, "total_timesteps": 5_000_000},
+}
+
+BY_SIZE = {"usual": PRESETS, "large": LARGE_PRESETS}
