@@ -213,7 +213,8 @@ def preset_size(id: str, device: str, size: str = "auto", num_envs: int | None =
     Args:
         id: Environment that has a preset.
         device: As `VecEnv` takes it.
-        size: "usual", "large", or "auto": the large one on a GPU, where there is one and its minibatches are filled.
+        size: "usual", "large", or "auto": the large one on a GPU, where there is one and it is not for many more
+            environments.
         num_envs: How many environments there are to be; None for as many as the preset has.
 
     Raises:
@@ -226,9 +227,9 @@ def preset_size(id: str, device: str, size: str = "auto", num_envs: int | None =
         return "usual", "the training is on a CPU"
     if id not in LARGE_PRESETS:
         return "usual", f"{id} has no large one"
-    large = LARGE_PRESETS[id]
-    if num_envs is not None and num_envs * large["n_steps"] < large["batch_size"]:
-        return "usual", f"{num_envs:,} environments do not fill a minibatch of the large one"
+    many = LARGE_PRESETS[id]["num_envs"]
+    if num_envs is not None and num_envs < many // 2:
+        return "usual", f"{num_envs:,} environments are less than half of the large one's {many:,}"
     return "large", "the training is on a GPU"
 
 

@@ -273,17 +273,21 @@ def recommended(arguments: Sequence[str]) -> PPOConfig:
     _check_names(arguments)
     _check_order(arguments)
     known = reader.parse_known_args(arguments)[0]
+    if known.resume is not None:
+        return _with_file(_settings_of(as_path("resume", known.resume)), known.config)
     # Of one that comes later, `main` complains.
     env = "".join(arguments[1:2])
+    if env not in PRESETS:
+        return _with_file(PPOConfig(), known.config)
 
-    def settings(num_envs: int | None) -> PPOConfig:
-        if known.resume is not None:
-            base = _settings_of(as_path("resume", known.resume))
-        elif env in PRESETS:
-            base = PPOConfig.for_env(env, size=preset_size(env, known.device, known.size, num_envs)[0])
-        else:
-            base = PPOConfig()
-        return base if known.config is None else PPOConfig.from_toml(known.config, base)
+    def tuned(num_envs: int | None) -> PPOConfig:
+        size, _ = preset_size(env, known.device, known.size, num_envs)
+        return _with_file(PPOConfig.for_env(env, size=size), known.config)
 
     # A file may name fewer environments than a large preset is for.
-    return settings(known.num_envs or settings(known.num_envs).num_envs)
+    return tuned(known.num_envs or tuned(known.num_envs).num_envs)
+
+
+def _with_file(settings: PPOConfig, path: str | None) -> PPOConfig:
+    """Return settings with those of a file over them, if there is one."""
+    return settings if path is None else PPOConfig.from_toml(path, settings)

@@ -301,7 +301,7 @@ def test_tuned_settings_are_those_of_the_environment_alone(arguments: list[str],
     assert recommended(["train", *arguments]) == settings
 
 
-FEW = "64 environments do not fill a minibatch of the large one"
+FEW = "64 environments are less than half of the large one's 2,048"
 
 
 @pytest.mark.parametrize(

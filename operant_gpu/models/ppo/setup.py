@@ -73,9 +73,9 @@ def check_units(policy: Policy, env: VecEnv, config: PPOConfig) -> None:
 
 def usual_settings(env: VecEnv, config: PPOConfig) -> Mapping[str, Any]:
     """Return the environment's tuned settings, if it has any: the large ones, if the settings have their minibatch."""
-    large = LARGE_PRESETS.get(env.environment.id)
-    is_large = large is not None and config.batch_size == large["batch_size"]
-    return (LARGE_PRESETS if is_large else PRESETS).get(env.environment.id, {})
+    large = LARGE_PRESETS.get(env.environment.id, {})
+    is_large = config.batch_size is not None and config.batch_size == large.get("batch_size")
+    return large if is_large else PRESETS.get(env.environment.id, {})
 
 
 def obstacle_to_fusing(env: VecEnv, policy: Policy, config: PPOConfig) -> str | None:
