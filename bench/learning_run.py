@@ -28,6 +28,7 @@ from peers_sb3_settings import SETTINGS
 import operant_gpu
 from operant_gpu.envs import grid_walk
 from operant_gpu.models import PPO, PPOConfig, evaluate
+from operant_gpu.models.config import Size
 from operant_gpu.registry import find
 
 Contender = Literal["operant_gpu", "fused", "graph", "eager", "jax", "sb3"]
@@ -64,6 +65,8 @@ class Job:
     """Seed of the learner and its environments."""
     contender: Contender = "operant_gpu"
     """Whose PPO to train: this library's, with the preset's engine or another, that in JAX, or Stable-Baselines3's."""
+    size: Size = "usual"
+    """Preset of this library's PPO: the usual one, or that for thousands of environments."""
     rules: Rules = "minatar"
     """Rules of MinAtar's games."""
     device: str = "cpu"
@@ -123,7 +126,7 @@ class Recorder:
 
     def __init__(self, run: Run, goal: float, cap: float) -> None:
         self.run, self.goal, self.cap = run, goal, cap
-        self.next_point = 0.0
+        self.least_episodes, self.next_point = EPISODES, 0.0
         self.made = time.perf_counter()
 
     def start(self) -> None:
@@ -141,7 +144,7 @@ class Recorder:
             run.mean_return = mean_return
         if run.seconds > self.cap:
             run.outcome = "out of time"
-        elif episodes >= EPISODES and mean_return >= self.goal:
+        elif episodes >= self.least_episodes and mean_return >= self.goal:
             run.outcome = "solved"
         if run.outcome != "training" or run.seconds >= self.next_point:
             self._add_point()
@@ -235,8 +238,11 @@ def train_ours(job: Job, recorder: Recorder) -> Evaluate:
         changes = {**changes, "engine": job.contender}
     if job.steps:
         changes = {**changes, "total_timesteps": job.steps}
-    config = PPOConfig.for_env(job.env, seed=job.seed, **changes)
+    config = PPOConfig.for_env(job.env, size=job.size, seed=job.seed, **changes)
     recorder.run.preset = preset_of(config)
+    if job.size == "large":
+        # Of thousands that begin together, the first hundred are the shortest.
+        recorder.least_episodes = config.num_envs
     learner = PPO(operant_gpu.make(job.env, config.num_envs, device=job.device, **params), config)
     recorder.start()
     learner.learn(

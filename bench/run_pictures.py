@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -55,7 +56,7 @@ def main(settings: Settings) -> None:
         record(run.learner, images / "cartpole.gif", max_steps=120)
 
 
-def train(env: str, goal: float | None, picture: Path | None, **changes: int) -> Run:
+def train(env: str, goal: float | None, picture: Path | None, **changes: Any) -> Run:
     """Train in a run, and draw its dashboard half way."""
     config = PPOConfig.for_env(env, **changes)
     learner = PPO(operant_gpu.make(env, config.num_envs), config)

@@ -74,8 +74,7 @@ def resolve(
     backend = one_of("backend", backend, ("auto", *known), f" for {kind}")
     device = spelled(device)
     if isinstance(device, str) and device == "auto":
-        usable = torch.cuda.is_available() and not _missing(on_gpu)
-        device = "cuda" if usable and backend in ("auto", on_gpu) else "cpu"
+        device = "cuda" if backend in ("auto", on_gpu) and has_gpu(environment) else "cpu"
     resolved = existing(device)
     if backend == "auto":
         backend = on_gpu if resolved.type == "cuda" else next(name for name in on_cpu if not _missing(name))
@@ -101,6 +100,11 @@ def why_slower(environment: Definition, trial: Trial, device: torch.device, name
         if reason := boards or _missing(one):
             return f"the {name} backend steps the environments, and not {one}: {reason}"
     return None
+
+
+def has_gpu(environment: Definition) -> bool:
+    """Tell whether there is a GPU, and what runs the environment there: whether the device "auto" stands for it."""
+    return torch.cuda.is_available() and not _missing(backends_of(environment)[0])
 
 
 def create(name: str, batch: Batch) -> Backend:

@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import VectorEnv
 
+from operant_gpu.cli.common import preset_size
 from operant_gpu.cli.timing import Contender, race, waiter
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.models import PPO, PPOConfig
@@ -57,7 +58,7 @@ def measure(
     env.reset(seed=0)
     stored = env.rollout(1, "random", out=["action"])["action"][0].clone()
     wait = waiter(env.device)
-    config = PPOConfig.for_env(id) if id in PRESETS else PPOConfig()
+    config = PPOConfig.for_env(id, size=preset_size(id, str(env.device))[0]) if id in PRESETS else PPOConfig()
     learner = PPO(make(id, config.num_envs, device=device, params=params), config)
     iteration = config.n_steps * config.num_envs
     # On a GPU, the engine is known at the second iteration.

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, cast, get_args
 
 import torch
 from rich import box
@@ -20,11 +20,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from operant_gpu.backends.lowering.trial import try_out
+from operant_gpu.backends.select import has_gpu, spelled
 from operant_gpu.environment import Definition
-from operant_gpu.errors import InvalidConfig, OperantError, one_line
+from operant_gpu.errors import InvalidConfig, OperantError, one_line, one_of
 from operant_gpu.fields import table_types
 from operant_gpu.files import as_path
 from operant_gpu.models import PPO
+from operant_gpu.models.config import Size
+from operant_gpu.models.presets import LARGE_PRESETS
 from operant_gpu.monitor.display import is_lively
 from operant_gpu.parameters import notes
 from operant_gpu.registry import find, register
@@ -34,6 +37,8 @@ USER_ERROR = 2
 # Of a verification: not everything could be verified here.
 INCOMPLETE = 2
 INTERRUPTED = 130
+# Of a preset; which of them depends on the device if it is "auto".
+AnySize = Literal["auto", "usual", "large"]
 # How rich prints text without changing it.
 _AS_IT_IS: dict[str, Any] = {"markup": False, "highlight": False, "emoji": False, "soft_wrap": True}
 
@@ -200,6 +205,32 @@ def load(path: Path, env: str | None, device: str) -> PPO:
         raise InvalidConfig("env", f"{str(path)!r} is of {learner.env.environment.id}, got {id}: leave --env out")
     use_one_thread(learner.env.device)
     return learner
+
+
+def preset_size(id: str, device: str, size: str = "auto", num_envs: int | None = None) -> tuple[Size, str]:
+    """Return which preset of an environment to take, and why.
+
+    Args:
+        id: Environment that has a preset.
+        device: As `VecEnv` takes it.
+        size: "usual", "large", or "auto": the large one on a GPU, where there is one and it is not for many more
+            environments.
+        num_envs: How many environments there are to be; None for as many as the preset has.
+
+    Raises:
+        InvalidConfig: If the size is none of these.
+    """
+    size = one_of("size", size, get_args(AnySize))
+    if size != "auto":
+        return cast(Size, size), "--size asks for it"
+    if not (has_gpu(find(id)) if spelled(device) == "auto" else spelled(device) != "cpu"):
+        return "usual", "the training is on a CPU"
+    if id not in LARGE_PRESETS:
+        return "usual", f"{id} has no large one"
+    many = LARGE_PRESETS[id]["num_envs"]
+    if num_envs is not None and num_envs < many // 2:
+        return "usual", f"{num_envs:,} environments are less than half of the large one's {many:,}"
+    return "large", "the training is on a GPU"
 
 
 def use_one_thread(device: torch.device) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from operant_gpu.backends import compilations
 from operant_gpu.backends.cuda.source import Known
-from operant_gpu.cli.common import OfAnEnvironment, busy, environment_id, say
+from operant_gpu.cli.common import OfAnEnvironment, busy, environment_id, preset_size, say
 from operant_gpu.cuda_environment import CudaEnvironment
 from operant_gpu.errors import InvalidConfig, TrainingError, needed
 from operant_gpu.files import as_path
@@ -82,7 +82,8 @@ def _train(env: VecEnv, capability: int) -> None:
 
     check_compiler((capability // 10, capability % 10), triton.__version__)
     id = env.environment.id
-    config = PPOConfig.for_env(id) if id in PRESETS else PPOConfig()
+    # As a training on a GPU takes them.
+    config = PPOConfig.for_env(id, size=preset_size(id, "cuda")[0]) if id in PRESETS else PPOConfig()
     learner = PPO(env, config)
     if learner.engine == "fused":
         # Nothing is computed: what is measured is what memory was before.

@@ -45,13 +45,18 @@ def _whole_number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[int] | No
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar="INT",
-        instance_from_str=lambda words: _integer(words[0]),
+        instance_from_str=lambda words: whole_number(words[0]),
         is_instance=lambda value: as_integer(value) is not None,
         str_from_instance=lambda value: [str(value)],
     )
 
 
-def _integer(text: str) -> int:
+def whole_number(text: str) -> int:
+    """Return the whole number that a text is.
+
+    Raises:
+        ValueError: If it is none.
+    """
     try:
         # Apart, since floats do not have all integers.
         return int(text)

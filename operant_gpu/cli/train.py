@@ -18,21 +18,24 @@ from rich.console import Console
 from operant_gpu.cli.common import (
     FAILED,
     INTERRUPTED,
+    AnySize,
     OfAnEnvironment,
     Terminated,
     busy,
     complain,
     environment_id,
+    preset_size,
     say,
     use_one_thread,
 )
+from operant_gpu.cli.options import whole_number
 from operant_gpu.errors import CheckpointError, InvalidConfig, OperantError, TrainingError, called_here
 from operant_gpu.files import as_path
 from operant_gpu.models import PPO, PPOConfig, record
 from operant_gpu.models.config import GONE, unknown_setting
 from operant_gpu.models.ppo import checkpoint
 from operant_gpu.models.ppo.checkpoint import FOLDER, has_newer
-from operant_gpu.models.presets import PRESETS
+from operant_gpu.models.presets import BY_SIZE, PRESETS
 from operant_gpu.monitor.reader import read_description
 from operant_gpu.monitor.run import Run, free_folder
 from operant_gpu.monitor.writers import TensorBoard, WeightsAndBiases, Writer
@@ -72,6 +75,8 @@ class Train(OfAnEnvironment):
     """Directory of a run to go on with; its settings are the defaults below."""
     run_dir: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """Directory of the run; the next free one, such as runs/CartPole-v1-1, if not given."""
+    size: AnySize = "auto"
+    """Which tuned settings of ENV: usual; large, for thousands of environments; auto takes large on a GPU."""
     config: Path | None = None
     """TOML file of settings, which replace tuned ones; options on the command line replace both."""
     device: str = "auto"
@@ -93,13 +98,21 @@ class Train(OfAnEnvironment):
             raise InvalidConfig("goal", f"expected a number, or inf for no goal, got {self.goal}")
         others = [] if self.wandb is None else [WeightsAndBiases(self.wandb)]
         writers: list[Writer] = [TensorBoard(), *others]
+        settings = None
         if self.resume is None:
+            if (env := self.env or "") in PRESETS:
+                size, reason = preset_size(env, self.device, self.size, config.num_envs)
+                file = "" if self.config is None else f", and {self.config} over it"
+                settings = f"Settings: the {size} preset{file}; {reason}"
+                config = config.begun(BY_SIZE[size][env])
             learner, goal, folder = self._new(config)
         else:
             learner, goal, folder = self._resumed(as_path("resume", self.resume), config)
             if done := _already_done(folder, learner, goal, self.goal is not None):
                 say(console, done)
                 return 0
+        if settings is not None:
+            say(console, settings)
         run = Run(learner, folder, goal=goal, writers=writers)
         status = self._train(run, console)
         self._record(run, console, status)
@@ -111,6 +124,8 @@ class Train(OfAnEnvironment):
         if self.env is None:
             raise InvalidConfig("env", "expected an environment, such as CartPole-v1, or --resume RUN, got neither")
         id = environment_id(self.env)
+        if self.size != "auto" and self.env not in PRESETS:
+            raise InvalidConfig("size", f"{self.env} has no presets: leave --size out")
         env = make(id, config.num_envs, device=self.device, params=self.params)
         use_one_thread(env.device)
         goal = env.environment.reward_threshold if self.goal is None else self.goal
@@ -121,6 +136,8 @@ class Train(OfAnEnvironment):
         """Return the learner of a run, the goal of its training, and the run's directory."""
         if self.run_dir is not None:
             raise InvalidConfig("run", "a run that is resumed stays in its directory: leave --run out")
+        if self.size != "auto":
+            raise InvalidConfig("size", "a run goes on with its own settings: leave --size out")
         if self.params:
             name = next(iter(self.params))
             raise InvalidConfig(f"--env.{name}", "a run goes on with the parameters that it began with: leave it out")
@@ -252,13 +269,27 @@ def recommended(arguments: Sequence[str]) -> PPOConfig:
     reader = argparse.ArgumentParser("operant-gpu train", add_help=False, allow_abbrev=False)
     reader.add_argument("--config")
     reader.add_argument("--resume")
+    reader.add_argument("--device", default="auto")
+    reader.add_argument("--size", default="auto")
+    reader.add_argument("--num-envs", "--num_envs", type=whole_number)
     _check_names(arguments)
     _check_order(arguments)
     known = reader.parse_known_args(arguments)[0]
     if known.resume is not None:
-        settings = _settings_of(as_path("resume", known.resume))
-    else:
-        # Of one that comes later, `main` complains.
-        env = "".join(arguments[1:2])
-        settings = PPOConfig.for_env(env) if env in PRESETS else PPOConfig()
-    return settings if known.config is None else PPOConfig.from_toml(known.config, settings)
+        return _with_file(_settings_of(as_path("resume", known.resume)), known.config)
+    # Of one that comes later, `main` complains.
+    env = "".join(arguments[1:2])
+    if env not in PRESETS:
+        return _with_file(PPOConfig(), known.config)
+
+    def tuned(num_envs: int | None) -> PPOConfig:
+        size, _ = preset_size(env, known.device, known.size, num_envs)
+        return _with_file(PPOConfig.for_env(env, size=size), known.config)
+
+    # A file may name fewer environments than a large preset is for.
+    return tuned(known.num_envs or tuned(known.num_envs).num_envs)
+
+
+def _with_file(settings: PPOConfig, path: str | None) -> PPOConfig:
+    """Return settings with those of a file over them, if there is one."""
+    return settings if path is None else PPOConfig.from_toml(path, settings)

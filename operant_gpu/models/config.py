@@ -16,7 +16,7 @@ import tomli_w
 from operant_gpu.errors import InvalidConfig, as_integer, meant, nearest, one_of
 from operant_gpu.files import as_path, write_whole
 from operant_gpu.hyperparameters import Hyperparameters
-from operant_gpu.models.presets import PRESETS
+from operant_gpu.models.presets import BY_SIZE, LARGE_PRESETS, PRESETS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,6 +25,7 @@ else:
 
 Activation = Literal["tanh", "relu", "elu", "silu", "gelu"]
 Engine = Literal["auto", "fused", "graph", "eager"]
+Size = Literal["usual", "large"]
 # What a hyperparameter may be: a number; or a line over the training, from its usual value to 0, or from start to end.
 Schedule = float | Literal["linear"] | tuple[float, float]
 # Of one iteration: numbers of samples have 31 bits in kernels, and those of gradient steps 20 where faults are noted.
@@ -227,20 +228,27 @@ class PPOConfig:
         return replace(self, **begun) if begun else self
 
     @classmethod
-    def for_env(cls, id: str, **overrides: Any) -> PPOConfig:
+    def for_env(cls, id: str, *, size: Size = "usual", **overrides: Any) -> PPOConfig:
         """Return the tuned settings for an environment of the library.
 
         Args:
             id: Such as "Pendulum-v1".
+            size: "usual" is for a CPU: some 64 environments and many small gradient steps. "large" is for a GPU:
+                thousands of environments and few large steps; not every environment has it.
             overrides: Fields to set differently.
 
         Raises:
-            InvalidConfig: If there is no preset for the environment, or a field does not exist or makes no sense.
+            InvalidConfig: If there is no such preset for the environment, or a field does not exist or makes no sense.
         """
+        presets = BY_SIZE[one_of("size", size, tuple(BY_SIZE))]
         if not isinstance(id, str) or id not in PRESETS:
             message = f"there is no preset for {id!r}; {nearest(id, PRESETS)}presets: {', '.join(PRESETS)}"
             raise InvalidConfig("id", f"{message}. PPOConfig() has defaults")
-        return cls(**{**PRESETS[id], **overrides})
+        if id not in presets:
+            message = f"{id} has no large preset, only the usual one; large presets: {', '.join(LARGE_PRESETS)}"
+            raise InvalidConfig("size", message)
+        # Lines begin at the values of this preset: later nothing tells which it was.
+        return cls(**{**presets[id], **overrides}).begun(presets[id])
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str], base: PPOConfig | None = None) -> PPOConfig:

@@ -1,6 +1,7 @@
 """Tuned settings of PPO for the environments of the library: what differs from the defaults.
 
-Tuned for time to a solved environment on a CPU; `docs/results.md` has what they reach.
+The usual ones are tuned for time to a solved environment on a CPU; `docs/results.md` has what they reach. The large
+ones are for a GPU: thousands of environments, and as few gradient steps as learn it; `docs/settings.md` has theirs.
 """
 
 from __future__ import annotations
@@ -76,3 +77,48 @@ PRESETS: dict[str, dict[str, Any]] = {
         "normalize_rewards": True,
     },
 }
+
+# On a GPU an iteration takes about as long as its gradient steps do in sequence, whatever a minibatch holds.
+_LARGE = {
+    "num_envs": 4096,
+    "total_timesteps": 5_000_000,
+    "n_steps": 16,
+    "n_epochs": 4,
+    "batch_size": 16_384,
+    "lr": (8e-3, 0.0),
+}
+_SHORT = {**_LARGE, "n_steps": 8, "batch_size": 8192}
+# Where a good episode takes 100 to 500 steps, which are many iterations of short rollouts.
+_LONG = {**_LARGE, "num_envs": 2048, "n_steps": 32}
+
+LARGE_PRESETS: dict[str, dict[str, Any]] = {
+    "CartPole-v1": {**PRESETS["CartPole-v1"], **_LONG},
+    "Acrobot-v1": {**PRESETS["Acrobot-v1"], **_SHORT, "lr": (5e-3, 0.0)},
+    "MountainCar-v0": {
+        **PRESETS["MountainCar-v0"],
+        **_LONG,
+        "total_timesteps": 8_000_000,
+        "n_epochs": 8,
+        "batch_size": 8192,
+    },
+    # In rollouts of 8 steps one seed learned to stand still, which costs nothing.
+    "MountainCarContinuous-v0": {
+        **PRESETS["MountainCarContinuous-v0"],
+        **_LONG,
+        "batch_size": 8192,
+        "lr": (5e-3, 0.0),
+    },
+    "Pendulum-v1": {**PRESETS["Pendulum-v1"], **_LARGE, "staggered_starts": True},
+    "FrozenLake-v1": {
+        **PRESETS["FrozenLake-v1"],
+        **_LARGE,
+        "num_envs": 2048,
+        "total_timesteps": 3_000_000,
+        "batch_size": 8192,
+        "lr": (5e-3, 0.0),
+    },
+    "FrozenLake8x8-v1": {**PRESETS["FrozenLake8x8-v1"], **_LARGE, "total_timesteps": 8_000_000},
+    "GridWalk-v0": {**PRESETS["GridWalk-v0"], **_SHORT},
+}
+
+BY_SIZE = {"usual": PRESETS, "large": LARGE_PRESETS}

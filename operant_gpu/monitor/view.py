@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Reading = Mapping[str, float]
 
 STATES = ("running", "solved", "finished", "stopped", "failed", "killed")
+_LEAST_EPISODES = 100
 # Points of a curve that are kept, at most; a sparkline or a picture shows no more.
 _POINTS = 2048
 
@@ -54,6 +55,7 @@ class View:
         start: Timesteps at which the training began.
         target: Timesteps at which it ends at the latest.
         goal: Mean return at which it ends, or None.
+        least_episodes: How many have to end before the goal counts as reached.
         details: What it runs on and how, in a line.
         state: One of `STATES`.
         message: Why, for a run that has failed.
@@ -66,6 +68,7 @@ class View:
     start: int = 0
     target: int = 0
     goal: float | None = None
+    least_episodes: int = _LEAST_EPISODES
     details: str = ""
     state: str = "running"
     message: str = ""
@@ -83,6 +86,7 @@ class View:
         """Take what a learner knows of its training, which is under way; its engine is known once it runs."""
         env = learner.env
         self.start, self.target, self.state, self.message = learner.start, learner.target, "running", ""
+        self.least_episodes = max(_LEAST_EPISODES, env.num_envs)
         self.details = f"{env.num_envs:,} environments, {env.backend} on {env.device}, {learner.engine} engine"
 
     def add(self, record: Reading) -> None:
@@ -117,6 +121,11 @@ class View:
 
     @property
     def is_solved(self) -> bool:
-        """Whether the last 100 episodes reach the goal; the first few to end are the shortest, and prove nothing."""
-        latest = self.latest
-        return self.goal is not None and latest.get("episodes", 0) >= 100 and latest["episodic_return"] >= self.goal
+        """Whether the last 100 episodes reach the goal.
+
+        Of episodes that begin together the first to end are the shortest, and prove nothing: so many as there are
+        environments have to end before.
+        """
+        if self.goal is None or self.latest.get("episodes", 0) < self.least_episodes:
+            return False
+        return self.latest["episodic_return"] >= self.goal

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from here import ROOT
 
+from operant_gpu.models import PPOConfig
+from operant_gpu.models.presets import LARGE_PRESETS
+
 RESULTS, MACHINE = ROOT / "bench" / "results", "intel-r-xeon-r-processor"
 WRITERS = {
     MACHINE: lambda bench, report: bench("env_page").page_of(report),
@@ -44,6 +47,17 @@ def test_the_page_of_trainers_is_what_the_raw_data_says(bench: Any) -> None:
     adapters, report = bench("adapters"), json.loads((RESULTS / "adapters.json").read_text())
     assert adapters.PAGE.read_text() == adapters.page_of(report)
     assert all(run["solved"] for run in report["runs"])
+
+
+def test_the_table_of_large_presets_is_what_the_raw_data_says(bench: Any) -> None:
+    large, preset_of = bench("large_presets"), bench("learning_run").preset_of
+    report = json.loads(large.DATA.read_text())
+    assert f"{large.BEGIN}\n{large.table_of(report)}\n{large.END}" in large.PAGE.read_text()
+    for env, entry in report["environments"].items():
+        assert {run["outcome"] for run in entry["runs"]} == {"solved"}
+        # As JSON has tuples.
+        assert json.loads(json.dumps(preset_of(PPOConfig.for_env(env, size="large")))) == entry["preset"]
+    assert list(report["environments"]) == list(LARGE_PRESETS)
 
 
 @pytest.mark.parametrize("engine", PARTS)

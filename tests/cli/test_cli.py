@@ -14,15 +14,19 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+import tyro
 from here import ROOT
 
 import operant_gpu
 from operant_gpu import cli
 from operant_gpu.cli import doctor, machine, main
-from operant_gpu.cli.train import recommended
+from operant_gpu.cli.common import preset_size
+from operant_gpu.cli.options import OPTIONS
+from operant_gpu.cli.train import Settings, Train, recommended
 from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.models.presets import PRESETS
 from operant_gpu.monitor import Run
@@ -109,6 +113,9 @@ def test_a_run_ends_with_a_video_of_an_episode() -> None:
         (["train", "CartPole-v1", "--no-anneal-lr"], "--no-anneal-lr: it is no setting any more: lr=0.004 is constant"),
         (["train", "CartPole-v1", "--lr", "4e-3..0"], "lr: expected a number, 'linear' or (start, end), got '4e-3..0'"),
         (["train", "CartPole-v1", "--ent-coef", "linear"], "ent_coef: 'linear' falls from the usual value to 0, and"),
+        (["train", "CartPole-v1", "--size", "huge"], "size: expected 'auto', 'usual' or 'large', got 'huge'"),
+        (["train", "Snake-v0", "--size", "large"], "size: Snake-v0 has no large preset, only the usual one"),
+        (["train", "CartPole-v1", "--num-envs", "many"], "whole_number value: 'many'"),
         (["train", "CartPole-v1", "--verbose"], "did you mean learn(progress=True)?"),
         (["eval", "missing.pt", "--seed", "9" * 20], "there is no file"),
         (["bench", "--seconds", "inf"], "seconds: expected a number above 0, at most 3600, got inf"),
@@ -292,6 +299,65 @@ def test_what_was_changed_on_resuming_lasts_from_then_on(monkeypatch: pytest.Mon
 def test_tuned_settings_are_those_of_the_environment_alone(arguments: list[str], expected: str | None) -> None:
     settings = PPOConfig() if expected is None else PPOConfig.for_env(expected)
     assert recommended(["train", *arguments]) == settings
+
+
+FEW = "64 environments are less than half of the large one's 2,048"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "has_gpu", "size", "reason"),
+    [
+        (["CartPole-v1"], False, "usual", "the training is on a CPU"),
+        (["CartPole-v1"], True, "large", "the training is on a GPU"),
+        (["CartPole-v1", "--device", "cpu"], True, "usual", "the training is on a CPU"),
+        (["CartPole-v1", "--device=CUDA:0"], False, "large", "the training is on a GPU"),
+        (["Snake-v0"], True, "usual", "Snake-v0 has no large one"),
+        (["CartPole-v1", "--num-envs", "64"], True, "usual", FEW),
+        (["CartPole-v1", "--num_envs=1e6"], True, "large", "the training is on a GPU"),
+        (["CartPole-v1", "--config", "few.toml"], True, "usual", FEW),
+        (["CartPole-v1", "--config", "few.toml", "--num-envs", "8192"], True, "large", "the training is on a GPU"),
+        (["CartPole-v1", "--config", "lr.toml"], True, "large", "the training is on a GPU"),
+        (["CartPole-v1", "--size", "usual"], True, "usual", "--size asks for it"),
+        (["CartPole-v1", "--size=Large", "--num-envs", "64"], False, "large", "--size asks for it"),
+    ],
+)
+def test_a_gpu_gets_the_large_preset(
+    arguments: list[str], has_gpu: bool, size: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("few.toml").write_text("num_envs = 64")
+    Path("lr.toml").write_text("lr = 0.5")
+    monkeypatch.setattr("operant_gpu.cli.common.has_gpu", lambda definition: has_gpu)
+    taken, asked = recommended(["train", *arguments]), parsed(arguments)
+    assert taken.n_steps == PPOConfig.for_env(arguments[0], size=size).n_steps
+    assert (taken.lr == 0.5) is ("lr.toml" in arguments)
+    assert preset_size(arguments[0], asked.device, asked.size, asked.ppo.num_envs) == (size, reason)
+
+
+def parsed(arguments: list[str]) -> Train:
+    with OPTIONS:
+        return tyro.cli(partial(Train, ppo=Settings(**vars(recommended(["train", *arguments])))), args=arguments)
+
+
+def test_train_says_which_preset_it_took(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("CartPole-v1", *QUICK, "--run", "usual") == 0
+    assert "Settings: the usual preset; the training is on a CPU\n" in capsys.readouterr().out
+    Path("few.toml").write_text("num_envs = 16\ntotal_timesteps = 256")
+    assert train("CartPole-v1", "--run", "large", "--size", "large", "--config", "few.toml") == 0
+    large = PPOConfig.for_env("CartPole-v1", size="large", num_envs=16, total_timesteps=256)
+    assert PPO.load("large").config == replace(large, batch_size=16 * large.n_steps)
+    assert "Settings: the large preset, and few.toml over it; --size asks for it\n" in capsys.readouterr().out
+    # A run keeps its own.
+    assert train("--resume", "large", "--total-timesteps", "1024") == 0
+    assert "preset" not in capsys.readouterr().out
+    assert PPO.load("large").config == replace(large, batch_size=16 * large.n_steps, total_timesteps=1024)
+    assert train("--resume", "large", "--size", "large") == 2
+    assert "size: a run goes on with its own settings: leave --size out" in capsys.readouterr().err
+    # Nor is there one for a definition of the user's own, whatever its id.
+    Path("own.py").write_text("from operant_gpu.envs import GridWalk as Own")
+    assert train("own.py:Own", *QUICK) == 0
+    assert "preset" not in capsys.readouterr().out
+    assert train("own.py:Own", "--size", "large") == 2
+    assert "size: own.py:Own has no presets: leave --size out" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_environment_than_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ import operant_gpu
 from operant_gpu import InvalidConfig
 from operant_gpu.hyperparameters import Hyperparameters
 from operant_gpu.models import PPO, PPOConfig
-from operant_gpu.models.presets import PRESETS
+from operant_gpu.models.presets import LARGE_PRESETS, PRESETS
 
 pytestmark = pytest.mark.quick
 
@@ -236,9 +236,10 @@ def test_a_line_begins_at_the_usual_value() -> None:
     lines = {"lr": "linear", "gamma": "linear", "max_grad_norm": "linear", "hidden_sizes": (8,)}
     env = operant_gpu.make("Pendulum-v1", 2, device="cpu")
     for config in (PPOConfig(**lines), PPOConfig.for_env("Pendulum-v1", **lines)):
-        assert config.lr == "linear"
         begun = PPO(env, config).config
         assert (begun.lr, begun.gamma, begun.max_grad_norm) == ((2e-3, 0.0), (0.9, 0.0), (5.0, 0.0))
+    # Another minibatch does not make it another preset.
+    assert PPOConfig.for_env("CartPole-v1", size="large", lr="linear", batch_size=4096).lr == (8e-3, 0.0)
     begun = PPO(operant_gpu.make("CartPole-v1", 2, device="cpu"), PPOConfig(**lines)).config
     assert (begun.lr, begun.gamma, begun.max_grad_norm) == ((4e-3, 0.0), (0.99, 0.0), (0.5, 0.0))
 
@@ -383,6 +384,34 @@ def test_each_environment_of_the_library_has_a_preset(id: str) -> None:
 
 def test_presets_are_for_environments_of_the_library() -> None:
     assert sorted(PRESETS) == SHIPPED
+
+
+@pytest.mark.parametrize("id", LARGE_PRESETS)
+def test_a_large_preset_is_for_many_environments(id: str) -> None:
+    config = PPOConfig.for_env(id, size="large")
+    assert asdict(config) == {**asdict(PPOConfig()), **LARGE_PRESETS[id]}
+    assert config.fitted(config.num_envs) == config
+    assert config.batch_size >= 8192
+    assert config.num_envs * config.n_steps % config.batch_size == 0
+    assert PPOConfig.for_env(id, size="Large", seed=1) == replace(config, seed=1)
+    # Without settings, a learner takes the usual one.
+    assert PPO(operant_gpu.make(id, 4, device="cpu")).config.lr == PPOConfig.for_env(id, size="usual").lr
+
+
+def test_a_large_preset_fits_fewer_environments() -> None:
+    config, env = PPOConfig.for_env("CartPole-v1", size="large"), operant_gpu.make("CartPole-v1", 2, device="cpu")
+    assert PPO(env, config).config == replace(config, batch_size=config.n_steps * 2)
+    line = PPOConfig.for_env("CartPole-v1", size="large", lr="linear")
+    assert PPO(env, line).config.lr == config.lr != PPO(env).config.lr
+
+
+def test_a_size_that_is_not_there_is_refused() -> None:
+    with pytest.raises(InvalidConfig, match=r"^size: expected 'usual' or 'large', got 'huge'"):
+        PPOConfig.for_env("CartPole-v1", size="huge")
+    with pytest.raises(InvalidConfig, match=r"^size: Snake-v0 has no large preset, only the usual one; large presets"):
+        PPOConfig.for_env("Snake-v0", size="large")
+    with pytest.raises(InvalidConfig, match=r"^id: there is no preset for 'Doom'"):
+        PPOConfig.for_env("Doom", size="large")
 
 
 def test_overrides_go_over_the_preset() -> None:

@@ -85,6 +85,11 @@ def test_the_first_episodes_prove_nothing() -> None:
     assert not run.is_solved
     run.add({**RECORD, "timesteps": 3_000.0, "episodes": 100.0})
     assert run.is_solved
+    # Of many environments not even a hundred.
+    run.begin(PPO(operant_gpu.make("CartPole-v1", 101, device="cpu")))
+    assert not run.is_solved
+    run.add({**RECORD, "timesteps": 4_000.0, "episodes": 101.0})
+    assert run.is_solved
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 200])

@@ -19,7 +19,7 @@ if __name__ == "__main__":
     update._programs_at_once = lambda device, fit: 264
     env = operant_gpu.make("CartPole-v1", 1024, device="cpu", backend="triton")
     env.compile(lambda env: env.rollout(2))
-    config = PPOConfig.for_env("CartPole-v1")
+    config = PPOConfig.for_env("CartPole-v1", size="large")
     with contextlib.suppress(TrainingError):
         PPO(env, config).learn(config.n_steps * env.num_envs)
     print(json.dumps(compilations.count()))

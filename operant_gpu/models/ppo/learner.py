@@ -97,7 +97,7 @@ class PPO:
         self.policy = make_policy(*spaces, config, network).to(device)
         parameters = dict(self.policy.named_parameters())
         self.optimizer = Adam(parameters.values(), device)
-        self.hyperparameters = Schedules(config, usual_settings(env), config.n_steps * env.num_envs, device)
+        self.hyperparameters = Schedules(config, usual_settings(env, config), config.n_steps * env.num_envs, device)
         now = self.hyperparameters.now
         self.reward_normalizer = (
             RewardNormalizer(env.num_envs, now.gamma).to(device) if config.normalize_rewards else None

@@ -15,7 +15,7 @@ from operant_gpu.models.policies.normalization import OneHot
 from operant_gpu.models.policies.policy import Policy
 from operant_gpu.models.ppo.fused import find_obstacle
 from operant_gpu.models.ppo.rnd import RND, IntrinsicReward
-from operant_gpu.models.presets import PRESETS
+from operant_gpu.models.presets import LARGE_PRESETS, PRESETS
 from operant_gpu.spaces import action_layout, observation_layout
 from operant_gpu.vector import VecEnv
 
@@ -47,7 +47,7 @@ def checked_config(env: VecEnv, config: PPOConfig | None, intrinsic: IntrinsicRe
             "engine", f"'graph' needs environments on a CUDA device, these are on {env.device}: use 'auto'"
         )
     # Nobody has chosen that of the preset, which is for as many environments as the preset has.
-    config = config.fitted(env.num_envs, usual_settings(env))
+    config = config.fitted(env.num_envs, usual_settings(env, config))
     if config.staggered_starts and env.max_episode_steps is None:
         raise InvalidConfig("staggered_starts", "environments without a time limit have none to reach: give it up")
     if intrinsic is not None and config.rnd_coef:
@@ -71,9 +71,11 @@ def check_units(policy: Policy, env: VecEnv, config: PPOConfig) -> None:
         raise InvalidConfig("policy", f"it acts in other bounds or units: make it with {expected}")
 
 
-def usual_settings(env: VecEnv) -> Mapping[str, Any]:
-    """Return the environment's tuned settings, if it has any."""
-    return PRESETS.get(env.environment.id, {})
+def usual_settings(env: VecEnv, config: PPOConfig) -> Mapping[str, Any]:
+    """Return the environment's tuned settings, if it has any: the large ones, if the settings have their minibatch."""
+    large = LARGE_PRESETS.get(env.environment.id, {})
+    is_large = config.batch_size is not None and config.batch_size == large.get("batch_size")
+    return large if is_large else PRESETS.get(env.environment.id, {})
 
 
 def obstacle_to_fusing(env: VecEnv, policy: Policy, config: PPOConfig) -> str | None:
