@@ -10,7 +10,6 @@ bench/results/large-presets.json, where environments that are not named stay as 
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +26,6 @@ from operant_gpu.models import PPOConfig
 from operant_gpu.models.presets import LARGE_PRESETS
 
 DATA, PAGE = RESULTS / "large-presets.json", Path(__file__).parents[1] / "docs" / "settings.md"
-# What the usual preset reaches, of games that have no goal: docs/games.md.
-LEVELS = {"MinAtar-Asterix-v1": 20.0}
 # Episodes of a policy when it has learned.
 PLAYED = 1_000
 MEASURED = ("timesteps", "iterations", "gradient_steps", "cpu_seconds", "evaluation")
@@ -54,7 +51,7 @@ def main(settings: Settings) -> None:
     for env in settings.envs:
         preset = preset_of(PPOConfig.for_env(env, size="large"))
         runs = [trained(env, seed, settings.cap) for seed in range(settings.seeds)]
-        report["environments"][env] = describe() | {"goal": goal_of(job_of(env)), "preset": preset, "runs": runs}
+        report["environments"][env] = describe() | {"goal": goal_of(Job(env)), "preset": preset, "runs": runs}
     # In the order of the presets, without those that are gone.
     report["environments"] = {
         env: report["environments"][env] for env in LARGE_PRESETS if env in report["environments"]
@@ -64,14 +61,9 @@ def main(settings: Settings) -> None:
     PAGE.write_text(f"{before}{BEGIN}\n{table_of(report)}\n{END}{after}")
 
 
-def job_of(env: str, seed: int = 0, cap: float = math.inf) -> Job:
-    """Return a training until the goal, whose policy plays afterwards."""
-    return Job(env, seed, size="large", cap=cap, goal=LEVELS.get(env), episodes=PLAYED)
-
-
 def trained(env: str, seed: int, cap: float) -> dict[str, Any]:
     """Return what the report keeps of a training, processor seconds among it: other work does not disturb them."""
-    run, config = train(job_of(env, seed, cap)), PPOConfig.for_env(env, size="large")
+    run, config = train(Job(env, seed, size="large", cap=cap, episodes=PLAYED)), PPOConfig.for_env(env, size="large")
     iterations = run.timesteps // (config.num_envs * config.n_steps)
     steps = iterations * config.n_epochs * minibatches_of(config, config.num_envs * config.n_steps)
     print(line_of(run, iterations, steps), flush=True)
