@@ -94,7 +94,7 @@ def table_of(report: dict[str, Any]) -> str:
         middle = {name: statistics.median(run[name] for run in runs) for name in MEASURED}
         rows.append(
             (
-                f"`{env}`",
+                env,
                 f"{preset['num_envs']:,}",
                 f"{preset['batch_size']:,}",
                 f"{sum(run['outcome'] == 'solved' for run in runs)} of {len(runs)}",
