@@ -316,9 +316,10 @@ def test_an_output_that_nobody_reads_any_more(tmp_path: Path) -> None:
 
 def test_an_output_in_a_pipe_is_plain_lines(tmp_path: Path) -> None:
     with started("train", *ENDLESS, *SMALL, "--run", str(tmp_path / "run")) as process:
-        lines = [process.stdout.readline() for _ in range(3)]
-    assert lines[0] == f"CartPole-v1 in {tmp_path / 'run'}: 16 environments on cpu (numba)\n"
-    assert all(re.fullmatch(r"CartPole-v1 +[\d,]+ steps .* steps/s  \d+:\d\d:\d\d left\n", text) for text in lines[1:])
+        preset, where, *readings = [process.stdout.readline() for _ in range(4)]
+    assert preset == "Settings: the usual preset; the training is on a CPU\n"
+    assert where == f"CartPole-v1 in {tmp_path / 'run'}: 16 environments on cpu (numba)\n"
+    assert all(re.fullmatch(r"CartPole-v1 +[\d,]+ steps .* steps/s  \d+:\d\d:\d\d left\n", text) for text in readings)
 
 
 @contextlib.contextmanager
