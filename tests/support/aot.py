@@ -229,8 +229,10 @@ def launch_of(
     # Where a network acts, what it draws is scaled.
     scales = constants.get("NET") is not None or kernel is draw_kernel
     constants = {"ENV": environment_constants(batch, scales), **constants, "BLOCK": block}
-    stay, change = examples(kernel, values, exact)
-    arguments = dict(zip(kernel.arg_names, (*stay, *change), strict=False))
+    if kernel is not rollout_kernel or batch.trial.width == 1:
+        stay, change = examples(kernel, values, exact)
+        values = (*stay, *change)
+    arguments = dict(zip(kernel.arg_names, values, strict=False))
     return Launch(kernel, batch.environment.id, variant, arguments, constants, warps)
 
 

@@ -15,7 +15,7 @@ from operant_gpu.backends.compilations import told
 from operant_gpu.backends.stepwise import StepwiseRollout
 from operant_gpu.backends.triton import prepared
 from operant_gpu.backends.triton.constants import environment_constants, network_constants
-from operant_gpu.backends.triton.launching import INTERPRETED, check_compiler, target_name
+from operant_gpu.backends.triton.launching import INTERPRETED, check_compiler, launch, target_name
 from operant_gpu.backends.triton.prepared import Launch, form, like, widths
 from operant_gpu.fields import MOST_CELLS
 from operant_gpu.kernels.triton import draw as drawing
@@ -128,6 +128,10 @@ class TritonBackend:
         if isinstance(policy, MLP) and self._has_boards:
             self._stepwise.run(num_steps, policy, trajectory, outputs)
             return
+        if self._width > 1:
+            arguments = rollout_arguments(self._batch, policy, trajectory, outputs, num_steps)
+            self._roll_boards(arguments, policy)
+            return
         shown, stored = self._written(outputs), written(trajectory)
         # All else that is stored has one dtype.
         dtypes = [None if one is None else one.dtype for one in (trajectory.action, trajectory.policy_action)]
@@ -138,6 +142,16 @@ class TritonBackend:
             launch = self._prepare_rollout(key, arguments, policy)
         acting = prepared.addressed(acting_arguments(policy))
         launch(shown.addresses, shown.strides, *acting, stored.addresses, stored.strides, num_steps)
+
+    def _roll_boards(self, arguments: tuple[Any, ...], policy: Tensor | MLP | None) -> None:
+        """Launch a rollout after Triton's look at all arguments: alignment of boards that are stored spares registers.
+
+        It takes longer than that looks by far.
+        """
+        block, warps = rollout_shape(self._num_envs, False, self._width)
+        constants = {"ENV": self._constants[False], **policy_constants(policy), "BLOCK": block}
+        grid, options = (triton.cdiv(self._num_envs, block),), {"num_warps": warps, **OPTIONS}
+        launch(rollouts.rollout_kernel, grid, arguments, constants, self._device, options, _WAY_ROUND)
 
     def _prepare_rollout(self, key: Any, arguments: tuple[Any, ...], policy: Tensor | MLP | None) -> Launch:
         network = policy if isinstance(policy, MLP) else None

@@ -80,8 +80,7 @@ def launch(
         with np.errstate(all="ignore"):
             kernel[grid](*arguments, **constants)
         return
-    name = f"{kernel.fn.__name__} of the learner"
-    with told(name, functools.partial(target_name, device)), refused(kernel, device, advice):
+    with told(kernel.fn.__name__, functools.partial(target_name, device)), refused(kernel, device, advice):
         kernel[grid](*arguments, **constants, **options)
 
 
