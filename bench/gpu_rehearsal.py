@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-# Of an H100 and an H200: compute capability, multiprocessors, bytes of shared memory that a program can have.
-CAPABILITY, MULTIPROCESSORS, SHARED = 90, 132, 232_448
+# Of an H100 and an H200: compute capability, multiprocessors.
+CAPABILITY, MULTIPROCESSORS = 90, 132
 
 
 def install(mode: str, executes: bool = False) -> None:
@@ -48,7 +48,6 @@ def install(mode: str, executes: bool = False) -> None:
         driver.load_binary = lambda *_: (None, None, 0, 0, 1024)
         driver.launcher_cls = _compiled_launcher
         update: Any = importlib.import_module("operant_gpu.backends.triton.update")
-        update._shared_memory = lambda device: SHARED
         update._programs_at_once = lambda device, fit: 2 * MULTIPROCESSORS
         _begin_with_zeros()
     _pretend(compiles=mode == "precompile")

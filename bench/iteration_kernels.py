@@ -117,7 +117,6 @@ def count(settings: Settings, engine: Any, changes: dict[str, Any]) -> dict[str,
 def main(settings: Settings) -> None:
     """Count, print a table and write the result."""
     nothing_driver.install()
-    update._shared_memory = lambda device: 232_448
     update._programs_at_once = lambda device, fit: 264
     rows = [
         {"case": name, **count(settings, engine, changes)}

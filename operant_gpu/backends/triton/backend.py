@@ -148,9 +148,8 @@ class TritonBackend:
 
         It takes longer than that looks by far.
         """
-        block, warps = rollout_shape(self._num_envs, False, self._width)
-        constants = {"ENV": self._constants[False], **policy_constants(policy), "BLOCK": block}
-        grid, options = (triton.cdiv(self._num_envs, block),), {"num_warps": warps, **OPTIONS}
+        shape = rollout_shape(self._num_envs, False, self._width)
+        grid, constants, options = self._compiled_in(policy_constants(policy), shape)
         launch(rollouts.rollout_kernel, grid, arguments, constants, self._device, options, _WAY_ROUND)
 
     def _prepare_rollout(self, key: Any, arguments: tuple[Any, ...], policy: Tensor | MLP | None) -> Launch:
@@ -184,6 +183,14 @@ class TritonBackend:
     def _written(self, outputs: Outputs) -> Written:
         return self._own if outputs is self._batch.outputs else written(outputs)
 
+    def _compiled_in(
+        self, constants: dict[str, Any], shape: tuple[int, int]
+    ) -> tuple[tuple[int], dict[str, Any], dict[str, Any]]:
+        """Return the grid of a launch, all that is compiled in, and the compiler's options."""
+        block, warps = shape
+        every = {"ENV": self._constants[False], **constants, "BLOCK": block}
+        return (triton.cdiv(self._num_envs, block),), every, {"num_warps": warps, **OPTIONS}
+
     def _prepare(
         self,
         key: Any,
@@ -194,9 +201,8 @@ class TritonBackend:
         exact: Tensor | None = None,
     ) -> Launch:
         """Prepare launches of a kernel, by what a first one takes, and keep them by the key."""
-        block, warps = shape or launch_shape(self._num_envs, self._width)
-        constants = {"ENV": self._constants[False], **(constants or {}), "BLOCK": block}
-        grid, options = (triton.cdiv(self._num_envs, block),), {"num_warps": warps, **OPTIONS}
+        shape = shape or launch_shape(self._num_envs, self._width)
+        grid, constants, options = self._compiled_in(constants or {}, shape)
         given = *examples(kernel, arguments, exact), constants
         name = f"{kernel.fn.__name__} of {self._batch.environment.id}"
         with told(name, functools.partial(target_name, self._device)):
