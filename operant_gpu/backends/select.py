@@ -89,11 +89,11 @@ def resolve(
     return resolved, backend
 
 
-def why_slower(environment: Definition, trial: Trial, device: torch.device, name: str) -> str | None:
-    """Return why a faster backend than this one was not taken, None if there is none."""
+def why_slower(environment: Definition, trial: Trial, device: str | torch.device, name: str) -> str | None:
+    """Return why `backend="auto"` took this one, and none that is faster on the device that was asked for, or None."""
     on_gpu, *on_cpu = backends_of(environment)
-    faster = [] if device.type == "cuda" or name == on_gpu else on_cpu[: on_cpu.index(name)]
-    if faster and torch.cuda.is_available():
+    faster = [] if name == on_gpu else on_cpu[: on_cpu.index(name)]
+    if name != on_gpu and spelled(device) == "auto" and torch.cuda.is_available():
         faster.insert(0, on_gpu)
     for one in faster:
         boards = "it runs no environments with arrays" if trial.width > 1 and not BACKENDS[one].has_arrays else None

@@ -115,7 +115,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         notes = self._debug and environment.has_tables
         trial = try_out(environment, as_given, as_tables, notes)
         self.device, self.backend = select.resolve(environment, trial, device, backend)
-        slower = select.why_slower(environment, trial, self.device, self.backend) if backend == "auto" else None
+        slower = select.why_slower(environment, trial, device, self.backend) if backend == "auto" else None
         self.slow_path = slower
         layout, obs = action_layout(self.single_action_space), observation_layout(self.single_observation_space)
         mask_size = layout.num_actions if environment.has_action_mask else 0

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import operant_gpu
 from operant_gpu import BackendError, CheckpointError, InvalidConfig, TrainingError
+from operant_gpu.backends import select
 from operant_gpu.models import PPO, RND, IntrinsicReward, PPOConfig
 from operant_gpu.models.ppo.checkpoint import _signed
 
@@ -610,6 +611,15 @@ def test_what_is_slower_than_it_could_be_is_said_once_and_counted(caplog: pytest
     assert network.startswith("PyTorch trains the network, and not the fused kernels: cnn_channels: ")
     assert [line for line in caplog.messages if "compiled" not in line] == [backend, network]
     assert {each["slow_paths"] for each in metrics} == {2}
+
+
+def test_a_gpu_that_lacks_a_package_is_a_loss_unless_the_cpu_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    missing = select._missing
+    monkeypatch.setattr(select, "_missing", lambda name: "it lacks Triton" if name == "triton" else missing(name))
+    lost, none = (operant_gpu.make("CartPole-v1", 2, device=device).slow_path for device in ("auto", "cpu"))
+    assert lost == "the numba backend steps the environments, and not triton: it lacks Triton"
+    assert none is None
 
 
 def test_what_was_asked_for_is_no_loss() -> None:
