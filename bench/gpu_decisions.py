@@ -221,7 +221,7 @@ def shuffles(report: Reporter, samples: int) -> tuple[Any, Any]:
 
     def by_kernel() -> None:
         # As `GradientSteps` does.
-        arguments, grid = (order, iteration, 0, samples, *widths(samples)), (triton.cdiv(samples, 1024), EPOCHS)
+        arguments, grid = (order, iteration, 0, 0, samples, *widths(samples)), (triton.cdiv(samples, 1024), EPOCHS)
         update._launch(shuffle_kernel, grid, arguments, {"BLOCK": 1024}, order.device)
 
     def by_sorting() -> Any:

@@ -104,6 +104,10 @@ class ExportError(OperantError, RuntimeError):
     """A policy that cannot be exported, or does something else where it was exported to."""
 
 
+class ProcessError(OperantError, RuntimeError):
+    """Another process of a training that has failed, has left, or does not answer."""
+
+
 class ResetNeeded(OperantError, RuntimeError):
     """A step before the first reset, any use after `close`, or more episodes than random streams have numbers for."""
 

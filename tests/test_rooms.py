@@ -18,8 +18,8 @@ pytestmark = pytest.mark.quick
 
 PUBLIC = {
     "operant_gpu": """ActionError Array AutoresetMode BackendError CheckpointError CudaEnvironment Environment
-        ExportError InvalidConfig OperantError ResetNeeded Table TableError TrainingError UnsupportedConstruct VecEnv
-        __version__ envs list_envs make register verify""",
+        ExportError InvalidConfig OperantError ProcessError ResetNeeded Table TableError TrainingError
+        UnsupportedConstruct VecEnv __version__ envs list_envs make register verify""",
     "operant_gpu.adapters": "ADAPTERS Adapter",
     "operant_gpu.adapters.rsl_rl": "RslRlVecEnv",
     "operant_gpu.adapters.sb3": "SB3VecEnv",
@@ -29,12 +29,12 @@ PUBLIC = {
     "operant_gpu.arrays": "beside cell cells count get length lookup nth put",
     "operant_gpu.envs": """Acrobot Asterix Breakout CartPole Freeway FrozenLake FrozenLake8x8 Game2048 GridWalk
         MountainCar MountainCarContinuous Pendulum Seaquest Snake SpaceInvaders frozen_lake_map""",
-    "operant_gpu.errors": """ActionError BackendError CheckpointError ExportError InvalidConfig OperantError ResetNeeded
-        TableError TrainingError UnsupportedConstruct""",
+    "operant_gpu.errors": """ActionError BackendError CheckpointError ExportError InvalidConfig OperantError
+        ProcessError ResetNeeded TableError TrainingError UnsupportedConstruct""",
     "operant_gpu.lang": "Array Table jit tl",
     "operant_gpu.metrics": "Last Max Mean Min Sum",
-    "operant_gpu.models": """Controller Evaluation IntrinsicReward MLPPolicy PPO PPOConfig Policy RND evaluate export
-        record""",
+    "operant_gpu.models": """Controller Evaluation IntrinsicReward MLPPolicy PPO PPOConfig Policy Processes RND
+        distributed evaluate export record""",
     "operant_gpu.models.exporting": "Actor",
     "operant_gpu.models.networks": "ActorCritic RecurrentActorCritic",
     "operant_gpu.monitor": "JSONLines Run RunReader TensorBoard View WeightsAndBiases Writer draw_curve",

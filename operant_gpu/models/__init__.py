@@ -14,6 +14,7 @@ from operant_gpu.models.policies.policy import Policy
 from operant_gpu.models.ppo.learner import PPO
 from operant_gpu.models.ppo.rnd import RND, IntrinsicReward
 from operant_gpu.models.recording import record
+from operant_gpu.processes import Processes, distributed
 
 __all__ = [
     "PPO",
@@ -24,6 +25,8 @@ __all__ = [
     "MLPPolicy",
     "PPOConfig",
     "Policy",
+    "Processes",
+    "distributed",
     "evaluate",
     "export",
     "record",

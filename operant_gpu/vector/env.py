@@ -414,6 +414,17 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         return {**given, **{name: one[spread] if one.ndim else one.clone() for name, one in tensors.items()}, **own}
 
     @property
+    def first_env_id(self) -> int:
+        """Id of the first environment in the random streams. What is written holds from the next `reset(seed=...)`."""
+        return self._first_env_id
+
+    @first_env_id.setter
+    def first_env_id(self, value: int) -> None:
+        self._first_env_id = checks.first_env_id(value, self.num_envs)
+        last = self._first_env_id + self.num_envs
+        self._env_ids.copy_(torch.arange(self._first_env_id, last, device=self.device))
+
+    @property
     def given(self) -> dict[str, Any]:
         """What the environments were made with: parameters and tables, by name."""
         return {**self.given_params._asdict(), **self._given_tables}
@@ -518,9 +529,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         tensors["tables"] = self._tables._asdict()
         pairs = checks.saved(state_dict, self._identity(), tensors)
         started = flag("state_dict", state_dict.get("started", False))
-        self._first_env_id = checks.first_env_id(state_dict.get("first_env_id", 0), self.num_envs)
-        last = self._first_env_id + self.num_envs
-        self._env_ids.copy_(torch.arange(self._first_env_id, last, device=self.device))
+        self.first_env_id = state_dict.get("first_env_id", 0)
         for column, saved_column in pairs:
             column.copy_(saved_column)
         self._started = started

@@ -202,7 +202,7 @@ def launched(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], **c
 @needs_compiled_triton
 def test_orders_of_triton_begin_where_epochs_do() -> None:
     order, iteration, bits = reserved((3, APART), (APART, 1), torch.int32), torch.tensor(9).int(), widths(APART)
-    launched(shuffle_kernel, (1, 3), (order, iteration, 5, APART, *bits), BLOCK=64)
+    launched(shuffle_kernel, (1, 3), (order, iteration, 5, 0, APART, *bits), BLOCK=64)
     for epoch in range(3):
         words = [int(word) for word in philox(5, 9, epoch, 0, SHUFFLE_STREAM.value)]
         # The first of all places, of which each finds its sample by itself.

@@ -142,7 +142,7 @@ def test_an_unknown_setting_is_refused_with_what_it_is_called_here(elsewhere: st
 
 def test_the_names_of_settings_can_be_read_from_the_signature() -> None:
     assert list(inspect.signature(PPOConfig).parameters) == [setting.name for setting in fields(PPOConfig)]
-    assert list(inspect.signature(PPO).parameters) == ["env", "config", "network", "intrinsic"]
+    assert list(inspect.signature(PPO).parameters) == ["env", "config", "network", "intrinsic", "processes"]
 
 
 def test_an_integer_beyond_all_floats_is_refused_by_name() -> None:

@@ -334,7 +334,7 @@ def small_updates() -> Iterator[Launch]:
     """Return the learner's kernels beside the gradient's."""
     numbers, whole, flags = torch.zeros(1), torch.zeros(1, dtype=torch.int32), torch.zeros(1, dtype=torch.bool)
     kernels = (
-        (shuffle_kernel, (whole, whole, 2, 3, 4, 5), {"BLOCK": 1024}),
+        (shuffle_kernel, (whole, whole, 2, 0, 3, 4, 5), {"BLOCK": 1024}),
         (moments_kernel, (numbers, numbers, whole, 2, 3), {"PIECES": PIECES, "BLOCK": 1024}),
         (
             adam.reduce_kernel,

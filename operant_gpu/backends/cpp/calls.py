@@ -54,9 +54,9 @@ Climb = _structure(
     *("Climb", "The gradient steps of an iteration, on arrays of samples, one after the other."),
     ("Network", "network"),
     ("const Hyperparameters*", "now"),
-    ("int64_t", "samples minibatches tensors", "minibatches of an epoch, tensors of parameters"),
+    ("int64_t", "samples minibatches tensors parameter_count", "minibatches of an epoch, tensors of parameters"),
     ("int64_t", "first_step last_step", "from the former on, up to the latter"),
-    ("int64_t", "threads seed iteration normalizes_advantages"),
+    ("int64_t", "threads seed iteration rank normalizes_advantages"),
     ("const void*", "obs", "(samples, inputs), or (samples, 1) of integers"),
     ("Kind", "obs_kind"),
     ("const void*", "policy_action", "(samples, components) int64, or (samples, outputs) float32"),
@@ -64,7 +64,9 @@ Climb = _structure(
     ("const float*", "log_prob value advantages"),
     ("float*", "parameters means squares count", "the optimizer, flat, and how many steps it has taken"),
     ("const uint8_t*", "trainable", "(tensors,)"),
+    ("float*", "gradient", "of one step, (parameter_count,), and behind it what is measured, but for the norm"),
     ("float*", "measured norms", "of each gradient step: (NUM_MEASURED,), and of the gradients (tensors,)"),
+    ("const double*", "moments", "of each step's advantages over all processes: mean and variance; or none"),
     ("int32_t*", "status", "before each gradient step, and after the last"),
 )
 Rows = _structure(

@@ -75,6 +75,14 @@ def library() -> ctypes.CDLL:
     loaded.climb.argtypes = [POINTER]
     loaded.roll_out.argtypes = [POINTER, POINTER, WORD, WORD]
     loaded.climb.restype = loaded.roll_out.restype = ctypes.c_bool
+    loaded.begin_climb.argtypes, loaded.begin_climb.restype = [POINTER], POINTER
+    for function, *kinds in (
+        (loaded.end_climb,),
+        (loaded.weigh, POINTER),
+        (loaded.differentiate, WORD),
+        (loaded.move, WORD),
+    ):
+        function.argtypes, function.restype = [POINTER, *kinds], None
     loaded.estimate_advantages.argtypes = [*[POINTER] * 6, WORD, WORD, POINTER]
     loaded.estimate_advantages.restype = None
     return loaded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,8 +11,9 @@ from torch import Tensor
 from operant_gpu.backends.cpp.calls import KINDS, Climb
 from operant_gpu.backends.cpp.learner import address, library, network_of
 from operant_gpu.backends.threads import Pieces
-from operant_gpu.hyperparameters import MEASURED, AdamState, Samples, StepSettings, StepTable, minibatches_of
+from operant_gpu.hyperparameters import MEASURED, STOPPED, AdamState, Samples, StepSettings, StepTable, minibatches_of
 from operant_gpu.mlp import MLP
+from operant_gpu.processes import ALONE, Processes, merged_moments
 from operant_gpu.spaces import ActionLayout
 
 # Gradient steps that are worth a thread: samples of a minibatch.
@@ -27,24 +29,40 @@ class GradientSteps:
         settings: Of the steps.
         example: Any samples; kernels that are compiled for their dtypes take it.
         samples: Environment steps of an iteration.
+        processes: Those that take the steps together, each with samples of its own.
 
     Raises:
         BackendError: If there is no C++ compiler.
     """
 
-    def __init__(self, mlp: MLP, actions: ActionLayout, settings: StepSettings, example: Samples, samples: int) -> None:
+    def __init__(
+        self,
+        mlp: MLP,
+        actions: ActionLayout,
+        settings: StepSettings,
+        example: Samples,
+        samples: int,
+        processes: Processes = ALONE,
+    ) -> None:
         del example
-        self._climb, self._actions, tensors = library().climb, actions, len(mlp.layout.shapes)
-        minibatches = minibatches_of(settings, samples)
+        self._library, self._actions, tensors = library(), actions, len(mlp.layout.shapes)
+        self._processes, minibatches = processes, minibatches_of(settings, samples)
         steps = settings.n_epochs * minibatches
         self._measured = torch.zeros(steps, len(MEASURED), dtype=torch.float32, device="cpu")
         self._norms = torch.zeros(steps, tensors, dtype=torch.float32, device="cpu")
         self._status = torch.zeros(steps + 1, dtype=torch.int32, device="cpu")
+        self._moments = torch.zeros(steps, 2, dtype=torch.float64, device="cpu")
+        # The gradient, and what is measured with it.
+        self._sent = torch.zeros(mlp.layout.size + len(MEASURED) - 1, dtype=torch.float32, device="cpu")
+        self._counts = torch.tensor([len(part) for part in torch.arange(samples).tensor_split(minibatches)])
         self._fields = Climb(
             samples=samples,
             minibatches=minibatches,
             tensors=tensors,
+            parameter_count=mlp.layout.size,
+            rank=processes.rank,
             normalizes_advantages=settings.normalize_advantages,
+            gradient=self._sent.data_ptr(),
             measured=self._measured.data_ptr(),
             norms=self._norms.data_ptr(),
             status=self._status.data_ptr(),
@@ -75,13 +93,42 @@ class GradientSteps:
         self._status[0] = status
         self._measured.zero_()
         self._norms.zero_()
-        self._pieces.each(len(self._measured), self._take)
+        if self._processes.size == 1:
+            self._pieces.each(len(self._measured), self._take)
+        else:
+            self._take_together()
         return StepTable(self._measured, self._norms, self._status)
 
     def _take(self, first: int, count: int) -> None:
         self._fields.first_step, self._fields.last_step = first, first + count
-        if not self._climb(ctypes.byref(self._fields)):
-            raise MemoryError("the gradient steps of an iteration need more memory than there is")
+        _check_memory(self._library.climb(ctypes.byref(self._fields)))
+
+    def _take_together(self) -> None:
+        """Take the steps with the means of all processes' gradients: all stop at the same step, if one does."""
+        kernels, steps = self._library, len(self._measured)
+        self._fields.first_step, self._fields.last_step, self._fields.moments = 0, steps, None
+        learner = _check_memory(kernels.begin_climb(ctypes.byref(self._fields)))
+        try:
+            if self._fields.normalizes_advantages:
+                kernels.weigh(learner, self._moments.data_ptr())
+                counts = self._counts.repeat(steps // len(self._counts))
+                means, spreads = self._processes.gather(self._moments).unbind(-1)
+                mean, spread, count = merged_moments(means, spreads, counts)
+                self._moments.copy_(torch.stack([mean, spread / (count - 1)], 1))
+                self._fields.moments = self._moments.data_ptr()
+            for step in range(steps):
+                if not self._status[step] & STOPPED:
+                    kernels.differentiate(learner, step)
+                    self._processes.average(self._sent)
+                kernels.move(learner, step)
+        finally:
+            kernels.end_climb(learner)
+
+
+def _check_memory(result: Any) -> Any:
+    if not result:
+        raise MemoryError("the gradient steps of an iteration need more memory than there is")
+    return result
 
 
 def find_misfit(mlp: MLP, actions: ActionLayout, settings: StepSettings, example: Samples) -> str | None:

@@ -21,12 +21,15 @@ from operant_gpu.kernels.triton.gradient import gradient_kernel
 from operant_gpu.kernels.triton.objective import NUM_SUMS, moments_kernel
 from operant_gpu.kernels.triton.shuffle import shuffle_kernel, widths
 from operant_gpu.mlp import MLP, MLPLayout
+from operant_gpu.processes import ALONE, Processes, merged_moments
 from operant_gpu.spaces import ActionLayout
 
 # Inputs and units of a layer: of wider ones not all gradients fit on the chip.
 MAX_TRAINABLE_WIDTH = 64
 # Parameters that one program of the optimizer takes, and the rows of partial gradients that it sums at a time.
 CHUNK, ROWS = 256, 16
+# Numbers, of float32, to whose multiples Triton takes a tensor's memory to be aligned.
+_EVEN = 4
 # Registers that a thread of the gradient kernel is given, and those of a multiprocessor.
 _MOST_REGISTERS, _REGISTERS = 256, 65_536
 
@@ -112,14 +115,23 @@ class GradientSteps:
         settings: Of the steps.
         example: Samples with the dtypes and the alignment of those to come.
         samples: Environment steps of an iteration.
+        processes: Those that take the steps together, each with samples of its own.
     """
 
-    def __init__(self, mlp: MLP, actions: ActionLayout, settings: StepSettings, example: Samples, samples: int) -> None:
+    def __init__(
+        self,
+        mlp: MLP,
+        actions: ActionLayout,
+        settings: StepSettings,
+        example: Samples,
+        samples: int,
+        processes: Processes = ALONE,
+    ) -> None:
         layout, device = mlp.layout, mlp.parameters.device
         fit = find_fit(mlp, actions, settings, example)
         assert fit is not None, "find_misfit told"
         self._layout, self._actions, self._settings, self._samples = layout, actions, settings, samples
-        self._device, self._shape = device, fit.shape
+        self._device, self._shape, self._processes = device, fit.shape, processes
         self._roles = 1 if layout.shared_trunk or not layout.hidden_sizes else 2
         self._minibatches = minibatches_of(settings, samples)
         largest = -(-samples // self._minibatches)
@@ -140,6 +152,11 @@ class GradientSteps:
         self._gradient, self._squares = numbers(layout.size), numbers(steps, len(chunks))
         self._measured = numbers(steps, NUM_MEASURED.value)
         self._status, self._counts = numbers(steps + 1, dtype=torch.int32), numbers(steps + 1)
+        # A gradient and, at an address as even as that of a tensor, what is measured with it; its squares are not used.
+        self._sent = numbers(-(-layout.size // _EVEN) * _EVEN + NUM_SUMS.value)
+        self._own_squares = numbers(len(chunks))
+        self._sizes = torch.tensor([len(part) for part in torch.arange(samples).tensor_split(self._minibatches)])
+        self._sizes = self._sizes.repeat(settings.n_epochs).to(device)
 
     def run(
         self,
@@ -189,7 +206,7 @@ class GradientSteps:
         """Write the orders; return the moments of the minibatches' advantages, if those are normalized."""
         samples, settings = self._samples, self._settings
         block = triton.next_power_of_2(samples) if INTERPRETED else 1024
-        numbers = (self._order, iteration, seed, samples, *widths(samples))
+        numbers = (self._order, iteration, seed, self._processes.rank, samples, *widths(samples))
         grid = triton.cdiv(samples, block), settings.n_epochs
         _launch(shuffle_kernel, grid, numbers, {"BLOCK": block}, self._device)
         if not settings.normalize_advantages:
@@ -197,19 +214,52 @@ class GradientSteps:
         arguments = (self._moments, advantages, self._order, samples, self._minibatches)
         grid, constants = (len(self._measured), PIECES), {"PIECES": PIECES, "BLOCK": 1024}
         _launch(moments_kernel, grid, arguments, constants, self._device)
+        if self._processes.size > 1:
+            self._merge_moments()
         return self._moments
+
+    def _merge_moments(self) -> None:
+        """Replace the moments of this process's minibatches by those of all, as those of one piece."""
+        counts, means, spreads = self._moments.double().unbind(-1)
+        sizes = self._sizes.double()
+        mean = (counts * means).sum(1) / sizes
+        spread = (spreads + counts * (means - mean[:, None]).square()).sum(1)
+        means, spreads = self._processes.gather(torch.stack([mean, spread], 1)).unbind(-1)
+        mean, spread, size = merged_moments(means, spreads, sizes)
+        self._moments.zero_()
+        self._moments[:, 0] = torch.stack([size, mean, spread], 1).float()
 
     def _finish(
         self, step: int, optimizer: tuple[Tensor, Tensor, Tensor], hyperparameters: Tensor, trainable: Tensor
     ) -> None:
         """Sum the programs' gradients, and take Adam's step."""
         sums = (self._gradient, self._squares, self._measured)
-        arguments = (*sums, self._partials, self._sums, self._chunks, trainable, step, self._programs)
-        sizes = {"ROLES": self._roles, "ROWS": ROWS, "CHUNK": CHUNK}
+        parts = (self._partials, self._sums, self._roles, self._programs)
+        if self._processes.size > 1:
+            # The mean of the processes' gradients then is the only part.
+            measured = self._sent[-NUM_SUMS.value :]
+            self._reduce((self._sent, self._own_squares, measured), *parts, trainable, 0)
+            self._processes.average(self._sent)
+            parts = (self._sent, measured, 1, 1)
+        self._reduce(sums, *parts, trainable, step)
         grid = (len(self._chunks),)
-        _launch(reduce_kernel, grid, (*arguments, self._layout.size), sizes, self._device)
         state = (*optimizer, *sums, self._status, self._counts, hyperparameters, self._chunks, trainable, step)
         _launch(adam_kernel, grid, state, adam_constants(len(self._chunks)), self._device)
+
+    def _reduce(
+        self,
+        sums: tuple[Tensor, Tensor, Tensor],
+        partials: Tensor,
+        measured: Tensor,
+        roles: int,
+        programs: int,
+        trainable: Tensor,
+        step: int,
+    ) -> None:
+        """Sum the gradients of so many programs, and what they measured."""
+        arguments = (*sums, partials, measured, self._chunks, trainable, step, programs, self._layout.size)
+        sizes = {"ROLES": roles, "ROWS": ROWS, "CHUNK": CHUNK}
+        _launch(reduce_kernel, (len(self._chunks),), arguments, sizes, self._device)
 
 
 def _launch(

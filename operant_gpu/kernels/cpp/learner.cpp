@@ -18,10 +18,24 @@ template <class Work> bool had_memory(const Work& work) {
     }
 }
 
-// Take the gradient steps of an iteration.
+// Take gradient steps of an iteration.
 EXPORTED bool climb(const operant::Climb* climb) {
     return had_memory([&] { operant::Learner(*climb).run(); });
 }
+
+// The same in parts, between which processes take the means of what each has: moments, and of each step the gradient.
+EXPORTED operant::Learner* begin_climb(const operant::Climb* climb) {
+    operant::Learner* learner = nullptr;
+    return had_memory([&] { learner = new operant::Learner(*climb); }) ? learner : nullptr;
+}
+
+EXPORTED void weigh(operant::Learner* learner, double* moments) { learner->weigh(moments); }
+
+EXPORTED void differentiate(operant::Learner* learner, int64_t step) { learner->differentiate(step); }
+
+EXPORTED void move(operant::Learner* learner, int64_t step) { learner->move(step); }
+
+EXPORTED void end_climb(operant::Learner* learner) { delete learner; }
 
 // Take the steps of a rollout in the environments from `first` up to `last`.
 EXPORTED bool roll_out(const operant::Rollout* rollout, void* workspace, int64_t first, int64_t last) {

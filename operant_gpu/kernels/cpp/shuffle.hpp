@@ -28,8 +28,8 @@ struct Bijection {
     }
 };
 
-inline void shuffle(int64_t seed, int64_t iteration, int64_t epoch, int64_t size, uint32_t* order) {
-    const Words words = philox({seed, int32_t(iteration), int32_t(epoch), 0, SHUFFLE_STREAM}, 0);
+inline void shuffle(int64_t seed, int64_t iteration, int64_t epoch, int64_t rank, int64_t size, uint32_t* order) {
+    const Words words = philox({seed, int32_t(iteration), int32_t(epoch), int32_t(rank), SHUFFLE_STREAM}, 0);
     Bijection send{};
     uint32_t bits = 2;
     while (bits < 32 && (int64_t(1) << bits) < size) ++bits;

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 
 #include "objective.hpp"
 #include "shuffle.hpp"
@@ -33,57 +34,96 @@ struct Slot {
 class Learner {
 public:
     explicit Learner(const Climb& climb)
-        : climb(climb), plan(climb.network), weights(plan.size), gradient(size_t(parameters())), order(size_t(climb.samples)) {
+        : climb(climb), plan(climb.network), weights(plan.size), order(size_t(climb.samples)) {
         const int64_t tiles = (climb.samples / climb.minibatches + TILE) / TILE;
         const int64_t number = std::clamp<int64_t>(tiles / TILES_PER_SLOT, 1, MAX_SLOTS);
         for (int64_t i = 0; i < number; ++i) slots.emplace_back(climb, plan);
+        const int64_t others = std::min(climb.threads, number) - 1;
+        team.emplace(others, int32_t(number), [this](int32_t slot) { fill(slot); });
     }
 
+    Learner(const Learner&) = delete;
+
     void run() {
-        const int64_t others = std::min(climb.threads, int64_t(slots.size())) - 1;
-        Team team(others, int32_t(slots.size()), [this](int32_t slot) { fill(slot); });
         for (int64_t step = climb.first_step; step < climb.last_step; ++step) {
-            if (climb.status[step] & STOPPED) {
-                climb.status[step + 1] = climb.status[step];
-                continue;
-            }
-            begin(step);
-            team.round();
-            finish(step);
+            if (!(climb.status[step] & STOPPED)) differentiate(step);
+            move(step);
         }
+    }
+
+    // Write the moments of each minibatch's advantages: their mean, and the sum of squared deviations.
+    void weigh(double* moments) {
+        for (int64_t step = climb.first_step; step < climb.last_step; ++step, moments += 2) {
+            cut(step);
+            moments[0] = mean();
+            moments[1] = spread(moments[0]);
+        }
+    }
+
+    // Write a step's gradient and what it measures.
+    void differentiate(int64_t step) {
+        begin(step);
+        team->round();
+        sum();
+        pack();
+        for (int j = 0; j < GRAD_NORM; ++j) measured()[j] = float(slots[0].sums.measured[j] / double(count));
+    }
+
+    // Take Adam's step with the gradient that is written, unless something forbids it.
+    void move(int64_t step) {
+        if (climb.status[step] & STOPPED)
+            climb.status[step + 1] = climb.status[step];
+        else
+            finish(step);
     }
 
 private:
     const Climb& climb;
     const Plan plan;
     Floats weights;
-    std::vector<float> gradient;
     std::vector<uint32_t> order;
     std::vector<Slot> slots;
+    std::optional<Team> team;
     Minibatch batch{};
-    int64_t start = 0, count = 0;
+    int64_t start = 0, count = 0, shuffled = -1;
 
-    int64_t parameters() const { return plan.log_std + (climb.network.is_gaussian ? climb.network.outputs : 0); }
+    float* measured() const { return climb.gradient + climb.parameter_count; }
 
-    // Find a step's samples, as torch.tensor_split has them, and how their advantages are normalized.
-    void begin(int64_t step) {
+    // Find a step's samples, as torch.tensor_split has them.
+    void cut(int64_t step) {
         const int64_t share = climb.samples / climb.minibatches, more = climb.samples % climb.minibatches;
-        const int64_t number = step % climb.minibatches;
-        if (number == 0 || step == climb.first_step)
-            shuffle(climb.seed, climb.iteration, step / climb.minibatches, climb.samples, order.data());
+        const int64_t number = step % climb.minibatches, epoch = step / climb.minibatches;
+        if (epoch != shuffled) shuffle(climb.seed, climb.iteration, epoch, climb.rank, climb.samples, order.data());
+        shuffled = epoch;
         start = number * share + std::min(number, more);
         count = share + (number < more);
+    }
+
+    double mean() const {
+        double sum = 0.0;
+        for (int64_t i = 0; i < count; ++i) sum += climb.advantages[order[size_t(start + i)]];
+        return sum / double(count);
+    }
+
+    double spread(double mean) const {
+        double sum = 0.0;
+        for (int64_t i = 0; i < count; ++i) {
+            const double deviation = climb.advantages[order[size_t(start + i)]] - mean;
+            sum += deviation * deviation;
+        }
+        return sum;
+    }
+
+    // Find a step's samples, and how their advantages are normalized.
+    void begin(int64_t step) {
+        cut(step);
         batch = {1.0f / float(count), 0.0f, 1.0f};
         if (climb.normalizes_advantages) {
-            double sum = 0.0, spread = 0.0;
-            for (int64_t i = 0; i < count; ++i) sum += climb.advantages[order[size_t(start + i)]];
-            const double mean = sum / double(count);
-            for (int64_t i = 0; i < count; ++i) {
-                const double deviation = climb.advantages[order[size_t(start + i)]] - mean;
-                spread += deviation * deviation;
-            }
+            const double* given = climb.moments ? climb.moments + 2 * step : nullptr;
+            const double mean = given ? given[0] : this->mean();
+            const double variance = given ? given[1] : spread(mean) / double(count - 1);
             batch.mean = float(mean);
-            batch.scale = float(1.0 / (std::sqrt(spread / double(count - 1)) + 1e-8));
+            batch.scale = float(1.0 / (std::sqrt(variance) + 1e-8));
         }
         unpack(plan, climb.parameters, weights.data());
     }
@@ -106,8 +146,7 @@ private:
         }
     }
 
-    // Sum the slots, measure, and take Adam's step unless something forbids it.
-    void finish(int64_t step) {
+    void sum() {
         for (size_t i = 1; i < slots.size(); ++i) {
             float *total = slots[0].gradients.data(), *other = slots[i].gradients.data();
             for (int64_t k = 0; k < plan.size; ++k) total[k] += other[k];
@@ -115,9 +154,12 @@ private:
             for (size_t j = 0; j < slots[0].sums.log_std.size(); ++j)
                 slots[0].sums.log_std[j] += slots[i].sums.log_std[j];
         }
-        const float norm = pack(climb.norms + step * climb.tensors);
+    }
+
+    void finish(int64_t step) {
+        const float norm = weigh_gradient(climb.norms + step * climb.tensors);
         float* measured = climb.measured + step * NUM_MEASURED;
-        for (int j = 0; j < GRAD_NORM; ++j) measured[j] = float(slots[0].sums.measured[j] / double(count));
+        std::copy_n(this->measured(), int(GRAD_NORM), measured);
         measured[GRAD_NORM] = norm;
         bool is_sound = std::isfinite(norm);
         for (int j : {POLICY_LOSS, VALUE_LOSS, ENTROPY}) is_sound &= bool(std::isfinite(measured[j]));
@@ -128,34 +170,43 @@ private:
         if (status == 0) adam(1.0f / std::max(1.0f, (norm + 1e-6f) / climb.now->max_grad_norm));
     }
 
-    // Take the gradients from the padded memory; return their norm, and write that of each tensor.
-    float pack(float* norms) {
-        const float* padded_ = slots[0].gradients.data();
-        double total = 0.0;
+    // Do something with the first parameter and the size of each tensor, in their order.
+    template <class Work> void each_tensor(const Work& work) const {
         int64_t tensor = 0;
-        const auto add = [&](int64_t first, int64_t size) {
-            double squares = 0.0;
-            for (int64_t k = first; k < first + size; ++k) {
-                if (!climb.trainable[tensor]) gradient[size_t(k)] = 0.0f;
-                squares += double(gradient[size_t(k)]) * gradient[size_t(k)];
-            }
-            norms[tensor++] = float(std::sqrt(squares));
-            total += squares;
-        };
+        plan.each_layer([&](const Layer& layer) {
+            work(tensor++, layer.weight, layer.width * layer.inputs);
+            work(tensor++, layer.bias, layer.width);
+        });
+        if (climb.network.is_gaussian) work(tensor++, plan.log_std, climb.network.outputs);
+    }
+
+    // Take the gradients from the padded memory.
+    void pack() {
+        const float* padded_ = slots[0].gradients.data();
         plan.each_layer([&](const Layer& layer) {
             for (int64_t n = 0; n < layer.width; ++n)
                 std::copy_n(padded_ + layer.rows + n * layer.row(), layer.inputs,
-                            gradient.data() + layer.weight + n * layer.inputs);
-            std::copy_n(padded_ + layer.padded_bias, layer.width, gradient.data() + layer.bias);
-            add(layer.weight, layer.width * layer.inputs);
-            add(layer.bias, layer.width);
+                            climb.gradient + layer.weight + n * layer.inputs);
+            std::copy_n(padded_ + layer.padded_bias, layer.width, climb.gradient + layer.bias);
         });
-        if (climb.network.is_gaussian) {
+        if (climb.network.is_gaussian)
             // The entropy of normals grows by as much as the logarithms do.
             for (int64_t j = 0; j < climb.network.outputs; ++j)
-                gradient[size_t(plan.log_std + j)] = float(slots[0].sums.log_std[size_t(j)] - climb.now->ent_coef);
-            add(plan.log_std, climb.network.outputs);
-        }
+                climb.gradient[plan.log_std + j] = float(slots[0].sums.log_std[size_t(j)] - climb.now->ent_coef);
+        each_tensor([&](int64_t tensor, int64_t first, int64_t size) {
+            if (!climb.trainable[tensor]) std::fill_n(climb.gradient + first, size, 0.0f);
+        });
+    }
+
+    // Return the gradient's norm, and write that of each tensor.
+    float weigh_gradient(float* norms) const {
+        double total = 0.0;
+        each_tensor([&](int64_t tensor, int64_t first, int64_t size) {
+            double squares = 0.0;
+            for (int64_t k = first; k < first + size; ++k) squares += double(climb.gradient[k]) * climb.gradient[k];
+            norms[tensor] = float(std::sqrt(squares));
+            total += squares;
+        });
         return float(std::sqrt(total));
     }
 
@@ -163,21 +214,15 @@ private:
         const double number = *climb.count += 1.0f;
         const float correction = float(std::sqrt(1.0 - std::pow(double(BETA2), number)));
         const float rate = float(double(climb.now->lr) / (1.0 - std::pow(double(BETA1), number)));
-        int64_t tensor = 0;
-        const auto move = [&](int64_t first, int64_t size) {
-            if (!climb.trainable[tensor++]) return;
+        each_tensor([&](int64_t tensor, int64_t first, int64_t size) {
+            if (!climb.trainable[tensor]) return;
             for (int64_t k = first; k < first + size; ++k) {
-                const float g = gradient[size_t(k)] * scale;
+                const float g = climb.gradient[k] * scale;
                 const float mean = climb.means[k] = BETA1 * climb.means[k] + (1.0f - BETA1) * g;
                 const float square = climb.squares[k] = BETA2 * climb.squares[k] + (1.0f - BETA2) * g * g;
                 climb.parameters[k] -= rate * mean / (std::sqrt(square) / correction + ADAM_EPS);
             }
-        };
-        plan.each_layer([&](const Layer& layer) {
-            move(layer.weight, layer.width * layer.inputs);
-            move(layer.bias, layer.width);
         });
-        if (climb.network.is_gaussian) move(plan.log_std, climb.network.outputs);
     }
 };
 

@@ -1,4 +1,4 @@
-"""Orders in which an iteration's samples are learned from, as a function of seed, iteration and epoch alone.
+"""Orders in which an iteration's samples are learned from, as a function of seed, iteration, epoch and process alone.
 
 A permutation is a Feistel network over the numbers below a power of two, whose keys are words of a counter-based
 stream; numbers that fall outside the samples are sent through it again (Black and Rogaway, "Ciphers with arbitrary
@@ -46,15 +46,15 @@ def _encrypted(x, words, high_bits, low_bits):
     return (left << low_bits) | right
 
 
-@triton.jit(do_not_specialize=["seed", "size", "high_bits", "low_bits"])
-def shuffle_kernel(order_ptr, iteration_ptr, seed, size, high_bits, low_bits, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["seed", "rank", "size", "high_bits", "low_bits"])
+def shuffle_kernel(order_ptr, iteration_ptr, seed, rank, size, high_bits, low_bits, BLOCK: tl.constexpr):
     """Write the orders (n_epochs, size) of an iteration, int32; program (i, j) does block i of epoch j."""
     epoch = tl.program_id(1)
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     exists = place < size
     iteration = tl.load(iteration_ptr)
     zero = iteration * 0
-    words = tl.philox(tl.cast(seed, tl.int64), iteration, zero + epoch, zero, zero + SHUFFLE_STREAM)
+    words = tl.philox(tl.cast(seed, tl.int64), iteration, zero + epoch, zero + rank, zero + SHUFFLE_STREAM)
     # What is beyond the samples might never come back among them.
     x = tl.where(exists, place, 0).to(tl.uint32)
     x = _encrypted(x, words, high_bits, low_bits)
@@ -71,9 +71,9 @@ def widths(size: int) -> tuple[int, int]:
     return bits - bits // 2, bits // 2
 
 
-def permutation(size: int, seed: int, iteration: int, epoch: int) -> np.ndarray[Any, Any]:
+def permutation(size: int, seed: int, iteration: int, epoch: int, rank: int = 0) -> np.ndarray[Any, Any]:
     """Return the order (size,) of one epoch, int32: what the kernel writes, by NumPy."""
-    words = [int(word) for word in philox(seed, iteration, epoch, 0, SHUFFLE_STREAM.value)]
+    words = [int(word) for word in philox(seed, iteration, epoch, rank, SHUFFLE_STREAM.value)]
     high_bits, low_bits = widths(size)
     order = np.arange(size, dtype=np.uint32)
     outside = np.ones(size, bool)

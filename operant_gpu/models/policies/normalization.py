@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from operant_gpu.models.networks import FLOATS
+from operant_gpu.processes import ALONE, Processes, merged_moments
 
 # As in Stable-Baselines3's VecNormalize.
 _EPS = 1e-8
@@ -34,12 +35,23 @@ class RunningMoments(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.float64, device="cpu"))
 
     @torch.no_grad()
-    def update(self, samples: Tensor, allowed: Tensor | None = None) -> None:
-        """Take in samples (..., *shape), unless a number is not finite or `allowed`, on the device, is False."""
+    def update(self, samples: Tensor, allowed: Tensor | None = None, processes: Processes = ALONE) -> None:
+        """Take in samples (..., *shape), and those of other processes.
+
+        Args:
+            samples: None counts if a number is not finite.
+            allowed: Whether to, on the device.
+            processes: Whose samples are taken in, each as many as this one's.
+        """
         axes = tuple(range(samples.dim() - self.mean.dim()))
         # In float64 from the start: the square of 1e20 is beyond float32.
         var, mean = torch.var_mean(samples.double(), axes, correction=0)
-        self.merge(mean, var, samples.numel() / max(1, self.mean.numel()), allowed)
+        count = samples.numel() / max(1, self.mean.numel())
+        if processes.size > 1:
+            means, variances = processes.gather(torch.stack([mean, var])).unbind(1)
+            mean, spread, count = merged_moments(means, count * variances, count)
+            var = spread / count
+        self.merge(mean, var, count, allowed)
 
     def merge(self, mean: Tensor, var: Tensor, count: float | Tensor, allowed: Tensor | None = None) -> None:
         """Take in the moments of `count` other samples; see `update`."""
@@ -91,9 +103,9 @@ class ObservationNormalizer(Scaler):
         super().__init__(shape, 1.0, _CLIP)
         self.moments = RunningMoments(shape)
 
-    def update(self, obs: Tensor, allowed: Tensor | None = None) -> None:
+    def update(self, obs: Tensor, allowed: Tensor | None = None, processes: Processes = ALONE) -> None:
         """Take in observations (..., *shape); see `RunningMoments.update`."""
-        self.moments.update(obs.float(), allowed)
+        self.moments.update(obs.float(), allowed, processes)
         self.shift.copy_(self.moments.mean)
         self.scale.copy_((self.moments.var + _EPS).rsqrt())
 
@@ -151,13 +163,14 @@ class RewardNormalizer(nn.Module):
     Args:
         num_envs: How many environments there are.
         gamma: Discount factor; a number, or a tensor of shape () on the device that changes.
+        processes: Whose rewards are scaled alike.
     """
 
     returns: Tensor
 
-    def __init__(self, num_envs: int, gamma: float | Tensor) -> None:
+    def __init__(self, num_envs: int, gamma: float | Tensor, processes: Processes = ALONE) -> None:
         super().__init__()
-        self.gamma = gamma
+        self.gamma, self.processes = gamma, processes
         self.moments = RunningMoments()
         self.register_buffer("returns", torch.zeros(num_envs, **FLOATS))
 
@@ -179,7 +192,7 @@ class RewardNormalizer(nn.Module):
             ended: Whether the step ended its episode.
         """
         history = discounted_returns(rewards, ended, self.returns, self.gamma)
-        self.moments.update(history)
+        self.moments.update(history, processes=self.processes)
         self.returns.copy_((history[-1] * ~ended[-1]).nan_to_num(0.0, 0.0, 0.0))
         scale = (self.moments.var + _EPS).rsqrt().float()
         return (rewards * scale).clamp(-_CLIP, _CLIP)

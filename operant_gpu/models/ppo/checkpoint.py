@@ -25,7 +25,9 @@ from operant_gpu.files import as_path, remove_partials, try_to_write, write_whol
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.policies.normalization import Scaler
 from operant_gpu.models.ppo.setup import check_env, have_same_units
+from operant_gpu.models.ppo.shares import check_even, scaled, share_of, whole_state
 from operant_gpu.parameters import saveable
+from operant_gpu.processes import Processes, find
 from operant_gpu.registry import list_envs, make
 
 if TYPE_CHECKING:
@@ -74,25 +76,33 @@ def check_writable(param: str, target: Path) -> None:
 
 
 def write(path: str | os.PathLike[str], learner: PPO) -> None:
-    """Write a learner to a file, whole or not at all."""
-    target = as_path("path", path)
-    check_writable("path", target)
-    _write(target, learner)
+    """Write a learner to a file, whole or not at all; of several processes all call it, and the first one writes."""
+    target, processes = as_path("path", path), learner.processes
+    processes.first(lambda: check_writable("path", target))
+    content = _content(learner)
+    processes.first(lambda: _write(target, content))
 
 
-def _write(target: Path, learner: PPO) -> None:
-    env = learner.env
-    content = {
+def _content(learner: PPO) -> dict[str, Any]:
+    """Return what a checkpoint has, with the environments of all processes; nothing in others than the first one."""
+    whole = whole_state(learner)
+    if whole is None:
+        return {}
+    (state, given, config), env = whole, learner.env
+    return {
         "format": _FORMAT,
         "training": learner.training,
         "env": env.environment.id,
-        "num_envs": env.num_envs,
-        "params": saveable(env.given),
+        "num_envs": env.num_envs * learner.processes.size,
+        "params": saveable(given),
         "max_episode_steps": env.max_episode_steps or -1,
-        "config": asdict(learner.config),
+        "config": asdict(config),
         "network": _name(learner.policy.network),
-        **learner.state_dict(),
+        **state,
     }
+
+
+def _write(target: Path, content: dict[str, Any]) -> None:
     try:
         write_whole(target, _signed(content))
     except OSError as error:
@@ -141,17 +151,22 @@ def has_checkpoints(folder: Path) -> bool:
 
 
 def write_newest(folder: Path, learner: PPO, keep: int) -> None:
-    """Write a learner to a folder, and remove all but the newest checkpoints there.
+    """Write a learner to a folder, as `write` does, and remove all but the newest checkpoints there.
 
     Those of later steps are of a future that is given up: they are renamed, so that the newest is always the one with
     the highest number.
     """
-    _write(folder / _NAME.format(learner.timesteps), learner)
+    content = _content(learner)
+    learner.processes.first(lambda: _write_newest(folder, learner.timesteps, content, keep))
+
+
+def _write_newest(folder: Path, timesteps: int, content: dict[str, Any], keep: int) -> None:
+    _write(folder / _NAME.format(timesteps), content)
     found = _numbered(folder)
     for number, path in found:
-        if number > learner.timesteps:
+        if number > timesteps:
             _put_aside(path)
-    for _, old in [entry for entry in found if entry[0] <= learner.timesteps][:-keep]:
+    for _, old in [entry for entry in found if entry[0] <= timesteps][:-keep]:
         old.unlink(missing_ok=True)
 
 
@@ -169,17 +184,19 @@ def read(
     network: nn.Module | None,
     intrinsic: IntrinsicReward | None,
     device: str | torch.device,
+    processes: Processes,
 ) -> PPO:
     """Return the learner that `write` wrote; arguments as for `PPO.load`."""
-    path, saved = _find(as_path("path", path))
+    path, whole = processes.first(lambda: _find(as_path("path", path)))
     if env is not None:
         check_env(env)
     try:
+        saved = share_of(whole, processes)
         own_env = _environments(path, saved, device) if env is None else env
-        before = _settings(path, saved)
+        before = _settings(path, whole, processes)
         if config is None:
             config = _fitting(before, own_env)
-        learner = kind(own_env, config, network=network, intrinsic=intrinsic)
+        learner = kind(own_env, config, network=network, intrinsic=intrinsic, processes=processes)
         _check_same(path, saved, before, learner, network is not None)
         try:
             learner.load_state_dict(saved, environments=env is None)
@@ -187,6 +204,8 @@ def read(
             message = f"the policy in {str(path)!r}, of {saved['env']}, does not fit {own_env}: {error}"
             raise InvalidConfig("path", message) from error
         learner.training = saved["training"]
+        if env is None and (count := max(1, len(whole.get("ranks", ())))) != processes.size:
+            learner.dealt = f"the {whole['num_envs']:,} environments of {count} processes go on in {processes.size}"
     except OperantError:
         raise
     except Exception as error:
@@ -200,24 +219,30 @@ def settings(path: str | os.PathLike[str]) -> PPOConfig:
     Raises:
         InvalidConfig, CheckpointError: As `PPO.load`.
     """
-    path, saved = _find(as_path("path", path))
+    processes = find()
+    path, saved = processes.first(lambda: _find(as_path("path", path)))
     try:
         steps = saved["progress"]["target"] - saved["progress"]["start"]
     except (KeyError, TypeError) as error:
         raise _incoherent(path, error) from error
-    config = _settings(path, saved)
+    config = _settings(path, saved, processes)
     return replace(config, total_timesteps=steps or config.total_timesteps, checkpoint_dir=None)
 
 
-def _settings(path: Path, saved: Mapping[str, Any]) -> PPOConfig:
-    """Return the settings of a checkpoint as they were saved."""
+def _settings(path: Path, saved: Mapping[str, Any], processes: Processes) -> PPOConfig:
+    """Return the settings of a checkpoint as they were saved, for this many processes."""
     try:
         config = dict(saved["config"])
         if saved["format"] == 3:
             # Policies acted in the environment's units, and whether the learning rate fell was a setting of its own.
             falls = config.pop("anneal_lr")
             config |= {"scale_actions": False, "lr": (config["lr"], 0.0) if falls else config["lr"]}
+        if processes.size > 1:
+            check_even(saved["num_envs"], processes.size)
+            return scaled(PPOConfig(**config), saved["num_envs"] // processes.size, 1, processes.size)
         return PPOConfig(**config)
+    except OperantError:
+        raise
     except (TypeError, KeyError, ValueError) as error:
         raise _incoherent(path, error) from error
 

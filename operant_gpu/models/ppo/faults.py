@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -28,6 +28,7 @@ class Fault(NamedTuple):
         gradient_step: Within the iteration, counted from 1; 0 while steps were collected.
         step: Of the rollout; for what was collected.
         environment: The first such one in that step.
+        rank: The process that it is of, where there are several and it was collected.
     """
 
     site: str
@@ -35,11 +36,13 @@ class Fault(NamedTuple):
     gradient_step: int
     step: int
     environment: int
+    rank: int | None = None
 
     def __str__(self) -> str:
         if self.gradient_step:
             return f"{self.site} in gradient step {self.gradient_step} of iteration {self.iteration + 1}"
-        return f"{self.site} of environment {self.environment} at step {self.step} of iteration {self.iteration + 1}"
+        whose = f"environment {self.environment}" + ("" if self.rank is None else f" (of rank {self.rank})")
+        return f"{self.site} of {whose} at step {self.step} of iteration {self.iteration + 1}"
 
 
 class FaultLog:
@@ -52,6 +55,7 @@ class FaultLog:
 
     Attributes:
         columns: What `decode` reads, float64: moments and places of every site.
+        elsewhere: Whether another process has seen a fault, on the device.
     """
 
     def __init__(self, parameters: Sequence[str], num_envs: int, device: torch.device) -> None:
@@ -60,11 +64,13 @@ class FaultLog:
         self._iteration = torch.full((), -1, dtype=torch.float64, device=device)
         self.columns = torch.zeros(len(self._sites) + len(_COLLECTED), dtype=torch.float64, device=device)
         self._moments, self._places = torch.split(self.columns, [len(self._sites), len(_COLLECTED)])
+        self.elsewhere = torch.zeros((), dtype=torch.bool, device=device)
         self.clear()
 
     def clear(self) -> None:
         """Forget all faults."""
         self._moments.fill_(_NEVER)
+        self.elsewhere.zero_()
 
     def resume(self, iterations: int) -> None:
         """Count on from so many iterations."""
@@ -73,7 +79,7 @@ class FaultLog:
     @property
     def any(self) -> Tensor:
         """Whether there has been a fault, on the device."""
-        return torch.lt(self._moments, _NEVER).any()
+        return torch.lt(self._moments, _NEVER).any() | self.elsewhere
 
     def inspect_rollout(self, rollout: Rollout) -> None:
         """Look at an iteration's steps."""
@@ -118,13 +124,24 @@ class FaultLog:
         moment = torch.where(bad, self._iteration * _STRIDE + gradient_step, _NEVER)
         torch.minimum(self._moments[sites], moment, out=self._moments[sites])
 
-    def decode(self, columns: Sequence[float]) -> list[Fault]:
-        """Return the faults in `columns` as read from the device, the earliest first."""
-        faults = []
+    def decode(self, columns: Sequence[float], rank: int | None = None) -> list[Fault]:
+        """Return the faults in `columns` as read from the device, the earliest first.
+
+        Args:
+            columns: As one of several processes has them, if it has a rank.
+            rank: Of that process.
+        """
+        faults, before = [], (rank or 0) * self._num_envs
         for site, name in enumerate(self._sites):
             if columns[site] < _NEVER:
                 iteration, gradient_step = divmod(int(columns[site]), _STRIDE)
                 collected = site < len(_COLLECTED)
-                place = int(columns[len(self._sites) + site]) if collected else 0
-                faults.append(Fault(name, iteration, gradient_step, *divmod(place, self._num_envs)))
-        return sorted(faults, key=lambda fault: (fault.iteration, fault.gradient_step, fault.step))
+                step, environment = divmod(int(columns[len(self._sites) + site]) if collected else 0, self._num_envs)
+                whose = (before + environment, rank) if collected else (0, None)
+                faults.append(Fault(name, iteration, gradient_step, step, *whose))
+        return in_order(faults)
+
+
+def in_order(faults: Iterable[Fault]) -> list[Fault]:
+    """Return faults, the earliest first."""
+    return sorted(faults, key=lambda fault: (fault.iteration, fault.gradient_step, fault.step))

@@ -35,7 +35,7 @@ class FusedUpdate(Update):
         env, config = self.env, self.config
         samples = config.n_steps * env.num_envs
         self._kernels = kernels_for(env)
-        self._steps = self._kernels.GradientSteps(*_asked(env, self.policy, config), samples)
+        self._steps = self._kernels.GradientSteps(*_asked(env, self.policy, config), samples, self.processes)
         self._iteration = torch.zeros((), dtype=torch.int32, device=env.device)
         parameters = list(self.policy.parameters())
         self._trainable = torch.ones(len(parameters), dtype=torch.bool, device=env.device)

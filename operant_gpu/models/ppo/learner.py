@@ -10,15 +10,15 @@ import secrets
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from operant_gpu.errors import CheckpointError, InvalidConfig, TrainingError, one_line, whole
+from operant_gpu.errors import CheckpointError, InvalidConfig, ProcessError, TrainingError, one_line, whole
 from operant_gpu.files import as_path
 from operant_gpu.models.config import Constructor, PPOConfig, refuse_unknown, unknown_setting
 from operant_gpu.models.contexts import plain
@@ -28,14 +28,19 @@ from operant_gpu.models.policies.normalization import RewardNormalizer
 from operant_gpu.models.policies.policy import Policy
 from operant_gpu.models.ppo import checkpoint
 from operant_gpu.models.ppo.fused import FusedUpdate
-from operant_gpu.models.ppo.loop import Loop
+from operant_gpu.models.ppo.loop import Loop, digest
 from operant_gpu.models.ppo.optimizer import Adam
 from operant_gpu.models.ppo.rnd import IntrinsicReward
 from operant_gpu.models.ppo.schedules import NAMES, Schedules
 from operant_gpu.models.ppo.setup import check_units, checked_config, curiosity, obstacle_to_fusing, usual_settings
+from operant_gpu.models.ppo.shares import join, seed_of
 from operant_gpu.models.ppo.telemetry import Metrics, Telemetry
 from operant_gpu.models.ppo.update import Update
+from operant_gpu.processes import FAILED, FAULTY, STOP, Processes, find
 from operant_gpu.vector import VecEnv
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 Callback = Callable[[Metrics], bool | None]
 
@@ -66,11 +71,16 @@ class PPO:
         config: Hyperparameters; if None, the preset for the environment, or the defaults if it has none.
         network: A network of the caller's own; `operant_gpu.models.networks` says what is expected of it.
         intrinsic: A reward of the learner's own; `config.rnd_coef` makes an `RND`.
+        processes: Those that learn one policy together, each in environments of its own: a process group of
+            torch.distributed; the default group, where there is one, if None; `Processes()` for this process alone.
+            Each makes the learner with the same settings, and makes the same calls of it. `num_envs` and `batch_size`
+            are of each process, timesteps and metrics of all.
 
     Attributes:
         policy: The `Policy` that is trained; an `MLPPolicy`, which `env.rollout` takes, where settings allow one.
         hyperparameters: Those that may change as it learns, to be read and written by name: callbacks may set
             `learner.hyperparameters.ent_coef = 0.0`.
+        processes: Those that learn together.
         timesteps: Environment steps learned from so far.
         iterations: Iterations so far.
         training: A word that its checkpoints have in common, and no other learner's.
@@ -79,7 +89,9 @@ class PPO:
         target: Timesteps at which it ends.
 
     Raises:
-        InvalidConfig: If environments, settings and network do not fit, before anything is allocated.
+        InvalidConfig: If environments, settings and network do not fit, before anything is allocated; or if processes
+            differ in them.
+        ProcessError: If one of the processes has failed, left or does not answer; so do all methods that train or save.
     """
 
     @_settings_are_refused
@@ -91,23 +103,30 @@ class PPO:
         *,
         network: nn.Module | None = None,
         intrinsic: IntrinsicReward | None = None,
+        processes: Processes | ProcessGroup | None = None,
     ) -> None:
         self.env, config, device = env, checked_config(env, config, intrinsic), env.device
+        self.processes = find(processes)
         spaces = env.single_observation_space, env.single_action_space
         self.policy = make_policy(*spaces, config, network).to(device)
         parameters = dict(self.policy.named_parameters())
         self.optimizer = Adam(parameters.values(), device)
-        self.hyperparameters = Schedules(config, usual_settings(env, config), config.n_steps * env.num_envs, device)
+        self.hyperparameters = Schedules(config, usual_settings(env, config), self._steps_of(config), device)
         now = self.hyperparameters.now
         self.reward_normalizer = (
-            RewardNormalizer(env.num_envs, now.gamma).to(device) if config.normalize_rewards else None
+            RewardNormalizer(env.num_envs, now.gamma, self.processes).to(device) if config.normalize_rewards else None
         )
         self.intrinsic = curiosity(env, config, now) if intrinsic is None else intrinsic.to(device)
+        if self.intrinsic is not None:
+            self.intrinsic.processes = self.processes
         self._given = network is not None, intrinsic is not None
-        self.training = secrets.token_hex(8)
+        join(self.processes, env, self.policy, config)
+        self.training = self.processes.first(lambda: secrets.token_hex(8))
         self.timesteps = self.iterations = self.start = self.target = 0
         self.seconds = 0.0
-        self._generator = Generator(device).manual_seed(config.seed)
+        # Of a training that other processes wrote: how its environments are dealt out now.
+        self.dealt: str | None = None
+        self._generator = Generator(device).manual_seed(seed_of(config.seed, self.processes.rank))
         # For `predict` and controllers: they change nothing of the training.
         self._acting = Generator(device).manual_seed(config.seed)
         self._telemetry = Telemetry(list(parameters), env.num_envs, device, list(env.metric_sums))
@@ -134,7 +153,12 @@ class PPO:
             telemetry=self._telemetry,
             reward_normalizer=self.reward_normalizer,
             intrinsic=self.intrinsic,
+            processes=self.processes,
         )
+
+    def _steps_of(self, config: PPOConfig) -> int:
+        """Return how many environment steps an iteration has, in all processes."""
+        return config.n_steps * self.env.num_envs * self.processes.size
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle a twin: a learner in environments of its own, with the same future.
@@ -143,7 +167,7 @@ class PPO:
         """
         own = self.policy.network, self.intrinsic
         network, intrinsic = (part if given else None for part, given in zip(own, self._given, strict=True))
-        return _twin, (type(self), self.env, self.config, network, intrinsic), self.state_dict()
+        return _twin, (type(self), self.env, self.config, network, intrinsic, self.processes), self.state_dict()
 
     def __copy__(self) -> PPO:
         """Return a twin too: two learners cannot share environments."""
@@ -205,12 +229,12 @@ class PPO:
         Args:
             total_timesteps: Steps to take in this call, over all environments; the config's if None.
             callback: Called with the metrics at every logging interval and after the last iteration; training stops
-                when it returns False. It must leave `env` alone: evaluate in environments of its own. Metrics are
-                timesteps, iterations, seconds, lr, episodes, episodic_return, episodic_length and each metric of the
-                environment as env/NAME (of the last 100 episodes or some more; NaN before the first ends); steps per
-                second since the last call: sps, and env_sps and learner_sps of each part by itself; slow_paths, how
-                many the attribute of that name has; and as means since the last call policy_loss, value_loss, entropy,
-                approx_kl, clip_frac, grad_norm and explained_variance.
+                when it returns False, in all processes if it does in one. It must leave `env` alone: evaluate in
+                environments of its own. Metrics are timesteps, iterations, seconds, lr, episodes, episodic_return,
+                episodic_length and each metric of the environment as env/NAME (of the last 100 episodes or some more;
+                NaN before the first ends); steps per second since the last call: sps, and env_sps and learner_sps of
+                each part by itself; slow_paths, how many the attribute of that name has; and as means since the last
+                call policy_loss, value_loss, entropy, approx_kl, clip_frac, grad_norm and explained_variance.
             progress: Whether to show a dashboard in the terminal, or lines where the output is none.
 
         Returns:
@@ -231,6 +255,7 @@ class PPO:
         self._begin()
         self.start, self.target = self.timesteps, self.timesteps + total
         self.hyperparameters.begin(total)
+        self._check_same()
         # What is killed before the first interval is over goes on from here.
         self._save_checkpoint()
         return self._train(callback, progress)
@@ -264,10 +289,13 @@ class PPO:
         self.target = self.start + total
         if self.timesteps >= self.target:
             return self
+        if self.dealt is not None:
+            _log.info(self.dealt)
         for name, state in self._own_generators.items():
             torch.set_rng_state(state) if name == "cpu" else torch.cuda.set_rng_state(state, self.env.device)
         self._own_generators = {}
         self.hyperparameters.begin(self.target - self.start, self.timesteps - self.start)
+        self._check_same()
         # With the settings and the target that it has from here on.
         self._save_checkpoint()
         return self._train(callback, progress)
@@ -275,7 +303,8 @@ class PPO:
     def stop(self) -> None:
         """Let `learn` or `resume` return after the iteration under way, or the next of them at once.
 
-        For callbacks, threads and signal handlers.
+        For callbacks, threads and signal handlers. In one of several processes it stops all, at the next reading of the
+        metrics at the latest.
         """
         self._stopping = True
 
@@ -316,7 +345,10 @@ class PPO:
         return self.controller(deterministic)(obs, action_mask=action_mask)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write policy, optimizer, statistics and settings to a file, whole or not at all."""
+        """Write policy, optimizer, statistics and settings to a file, whole or not at all.
+
+        Of several processes all call it, and the first one writes what they have, as one with all the environments.
+        """
         checkpoint.write(path, self)
 
     @classmethod
@@ -329,8 +361,12 @@ class PPO:
         network: nn.Module | None = None,
         intrinsic: IntrinsicReward | None = None,
         device: str | torch.device = "auto",
+        processes: Processes | ProcessGroup | None = None,
     ) -> PPO:
         """Read what `save` wrote: then `resume` finishes the training, and `learn` begins another.
+
+        Of several processes all call it. The first one reads, and the environments are dealt out anew by their ids,
+        however many processes wrote.
 
         Args:
             path: The file; or a folder of checkpoints or a run's directory, for the newest there that can be read (a
@@ -342,12 +378,15 @@ class PPO:
             intrinsic: Likewise.
             device: Where the file's environments are to be. The learner's generator goes on on a device of the same
                 kind, and elsewhere begins anew from the seed.
+            processes: As `PPO` takes them.
 
         Raises:
-            InvalidConfig: If there is no such file, or its policy does not fit environment, network or settings.
+            InvalidConfig: If there is no such file, or its policy does not fit environment, network or settings; or if
+                the environments cannot be dealt out evenly.
             CheckpointError: If the file is damaged, or not such a checkpoint.
         """
-        return checkpoint.read(path, cls, env, config, network=network, intrinsic=intrinsic, device=device)
+        own = find(processes)
+        return checkpoint.read(path, cls, env, config, network, intrinsic, device, own)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of everything that decides the future: policy, optimizer, statistics, draws, environments.
@@ -424,7 +463,7 @@ class PPO:
 
     def _begun(self, folder: Path, param: str) -> Path:
         """Return a folder, made ready for checkpoints."""
-        checkpoint.begin(param, folder, self)
+        self.processes.first(lambda: checkpoint.begin(param, folder, self))
         return folder
 
     def _begin(self, memory: Mapping[str, Tensor] | None = None) -> None:
@@ -449,26 +488,73 @@ class PPO:
         self._loop.begin(self.iterations, memory)
         self._has_begun = True
 
+    def _check_same(self) -> None:
+        """Check that all processes begin the same training."""
+        if self.processes.size > 1:
+            learned = digest(self._loop.update.learned()).item()
+            progress = {name: getattr(self, name) for name in ("timesteps", "iterations", "target", "engine")}
+            others = {"checkpoints": self._checkpoints is not None, "policy": learned}
+            frozen = [one.requires_grad for one in self.policy.parameters()]
+            self.processes.check_same({**asdict(self.config), **progress, **others, "trainable": frozen})
+
     def _train(self, callback: Callback | None, progress: bool) -> PPO:
         """Iterate up to the target, unless something asks to stop."""
         self._read_at = self.timesteps, self.seconds
         before = time.perf_counter() - self.seconds
-        with _display(self, callback, progress) as show, self._busy():
-            going_on = self.timesteps < self.target and not self._stopping
-            while going_on:
-                self._iterate()
-                self.seconds = time.perf_counter() - before
-                going_on = self.timesteps < self.target and not self._stopping
-                is_due = self.iterations % self.config.log_interval == 0
-                if is_due or not going_on:
+        with _display(self, callback, progress and self.processes.rank == 0) as show, self._busy():
+            with self.processes.announcing():
+                failure = self._repeat(before, callback, show)
+            if failure is not None:
+                raise failure
+        return self
+
+    def _repeat(self, before: float, callback: Callback | None, show: Callable[[Metrics], None]) -> Exception | None:
+        """Iterate; return what went wrong in this process, or in another, once all have written a checkpoint."""
+        failure: Exception | None = None
+        going_on = self._agree(self.timesteps < self.target and not self._stopping) == 0
+        while going_on:
+            self._iterate()
+            self.seconds = time.perf_counter() - before
+            is_due, said = self.iterations % self.config.log_interval == 0, 0
+            going_on = self.timesteps < self.target
+            if not is_due:
+                going_on = self._agree(going_on and not self._stopping) == 0
+            if is_due or not going_on:
+                try:
                     metrics = self._read(is_due)
                     show(metrics)
                     if callback is not None and _is_false(callback(metrics)):
                         going_on = False
-                    going_on = going_on and not self._stopping
-                if not going_on or self.iterations % self.config.checkpoint_interval == 0:
-                    self._save_checkpoint(patient=going_on)
-        return self
+                except Exception as error:
+                    if self.processes.size == 1:
+                        raise
+                    failure = error
+                said = self._agree(going_on and not self._stopping, failure)
+                going_on = said == 0
+            if said & FAILED:
+                failure = self._failure_of_all(failure)
+            # What was learned before a fault is not lost either: the policy is as it was.
+            if not said & FAULTY and (not going_on or self.iterations % self.config.checkpoint_interval == 0):
+                self._save_checkpoint(patient=going_on)
+        return failure
+
+    def _agree(self, going_on: bool, failure: Exception | None = None) -> int:
+        """Return what any process says at the end of an iteration: that it is to stop, or has failed; 0 to go on."""
+        said = (0 if going_on and failure is None else STOP) | (0 if failure is None else FAILED)
+        if isinstance(failure, TrainingError):
+            said |= FAULTY
+        said = self.processes.meet("the end of an iteration", said)
+        if said == STOP and self.timesteps < self.target and self.processes.size > 1:
+            stopped = [rank for rank, goes in enumerate(self.processes.gather_objects(going_on)) if not goes]
+            if len(stopped) < self.processes.size:
+                _log.info(f"rank {' and '.join(map(str, stopped))} has stopped the training")
+        return said
+
+    def _failure_of_all(self, own: Exception | None) -> Exception:
+        """Return what went wrong in this process, or else that it did in another."""
+        text = None if own is None else f"{type(own).__name__}: {one_line(own)}"
+        failed = [(rank, one) for rank, one in enumerate(self.processes.gather_objects(text)) if one is not None]
+        return own or ProcessError("; ".join(f"rank {rank} failed: {text}" for rank, text in failed))
 
     def _check_idle(self, callback: Any) -> None:
         """Check that nothing stands against a training."""
@@ -488,13 +574,15 @@ class PPO:
 
     def _iterate(self) -> None:
         """Collect steps and learn from them. Waits for nothing."""
-        self._loop.iterate()
-        self.timesteps += self.config.n_steps * self.env.num_envs
+        with self.processes.working():
+            self._loop.iterate()
+        self.timesteps += self._steps_of(self.config)
         self.iterations += 1
 
     def _read(self, is_due: bool) -> Metrics:
         """Return what was measured since the last reading; waits for the device."""
-        measured = self._loop.read(self.iterations, is_due)
+        with self.processes.working():
+            measured = self._loop.read(self.iterations, is_due)
         timesteps, seconds = self._read_at
         self._read_at = self.timesteps, self.seconds
         return {
@@ -517,11 +605,13 @@ class PPO:
         except CheckpointError as error:
             if not patient:
                 raise
-            warnings.warn(f"{error}. Training goes on, and tries again later", RuntimeWarning, stacklevel=4)
+            if self.processes.rank:
+                return
+            warnings.warn(f"{error}. Training goes on, and tries again later", RuntimeWarning, stacklevel=5)
 
 
-def _twin(kind: type[PPO], env: VecEnv, config: PPOConfig, network: Any, intrinsic: Any) -> PPO:
-    return kind(env, config, network=network, intrinsic=intrinsic)
+def _twin(kind: type[PPO], env: VecEnv, config: PPOConfig, network: Any, intrinsic: Any, processes: Processes) -> PPO:
+    return kind(env, config, network=network, intrinsic=intrinsic, processes=processes)
 
 
 def _display(

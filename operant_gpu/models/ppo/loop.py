@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from operant_gpu.models.ppo.rollout import Rollout
 from operant_gpu.models.ppo.stopwatch import Stopwatch
 from operant_gpu.models.ppo.telemetry import Metrics
 from operant_gpu.models.ppo.update import Update
+
+_FACTOR, _LOW_BITS = 0x9E3779B97F4A7C1 | 1, 2**52 - 1
 
 
 class Loop:
@@ -111,7 +113,7 @@ class Loop:
             raise BackendError(f"engine='graph', but an iteration cannot be captured: {self.failure}; use 'auto'")
         message = f"no CUDA graph, training goes on eagerly: {self.failure}"
         # Of the call of `learn` or `resume`.
-        warnings.warn(message, RuntimeWarning, stacklevel=7)
+        warnings.warn(message, RuntimeWarning, stacklevel=8)
 
     def read(self, iterations: int, is_due: bool) -> Metrics:
         """Read what was measured since the last time, and raise what has gone wrong. Waits for the device.
@@ -122,27 +124,50 @@ class Loop:
                 training that goes on from there is as if it had not been.
         """
         # A product with 0 is 0, or it is not a number: two kernels for all parameters.
-        parameters = torch.cat([parameter.detach().flatten() for parameter in self.update.policy.parameters()])
-        others = (self.update.schedules.exactly("lr"), (parameters * 0).sum(), self.update.env.would_raise())
-        measured, faults, (lr, zero, would_raise) = self.update.telemetry.read(is_due, others)
+        update, processes = self.update, self.update.processes
+        parameters = torch.cat([parameter.detach().flatten() for parameter in update.policy.parameters()])
+        others = [update.schedules.exactly("lr"), (parameters * 0).sum(), update.env.would_raise()]
+        if processes.size > 1:
+            others.append(digest(update.learned()))
+        measured, faults, read = update.telemetry.read(is_due, others, processes)
+        lr, _, would_raise, *_ = read[processes.rank]
         if faults:
             self.update.telemetry.faults.clear()
             # The environments count the actions that came of it; they are of no use to the next call.
             with contextlib.suppress(OperantError):
                 self.update.env.check()
             raise TrainingError(_account(faults))
-        if zero != 0:
+        if any(row[1] != 0 for row in read):
             message = f"the policy is not finite after iteration {iterations}: lower lr, from a checkpoint"
             raise TrainingError(message)
+        if odd := odd_ranks([row[3] for row in read if len(row) > 3]):
+            advice = "something on its machine computes otherwise; go on from a checkpoint"
+            message = f"after iteration {iterations} rank {odd} has learned other numbers than the other processes"
+            raise TrainingError(f"{message}: {advice}")
         if would_raise:
             self.update.env.check()
         return {"lr": lr, **measured}
 
     def read_speeds(self) -> Metrics:
         """Return the environment steps per second that each part takes by itself; the device must have finished."""
-        steps = self.update.config.n_steps * self.update.env.num_envs
+        steps = self.update.config.n_steps * self.update.env.num_envs * self.update.processes.size
         collecting, learning = self._stopwatch.read()
         return {"env_sps": steps / collecting, "learner_sps": steps / learning}
+
+
+def digest(tensors: Iterable[Tensor]) -> Tensor:
+    """Return a number of all bits of tensors, which a float64 holds exactly: () on the device."""
+    flat = (one.detach().contiguous().flatten() for one in tensors)
+    words = torch.cat([one.view(torch.int32 if one.element_size() >= 4 else torch.uint8).long() for one in flat])
+    # Odd factors, so that no bit is lost.
+    factors = torch.arange(1, 2 * len(words), 2, device=words.device) * _FACTOR
+    return ((words * factors).sum() & _LOW_BITS).double()
+
+
+def odd_ranks(digests: Sequence[float]) -> str:
+    """Return which of the processes differ from most, in words; nothing if none does."""
+    usual = max(digests, key=digests.count, default=0.0)
+    return " and ".join(str(rank) for rank, one in enumerate(digests) if one != usual)
 
 
 def _account(faults: list[Fault]) -> str:

@@ -19,7 +19,12 @@ def normalized(advantages: Tensor) -> Tensor:
     In float64: the mean of equal numbers may be off by a rounding in float32, which would be scaled to 1.
     """
     wide = advantages.double()
-    return ((wide - wide.mean()) / (wide.std() + _EPS)).to(advantages.dtype)
+    return standardized(advantages, wide.mean(), wide.std())
+
+
+def standardized(advantages: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    """Return advantages less a mean, by a deviation, both float64."""
+    return ((advantages.double() - mean) / (deviation + _EPS)).to(advantages.dtype)
 
 
 def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_eps: Any) -> Tensor:

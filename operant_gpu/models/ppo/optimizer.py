@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from operant_gpu.errors import InvalidConfig
+from operant_gpu.processes import Processes
 
 _BETAS, _EPS = (0.9, 0.999), 1e-5
 _NORM_EPS = 1e-6
@@ -75,9 +76,16 @@ class Adam:
         for parameter in self._parameters:
             parameter.grad = None
 
+    def share(self, processes: Processes, *others: Tensor) -> None:
+        """Replace the gradients, and other numbers, by their means over all processes, in one message."""
+        gradients = self.gradients()
+        processes.average(*gradients, *others)
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient
+
     def gradient_norms(self) -> Tensor:
         """Return the norm of each parameter's gradient."""
-        return torch.stack(torch._foreach_norm(self._gradients()))
+        return torch.stack(torch._foreach_norm(self.gradients()))
 
     @torch.no_grad()
     def step(
@@ -99,7 +107,7 @@ class Adam:
         scale = None if norm is None else ((norm + _NORM_EPS) / max_norm).clamp(min=1.0)
         skip = None if condition is None else 1.0 - condition.float()
         self.count += 1.0 if skip is None else 1.0 - skip
-        rows = zip(self._parameters, self._gradients(), self._means, self._squares, strict=True)
+        rows = zip(self._parameters, self.gradients(), self._means, self._squares, strict=True)
         # Those frozen since keep their moments, which would go on moving them.
         parameters, gradients, means, squares = map(list, zip(*(row for row in rows if row[0].requires_grad)))
         torch._fused_adam_(
@@ -144,6 +152,6 @@ class Adam:
             for moments in (self.means, self.squares)
         )
 
-    def _gradients(self) -> list[Tensor]:
-        # A network may have parameters that its outputs do not depend on.
+    def gradients(self) -> list[Tensor]:
+        """Return each parameter's gradient; zeros of those that the loss does not depend on."""
         return [torch.zeros_like(own) if own.grad is None else own.grad for own in self._parameters]

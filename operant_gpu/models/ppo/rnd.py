@@ -17,6 +17,7 @@ from operant_gpu.models.networks import orthogonal
 from operant_gpu.models.policies.normalization import ObservationNormalizer, OneHot, RewardNormalizer
 from operant_gpu.models.ppo.optimizer import Adam
 from operant_gpu.models.ppo.rollout import Rollout, permutation
+from operant_gpu.processes import ALONE, Processes
 
 _HIDDEN, _FEATURES = 64, 32
 # As in the paper: observations are clipped to five deviations, and the predictor learns from a quarter of them.
@@ -34,7 +35,15 @@ class IntrinsicReward(nn.Module):
     tensors (n_steps, num_envs, ...) are attributes with the names of `VecEnv.rollout`, such as `reward` and
     `final_obs`; `obs` and `action_mask` have one row more, for what follows the last step. `action` is what `env.step`
     got, and `policy_action` what was drawn.
+
+    Where several processes train together, each has one of these, for its own rollout. What they are to have in common,
+    `processes.average(tensor)` makes the same in all; checkpoints keep what the first process has.
+
+    Attributes:
+        processes: Those of the learner that it belongs to.
     """
+
+    processes: Processes = ALONE
 
     def forward(self, rollout: Rollout, generator: Generator) -> Tensor:
         """Return bonuses (n_steps, num_envs)."""
@@ -95,11 +104,17 @@ class RND(IntrinsicReward):
         """Take discount factor and weight from a learner's numbers on the device, which change as it learns."""
         self._coef, self.scale.gamma = now.rnd_coef, now.gamma
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Scale bonuses alike in all processes."""
+        super().__setattr__(name, value)
+        if name == "processes":
+            self.scale.processes = value
+
     def forward(self, rollout: Rollout, generator: Generator) -> Tensor:
         """Return bonuses (n_steps, num_envs), and learn to predict a quarter of the observations."""
         seen = rollout.final_obs if self.one_hot is None else self.one_hot(rollout.final_obs)
         obs = seen.flatten(2).flatten(0, 1).float()
-        self.normalizer.update(obs)
+        self.normalizer.update(obs, processes=self.processes)
         inputs = self.normalizer(obs).clamp(-_CLIP, _CLIP)
         with torch.no_grad():
             targets = self.target(inputs)
@@ -129,7 +144,10 @@ class RND(IntrinsicReward):
             self._optimizer.zero_grad()
             loss = (self.predictor(inputs[rows]) - targets[rows]).square().mean()
             loss.backward()
-            self._optimizer.step(_LR, condition=loss.isfinite())
+            error = loss.detach()
+            if self.processes.size > 1:
+                self._optimizer.share(self.processes, error)
+            self._optimizer.step(_LR, condition=error.isfinite())
 
 
 def _features(inputs: int, weights: Generator) -> nn.Sequential:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,11 +11,16 @@ import torch
 from torch import Tensor
 
 from operant_gpu.hyperparameters import MEASURED, STOPPED, StepTable
-from operant_gpu.models.ppo.faults import Fault, FaultLog
+from operant_gpu.models.ppo.faults import Fault, FaultLog, in_order
 from operant_gpu.models.ppo.rollout import Rollout
+from operant_gpu.processes import ALONE, Processes
 
 Metrics = dict[str, float]
 
+# What is summed up: of gradient steps their number and what was measured; of iterations their number and explained
+# variance; the rest is of episodes, which are each process's own.
+_OF_STEPS, _OF_ITERATIONS = len(MEASURED) + 1, 2
+EPISODES = slice(_OF_STEPS + _OF_ITERATIONS, None)
 # Episodes that `episodic_return` and `episodic_length` are taken over, at least.
 _RECENT_EPISODES = 100
 
@@ -38,8 +44,7 @@ class Telemetry:
         self.faults = FaultLog(parameters, num_envs, device)
         # What is known of episodes beside their number.
         self._names = ("episodic_return", "episodic_length", *(f"env/{name}" for name in metrics))
-        # Gradient steps: their number and sums. Iterations: their number, explained variance. Episodes: likewise.
-        sizes = [len(MEASURED) + 1, 2, 1 + len(self._names)]
+        sizes = [_OF_STEPS, _OF_ITERATIONS, 1 + len(self._names)]
         self._sums = torch.zeros(sum(sizes), dtype=torch.float64, device=device)
         self._steps, self._iterations, self._episodes = torch.split(self._sums, sizes)
         self._one = torch.ones((), dtype=torch.float64, device=device)
@@ -98,19 +103,27 @@ class Telemetry:
         # What else ended in the steps in which a part of an episode did is left out with it.
         self._is_whole |= ended > 0
 
-    def read(self, clear: bool, others: Sequence[Tensor] = ()) -> tuple[Metrics, list[Fault], list[float]]:
+    def read(
+        self, clear: bool, others: Sequence[Tensor] = (), processes: Processes = ALONE
+    ) -> tuple[Metrics, list[Fault], list[list[float]]]:
         """Return the means since the last reading, the faults so far, and other numbers (), in one wait for the device.
 
         `episodic_return`, `episodic_length` and the environments' own metrics, `env/...`, are over the last readings
         that hold at least 100 episodes, NaN before the first ends. The next means begin here if `clear`, and after a
-        fault.
+        fault. Episodes and faults are those of all processes, and of the other numbers there is a list for each.
         """
         more = [torch.stack([other.double() for other in others])] if others else []
-        columns = torch.cat([self._sums, self.faults.columns, *more]).tolist()
-        columns, read = columns[: len(columns) - len(others)], columns[len(columns) - len(others) :]
-        count, *sums = columns[: len(self._steps)]
-        iterations, explained, *episodes = columns[len(self._steps) : len(self._sums)]
-        faults = self.faults.decode(columns[len(self._sums) :])
+        rows = processes.gather(torch.cat([self._sums, self.faults.columns, *more])).tolist()
+        read = [row[len(row) - len(others) :] for row in rows]
+        count, *sums = rows[processes.rank][: len(self._steps)]
+        iterations, explained = rows[processes.rank][_OF_STEPS : EPISODES.start]
+        episodes = [sum(column) for column in zip(*(row[: len(self._sums)][EPISODES] for row in rows), strict=True)]
+        found = (
+            self.faults.decode(row[len(self._sums) : len(row) - len(others)], rank if len(rows) > 1 else None)
+            for rank, row in enumerate(rows)
+        )
+        # What all processes have in common is told once.
+        faults = in_order(dict.fromkeys(itertools.chain(*found)))
         # What ended in a fault is no episode to remember.
         ended = [0.0] * len(episodes) if faults else episodes
         recent, finished = _last_readings([*self._recent, ended]), self._finished + int(ended[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 import torch
@@ -16,7 +16,7 @@ from operant_gpu.models.policies.normalization import ObservationNormalizer, Rew
 from operant_gpu.models.policies.policy import Policy
 from operant_gpu.models.ppo import losses
 from operant_gpu.models.ppo.optimizer import Adam
-from operant_gpu.models.ppo.rnd import IntrinsicReward
+from operant_gpu.models.ppo.rnd import RND, IntrinsicReward
 from operant_gpu.models.ppo.rollout import (
     Minibatch,
     Rollout,
@@ -28,6 +28,7 @@ from operant_gpu.models.ppo.rollout import (
 )
 from operant_gpu.models.ppo.schedules import Schedules
 from operant_gpu.models.ppo.telemetry import Telemetry
+from operant_gpu.processes import Processes, merged_moments
 from operant_gpu.vector import VecEnv
 
 Objective = Callable[[Minibatch], tuple[Tensor, Tensor]]
@@ -45,6 +46,7 @@ class Update:
         telemetry: Takes what is measured.
         reward_normalizer: Scales the environment's rewards; None leaves them as they are.
         intrinsic: A reward of the learner's own, or None.
+        processes: Those that learn together, each from rollouts of its own.
     """
 
     # Whether the library's own kernels step and learn, as one stage, from observations that lie one after the other.
@@ -61,8 +63,9 @@ class Update:
         telemetry: Telemetry,
         reward_normalizer: RewardNormalizer | None,
         intrinsic: IntrinsicReward | None,
+        processes: Processes,
     ) -> None:
-        self.env, self.policy, self.optimizer = env, policy, optimizer
+        self.env, self.policy, self.optimizer, self.processes = env, policy, optimizer, processes
         self.generator, self.telemetry, self.schedules = generator, telemetry, schedules
         self._reward_normalizer, self._intrinsic = reward_normalizer, intrinsic
         self._objective = _compiled(self.objective) if self.config.compile else self.objective
@@ -90,6 +93,17 @@ class Update:
         )
         return [(one.data_ptr(), one.dtype, one.requires_grad) for one in tensors], modes, precisions
 
+    def learned(self) -> list[Tensor]:
+        """Return what all processes that learn together have in common."""
+        own = self.optimizer
+        modules: list[nn.Module] = [] if self._reward_normalizer is None else [self._reward_normalizer.moments]
+        if isinstance(self.policy.normalizer, ObservationNormalizer):
+            modules.append(self.policy.normalizer)
+        if isinstance(self._intrinsic, RND):
+            modules += [self._intrinsic.predictor, self._intrinsic.normalizer, self._intrinsic.scale.moments]
+        tensors = [tensor for one in modules for tensor in (*one.parameters(), *one.buffers())]
+        return [*self.policy.parameters(), *tensors, own.means, own.squares, own.count, self.schedules.values]
+
     def collect(self, rollout: Rollout) -> None:
         """Step the environments `n_steps` times, into the rollout."""
         collect(self.env, self.policy, rollout, self.generator)
@@ -99,12 +113,24 @@ class Update:
         self.schedules.advance()
         self.telemetry.faults.inspect_rollout(rollout)
         advantages = self.advantages(rollout)
-        returns = advantages + rollout.value
-        self.telemetry.add_iteration(rollout, losses.explained_variance(rollout.value, returns))
+        self.telemetry.add_iteration(rollout, self._explained_variance(rollout.value, advantages + rollout.value))
         self.climb(rollout, advantages)
         # Not before: the policy is to be judged as it saw the observations when it acted.
         if isinstance(self.policy.normalizer, ObservationNormalizer):
-            self.policy.normalizer.update(rollout.obs[:-1], allowed=~self.telemetry.faults.any)
+            allowed = ~self.telemetry.faults.any
+            self.policy.normalizer.update(rollout.obs[:-1], allowed, self.processes)
+
+    def _explained_variance(self, values: Tensor, returns: Tensor) -> Tensor:
+        """Return that of all processes' steps, and take in whether another process has seen a fault."""
+        if self.processes.size == 1:
+            return losses.explained_variance(values, returns)
+        own = [*torch.var_mean(returns - values, correction=0), *torch.var_mean(returns, correction=0)]
+        numbers = torch.stack([*(one.double() for one in own), self.telemetry.faults.any.double()])
+        rows = self.processes.gather(numbers)
+        self.telemetry.faults.elsewhere.copy_(rows[:, 4].any())
+        _, (unexplained, of_returns), _ = merged_moments(rows[:, 1:4:2], rows[:, 0:4:2], 1)
+        explained: Tensor = 1.0 - unexplained / of_returns
+        return explained
 
     def advantages(self, rollout: Rollout) -> Tensor:
         """Return the advantages (n_steps, num_envs) of a rollout's actions, for rewards as the settings have them."""
@@ -131,7 +157,9 @@ class Update:
 
     def objective(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
         """Return the loss of a minibatch, and what is measured of it."""
-        return objective(self.policy, self.schedules.now, batch, self.config.normalize_advantages)
+        # Several processes normalize their advantages together, before.
+        normalizes = self.config.normalize_advantages and self.processes.size == 1
+        return objective(self.policy, self.schedules.now, batch, normalizes)
 
     def climb(self, rollout: Rollout, advantages: Tensor) -> None:
         """Take `n_epochs` passes over the rollout in minibatches."""
@@ -140,16 +168,34 @@ class Update:
         assert batch_size is not None
         self._stopped.zero_()
         for _ in range(self.config.n_epochs):
-            for minibatch in minibatches(batch, batch_size, self.generator):
+            for minibatch in self._normalized(minibatches(batch, batch_size, self.generator)):
                 self._improve(minibatch, next(numbers))
                 if self._is_over():
                     return
+
+    def _normalized(self, batches: Iterable[Minibatch]) -> Iterable[Minibatch]:
+        """Normalize advantages by the moments of all processes' minibatches, where there are several."""
+        if self.processes.size == 1 or not self.config.normalize_advantages:
+            return batches
+        batches = list(batches)
+        wide = [batch.advantages.double() for batch in batches]
+        moments = torch.stack([torch.stack([one.mean(), one.var(correction=0) * one.numel()]) for one in wide])
+        means, spreads = self.processes.gather(moments).unbind(-1)
+        counts = torch.tensor([one.numel() for one in wide], device=means.device)
+        mean, spread, count = merged_moments(means, spreads, counts)
+        deviation = (spread / (count - 1)).sqrt()
+        return [
+            batch._replace(advantages=losses.standardized(batch.advantages, *numbers))
+            for batch, *numbers in zip(batches, mean, deviation, strict=True)
+        ]
 
     def _improve(self, batch: Minibatch, number: int) -> None:
         """Take one gradient step on a minibatch, unless the iteration has stopped or something is not finite."""
         now, (loss, measured) = self.schedules.now, self._objective(batch)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        if self.processes.size > 1:
+            self.optimizer.share(self.processes, measured)
         norms = self.optimizer.gradient_norms()
         sound = self.telemetry.faults.inspect_step(measured[:3], norms, number)
         counts = ~self._stopped

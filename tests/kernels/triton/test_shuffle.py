@@ -25,8 +25,8 @@ def test_every_sample_comes_once(size: int) -> None:
     assert (np.sort(order) == np.arange(size)).all()
 
 
-def test_each_of_seed_iteration_and_epoch_changes_the_order() -> None:
-    settings = [(7, 3, 1), (8, 3, 1), (7 + 2**40, 3, 1), (7, 4, 1), (7, 3, 2)]
+def test_each_of_seed_iteration_epoch_and_process_changes_the_order() -> None:
+    settings = [(7, 3, 1), (8, 3, 1), (7 + 2**40, 3, 1), (7, 4, 1), (7, 3, 2), (7, 3, 1, 1)]
     assert len({permutation(341, *each).tobytes() for each in settings}) == len(settings)
 
 
@@ -58,7 +58,7 @@ def test_the_triton_kernel_gives_the_same_orders(size: int, block: int) -> None:
     order = torch.full((epochs, size), -1, dtype=torch.int32)
     iteration = torch.tensor(9, dtype=torch.int32)
     grid = -(-size // block), epochs
-    arguments = (order, iteration, seed, size, *widths(size))
+    arguments = (order, iteration, seed, 1, size, *widths(size))
     launch(shuffle_kernel, grid, arguments, {"BLOCK": block}, order.device, OPTIONS, "")
     for epoch in range(epochs):
-        assert (order[epoch].numpy() == permutation(size, seed, 9, epoch)).all()
+        assert (order[epoch].numpy() == permutation(size, seed, 9, epoch, rank=1)).all()

@@ -1,0 +1,515 @@
+"""Processes that train together: what they compute in common, where they meet, and how all of them end if one does.
+
+What carries the numbers is torch.distributed: NCCL between GPUs, gloo between CPUs. `Processes` is one process by
+itself, to which all this costs nothing. What tells whether the others live is a thread that looks once a second at the
+store of the process group: no process waits for one that is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from operant_gpu.errors import InvalidConfig, OperantError, ProcessError, one_line
+
+T = TypeVar("T")
+
+_log = logging.getLogger("operant_gpu")
+# Seconds: between two signs of life; of silence after which a process counts as gone, and as gone once a connection has
+# broken; after which the log says who is waited for; and that a process waits for one that lives and does not come.
+_BEAT, _SILENCE, _BROKEN, _PATIENCE, _LIMIT = 1.0, 20.0, 4.0, 30.0, 600.0
+# Of a process whose device waits for another that is gone: seconds until it ends itself.
+_GRACE = 15.0
+# Bytes that gloo gathers at most: its all-reduce takes twice as many rounds, and as many bytes of each process as of
+# two.
+_MOST_GATHERED = 2**22
+# Where processes meet. Each is a bit of a word, so that who is elsewhere is seen.
+_PLACES = (
+    "the end of an iteration",
+    "what the first process does",
+    "a comparison of settings",
+    "a checkpoint",
+    "an evaluation",
+    "the end of the program",
+)
+# Bits of what a process says at a meeting: that it stops, that something went wrong, that this was in what is learned.
+STOP, FAILED, FAULTY = 1, 2, 4
+
+
+class Processes:
+    """One process by itself.
+
+    Attributes:
+        rank: Its number among those that train together, from 0 on.
+        size: How many these are.
+    """
+
+    rank = 0
+    size = 1
+
+    def average(self, *tensors: Tensor) -> None:
+        """Replace tensors of one dtype by their means over all processes, the same bits in each."""
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Return what each process has of a tensor, (size, *shape)."""
+        return tensor[None]
+
+    def gather_objects(self, value: T, to_all: bool = True) -> list[T]:
+        """Return what each process gives, in the first one or in all; elsewhere nothing."""
+        return [value]
+
+    def first(self, function: Callable[[], T]) -> T:
+        """Let the first process call a function; return in all what it returned, or raise what it raised."""
+        return function()
+
+    def share(self, tensors: Sequence[Tensor]) -> None:
+        """Give all processes the first one's tensors."""
+
+    def meet(self, place: str, word: int = 0) -> int:
+        """Wait until all processes are here, and return the bits that any of them has set."""
+        return word
+
+    def check_same(self, facts: Mapping[str, Any]) -> None:
+        """Check that what all processes must have in common is the same.
+
+        Raises:
+            InvalidConfig: With what differs, and where.
+        """
+
+    def announcing(self) -> contextlib.AbstractContextManager[None]:
+        """Tell the others of an error that ends what is done here, so that they end too."""
+        return contextlib.nullcontext()
+
+    def working(self) -> contextlib.AbstractContextManager[None]:
+        """Do what may wait on the device for other processes: if one is gone, such a wait would never end."""
+        return contextlib.nullcontext()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(rank={self.rank}, size={self.size})"
+
+
+class Group(Processes):
+    """Several processes, with a thread that watches over them.
+
+    Args:
+        group: The process group of torch.distributed. All its processes make a `Group` of it at the same time.
+
+    Raises:
+        ProcessError: From all methods, if a process has failed, left or does not answer.
+    """
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        self._ranks = dist.get_process_group_ranks(group)
+        self._group = group
+        name = f"operant_gpu/{group.group_name}"
+        internals: Any = dist.distributed_c10d
+        # A copy has a connection of its own, so that the thread never waits for this one.
+        store = internals.PrefixStore(name, internals._get_default_store().clone())
+        self._watch = _Watch(store, self.rank, self.size)
+        # Two, since a process may be at a meeting while another is in an iteration.
+        self._meetings, self._host = (self._new_group("gloo") for _ in range(2))
+        self._devices: dist.ProcessGroup | None = None
+        self._watch.start()
+
+    def _new_group(self, backend: str) -> dist.ProcessGroup:
+        made = dist.new_group(
+            self._ranks, timeout=timedelta(seconds=_LIMIT), backend=backend, use_local_synchronization=True
+        )
+        return cast(dist.ProcessGroup, made)
+
+    def __deepcopy__(self, memo: Any) -> Group:
+        """Return itself: there is one of a process group."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the processes that are there where it is unpickled."""
+        return find, ()
+
+    def average(self, *tensors: Tensor) -> None:
+        """Replace tensors of one dtype by their means over all processes, the same bits in each."""
+        flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
+        if flat.device.type == "cuda":
+            dist.all_reduce(flat, dist.ReduceOp.AVG, self._on_devices())
+        elif self.size * flat.nbytes <= _MOST_GATHERED:
+            flat, *others = self.gather(flat)
+            for other in others:
+                flat += other
+            flat /= self.size
+        else:
+            self._complete(lambda: dist.all_reduce(flat, group=self._host, async_op=True))
+            flat /= self.size
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.detach().copy_(part.view_as(tensor))
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Return what each process has of a tensor, (size, *shape)."""
+        tensor = tensor.detach().contiguous()
+        rows = tensor.new_empty(self.size, *tensor.shape)
+        if tensor.device.type == "cuda":
+            dist.all_gather(list(rows), tensor, self._on_devices())
+        else:
+            self._complete(lambda: dist.all_gather(list(rows), tensor, self._host, async_op=True))
+        return rows
+
+    def gather_objects(self, value: T, to_all: bool = True) -> list[T]:
+        """Return what each process gives, in the first one or in all; elsewhere nothing."""
+        data = _packed(value)
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        self._complete(lambda: dist.all_gather(sizes, torch.tensor([len(data)]), self._meetings, async_op=True))
+        most = max(int(size) for size in sizes)
+        padded = torch.cat([data, data.new_empty(most - len(data))])
+        takes = to_all or self.rank == 0
+        rows = [padded.new_empty(most) for _ in range(self.size)] if takes else None
+        if to_all:
+            self._complete(lambda: dist.all_gather(rows, padded, self._meetings, async_op=True))
+        else:
+            self._complete(lambda: dist.gather(padded, rows, self._ranks[0], self._meetings, async_op=True))
+        return [_unpacked(row[: int(size)]) for row, size in zip(rows or (), sizes, strict=False)]
+
+    def first(self, function: Callable[[], T]) -> T:
+        """Let the first process call a function; return in all what it returned, or raise what it raised."""
+        self.meet("what the first process does")
+        outcome: tuple[bool, Any] | None = None
+        failure: BaseException | None = None
+        if self.rank == 0:
+            try:
+                outcome = True, function()
+            except Exception as error:
+                failure = error
+                message = f"rank 0 failed: {type(error).__name__}: {one_line(error)}"
+                outcome = False, error if isinstance(error, OperantError) else ProcessError(message)
+        succeeded, result = self._sent(outcome)
+        if failure is not None:
+            raise failure
+        if not succeeded:
+            raise result
+        return cast(T, result)
+
+    def _sent(self, value: Any) -> Any:
+        """Return what the first process gives."""
+        data = _packed(value)
+        size = torch.tensor([len(data)])
+        self._complete(lambda: dist.broadcast(size, self._ranks[0], self._meetings, async_op=True))
+        data = data if self.rank == 0 else data.new_empty(int(size))
+        self._complete(lambda: dist.broadcast(data, self._ranks[0], self._meetings, async_op=True))
+        return value if self.rank == 0 else _unpacked(data)
+
+    def share(self, tensors: Sequence[Tensor]) -> None:
+        """Give all processes the first one's tensors."""
+        given = self.first(lambda: [tensor.detach().cpu() for tensor in tensors])
+        for own, other in zip(tensors, given, strict=True):
+            own.detach().copy_(other)
+
+    def meet(self, place: str, word: int = 0) -> int:
+        """Wait until all processes are here, and return the bits that any of them has set."""
+        own = 1 << _PLACES.index(place)
+        met = torch.tensor([own | word << len(_PLACES)])
+        self._complete(lambda: dist.all_reduce(met, dist.ReduceOp.BOR, self._meetings, async_op=True))
+        found = int(met)
+        here = [name for bit, name in enumerate(_PLACES) if found >> bit & 1]
+        if len(here) > 1:
+            message = f"this process, rank {self.rank}, is at {place}, and others are at {_listed(here, place)}"
+            raise ProcessError(f"{message}: every process has to make the same calls, in the same order")
+        return found >> len(_PLACES)
+
+    def check_same(self, facts: Mapping[str, Any]) -> None:
+        """Check that what all processes must have in common is the same.
+
+        Raises:
+            InvalidConfig: With what differs, and where.
+        """
+        self.meet("a comparison of settings")
+        own, *others = self.gather_objects({name: repr(value) for name, value in facts.items()})
+        for rank, other in enumerate(others, 1):
+            for name in {**own, **other}:
+                here, there = own.get(name, "nothing"), other.get(name, "nothing")
+                if here != there:
+                    message = f"rank {rank} has {there}, and rank 0 has {here}: start all processes with the same"
+                    raise InvalidConfig(name, message)
+
+    @contextlib.contextmanager
+    def announcing(self) -> Iterator[None]:
+        """Tell the others of an error that ends what is done here, so that they end too."""
+        try:
+            yield
+        except BaseException as error:
+            # A program may end so when all is well.
+            if not isinstance(error, SystemExit) or error.code:
+                self._watch.announce(f"failed: {type(error).__name__}: {one_line(Exception(error))}")
+            raise
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Do what may wait on the device for other processes: if one is gone, such a wait would never end."""
+        self._watch.is_working = True
+        try:
+            yield
+        finally:
+            self._watch.is_working = False
+
+    def leave(self) -> None:
+        """Wait a while for the others to be done, so that none is ended for the end of another; then tell of it."""
+        self._watch.announce("left")
+        until = time.monotonic() + _SILENCE
+        while time.monotonic() < until and not self._watch.all_have_ended():
+            time.sleep(_BEAT / 10)
+        self._watch.stop()
+
+    def _on_devices(self) -> dist.ProcessGroup:
+        """Return the group whose collectives run on GPUs."""
+        if self._devices is None:
+            has_nccl = "nccl" in str(dist.get_backend_config(self._group))
+            self._devices = self._group if has_nccl else self._new_group("nccl")
+        return self._devices
+
+    def _complete(self, begin: Callable[[], Any]) -> None:
+        """Begin a collective between hosts and wait for it, unless a process is found to be gone."""
+        self._watch.check()
+        began, has_told = time.monotonic(), False
+        try:
+            work = begin()
+            while not _is_over(work):
+                self._watch.check()
+                waited = time.monotonic() - began
+                if waited > _PATIENCE and not has_told:
+                    has_told = True
+                    _log.info(f"rank {self.rank} waits for other processes, which live and do not come yet")
+        except RuntimeError as error:
+            if isinstance(error, ProcessError):
+                raise
+            raise ProcessError(self._watch.find_out(error)) from error
+
+
+def _is_over(work: Any) -> bool:
+    """Wait a second for a collective; return whether it is over."""
+    try:
+        work.wait(timedelta(seconds=_BEAT))
+    except RuntimeError:
+        # The wait was over, or the collective has failed.
+        if work.is_completed():
+            raise
+        return False
+    return True
+
+
+class _Watch(threading.Thread):
+    """Shows in the store that this process lives, and looks whether the others do.
+
+    Attributes:
+        failure: What has happened to another process; None if nothing has.
+        is_working: Whether the process may be waiting for others on its device.
+    """
+
+    def __init__(self, store: Any, rank: int, size: int) -> None:
+        super().__init__(name="processes", daemon=True)
+        self._store, self._rank, self._size = store, rank, size
+        self._stopped, self._is_broken, self._count = threading.Event(), False, 0
+        self._seen = [(b"", time.monotonic())] * size
+        self._ends = [""] * size
+        self.failure: str | None = None
+        self.is_working = False
+        # All have done so before any looks: making groups waits for all.
+        store.set(f"end/{rank}", "")
+        store.set(f"beat/{rank}", "0")
+
+    def run(self) -> None:
+        """Show and look, once a second, until it is stopped."""
+        self._seen = [(b"", time.monotonic())] * self._size
+        while not self._stopped.wait(_BEAT):
+            try:
+                self._look()
+            except Exception as error:
+                if self._stopped.is_set():
+                    return
+                self.failure = self.failure or f"{_store_is_gone()}: {one_line(error)}"
+            if self.failure is not None:
+                self._end_if_stuck()
+                return
+
+    def _look(self) -> None:
+        self._count += 1
+        self._store.set(f"beat/{self._rank}", str(self._count))
+        keys = [f"{kind}/{rank}" for kind in ("end", "beat") for rank in range(self._size)]
+        values = self._store.multi_get(keys)
+        self._ends = [value.decode() for value in values[: self._size]]
+        now, limit = time.monotonic(), _BROKEN if self._is_broken else _SILENCE
+        for rank, value in enumerate(values[self._size :]):
+            if value != self._seen[rank][0]:
+                self._seen[rank] = value, now
+            if rank == self._rank:
+                continue
+            if self._ends[rank].startswith("failed"):
+                self.failure = f"rank {rank} {self._ends[rank]}"
+            elif not self._ends[rank] and now - self._seen[rank][1] > limit:
+                self.failure = f"rank {rank} does not answer: its process was killed, or its machine is gone"
+            if self.failure is not None:
+                return
+
+    def _end_if_stuck(self) -> None:
+        """End the process if it goes on waiting on its device for one that is gone: nothing else ends such a wait."""
+        until = time.monotonic() + _GRACE
+        while self.is_working and not self._stopped.is_set():
+            if time.monotonic() > until:
+                sys.stderr.write(f"operant-gpu: {self.failure}; rank {self._rank} waits for it, and ends\n")
+                sys.stderr.flush()
+                os._exit(1)
+            time.sleep(_BEAT / 10)
+
+    def check(self) -> None:
+        """Raise if another process is gone, or has left while this one needs it."""
+        if self.failure is not None:
+            raise ProcessError(self.failure)
+        for rank, end in enumerate(self._ends):
+            if end and rank != self._rank and not self._ends[self._rank]:
+                raise ProcessError(f"rank {rank} {end}, and rank {self._rank} still needs it")
+
+    def find_out(self, error: Exception) -> str:
+        """Return who is gone, after a connection has broken."""
+        self._is_broken = True
+        until = time.monotonic() + _BROKEN + 3 * _BEAT
+        while time.monotonic() < until:
+            with contextlib.suppress(ProcessError):
+                self.check()
+                time.sleep(_BEAT / 10)
+                continue
+            break
+        try:
+            self.check()
+        except ProcessError as found:
+            return str(found)
+        return f"the processes have lost each other: {one_line(error)}"
+
+    def announce(self, end: str) -> None:
+        """Tell the others how this process ends."""
+        with contextlib.suppress(Exception):
+            if not self._ends[self._rank]:
+                self._ends[self._rank] = end
+                self._store.set(f"end/{self._rank}", end)
+
+    def all_have_ended(self) -> bool:
+        """Return whether no process goes on."""
+        return self.failure is not None or all(self._ends)
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stopped.set()
+
+
+def _store_is_gone() -> str:
+    """Return what it means that the store does not answer."""
+    keeper = "torchrun" if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else "rank 0"
+    return f"{keeper} is gone, which kept what the processes know of each other"
+
+
+def _packed(value: Any) -> Tensor:
+    return torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
+
+
+def _unpacked(data: Tensor) -> Any:
+    return pickle.loads(data.numpy().tobytes())
+
+
+def _listed(places: list[str], own: str) -> str:
+    return " and ".join(place for place in places if place != own)
+
+
+def merged_moments(means: Tensor, spreads: Tensor, counts: Any) -> tuple[Tensor, Tensor, Any]:
+    """Return mean, sum of squared deviations and number of all numbers, of whose parts these are known.
+
+    Args:
+        means: Of the parts, (parts, *shape).
+        spreads: Sums of squared deviations from these, likewise.
+        counts: How many numbers each part has: the same in all.
+    """
+    mean = means.mean(0)
+    return mean, spreads.sum(0) + counts * (means - mean).square().sum(0), counts * len(means)
+
+
+ALONE = Processes()
+# Of each process group by its name: making one is a collective.
+_groups: dict[str, Group] = {}
+
+
+def find(given: Processes | dist.ProcessGroup | None = None) -> Processes:
+    """Return the processes that train together.
+
+    Args:
+        given: A process group of torch.distributed, or `Processes`, such as `Processes()` for this one alone; if None,
+            the default group if there is one.
+    """
+    if isinstance(given, Processes):
+        return given
+    has_default = dist.is_available() and dist.is_initialized()
+    if given is None:
+        if not has_default:
+            if _started() > 1:
+                advice = "with operant_gpu.models.distributed(): ... lets them train together"
+                message = f"{_started()} processes were started, and this one trains by itself: {advice}"
+                warnings.warn(message, RuntimeWarning, stacklevel=4)
+            return ALONE
+        given = dist.group.WORLD
+    if not isinstance(given, dist.ProcessGroup):
+        raise InvalidConfig("processes", f"expected a ProcessGroup of torch.distributed, got {given!r}")
+    if dist.get_world_size(given) == 1:
+        return ALONE
+    if given.group_name not in _groups:
+        _groups[given.group_name] = Group(given)
+    return _groups[given.group_name]
+
+
+def _started() -> int:
+    """Return how many processes torchrun, or who sets its variables, has started."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    return int(size) if size.isdecimal() else 1
+
+
+@contextlib.contextmanager
+def distributed() -> Iterator[Processes]:
+    """Join the processes that torchrun has started, and leave them at the end.
+
+    On machines with GPUs, `device="auto"` and `device="cuda"` are then the GPU with the number of this process on its
+    machine (LOCAL_RANK). Started without torchrun, or anything that sets its variables, it does nothing.
+
+    Yields:
+        The processes: `rank` and `size`.
+
+    Raises:
+        ProcessError: If not all processes come.
+    """
+    if _started() == 1 or not dist.is_available():
+        yield ALONE
+        return
+    is_own = not dist.is_initialized()
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (index := int(os.environ.get("LOCAL_RANK", "0"))) < gpus:
+        torch.cuda.set_device(index)
+    if is_own:
+        try:
+            dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=timedelta(seconds=_LIMIT))
+        except (RuntimeError, ValueError) as error:
+            raise ProcessError(f"the {_started()} processes cannot be joined: {one_line(error)}") from error
+    processes = find()
+    try:
+        with processes.announcing():
+            yield processes
+    finally:
+        if isinstance(processes, Group):
+            processes.leave()
+            _groups.pop(processes._group.group_name, None)
+        if is_own:
+            dist.destroy_process_group()
