@@ -39,12 +39,11 @@ _MOST_GATHERED = 2**22
 # Where processes meet. Each is a bit of a word, so that who is elsewhere is seen.
 _PLACES = (
     "the end of an iteration",
-    "what the first process does",
-    "a comparison of settings",
-    "a checkpoint",
+    "the beginning of a learner, a training or a run",
+    "a checkpoint, as of save()",
     "an evaluation",
-    "the end of the program",
 )
+END_OF_ITERATION, BEGINNING, CHECKPOINT, EVALUATION = _PLACES
 # Bits of what a process says at a meeting: that it stops, that something went wrong, that this was in what is learned.
 STOP, FAILED, FAULTY = 1, 2, 4
 
@@ -71,7 +70,7 @@ class Processes:
         """Return what each process gives, in the first one or in all; elsewhere nothing."""
         return [value]
 
-    def first(self, function: Callable[[], T]) -> T:
+    def first(self, function: Callable[[], T], place: str = BEGINNING) -> T:
         """Let the first process call a function; return in all what it returned, or raise what it raised."""
         return function()
 
@@ -137,7 +136,7 @@ class Group(Processes):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the processes that are there where it is unpickled."""
-        return find, ()
+        return present, ()
 
     def average(self, *tensors: Tensor) -> None:
         """Replace tensors of one dtype by their means over all processes, the same bits in each."""
@@ -181,9 +180,9 @@ class Group(Processes):
             self._complete(lambda: dist.gather(padded, rows, self._ranks[0], self._meetings, async_op=True))
         return [_unpacked(row[: int(size)]) for row, size in zip(rows or (), sizes, strict=False)]
 
-    def first(self, function: Callable[[], T]) -> T:
+    def first(self, function: Callable[[], T], place: str = BEGINNING) -> T:
         """Let the first process call a function; return in all what it returned, or raise what it raised."""
-        self.meet("what the first process does")
+        self.meet(place)
         outcome: tuple[bool, Any] | None = None
         failure: BaseException | None = None
         if self.rank == 0:
@@ -233,7 +232,7 @@ class Group(Processes):
         Raises:
             InvalidConfig: With what differs, and where.
         """
-        self.meet("a comparison of settings")
+        self.meet(BEGINNING)
         own, *others = self.gather_objects({name: repr(value) for name, value in facts.items()})
         for rank, other in enumerate(others, 1):
             for name in {**own, **other}:
@@ -263,12 +262,8 @@ class Group(Processes):
             self._watch.is_working = False
 
     def leave(self) -> None:
-        """Wait a while for the others to be done, so that none is ended for the end of another; then tell of it."""
-        self._watch.announce("left")
-        until = time.monotonic() + _SILENCE
-        while time.monotonic() < until and not self._watch.all_have_ended():
-            time.sleep(_BEAT / 10)
-        self._watch.stop()
+        """Wait a while for the others to be done too, so that none is ended for the end of another."""
+        self._watch.leave()
 
     def _on_devices(self) -> dist.ProcessGroup:
         """Return the group whose collectives run on GPUs."""
@@ -320,7 +315,8 @@ class _Watch(threading.Thread):
         self._store, self._rank, self._size = store, rank, size
         self._stopped, self._is_broken, self._count = threading.Event(), False, 0
         self._seen = [(b"", time.monotonic())] * size
-        self._ends = [""] * size
+        self._ends, self._own_end = [""] * size, ""
+        self._lost: set[int] = set()
         self.failure: str | None = None
         self.is_working = False
         # All have done so before any looks: making groups waits for all.
@@ -337,6 +333,7 @@ class _Watch(threading.Thread):
                 if self._stopped.is_set():
                     return
                 self.failure = self.failure or f"{_store_is_gone()}: {one_line(error)}"
+                self._lost.update(range(self._size))
             if self.failure is not None:
                 self._end_if_stuck()
                 return
@@ -356,6 +353,7 @@ class _Watch(threading.Thread):
             if self._ends[rank].startswith("failed"):
                 self.failure = f"rank {rank} {self._ends[rank]}"
             elif not self._ends[rank] and now - self._seen[rank][1] > limit:
+                self._lost.add(rank)
                 self.failure = f"rank {rank} does not answer: its process was killed, or its machine is gone"
             if self.failure is not None:
                 return
@@ -375,7 +373,7 @@ class _Watch(threading.Thread):
         if self.failure is not None:
             raise ProcessError(self.failure)
         for rank, end in enumerate(self._ends):
-            if end and rank != self._rank and not self._ends[self._rank]:
+            if end and rank != self._rank and not self._own_end:
                 raise ProcessError(f"rank {rank} {end}, and rank {self._rank} still needs it")
 
     def find_out(self, error: Exception) -> str:
@@ -397,17 +395,36 @@ class _Watch(threading.Thread):
     def announce(self, end: str) -> None:
         """Tell the others how this process ends."""
         with contextlib.suppress(Exception):
-            if not self._ends[self._rank]:
-                self._ends[self._rank] = end
+            if not self._own_end and len(self._lost) < self._size:
+                self._own_end = end
                 self._store.set(f"end/{self._rank}", end)
 
-    def all_have_ended(self) -> bool:
-        """Return whether no process goes on."""
-        return self.failure is not None or all(self._ends)
-
-    def stop(self) -> None:
-        """Look no more."""
+    def leave(self) -> None:
+        """Tell that this process is done, and look no more once all are, or are lost."""
         self._stopped.set()
+        self.join()
+        if len(self._lost) == self._size:
+            return
+        self.announce("left")
+        with contextlib.suppress(Exception):
+            self._wait_for_others("end")
+            # Whoever keeps the store keeps it until nobody looks at it.
+            self._store.set(f"gone/{self._rank}", "")
+            if self._rank == 0:
+                self._wait_for_others("gone")
+
+    def _wait_for_others(self, what: str) -> None:
+        until, self._is_broken = time.monotonic() + _SILENCE, True
+        while time.monotonic() < until:
+            self._look()
+            left = [rank for rank in range(self._size) if rank not in self._lost]
+            if all(self._has(what, rank) for rank in left):
+                return
+            time.sleep(_BEAT / 20)
+
+    def _has(self, what: str, rank: int) -> bool:
+        key = f"{what}/{rank}"
+        return bool(self._store.check([key]) and (what != "end" or self._store.get(key)))
 
 
 def _store_is_gone() -> str:
@@ -445,7 +462,7 @@ ALONE = Processes()
 _groups: dict[str, Group] = {}
 
 
-def find(given: Processes | dist.ProcessGroup | None = None) -> Processes:
+def present(given: Processes | dist.ProcessGroup | None = None) -> Processes:
     """Return the processes that train together.
 
     Args:
@@ -470,6 +487,12 @@ def find(given: Processes | dist.ProcessGroup | None = None) -> Processes:
     if given.group_name not in _groups:
         _groups[given.group_name] = Group(given)
     return _groups[given.group_name]
+
+
+def started_rank() -> int:
+    """Return the number of this process among those that were started together."""
+    rank = os.environ.get("RANK", "0")
+    return int(rank) if _started() > 1 and rank.isdecimal() else 0
 
 
 def _started() -> int:
@@ -503,7 +526,7 @@ def distributed() -> Iterator[Processes]:
             dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=timedelta(seconds=_LIMIT))
         except (RuntimeError, ValueError) as error:
             raise ProcessError(f"the {_started()} processes cannot be joined: {one_line(error)}") from error
-    processes = find()
+    processes = present()
     try:
         with processes.announcing():
             yield processes

@@ -45,6 +45,7 @@ from operant_gpu.cli.train import Settings, Train, recommended
 from operant_gpu.cli.watch import Monitor
 from operant_gpu.errors import OperantError
 from operant_gpu.monitor.display import is_watched
+from operant_gpu.processes import distributed, started_rank
 from operant_gpu.registry import find
 from operant_gpu.version import __version__
 
@@ -54,6 +55,8 @@ _OUT_OF_MEMORY = re.compile("out of memory|not enough memory|can't allocate memo
 
 # Commands whose first argument is one.
 _OF_AN_ENVIRONMENT = ("train", "play", "bench", "compile")
+# Those that processes which torchrun has started do together; the first one prints.
+_TOGETHER = ("train", "eval", "bench")
 _COMMANDS: dict[str, Callable[..., Command]] = {
     "train": Train,
     "monitor": Monitor,
@@ -89,14 +92,8 @@ def _run(arguments: Sequence[str]) -> int:
         say(_console(), f"operant-gpu {__version__}")
         return 0
     try:
-        arguments, params = split_parameters(arguments)
-        train = functools.partial(Train, ppo=Settings(**vars(recommended(arguments))))
-        commands: dict[str, Callable[..., Any]] = {**_COMMANDS, "train": train}
-        with OPTIONS:
-            command: Command = _parsed(commands, arguments)
-        if params:
-            take_parameters(command, params)
-        return command.run(_console())
+        with distributed() if arguments[:1] and arguments[0] in _TOGETHER else contextlib.nullcontext():
+            return _command(arguments)
     except OperantError as error:
         complain(error)
         return USER_ERROR
@@ -107,6 +104,18 @@ def _run(arguments: Sequence[str]) -> int:
             raise
         complain(MemoryError("not enough memory: ask for fewer environments, steps or units"))
         return FAILED
+
+
+def _command(arguments: Sequence[str]) -> int:
+    """Run a command, and return its exit status."""
+    arguments, params = split_parameters(arguments)
+    train = functools.partial(Train, ppo=Settings(**vars(recommended(arguments))))
+    commands: dict[str, Callable[..., Any]] = {**_COMMANDS, "train": train}
+    with OPTIONS:
+        command: Command = _parsed(commands, arguments)
+    if params:
+        take_parameters(command, params)
+    return command.run(_console())
 
 
 def _parsed(commands: dict[str, Callable[..., Any]], arguments: Sequence[str]) -> Any:
@@ -134,7 +143,7 @@ def _logged() -> Iterator[None]:
     log, handler = compilations.log, _Log()
     before = log.level
     log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.WARNING if started_rank() else logging.INFO)
     try:
         yield
     finally:
@@ -171,7 +180,7 @@ class _Console(Console):
 
 def _console() -> Console:
     """Return the standard output; where it is no terminal, wide enough for tables that programs read."""
-    console = _Console()
+    console = _Console(quiet=started_rank() > 0)
     # Zero columns, as some tools set, would print nothing.
     has_width = console.width > 0 and (is_watched(console) or "COLUMNS" in os.environ)
-    return console if has_width else _Console(width=_WIDTH_OF_FILES)
+    return console if has_width else _Console(width=_WIDTH_OF_FILES, quiet=console.quiet)

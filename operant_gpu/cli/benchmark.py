@@ -42,6 +42,8 @@ def measure(
 ) -> tuple[VecEnv, list[Speed]]:
     """Return the environments, and the speeds of single steps, of rollouts, of training and of Gymnasium's own.
 
+    Several processes that torchrun has started do this together, and get the sums of their speeds.
+
     Args:
         id: Environment.
         num_envs: How many.
@@ -72,8 +74,11 @@ def measure(
     if peer := own_vector_environment(id, num_envs):
         actions = np.asarray(peer.action_space.sample())
         contenders.append(Contender("Gymnasium's vector environment", lambda _: peer.step(actions), work=num_envs))
-    rows = race(contenders, _REPEATS, seconds, max_seconds=math.inf)
-    return env, [Speed(row["contender"], row["per_second"], row["slowest"], row["fastest"]) for row in rows]
+    processes = learner.processes
+    rows = race(contenders, _REPEATS, seconds, max_seconds=math.inf, processes=processes)
+    of_each = zip(*processes.gather_objects(rows), strict=True)
+    speeds = ("per_second", "slowest", "fastest")
+    return env, [Speed(one[0]["contender"], *(sum(row[name] for row in one) for name in speeds)) for one in of_each]
 
 
 def own_vector_environment(id: str, num_envs: int) -> VectorEnv[Any, Any, Any] | None:

@@ -30,6 +30,7 @@ from operant_gpu.models.config import Size
 from operant_gpu.models.presets import LARGE_PRESETS
 from operant_gpu.monitor.display import is_lively
 from operant_gpu.parameters import notes
+from operant_gpu.processes import ALONE, started_rank
 from operant_gpu.registry import find, register
 
 FAILED = 1
@@ -61,8 +62,8 @@ def busy(console: Console, text: str) -> contextlib.AbstractContextManager[objec
 
 
 def complain(error: Exception) -> None:
-    """Print an error as one line on the standard error."""
-    say(Console(stderr=True), f"operant-gpu: {one_line(error)}")
+    """Print an error as one line on the standard error, with the process that it is of where there are several."""
+    say(Console(stderr=True), f"operant-gpu{f' (rank {rank})' if (rank := started_rank()) else ''}: {one_line(error)}")
 
 
 def plain_table(*headings: str, title: str | None = None) -> Table:
@@ -192,7 +193,7 @@ def _imported(source: str) -> object:
 
 
 def load(path: Path, env: str | None, device: str) -> PPO:
-    """Return the learner in a checkpoint, or in the newest that can be read of a run.
+    """Return the learner in a checkpoint, or in the newest that can be read of a run, as one of this process alone.
 
     Args:
         path: The file, or the run's directory.
@@ -200,7 +201,7 @@ def load(path: Path, env: str | None, device: str) -> PPO:
         device: Where to.
     """
     id = None if env is None else environment_id(env)
-    learner = PPO.load(path, device=device)
+    learner = PPO.load(path, device=device, processes=ALONE)
     if id not in (None, learner.env.environment.id):
         raise InvalidConfig("env", f"{str(path)!r} is of {learner.env.environment.id}, got {id}: leave --env out")
     use_one_thread(learner.env.device)

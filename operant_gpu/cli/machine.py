@@ -27,6 +27,7 @@ from operant_gpu.cli.common import (
 from operant_gpu.cli.doctor import examine
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.monitor.dashboard import short
+from operant_gpu.processes import present
 from operant_gpu.registry import find, list_envs
 from operant_gpu.verification import verify
 
@@ -84,7 +85,8 @@ class Bench(OfAnEnvironment):
         use_one_thread(torch.device("cpu"))
         with busy(console, "measuring"):
             env, speeds = measure(environment_id(self.env), self.num_envs, self.device, self.seconds, self.params)
-        table = plain_table("", "steps/s", "slowest - fastest of five", title=str(env))
+        several = "" if (size := present().size) == 1 else f" in each of {size} processes, whose speeds are summed up"
+        table = plain_table("", "steps/s", "slowest - fastest of five", title=f"{env}{several}")
         peer = next((speed.sps for speed in speeds if speed.name.startswith("Gymnasium")), None)
         if peer is not None:
             table.add_column("times Gymnasium")

@@ -14,6 +14,7 @@ from operant_gpu.files import as_path
 from operant_gpu.models import Evaluation, evaluate, export, record
 from operant_gpu.models.evaluation import STEP_LIMIT
 from operant_gpu.parameters import described
+from operant_gpu.processes import present
 
 _Checkpoint = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
 
@@ -49,6 +50,7 @@ class Eval(OfAnEnvironment):
                 deterministic=name == "deterministic",
                 seed=self.seed,
                 params=self.params,
+                processes=present(),
             )
             for name in ("deterministic", "stochastic")
         }

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from operant_gpu.processes import ALONE, Processes
+
 # A benchmark of many contenders leaves out one that needs longer for one call.
 MAX_SECONDS = 2.0
 
@@ -35,7 +37,11 @@ class Contender:
 
 
 def race(
-    contenders: Iterable[Contender], repeats: int, seconds: float, max_seconds: float = MAX_SECONDS
+    contenders: Iterable[Contender],
+    repeats: int,
+    seconds: float,
+    max_seconds: float = MAX_SECONDS,
+    processes: Processes = ALONE,
 ) -> list[dict[str, Any]]:
     """Return a row for each contender: units a second at the median of interleaved repeats, slowest and fastest.
 
@@ -44,9 +50,12 @@ def race(
         repeats: Turns of each.
         seconds: About how long a turn takes.
         max_seconds: A contender that needs longer for one call is left out.
+        processes: Those that do this together, each with as many calls.
     """
-    everybody = list(contenders)
-    calls = {contender.name: calibrate(contender, seconds, max_seconds) for contender in everybody}
+    everybody, calls = list(contenders), {}
+    for contender in everybody:
+        own = calibrate(contender, seconds, max_seconds)
+        calls[contender.name] = processes.first(functools.partial(int, own))
     runners = [contender for contender in everybody if calls[contender.name]]
     times: dict[str, list[float]] = {contender.name: [] for contender in runners}
     for _ in range(repeats):

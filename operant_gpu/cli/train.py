@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -29,7 +29,7 @@ from operant_gpu.cli.common import (
     use_one_thread,
 )
 from operant_gpu.cli.options import whole_number
-from operant_gpu.errors import CheckpointError, InvalidConfig, OperantError, TrainingError, called_here
+from operant_gpu.errors import CheckpointError, InvalidConfig, OperantError, ProcessError, TrainingError, called_here
 from operant_gpu.files import as_path
 from operant_gpu.models import PPO, PPOConfig, record
 from operant_gpu.models.config import GONE, unknown_setting
@@ -39,6 +39,7 @@ from operant_gpu.models.presets import BY_SIZE, PRESETS
 from operant_gpu.monitor.reader import read_description
 from operant_gpu.monitor.run import Run, free_folder
 from operant_gpu.monitor.writers import TensorBoard, WeightsAndBiases, Writer
+from operant_gpu.processes import present
 from operant_gpu.registry import list_envs, make
 
 # What a run keeps, whatever it goes on with.
@@ -130,7 +131,7 @@ class Train(OfAnEnvironment):
         use_one_thread(env.device)
         goal = env.environment.reward_threshold if self.goal is None else self.goal
         learner = PPO(env, config)
-        return learner, _finite(goal), self.run_dir or free_folder(id)
+        return learner, _finite(goal), self.run_dir or learner.processes.first(lambda: free_folder(id))
 
     def _resumed(self, folder: Path, config: PPOConfig) -> tuple[PPO, float | None, Path]:
         """Return the learner of a run, the goal of its training, and the run's directory."""
@@ -141,7 +142,7 @@ class Train(OfAnEnvironment):
         if self.params:
             name = next(iter(self.params))
             raise InvalidConfig(f"--env.{name}", "a run goes on with the parameters that it began with: leave it out")
-        description, saved = read_description(folder), _settings_of(folder)
+        description, saved = _description_of(folder), _settings_of(folder)
         if self.env is not None and environment_id(self.env) != description["env"]:
             raise InvalidConfig(
                 "env", f"{str(folder)!r} is a run of {description['env']}, got {self.env}: leave ENV out"
@@ -162,25 +163,30 @@ class Train(OfAnEnvironment):
         try:
             with run:
                 begun = f", going on from {learner.timesteps:,} steps" if self.resume is not None else ""
-                machine = f"{env.num_envs:,} environments on {env.device} ({env.backend})"
+                several = "" if learner.processes.size == 1 else f"{learner.processes.size} processes of "
+                machine = f"{several}{env.num_envs:,} environments on {env.device} ({env.backend})"
                 say(console, f"{env.environment.id} in {run.folder}: {machine}{begun}")
-                if self.resume is not None and has_newer(run.folder / FOLDER, learner.timesteps):
+                steps, first = learner.timesteps, learner.processes.first
+                if self.resume is not None and first(lambda: has_newer(run.folder / FOLDER, steps)):
                     # Between reading it and locking the run.
                     raise InvalidConfig("resume", f"another process has gone on with {run.folder}: try again")
                 go = learner.learn if self.resume is None else learner.resume
                 go(callback=run, progress=True)
         except (KeyboardInterrupt, Terminated):
             return INTERRUPTED if run.signal is None else 128 + run.signal
-        except (TrainingError, CheckpointError) as error:
-            complain(error)
+        except (TrainingError, CheckpointError, ProcessError) as error:
+            # All processes have the first two, of which one is enough.
+            if learner.processes.rank == 0 or isinstance(error, ProcessError):
+                complain(error)
             if isinstance(error, TrainingError):
                 learner.save(run.folder / _BEFORE_FAULT)
             return FAILED
-        return 0
+        # Another process was asked to stop.
+        return INTERRUPTED if run.view.state == "stopped" and learner.processes.size > 1 else 0
 
     def _record(self, run: Run, console: Console, status: int) -> None:
         """Record an episode, if one is wanted and can be had."""
-        if not self.video or status or run.learner.env.environment.draw is None:
+        if not self.video or status or run.learner.env.environment.draw is None or run.learner.processes.rank:
             return
         try:
             with busy(console, "recording an episode"):
@@ -195,7 +201,7 @@ def _already_done(folder: Path, learner: PPO, goal: float | None, is_new_goal: b
     if learner.timesteps >= learner.target:
         steps = f"{learner.timesteps:,} of {learner.target:,} steps"
         return f"{folder} is at its end, {steps}: raise --total-timesteps to train on"
-    if read_description(folder)["state"] == "solved" and not is_new_goal:
+    if _description_of(folder)["state"] == "solved" and not is_new_goal:
         return f"{folder} is solved, its goal was {goal:g}: give a higher --goal, or --goal inf to train to the end"
     return None
 
@@ -228,9 +234,14 @@ def _finite(goal: float | None) -> float | None:
     return None if goal is None or math.isinf(goal) else goal
 
 
+def _description_of(folder: Path) -> dict[str, Any]:
+    """Return what a run says of itself, as the first of several processes reads it."""
+    return present().first(lambda: read_description(folder))
+
+
 def _settings_of(folder: Path) -> PPOConfig:
     """Return the settings of a run: those of its newest checkpoint, which knows what it was trained with."""
-    read_description(folder)
+    _description_of(folder)
     with warnings.catch_warnings():
         # Whoever loads it tells.
         warnings.simplefilter("ignore")

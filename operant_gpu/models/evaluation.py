@@ -17,7 +17,10 @@ from operant_gpu.models.contexts import plain, undisturbed
 from operant_gpu.models.policies.controller import Controller
 from operant_gpu.models.policies.policy import Policy
 from operant_gpu.models.ppo.learner import PPO
+from operant_gpu.models.ppo.shares import seed_of
+from operant_gpu.processes import ALONE, EVALUATION, Processes
 from operant_gpu.vector import VecEnv
+from operant_gpu.vector.shares import part_of
 
 Returns = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -101,6 +104,7 @@ def evaluate(
     deterministic: bool = True,
     seed: int = 1_000_000,
     params: Mapping[str, Any] | None = None,
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Let a policy play whole episodes, in as many new environments, and leave the learner as it is.
 
@@ -113,6 +117,7 @@ def evaluate(
         seed: Of environments and draws; other than the training's.
         params: Parameters and tables of the environment that are not to be the training's, by name, such as
             `{"gravity": 9.8}` where that drew them.
+        processes: Those that share the episodes, such as `learner.processes`; all call this, and get all episodes.
 
     Raises:
         InvalidConfig: If an argument makes no sense, parameters make spaces that the policy does not know, or the
@@ -121,13 +126,36 @@ def evaluate(
     check_learner(learner)
     whole("seed", seed, 0)
     episodes = whole("episodes", episodes, 1)
+    rank, size = processes.rank, processes.size
+    own = range(episodes)[rank * episodes // size : (rank + 1) * episodes // size]
     with undisturbed(learner.env.device):
-        return _play(learner, episodes, deterministic, seed, params)
+        part = _play(learner, own, episodes, deterministic, seed_of(seed, rank), seed, params) if own else None
+    if size == 1:
+        assert part is not None
+        return part
+    processes.meet(EVALUATION)
+    parts = [one for one in processes.gather_objects(part) if one is not None]
+    return Evaluation(
+        np.concatenate([one.returns for one in parts]),
+        np.concatenate([one.lengths for one in parts]),
+        sum(one.cut for one in parts),
+        {name: np.concatenate([one.metrics[name] for one in parts]) for name in parts[0].metrics},
+    )
 
 
-def _play(learner: PPO, episodes: int, deterministic: bool, seed: int, params: Mapping[str, Any] | None) -> Evaluation:
-    env = sibling(learner, episodes, params)
-    act = sibling_controller(learner, deterministic, seed)
+def _play(
+    learner: PPO,
+    own: range,
+    of_all: int,
+    deterministic: bool,
+    draws: int,
+    seed: int,
+    params: Mapping[str, Any] | None,
+) -> Evaluation:
+    """Play some of all episodes, each in the environment with its number."""
+    episodes = len(own)
+    env = sibling(learner, of_all, params, own, first_env_id=own.start)
+    act = sibling_controller(learner, deterministic, draws)
     obs, info = env.reset(seed=seed)
     ended = None
     running = torch.ones(episodes, dtype=torch.bool, device=env.device)
@@ -160,8 +188,21 @@ def check_learner(learner: Any) -> None:
         raise InvalidConfig("learner", f"expected a PPO (PPO.load reads one from a file), got {learner!r}")
 
 
-def sibling(learner: PPO, num_envs: int, params: Mapping[str, Any] | None = None, **settings: Any) -> VecEnv:
+def sibling(
+    learner: PPO,
+    num_envs: int,
+    params: Mapping[str, Any] | None = None,
+    own: range | None = None,
+    **settings: Any,
+) -> VecEnv:
     """Return new environments like those of a learner, for episodes that end, with other parameters where given.
+
+    Args:
+        learner: Whose.
+        num_envs: How many there are.
+        params: The other parameters.
+        own: Which of them to make; all if None.
+        settings: Of `VecEnv`.
 
     Raises:
         InvalidConfig: If those make no sense, or make spaces that the policy does not know.
@@ -170,6 +211,9 @@ def sibling(learner: PPO, num_envs: int, params: Mapping[str, Any] | None = None
     limit = env.max_episode_steps or STEP_LIMIT
     other = {} if params is None else mapping("params", params, "parameters")
     given = {**env.parameters(num_envs), **other}
+    if own is not None:
+        given = part_of(given, env.environment.params._fields, num_envs, own)
+        num_envs = len(own)
     made = VecEnv(env.environment, num_envs, params=given, device=env.device, max_episode_steps=limit, **settings)
     for what, known, found in (
         ("observations", env.single_observation_space, made.single_observation_space),

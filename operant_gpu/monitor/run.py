@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -42,6 +42,8 @@ _ALL_READINGS, _INTERVAL = 300, 0.25
 _LOCK = "lock"
 # How a disk, such as one of a network, says that it does not lock files.
 _LOCKLESS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+# Seconds in which a signal may come twice, where there are several processes.
+_HANDED_ON = 5.0
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
@@ -61,6 +63,8 @@ class Run:
       second;
     - `checkpoints/`: `config.checkpoint_keep` of them, each `config.checkpoint_interval` iterations;
     - `curve.png`: the mean return, once the training is over.
+
+    Of several processes that train together all make one, and the first one writes.
 
     Args:
         learner: What trains; one that goes on with the training in the directory if it was loaded from there.
@@ -89,9 +93,11 @@ class Run:
         _check(learner, goal, writers)
         self.learner, self.folder = learner, as_path("run", folder)
         self.signal: signal.Signals | None = None
+        self._signalled = 0.0
         self.view = View.of(learner, folder=str(self.folder), goal=None if goal is None else float(goal))
+        self._processes = learner.processes
         others = [TensorBoard()] if writers is None else writers
-        self._writers = [Patient(writer) for writer in (JSONLines(), *others)]
+        self._writers = [] if self._processes.rank else [Patient(writer) for writer in (JSONLines(), *others)]
         self._lock = FileLock(self.folder / _LOCK, timeout=0, thread_local=False)
         self._opened: contextlib.ExitStack | None = None
         self._usage = Usage(learner.env.device)
@@ -104,12 +110,7 @@ class Run:
             raise InvalidConfig("run", f"{str(self.folder)!r} is open already: one `with` at a time")
         with contextlib.ExitStack() as opened:
             opened.callback(self._lock.release)
-            try:
-                self._open(opened)
-            except Timeout:
-                raise InvalidConfig("run", f"{str(self.folder)!r} is in use by {self._owner()}: give another") from None
-            except OSError as error:
-                raise InvalidConfig("run", f"cannot write in the folder {str(self.folder)!r}: {error}") from error
+            self._open(opened)
             self._opened = opened.pop_all()
         return self
 
@@ -140,7 +141,7 @@ class Run:
         view = self.view
         view.begin(self.learner)
         view.add(record)
-        if self._described != (view.start, view.target, view.details):
+        if self._processes.rank == 0 and self._described != (view.start, view.target, view.details):
             self._describe(patient=True)
         self._readings, self._unwritten = self._readings + 1, record
         if self._readings <= _ALL_READINGS or time.monotonic() >= self._due:
@@ -157,17 +158,37 @@ class Run:
 
     def _open(self, opened: contextlib.ExitStack) -> None:
         """Lock the directory and begin; where that fails, a directory that is new, or was empty, is removed again."""
-        was_empty, is_own = not self.folder.is_dir() or not any(self.folder.iterdir()), False
+        made: list[bool] = []
+
+        def take() -> None:
+            was_empty = not self.folder.is_dir() or not any(self.folder.iterdir())
+            try:
+                try_to_write(self.folder)
+                self._acquire()
+            finally:
+                # Once it is locked, no other process begins a run in it.
+                made.append(was_empty and self._has_lock_alone())
+
         try:
-            try_to_write(self.folder)
-            self._acquire()
-            # From here on no other process begins a run in it.
-            is_own = self._has_lock_alone()
+            self._by_the_first(take)
             self._begin(opened)
         except BaseException:
-            if was_empty and (is_own or self._has_lock_alone()):
+            if any(made):
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise
+
+    def _by_the_first(self, function: Callable[[], None]) -> None:
+        """Let the first process do what others would do once more; what goes wrong is raised in all."""
+
+        def do() -> None:
+            try:
+                function()
+            except Timeout:
+                raise InvalidConfig("run", f"{str(self.folder)!r} is in use by {self._owner()}: give another") from None
+            except OSError as error:
+                raise InvalidConfig("run", f"cannot write in the folder {str(self.folder)!r}: {error}") from error
+
+        self._processes.first(do)
 
     def _has_lock_alone(self) -> bool:
         """Tell whether nothing but the lock is in the directory."""
@@ -191,12 +212,16 @@ class Run:
         learner = self.learner
         self.signal, self._is_ending = None, False
         self.view.begin(learner)
-        self._go_on_with_what_is_there()
+        self._by_the_first(self._go_on_with_what_is_there)
         learner.keep_checkpoints(self.folder / FOLDER)
         # What it learns afterwards is no part of this run.
         opened.callback(learner.keep_checkpoints, None)
-        remove_partials(self.folder, (FILE, "config.toml", "curve.png"))
         self._install_handlers(opened)
+        self._by_the_first(lambda: self._begin_files(opened))
+
+    def _begin_files(self, opened: contextlib.ExitStack) -> None:
+        learner = self.learner
+        remove_partials(self.folder, (FILE, "config.toml", "curve.png"))
         settings = {"env": learner.env.environment.id, **_params(learner.env), **vars(learner.config)}
         for writer in self._writers:
             writer.begin(self.folder, settings, learner.timesteps)
@@ -222,6 +247,8 @@ class Run:
     def _end(self, error: BaseException | None) -> None:
         view = self.view
         view.end(self.learner.timesteps, error)
+        if self._processes.rank:
+            return
         self._write()
         self._describe(patient=True)
         with self._patience(Exception):
@@ -280,8 +307,11 @@ class Run:
         if self._is_ending:
             return
         if self.signal is not None:
+            # torchrun hands on to its processes what a terminal has sent them too.
+            if self._processes.size > 1 and time.monotonic() < self._signalled + _HANDED_ON:
+                return
             raise KeyboardInterrupt
-        self.signal = signal.Signals(number)
+        self.signal, self._signalled = signal.Signals(number), time.monotonic()
         self.learner.stop()
 
 
@@ -312,6 +342,7 @@ def _session(learner: PPO) -> dict[str, Any]:
         "pid_since": process_since(os.getpid()),
         "command": shlex.join(sys.argv),
         "device": str(learner.env.device),
+        "processes": learner.processes.size,
         **describe(learner.env.device),
     }
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from operant_gpu.errors import TrainingError
+from operant_gpu.errors import ProcessError, TrainingError
 
 if TYPE_CHECKING:
     from operant_gpu.models.ppo.learner import PPO
@@ -84,10 +84,12 @@ class View:
 
     def begin(self, learner: PPO) -> None:
         """Take what a learner knows of its training, which is under way; its engine is known once it runs."""
-        env = learner.env
+        env, processes = learner.env, learner.processes.size
         self.start, self.target, self.state, self.message = learner.start, learner.target, "running", ""
-        self.least_episodes = max(_LEAST_EPISODES, env.num_envs)
-        self.details = f"{env.num_envs:,} environments, {env.backend} on {env.device}, {learner.engine} engine"
+        self.least_episodes = max(_LEAST_EPISODES, processes * env.num_envs)
+        several = "" if processes == 1 else f"{processes} processes of "
+        machine = f"{env.backend} on {env.device}, {learner.engine} engine"
+        self.details = f"{several}{env.num_envs:,} environments, {machine}"
 
     def add(self, record: Reading) -> None:
         """Take in the metrics of one reading."""
@@ -96,7 +98,7 @@ class View:
 
     def end(self, timesteps: int, error: BaseException | None = None) -> None:
         """Note how the training came to its end, after so many timesteps."""
-        if isinstance(error, TrainingError):
+        if isinstance(error, ProcessError | TrainingError):
             self.state, self.message = "failed", str(error)
         elif error is not None and not isinstance(error, KeyboardInterrupt):
             self.state, self.message = "failed", f"{type(error).__name__}: {error}"

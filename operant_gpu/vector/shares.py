@@ -43,12 +43,17 @@ def dealt(
     total = state["num_envs"]
     count, first = total // size, rank * (total // size)
     parts = {part: _mapped(lambda axis, one: one.narrow(axis, first, count), [state], part) for part in _PARTS}
-    own = {
-        name: value.narrow(0, first, count) if name in names and _is_own(value, total) else value
-        for name, value in given.items()
-    }
+    own = part_of(given, names, total, range(first, first + count))
     ids = state.get("first_env_id", 0) + first
     return {**state, **parts, "params": described(own), "num_envs": count, "first_env_id": ids}, own
+
+
+def part_of(given: Values, names: Collection[str], total: int, own: range) -> dict[str, Any]:
+    """Return what makes some of `total` environments; arguments as above."""
+    return {
+        name: value[own.start : own.stop] if name in names and _is_own(value, total) else value
+        for name, value in given.items()
+    }
 
 
 def _mapped(function: Any, states: Sequence[Values], part: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from operant_gpu.models.policies.normalization import Scaler
 from operant_gpu.models.ppo.setup import check_env, have_same_units
 from operant_gpu.models.ppo.shares import check_even, scaled, share_of, whole_state
 from operant_gpu.parameters import saveable
-from operant_gpu.processes import Processes, find
+from operant_gpu.processes import CHECKPOINT, Processes, present
 from operant_gpu.registry import list_envs, make
 
 if TYPE_CHECKING:
@@ -78,9 +78,9 @@ def check_writable(param: str, target: Path) -> None:
 def write(path: str | os.PathLike[str], learner: PPO) -> None:
     """Write a learner to a file, whole or not at all; of several processes all call it, and the first one writes."""
     target, processes = as_path("path", path), learner.processes
-    processes.first(lambda: check_writable("path", target))
+    processes.first(lambda: check_writable("path", target), CHECKPOINT)
     content = _content(learner)
-    processes.first(lambda: _write(target, content))
+    processes.first(lambda: _write(target, content), CHECKPOINT)
 
 
 def _content(learner: PPO) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def write_newest(folder: Path, learner: PPO, keep: int) -> None:
     the highest number.
     """
     content = _content(learner)
-    learner.processes.first(lambda: _write_newest(folder, learner.timesteps, content, keep))
+    learner.processes.first(lambda: _write_newest(folder, learner.timesteps, content, keep), CHECKPOINT)
 
 
 def _write_newest(folder: Path, timesteps: int, content: dict[str, Any], keep: int) -> None:
@@ -219,7 +219,7 @@ def settings(path: str | os.PathLike[str]) -> PPOConfig:
     Raises:
         InvalidConfig, CheckpointError: As `PPO.load`.
     """
-    processes = find()
+    processes = present()
     path, saved = processes.first(lambda: _find(as_path("path", path)))
     try:
         steps = saved["progress"]["target"] - saved["progress"]["start"]

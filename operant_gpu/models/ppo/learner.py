@@ -36,7 +36,7 @@ from operant_gpu.models.ppo.setup import check_units, checked_config, curiosity,
 from operant_gpu.models.ppo.shares import join, seed_of
 from operant_gpu.models.ppo.telemetry import Metrics, Telemetry
 from operant_gpu.models.ppo.update import Update
-from operant_gpu.processes import FAILED, FAULTY, STOP, Processes, find
+from operant_gpu.processes import END_OF_ITERATION, FAILED, FAULTY, STOP, Processes, present
 from operant_gpu.vector import VecEnv
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class PPO:
         processes: Processes | ProcessGroup | None = None,
     ) -> None:
         self.env, config, device = env, checked_config(env, config, intrinsic), env.device
-        self.processes = find(processes)
+        self.processes = present(processes)
         spaces = env.single_observation_space, env.single_action_space
         self.policy = make_policy(*spaces, config, network).to(device)
         parameters = dict(self.policy.named_parameters())
@@ -385,7 +385,7 @@ class PPO:
                 the environments cannot be dealt out evenly.
             CheckpointError: If the file is damaged, or not such a checkpoint.
         """
-        own = find(processes)
+        own = present(processes)
         return checkpoint.read(path, cls, env, config, network, intrinsic, device, own)
 
     def state_dict(self) -> dict[str, Any]:
@@ -543,7 +543,7 @@ class PPO:
         said = (0 if going_on and failure is None else STOP) | (0 if failure is None else FAILED)
         if isinstance(failure, TrainingError):
             said |= FAULTY
-        said = self.processes.meet("the end of an iteration", said)
+        said = self.processes.meet(END_OF_ITERATION, said)
         if said == STOP and self.timesteps < self.target and self.processes.size > 1:
             stopped = [rank for rank, goes in enumerate(self.processes.gather_objects(going_on)) if not goes]
             if len(stopped) < self.processes.size:

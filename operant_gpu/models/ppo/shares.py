@@ -20,7 +20,7 @@ from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.policies.policy import Policy
 from operant_gpu.models.ppo.telemetry import EPISODES
 from operant_gpu.parameters import described
-from operant_gpu.processes import Processes
+from operant_gpu.processes import CHECKPOINT, Processes
 from operant_gpu.registry import find
 from operant_gpu.vector import VecEnv, shares
 
@@ -76,7 +76,7 @@ def whole_state(learner: PPO) -> tuple[dict[str, Any], dict[str, Any], PPOConfig
     own = {name: state[name] for name in _OWN} | {
         name: state[name][row] for name, row in _ROWS.items() if row in state.get(name, {})
     }
-    processes.meet("a checkpoint")
+    processes.meet(CHECKPOINT)
     every = processes.gather_objects((_on_cpu(own), _on_cpu(env.given)), to_all=False)
     if processes.rank:
         return None
