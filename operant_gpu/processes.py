@@ -345,18 +345,19 @@ class _Watch(threading.Thread):
         values = self._store.multi_get(keys)
         self._ends = [value.decode() for value in values[: self._size]]
         now, limit = time.monotonic(), _BROKEN if self._is_broken else _SILENCE
+        first, later = list[str](), list[str]()
         for rank, value in enumerate(values[self._size :]):
             if value != self._seen[rank][0]:
                 self._seen[rank] = value, now
-            if rank == self._rank:
-                continue
-            if self._ends[rank].startswith("failed"):
-                self.failure = f"rank {rank} {self._ends[rank]}"
-            elif not self._ends[rank] and now - self._seen[rank][1] > limit:
+            if self._ends[rank].startswith("failed") and rank != self._rank:
+                # It may have failed because another had.
+                (later if ProcessError.__name__ in self._ends[rank] else first).append(
+                    f"rank {rank} {self._ends[rank]}"
+                )
+            elif not self._ends[rank] and rank != self._rank and now - self._seen[rank][1] > limit:
                 self._lost.add(rank)
-                self.failure = f"rank {rank} does not answer: its process was killed, or its machine is gone"
-            if self.failure is not None:
-                return
+                first.append(f"rank {rank} does not answer: its process was killed, or its machine is gone")
+        self.failure = self.failure or next(iter(first + later), None)
 
     def _end_if_stuck(self) -> None:
         """End the process if it goes on waiting on its device for one that is gone: nothing else ends such a wait."""

@@ -88,8 +88,7 @@ def together(function: Callable[..., Any], *arguments: Any, size: int = 2, limit
 def results(function: Callable[..., Any], *arguments: Any, size: int = 2, limit: float = 120.0) -> list[Any]:
     """Return what a function returns in each process, where all is well."""
     outcomes = together(function, *arguments, size=size, limit=limit)
-    assert [outcome.error for outcome in outcomes] == [""] * size
-    assert [outcome.status for outcome in outcomes] == [0] * size
+    assert all(outcome.error == "" and outcome.status == 0 for outcome in outcomes), outcomes
     return [outcome.result for outcome in outcomes]
 
 
