@@ -7,7 +7,9 @@ store of the process group: no process waits for one that is gone.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import itertools
 import logging
 import os
 import pickle
@@ -114,7 +116,8 @@ class Group(Processes):
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self._ranks = dist.get_process_group_ranks(group)
         self._group = group
-        name = f"operant_gpu/{group.group_name}"
+        # One that was made before may have left its words there.
+        name = f"operant_gpu/{group.group_name}/{next(_number)}"
         internals: Any = dist.distributed_c10d
         # A copy has a connection of its own, so that the thread never waits for this one.
         store = internals.PrefixStore(name, internals._get_default_store().clone())
@@ -123,6 +126,8 @@ class Group(Processes):
         self._meetings, self._host = (self._new_group("gloo") for _ in range(2))
         self._devices: dist.ProcessGroup | None = None
         self._watch.start()
+        # A program that ends without `distributed` waits for nobody.
+        atexit.register(self._watch.stop)
 
     def _new_group(self, backend: str) -> dist.ProcessGroup:
         made = dist.new_group(
@@ -400,13 +405,17 @@ class _Watch(threading.Thread):
                 self._own_end = end
                 self._store.set(f"end/{self._rank}", end)
 
-    def leave(self) -> None:
-        """Tell that this process is done, and look no more once all are, or are lost."""
+    def stop(self) -> None:
+        """Look no more, and tell that this process is done."""
         self._stopped.set()
         self.join()
+        self.announce("left")
+
+    def leave(self) -> None:
+        """Do as `stop` does, and wait a while until all are done, or are lost."""
+        self.stop()
         if len(self._lost) == self._size:
             return
-        self.announce("left")
         with contextlib.suppress(Exception):
             self._wait_for_others("end")
             # Whoever keeps the store keeps it until nobody looks at it.
@@ -459,6 +468,7 @@ def merged_moments(means: Tensor, spreads: Tensor, counts: Any) -> tuple[Tensor,
 
 
 ALONE = Processes()
+_number = itertools.count()
 # Of each process group by its name: making one is a collective.
 _groups: dict[str, Group] = {}
 
@@ -518,15 +528,17 @@ def distributed() -> Iterator[Processes]:
     if _started() == 1 or not dist.is_available():
         yield ALONE
         return
-    is_own = not dist.is_initialized()
+    if dist.is_initialized():
+        with present().announcing():
+            yield present()
+        return
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if (index := int(os.environ.get("LOCAL_RANK", "0"))) < gpus:
         torch.cuda.set_device(index)
-    if is_own:
-        try:
-            dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=timedelta(seconds=_LIMIT))
-        except (RuntimeError, ValueError) as error:
-            raise ProcessError(f"the {_started()} processes cannot be joined: {one_line(error)}") from error
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=timedelta(seconds=_LIMIT))
+    except (RuntimeError, ValueError) as error:
+        raise ProcessError(f"the {_started()} processes cannot be joined: {one_line(error)}") from error
     processes = present()
     try:
         with processes.announcing():
@@ -534,6 +546,5 @@ def distributed() -> Iterator[Processes]:
     finally:
         if isinstance(processes, Group):
             processes.leave()
-            _groups.pop(processes._group.group_name, None)
-        if is_own:
-            dist.destroy_process_group()
+            _groups.clear()
+        dist.destroy_process_group()

@@ -74,8 +74,9 @@ class Train(OfAnEnvironment):
     """Environment, such as CartPole-v1 (its tuned settings are the defaults below), or FILE.py:NAME; before options."""
     resume: Path | None = None
     """Directory of a run to go on with; its settings are the defaults below."""
-    run_dir: Annotated[Path | None, tyro.conf.arg(name="run")] = None
-    """Directory of the run; the next free one, such as runs/CartPole-v1-1, if not given."""
+    run_dir: Annotated[Path | None, tyro.conf.arg(name="run", aliases=("--run-dir",))] = None
+    """Directory of the run; the next free one, such as runs/CartPole-v1-1, if not given. torchrun takes --run for an
+    option of its own: write --run-dir there."""
     size: AnySize = "auto"
     """Which tuned settings of ENV: usual; large, for thousands of environments; auto takes large on a GPU."""
     config: Path | None = None
@@ -262,7 +263,7 @@ def _check_names(arguments: Sequence[str]) -> None:
 
 def _check_order(arguments: Sequence[str]) -> None:
     """Refuse an environment that stands after options: it might be taken for the end of a setting's line."""
-    paths = ("--run", "--resume", "--config")
+    paths = ("--run", "--run-dir", "--resume", "--config")
     late = [word for before, word in itertools.pairwise(arguments[1:]) if before not in paths and _is_env(word)]
     if late and arguments[1].startswith("-"):
         message = f"expected ENV before all options, got {late[0]} after them"

@@ -19,13 +19,17 @@ from updates import (
     assert_same_iteration,
     by_autograd,
     case,
+    dealt_out,
     gradient_errors,
     hyperparameters,
+    in_turns,
+    minibatches_of_all,
 )
 
 from operant_gpu.backends.cpp import update as cpp_update
-from operant_gpu.hyperparameters import FAULTY, STOPPED
+from operant_gpu.hyperparameters import FAULTY, STOPPED, StepTable
 from operant_gpu.models.ppo.rollout import generalized_advantages
+from operant_gpu.processes import Processes
 
 every_case = pytest.mark.parametrize("options", CASES.values(), ids=CASES.keys())
 # One of each kind of actions.
@@ -61,6 +65,43 @@ def test_an_iteration_is_that_of_the_eager_loop(kernels: Any, options: dict[str,
     given = case(**{"actions": DISCRETE, **options})
     fused, reference = Fused(given, kernels), by_autograd(given)
     assert_same_iteration(fused, fused.run(), reference)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param(CASES[name], id=name, marks=[pytest.mark.quick] * (name == "gaussian")) for name in (*QUICK, "odd")],
+)
+def test_an_iteration_of_two_processes_is_that_of_one_with_all_samples(kernels: Any, options: dict[str, Any]) -> None:
+    whole = case(**{"actions": DISCRETE, **options, "size": (5, 42), "minibatches": 2})
+    parts = [dealt_out(whole, rank, 2) for rank in range(2)]
+    reference = by_autograd(whole, minibatches_of_all(parts))
+
+    def iterate(processes: Processes) -> tuple[Fused, StepTable]:
+        fused = Fused(parts[processes.rank], kernels, processes)
+        return fused, fused.run()
+
+    found = in_turns(iterate)
+    for fused, table in found:
+        assert_same_iteration(fused, table, reference)
+        assert torch.equal(fused.case.policy.flat, parts[0].policy.flat)
+        assert torch.equal(table.measured, found[0][1].measured)
+
+
+def test_two_processes_stop_at_the_same_step(kernels: Any) -> None:
+    # At this distance, some steps are taken before.
+    whole = case(DISCRETE, size=(5, 42), n_epochs=3)
+    reference = by_autograd(whole, minibatches_of_all([dealt_out(whole, rank, 2) for rank in range(2)]))
+    bounds = reference.measured[:, 3]
+    target = float((bounds[0] + bounds.max()) / 2 / 1.5)
+    stop = int((bounds > 1.5 * target).int().argmax())
+    assert stop > 0
+    whole = case(DISCRETE, size=(5, 42), n_epochs=3, target_kl=target)
+
+    def iterate(processes: Processes) -> StepTable:
+        return Fused(dealt_out(whole, processes.rank, 2), kernels, processes).run()
+
+    for table in in_turns(iterate):
+        assert table.status.tolist() == [0] * (stop + 1) + [STOPPED] * (6 - stop)
 
 
 @pytest.mark.parametrize("actions", [DISCRETE, BOX], ids=["discrete", "box"])

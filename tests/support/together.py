@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import pickle
@@ -37,7 +38,9 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-def together(function: Callable[..., Any], *arguments: Any, size: int = 2, limit: float = 60.0) -> list[Outcome]:
+def together(
+    function: Callable[..., Any], *arguments: Any, size: int = 2, limit: float = 60.0, joins: bool = True
+) -> list[Outcome]:
     """Let processes call a function within `distributed()`; return how each has ended.
 
     What has been frozen is killed once all others have ended.
@@ -47,6 +50,7 @@ def together(function: Callable[..., Any], *arguments: Any, size: int = 2, limit
         arguments: What it gets.
         size: How many processes.
         limit: Seconds until all have to be over.
+        joins: Whether they join each other before.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -54,7 +58,7 @@ def together(function: Callable[..., Any], *arguments: Any, size: int = 2, limit
     pipes = [_context.Pipe(duplex=False) for _ in range(size)]
     began, outcomes = time.monotonic(), [Outcome(None, "", 0, 0.0)] * size
     processes = [
-        _context.Process(target=_call, args=(rank, size, port, pipe, function, arguments))
+        _context.Process(target=_call, args=(rank, size, port, pipe, function, arguments, joins))
         for rank, (_, pipe) in enumerate(pipes)
     ]
     for process, (_, pipe) in zip(processes, pipes, strict=True):
@@ -85,9 +89,11 @@ def together(function: Callable[..., Any], *arguments: Any, size: int = 2, limit
     return outcomes
 
 
-def results(function: Callable[..., Any], *arguments: Any, size: int = 2, limit: float = 120.0) -> list[Any]:
+def results(
+    function: Callable[..., Any], *arguments: Any, size: int = 2, limit: float = 120.0, joins: bool = True
+) -> list[Any]:
     """Return what a function returns in each process, where all is well."""
-    outcomes = together(function, *arguments, size=size, limit=limit)
+    outcomes = together(function, *arguments, size=size, limit=limit, joins=joins)
     assert all(outcome.error == "" and outcome.status == 0 for outcome in outcomes), outcomes
     return [outcome.result for outcome in outcomes]
 
@@ -107,12 +113,20 @@ def _received(pipe: Connection) -> tuple[Any, str]:
         return None, ""
 
 
-def _call(rank: int, size: int, port: int, pipe: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _call(
+    rank: int,
+    size: int,
+    port: int,
+    pipe: Any,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    joins: bool,
+) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     try:
-        with distributed():
+        with distributed() if joins else contextlib.nullcontext():
             sent = function(*arguments), ""
     except (Exception, KeyboardInterrupt) as error:
         sent = None, f"{type(error).__name__}: {error}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -21,6 +23,7 @@ from operant_gpu.models.ppo import rollout as rollouts
 from operant_gpu.models.ppo.rollout import Minibatch
 from operant_gpu.models.ppo.schedules import Schedules
 from operant_gpu.models.ppo.update import objective
+from operant_gpu.processes import ALONE, Processes
 from operant_gpu.spaces import action_layout
 from operant_gpu.verification.learning import in_float64
 
@@ -109,12 +112,12 @@ def hyperparameters(device: str = "cpu", **settings: Any) -> Tensor:
 class Fused:
     """Kernels and the optimizer's memory, with NaN in all that they have yet to write."""
 
-    def __init__(self, given: Case, module: Any) -> None:
+    def __init__(self, given: Case, module: Any, processes: Processes = ALONE) -> None:
         self.case, mlp = given, given.policy.mlp
         asked = mlp, action_layout(given.actions), given.config, self.samples
         if misfit := module.find_misfit(*asked):
             pytest.skip(f"on this device: {misfit}")
-        self.kernels = module.GradientSteps(*asked, len(given.batch.obs))
+        self.kernels = module.GradientSteps(*asked, self.samples.log_prob.numel(), processes)
         for value in vars(self.kernels).values():
             if isinstance(value, Tensor) and value.is_floating_point():
                 value.fill_(NAN)
@@ -159,26 +162,95 @@ class Reference(NamedTuple):
     parameters: Tensor
 
 
-def by_autograd(given: Case) -> Reference:
+def by_autograd(given: Case, minibatches: Iterable[Tensor] | None = None) -> Reference:
+    """Return what PyTorch gets from some minibatches, or from those that one process takes."""
     policy, config, parameters = given.reference, given.config, list(given.reference.parameters())
     now = Schedules(config, {}, 1, torch.device("cpu")).now
     optimizer = torch.optim.Adam(parameters, lr=float(now.lr), eps=1e-5)
     rows, norms, first = [], [], []
-    for epoch in range(config.n_epochs):
-        order = torch.from_numpy(permutation(len(given.batch.obs), SEED, ITERATION, epoch)).long()
-        for chosen in order.tensor_split(minibatches_of(config, len(order))):
-            batch = given.batch.map(lambda t, rows=chosen: t[rows])
-            loss, measured = objective(policy, now, batch, config.normalize_advantages)
-            optimizer.zero_grad()
-            loss.backward()
-            gradients = [torch.zeros_like(own) if own.grad is None else own.grad for own in parameters]
-            first = first or [gradient.clone() for gradient in gradients]
-            norms.append(torch.stack([gradient.norm() for gradient in gradients]))
-            total = torch.nn.utils.clip_grad_norm_(parameters, float(now.max_grad_norm))
-            rows.append(torch.cat([measured, total[None]]))
-            optimizer.step()
+    for chosen in minibatches_of_one(given) if minibatches is None else minibatches:
+        batch = given.batch.map(lambda t, rows=chosen: t[rows])
+        loss, measured = objective(policy, now, batch, config.normalize_advantages)
+        optimizer.zero_grad()
+        loss.backward()
+        gradients = [torch.zeros_like(own) if own.grad is None else own.grad for own in parameters]
+        first = first or [gradient.clone() for gradient in gradients]
+        norms.append(torch.stack([gradient.norm() for gradient in gradients]))
+        total = torch.nn.utils.clip_grad_norm_(parameters, float(now.max_grad_norm))
+        rows.append(torch.cat([measured, total[None]]))
+        optimizer.step()
     flat = torch.cat([own.detach().flatten() for own in parameters])
     return Reference(torch.stack(rows), torch.stack(norms), first, flat)
+
+
+def minibatches_of_one(given: Case, rank: int = 0) -> Iterator[Tensor]:
+    """Yield the places of each step's samples."""
+    count = given.columns[2].numel()
+    for epoch in range(given.config.n_epochs):
+        order = torch.from_numpy(permutation(count, SEED, ITERATION, epoch, rank)).long()
+        yield from order.tensor_split(minibatches_of(given.config, count))
+
+
+def dealt_out(given: Case, rank: int, size: int) -> Case:
+    """Return what one of `size` processes has of a case: some of the environments, and a policy of its own."""
+    columns = tuple(None if one is None else one.chunk(size, 1)[rank].contiguous() for one in given.columns)
+    config = replace(given.config, batch_size=given.config.batch_size // size)
+    return given._replace(policy=copy.deepcopy(given.policy), config=config, columns=columns)
+
+
+def minibatches_of_all(parts: Sequence[Case]) -> Iterator[Tensor]:
+    """Yield the places of each step's samples, of all processes, among the samples of all."""
+    of_each = parts[0].columns[2].shape[1]
+    for chosen in zip(*(minibatches_of_one(part, rank) for rank, part in enumerate(parts)), strict=True):
+        rows = (places // of_each * of_each * len(parts) + places % of_each for places in chosen)
+        yield torch.cat([one + rank * of_each for rank, one in enumerate(rows)])
+
+
+class InTurns(Processes):
+    """Processes that are threads, of which one runs at a time, until it needs what the others have."""
+
+    def __init__(self, rank: int, turns: list[threading.Semaphore], given: list[list[Tensor]]) -> None:
+        self.rank, self.size, self._turns, self._given, self._count = rank, len(turns), turns, given, 0
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        self._given[self.rank].append(tensor.clone())
+        self.pass_on()
+        rows = torch.stack([own[self._count] for own in self._given])
+        self._count += 1
+        return rows
+
+    def average(self, *tensors: Tensor) -> None:
+        for tensor in tensors:
+            tensor.copy_(self.gather(tensor).mean(0))
+
+    def pass_on(self) -> None:
+        self._turns[(self.rank + 1) % self.size].release()
+        self._turns[self.rank].acquire()
+
+
+def in_turns(function: Callable[[Processes], Any], size: int = 2) -> list[Any]:
+    """Return what a function returns for each of some processes."""
+    turns, given = [threading.Semaphore(0) for _ in range(size)], [[] for _ in range(size)]
+    found: list[Any] = [None] * size
+
+    def run(processes: InTurns) -> None:
+        turns[processes.rank].acquire()
+        try:
+            found[processes.rank] = function(processes)
+        except BaseException as error:
+            found[processes.rank] = error
+        turns[(processes.rank + 1) % size].release()
+
+    threads = [threading.Thread(target=run, args=(InTurns(rank, turns, given),)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    turns[0].release()
+    for thread in threads:
+        thread.join()
+    for one in found:
+        if isinstance(one, BaseException):
+            raise one
+    return found
 
 
 DISCRETE, BOX = spaces.Discrete(3), spaces.Box(-1.0, 1.0, (3,))
