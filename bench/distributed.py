@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 import tyro
+from learning_run import Job, goal_of
 from machine import describe, write
 
 import operant_gpu
@@ -107,7 +108,7 @@ def steps_to_goal(env: str, seed: int, processes: Processes) -> int | None:
     """Return after how many environment steps a training reaches the goal; None if it does not."""
     config = share(PPOConfig.for_env(env, seed=seed, total_timesteps=_MOST_STEPS), processes)
     learner = PPO(operant_gpu.make(env, config.num_envs, device="cpu"), config)
-    view = View.of(learner, goal=learner.env.environment.reward_threshold)
+    view = View.of(learner, goal=goal_of(Job(env)))
 
     def callback(metrics: dict[str, float]) -> bool:
         view.add(metrics)
