@@ -53,6 +53,13 @@ def minibatches_of(settings: StepSettings, samples: int) -> int:
     return max(1, samples // settings.batch_size)
 
 
+def minibatch_sizes(settings: StepSettings, samples: int) -> list[int]:
+    """Return how many samples each gradient step has, as `torch.tensor_split` has them."""
+    minibatches = minibatches_of(settings, samples)
+    share, more = divmod(samples, minibatches)
+    return [share + (number < more) for number in range(minibatches)] * settings.n_epochs
+
+
 class Samples(NamedTuple):
     """The steps that an iteration learns from, named as in a `Trajectory`, all contiguous."""
 

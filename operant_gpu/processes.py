@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -94,8 +95,8 @@ class Processes:
         """Tell the others of an error that ends what is done here, so that they end too."""
         return contextlib.nullcontext()
 
-    def working(self) -> contextlib.AbstractContextManager[None]:
-        """Do what may wait on the device for other processes: if one is gone, such a wait would never end."""
+    def working(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
+        """Do what may wait on a GPU for other processes: if one is gone, such a wait would never end."""
         return contextlib.nullcontext()
 
     def __repr__(self) -> str:
@@ -131,7 +132,7 @@ class Group(Processes):
 
     def _new_group(self, backend: str) -> dist.ProcessGroup:
         made = dist.new_group(
-            self._ranks, timeout=timedelta(seconds=_LIMIT), backend=backend, use_local_synchronization=True
+            self._ranks, timeout=timedelta(seconds=2 * _LIMIT), backend=backend, use_local_synchronization=True
         )
         return cast(dist.ProcessGroup, made)
 
@@ -173,8 +174,8 @@ class Group(Processes):
     def gather_objects(self, value: T, to_all: bool = True) -> list[T]:
         """Return what each process gives, in the first one or in all; elsewhere nothing."""
         data = _packed(value)
-        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        self._complete(lambda: dist.all_gather(sizes, torch.tensor([len(data)]), self._meetings, async_op=True))
+        sizes, size = [_word() for _ in range(self.size)], _word(len(data))
+        self._complete(lambda: dist.all_gather(sizes, size, self._meetings, async_op=True))
         most = max(int(size) for size in sizes)
         padded = torch.cat([data, data.new_empty(most - len(data))])
         takes = to_all or self.rank == 0
@@ -207,7 +208,7 @@ class Group(Processes):
     def _sent(self, value: Any) -> Any:
         """Return what the first process gives."""
         data = _packed(value)
-        size = torch.tensor([len(data)])
+        size = _word(len(data))
         self._complete(lambda: dist.broadcast(size, self._ranks[0], self._meetings, async_op=True))
         data = data if self.rank == 0 else data.new_empty(int(size))
         self._complete(lambda: dist.broadcast(data, self._ranks[0], self._meetings, async_op=True))
@@ -222,7 +223,7 @@ class Group(Processes):
     def meet(self, place: str, word: int = 0) -> int:
         """Wait until all processes are here, and return the bits that any of them has set."""
         own = 1 << _PLACES.index(place)
-        met = torch.tensor([own | word << len(_PLACES)])
+        met = _word(own | word << len(_PLACES))
         self._complete(lambda: dist.all_reduce(met, dist.ReduceOp.BOR, self._meetings, async_op=True))
         found = int(met)
         here = [name for bit, name in enumerate(_PLACES) if found >> bit & 1]
@@ -258,9 +259,9 @@ class Group(Processes):
             raise
 
     @contextlib.contextmanager
-    def working(self) -> Iterator[None]:
-        """Do what may wait on the device for other processes: if one is gone, such a wait would never end."""
-        self._watch.is_working = True
+    def working(self, device: torch.device) -> Iterator[None]:
+        """Do what may wait on a GPU for other processes: if one is gone, such a wait would never end."""
+        self._watch.is_working = device.type == "cuda"
         try:
             yield
         finally:
@@ -279,20 +280,25 @@ class Group(Processes):
 
     def _complete(self, begin: Callable[[], Any]) -> None:
         """Begin a collective between hosts and wait for it, unless a process is found to be gone."""
-        self._watch.check()
+        watch = self._watch
+        watch.check()
+        watch.begun += 1
         began, has_told = time.monotonic(), False
         try:
             work = begin()
             while not _is_over(work):
-                self._watch.check()
+                watch.check()
                 waited = time.monotonic() - began
+                if waited > _LIMIT:
+                    message = f"rank {self.rank} has waited {waited:.0f} s for {watch.late()}"
+                    raise ProcessError(f"{message}: every process has to make the same calls, in the same order")
                 if waited > _PATIENCE and not has_told:
                     has_told = True
-                    _log.info(f"rank {self.rank} waits for other processes, which live and do not come yet")
+                    _log.info(f"rank {self.rank} waits for {watch.late()}")
         except RuntimeError as error:
             if isinstance(error, ProcessError):
                 raise
-            raise ProcessError(self._watch.find_out(error)) from error
+            raise ProcessError(watch.find_out(error)) from error
 
 
 def _is_over(work: Any) -> bool:
@@ -300,10 +306,10 @@ def _is_over(work: Any) -> bool:
     try:
         work.wait(timedelta(seconds=_BEAT))
     except RuntimeError:
-        # The wait was over, or the collective has failed.
-        if work.is_completed():
-            raise
-        return False
+        # The wait is over, or the collective has failed.
+        if not work.is_completed():
+            return False
+        work.wait()
     return True
 
 
@@ -313,6 +319,7 @@ class _Watch(threading.Thread):
     Attributes:
         failure: What has happened to another process; None if nothing has.
         is_working: Whether the process may be waiting for others on its device.
+        begun: How many collectives between hosts it has begun.
     """
 
     def __init__(self, store: Any, rank: int, size: int) -> None:
@@ -323,10 +330,10 @@ class _Watch(threading.Thread):
         self._ends, self._own_end = [""] * size, ""
         self._lost: set[int] = set()
         self.failure: str | None = None
-        self.is_working = False
+        self.is_working, self.begun = False, 0
         # All have done so before any looks: making groups waits for all.
         store.set(f"end/{rank}", "")
-        store.set(f"beat/{rank}", "0")
+        store.set(f"beat/{rank}", "0 0")
 
     def run(self) -> None:
         """Show and look, once a second, until it is stopped."""
@@ -345,7 +352,7 @@ class _Watch(threading.Thread):
 
     def _look(self) -> None:
         self._count += 1
-        self._store.set(f"beat/{self._rank}", str(self._count))
+        self._store.set(f"beat/{self._rank}", f"{self._count} {self.begun}")
         keys = [f"{kind}/{rank}" for kind in ("end", "beat") for rank in range(self._size)]
         values = self._store.multi_get(keys)
         self._ends = [value.decode() for value in values[: self._size]]
@@ -381,6 +388,13 @@ class _Watch(threading.Thread):
         for rank, end in enumerate(self._ends):
             if end and rank != self._rank and not self._own_end:
                 raise ProcessError(f"rank {rank} {end}, and rank {self._rank} still needs it")
+
+    def late(self) -> str:
+        """Return which processes are behind this one, in words."""
+        begun = [int(value.split()[1]) if value else 0 for value, _ in self._seen]
+        behind = [f"rank {rank}" for rank, one in enumerate(begun) if one < self.begun and rank != self._rank]
+        lives = "lives and has" if len(behind) == 1 else "live and have"
+        return f"{' and '.join(behind) or 'other processes'}, which {lives} not come yet"
 
     def find_out(self, error: Exception) -> str:
         """Return who is gone, after a connection has broken."""
@@ -443,8 +457,13 @@ def _store_is_gone() -> str:
     return f"{keeper} is gone, which kept what the processes know of each other"
 
 
+def _word(number: int = 0) -> Tensor:
+    return torch.tensor([number], dtype=torch.int64, device="cpu")
+
+
 def _packed(value: Any) -> Tensor:
-    return torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
+    # On the CPU, whatever device is PyTorch's default.
+    return torch.from_numpy(np.frombuffer(bytearray(pickle.dumps(value)), np.uint8))
 
 
 def _unpacked(data: Tensor) -> Any:
@@ -488,7 +507,7 @@ def present(given: Processes | dist.ProcessGroup | None = None) -> Processes:
             if _started() > 1:
                 advice = "with operant_gpu.models.distributed(): ... lets them train together"
                 message = f"{_started()} processes were started, and this one trains by itself: {advice}"
-                warnings.warn(message, RuntimeWarning, stacklevel=4)
+                warnings.warn(message, RuntimeWarning, stacklevel=5)
             return ALONE
         given = dist.group.WORLD
     if not isinstance(given, dist.ProcessGroup):

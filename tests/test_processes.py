@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -110,6 +111,16 @@ def test_a_slow_process_is_waited_for(tmp_path: Path) -> None:
     for one in results(program.train_a_while, folder, 1, "rest", limit=BEGINS + 25.0):
         assert one["timesteps"] == 4096
     assert run_of(tmp_path / "run")[0] == "finished"
+
+
+def test_the_log_says_who_is_waited_for() -> None:
+    (waiting, error), (resting, _) = results(program.wait_for_one_that_rests, 1, 60.0)
+    assert (waiting, error, resting) == (["rank 0 waits for rank 1, which lives and has not come yet"], "", [])
+
+
+def test_a_process_is_not_waited_for_for_ever() -> None:
+    _, error = results(program.wait_for_one_that_rests, 1, 3.0)[0]
+    assert re.fullmatch(r"rank 0 has waited \d s for rank 1, which lives and has not come yet: every process .*", error)
 
 
 def test_a_call_that_one_process_makes_alone_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -12,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 import operant_gpu
+from operant_gpu import ProcessError, processes
 from operant_gpu.models import PPO, PPOConfig, Processes
 from operant_gpu.monitor import Run
 
@@ -36,6 +38,25 @@ def train(folder: str, rank: int, what: str, after: int = 4, **settings: Any) ->
 def train_a_while(folder: str, rank: int, what: str) -> dict[str, Any]:
     """Train for a number of steps."""
     return train(folder, rank, what, total_timesteps=4096)
+
+
+def wait_for_one_that_rests(rank: int, limit: float) -> tuple[list[str], str]:
+    """Let one process rest for five seconds; return what the log says, and what is raised."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("operant_gpu").addHandler(handler)
+    logging.getLogger("operant_gpu").setLevel(logging.INFO)
+    group = processes.present()
+    processes._PATIENCE, processes._LIMIT = 1.5, limit
+    try:
+        group.meet(processes.EVALUATION)
+        if group.rank == rank:
+            time.sleep(5.0)
+        group.meet(processes.EVALUATION)
+    except ProcessError as error:
+        return lines, str(error)
+    return lines, ""
 
 
 def _raise(learner: PPO) -> None:

@@ -11,7 +11,16 @@ from torch import Tensor
 from operant_gpu.backends.cpp.calls import KINDS, Climb
 from operant_gpu.backends.cpp.learner import address, library, network_of
 from operant_gpu.backends.threads import Pieces
-from operant_gpu.hyperparameters import MEASURED, STOPPED, AdamState, Samples, StepSettings, StepTable, minibatches_of
+from operant_gpu.hyperparameters import (
+    MEASURED,
+    STOPPED,
+    AdamState,
+    Samples,
+    StepSettings,
+    StepTable,
+    minibatch_sizes,
+    minibatches_of,
+)
 from operant_gpu.mlp import MLP
 from operant_gpu.processes import ALONE, Processes, merged_moments
 from operant_gpu.spaces import ActionLayout
@@ -54,7 +63,7 @@ class GradientSteps:
         self._moments = torch.zeros(steps, 2, dtype=torch.float64, device="cpu")
         # The gradient, and what is measured with it.
         self._sent = torch.zeros(mlp.layout.size + len(MEASURED) - 1, dtype=torch.float32, device="cpu")
-        self._counts = torch.tensor([len(part) for part in torch.arange(samples).tensor_split(minibatches)])
+        self._sizes = torch.tensor(minibatch_sizes(settings, samples), device="cpu")
         self._fields = Climb(
             samples=samples,
             minibatches=minibatches,
@@ -111,9 +120,8 @@ class GradientSteps:
         try:
             if self._fields.normalizes_advantages:
                 kernels.weigh(learner, self._moments.data_ptr())
-                counts = self._counts.repeat(steps // len(self._counts))
                 means, spreads = self._processes.gather(self._moments).unbind(-1)
-                mean, spread, count = merged_moments(means, spreads, counts)
+                mean, spread, count = merged_moments(means, spreads, self._sizes)
                 self._moments.copy_(torch.stack([mean, spread / (count - 1)], 1))
                 self._fields.moments = self._moments.data_ptr()
             for step in range(steps):

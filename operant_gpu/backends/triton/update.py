@@ -14,7 +14,7 @@ from torch import Tensor
 from operant_gpu.backends.compilations import told
 from operant_gpu.backends.triton.constants import PIECES, action_constants, learner_constants, network_constants
 from operant_gpu.backends.triton.launching import INTERPRETED, check_compiler, compiled, launch, target_name
-from operant_gpu.hyperparameters import AdamState, Samples, StepSettings, StepTable, minibatches_of
+from operant_gpu.hyperparameters import AdamState, Samples, StepSettings, StepTable, minibatch_sizes, minibatches_of
 from operant_gpu.kernels.triton.adam import NUM_MEASURED, adam_kernel, reduce_kernel
 from operant_gpu.kernels.triton.advantages import advantages_kernel
 from operant_gpu.kernels.triton.gradient import gradient_kernel
@@ -155,8 +155,7 @@ class GradientSteps:
         # A gradient and, at an address as even as that of a tensor, what is measured with it; its squares are not used.
         self._sent = numbers(-(-layout.size // _EVEN) * _EVEN + NUM_SUMS.value)
         self._own_squares = numbers(len(chunks))
-        self._sizes = torch.tensor([len(part) for part in torch.arange(samples).tensor_split(self._minibatches)])
-        self._sizes = self._sizes.repeat(settings.n_epochs).to(device)
+        self._sizes = torch.tensor(minibatch_sizes(settings, samples), dtype=torch.float64, device=device)
 
     def run(
         self,
@@ -221,11 +220,10 @@ class GradientSteps:
     def _merge_moments(self) -> None:
         """Replace the moments of this process's minibatches by those of all, as those of one piece."""
         counts, means, spreads = self._moments.double().unbind(-1)
-        sizes = self._sizes.double()
-        mean = (counts * means).sum(1) / sizes
+        mean = (counts * means).sum(1) / self._sizes
         spread = (spreads + counts * (means - mean[:, None]).square()).sum(1)
         means, spreads = self._processes.gather(torch.stack([mean, spread], 1)).unbind(-1)
-        mean, spread, size = merged_moments(means, spreads, sizes)
+        mean, spread, size = merged_moments(means, spreads, self._sizes)
         self._moments.zero_()
         self._moments[:, 0] = torch.stack([size, mean, spread], 1).float()
 

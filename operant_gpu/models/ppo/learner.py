@@ -574,14 +574,14 @@ class PPO:
 
     def _iterate(self) -> None:
         """Collect steps and learn from them. Waits for nothing."""
-        with self.processes.working():
+        with self.processes.working(self.env.device):
             self._loop.iterate()
         self.timesteps += self._steps_of(self.config)
         self.iterations += 1
 
     def _read(self, is_due: bool) -> Metrics:
         """Return what was measured since the last reading; waits for the device."""
-        with self.processes.working():
+        with self.processes.working(self.env.device):
             measured = self._loop.read(self.iterations, is_due)
         timesteps, seconds = self._read_at
         self._read_at = self.timesteps, self.seconds

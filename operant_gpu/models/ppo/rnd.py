@@ -104,17 +104,12 @@ class RND(IntrinsicReward):
         """Take discount factor and weight from a learner's numbers on the device, which change as it learns."""
         self._coef, self.scale.gamma = now.rnd_coef, now.gamma
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Scale bonuses alike in all processes."""
-        super().__setattr__(name, value)
-        if name == "processes":
-            self.scale.processes = value
-
     def forward(self, rollout: Rollout, generator: Generator) -> Tensor:
         """Return bonuses (n_steps, num_envs), and learn to predict a quarter of the observations."""
         seen = rollout.final_obs if self.one_hot is None else self.one_hot(rollout.final_obs)
         obs = seen.flatten(2).flatten(0, 1).float()
         self.normalizer.update(obs, processes=self.processes)
+        self.scale.processes = self.processes
         inputs = self.normalizer(obs).clamp(-_CLIP, _CLIP)
         with torch.no_grad():
             targets = self.target(inputs)
