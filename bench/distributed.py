@@ -6,7 +6,7 @@ Levels: environment steps until the goal, by tuned settings in one process, and 
 half of a minibatch each. Speed: trained steps a second of two processes of one core, of one process with both cores and
 of one with one core, all with as many environments in all; the share of the time that the first process spends on
 sending to the other and waiting for it; and the bytes that a process gives to others for a gradient step. Writes
-bench/results/distributed-<machine>.json.
+bench/results/distributed.json, where a part that is not measured stays as it was, and docs/distributed.md's tables.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from typing import Any
 import torch
 import tyro
 from learning_run import Job, goal_of
-from machine import describe, write
+from machine import RESULTS, describe, write
+from page import table
 
 import operant_gpu
 from operant_gpu.models import PPO, PPOConfig, Processes, distributed
@@ -41,6 +42,8 @@ SPEEDS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "CartPole-v1, GRU of 64": ("CartPole-v1", "usual", {"gru_size": 64}),
     "MinAtar-Breakout-v1, tuned": ("MinAtar-Breakout-v1", "usual", {}),
 }
+DATA, PAGE = RESULTS / "distributed.json", Path(__file__).parents[1] / "docs" / "distributed.md"
+BEGIN, END = "<!-- distributed:begin -->", "<!-- distributed:end -->"
 _MOST_STEPS = 2_000_000
 _REPEATS = 5
 
@@ -55,19 +58,56 @@ class Settings:
     """About how long each of five repeats takes."""
     parts: tuple[str, ...] = ("levels", "speed")
     """What to measure."""
-    json: Path | None = None
-    """Where to write the result."""
 
 
 def main(settings: Settings) -> None:
-    """Measure in processes of each number, print a table and write the result."""
-    target = settings.json or Path(__file__).parent / "results" / "distributed.json"
-    report = describe()
+    """Measure in processes of each number, write the result and the page's tables."""
+    report = json.loads(DATA.read_text()) if DATA.exists() else {}
     for part in settings.parts:
         rows = {f"{size} x {threads}": started(part, size, threads, settings) for size, threads in ways(part)}
-        report[part] = rows
-    print(json.dumps(report, indent=2))
-    print(f"written to {write(report, target, '')}")
+        report[part] = {**describe(), "rows": rows}
+    print(f"written to {write(report, DATA, '')}")
+    before, after = PAGE.read_text().split(BEGIN)[0], PAGE.read_text().split(END)[1]
+    PAGE.write_text(
+        f"{before}{BEGIN}\n{levels_table(report['levels'])}\n\n{speed_table(report['speed'])}\n{END}{after}"
+    )
+
+
+def levels_table(part: dict[str, Any]) -> str:
+    """Return how many steps trainings took to the goal."""
+    ways = [part["rows"]["1 x 1"], part["rows"]["2 x 1"]]
+    every = [steps for way in ways for env in way.values() for steps in env]
+    reached = f"{sum(steps is not None for steps in every)} of {len(every)} trainings reached it"
+    cells = []
+    for env in ways[0]:
+        found = [[steps or _MOST_STEPS for steps in way[env]] for way in ways]
+        one, two = map(statistics.median, found)
+        spreads = [f"{statistics.median(way):,.0f} ({min(way):,}-{max(way):,})" for way in found]
+        cells.append((env, *spreads, f"{two / one - 1:+.1%}"))
+    headings = ("tuned settings", "one process, median (range)", "two with half of it each", "median")
+    seeds = len(ways[0][cells[0][0]])
+    said = f"Environment steps until the goal, {seeds} seeds each, {about(part)}; {reached}:"
+    return f"{said}\n\n{table(headings, cells)}"
+
+
+def speed_table(part: dict[str, Any]) -> str:
+    """Return how fast trainings are, and what sending takes."""
+    alone, threaded, together = (part["rows"][way] for way in ("1 x 1", "1 x 2", "2 x 1"))
+    said = f"Thousands of trained steps a second, medians of five repeats, {about(part)}."
+    said += " All columns have as many environments in all:"
+    cells = []
+    for name, two in together.items():
+        speeds = [f"{way[name]['steps_per_second'] / 1e3:,.0f}" for way in (alone, threaded, together)]
+        ratio = f"{two['steps_per_second'] / threaded[name]['steps_per_second']:.2f}"
+        sent = f"{two['bytes_per_gradient_step'] / 1e3:,.1f}"
+        cells.append((f"{name} ({two['engine']})", *speeds, ratio, f"{two['sending_share']:.0%}", sent))
+    columns = ("one process, one core", "one, two cores", "two, one core each", "two beside one, two cores")
+    return f"{said}\n\n{table(('', *columns, 'sending, waiting', 'kB a gradient step'), cells)}"
+
+
+def about(part: dict[str, Any]) -> str:
+    """Return where it was measured."""
+    return f"on {part['cores']} cores of an {part['machine']}, {part['date']}, PyTorch {part['versions']['torch']}"
 
 
 def ways(part: str) -> list[tuple[int, int]]:
