@@ -36,14 +36,16 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
 FUSED = [name for name in CASES if name != "gru"]
 
 
-def learner_of(name: str, processes: Processes | None = None, times: int = 1, **settings: Any) -> PPO:
+def learner_of(
+    name: str, processes: Processes | None = None, times: int = 1, device: str = "cpu", **settings: Any
+) -> PPO:
     """Return a learner of some case, in `times` as many environments and with as many steps in a minibatch."""
     definition, own = CASES[name]
     usual = {"num_envs": NUM_ENVS, "n_steps": STEPS, "batch_size": 64, "n_epochs": 2, "hidden_sizes": (16,)}
     merged = {**usual, **own, **settings}
     merged["batch_size"] *= times
     merged["num_envs"] *= times
-    env = VecEnv(definition, merged["num_envs"])
+    env = VecEnv(definition, merged["num_envs"], device=device)
     return PPO(env, PPOConfig(**merged), processes=processes)
 
 
@@ -183,12 +185,12 @@ def learned(learner: PPO) -> list[Tensor]:
     return [one.detach().clone() for one in learner._loop.update.learned()]
 
 
-def train(name: str, engine: str, iterations: int) -> tuple[list[Tensor], dict[str, float]]:
+def train(name: str, engine: str, iterations: int, device: str = "cpu") -> tuple[list[Tensor], dict[str, float]]:
     """Return what is learned in some iterations, and the last metrics."""
-    learner, seen = learner_of(name, engine=engine), []
+    learner, seen = learner_of(name, device=device, engine=engine), []
     learner.learn(iterations * learner._steps_of(learner.config), seen.append)
     assert learner.engine == engine
-    return learned(learner), seen[-1]
+    return [one.cpu() for one in learned(learner)], seen[-1]
 
 
 def of_each(function: str, names: list[str], *arguments: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ SETTINGS = {"num_envs": 8, "n_steps": 16, "batch_size": 64, "total_timesteps": 1
 
 def train(folder: str, rank: int, what: str, after: int = 4, **settings: Any) -> dict[str, Any]:
     """Train in a run, until in one process something happens after so many iterations; return how it stands."""
-    learner = PPO(operant_gpu.make("CartPole-v1", 8), PPOConfig(**{**SETTINGS, **settings}))
+    learner = PPO(operant_gpu.make("CartPole-v1", 8, device="cpu"), PPOConfig(**{**SETTINGS, **settings}))
 
     def callback(metrics: dict[str, float]) -> bool | None:
         run(metrics)
@@ -110,25 +110,25 @@ HAPPENINGS = {
 def train_unlike(rank: int, name: str, value: Any) -> None:
     """Make a learner with a setting that one process has otherwise."""
     own = {name: value} if dist.get_rank() == rank else {}
-    PPO(operant_gpu.make("CartPole-v1", 8), PPOConfig(**{**SETTINGS, **own}))
+    PPO(operant_gpu.make("CartPole-v1", 8, device="cpu"), PPOConfig(**{**SETTINGS, **own}))
 
 
 def train_for(rank: int, steps: int) -> None:
     """Train, in one process for fewer steps."""
-    learner = PPO(operant_gpu.make("CartPole-v1", 8), PPOConfig(**SETTINGS))
+    learner = PPO(operant_gpu.make("CartPole-v1", 8, device="cpu"), PPOConfig(**SETTINGS))
     learner.learn(steps if learner.processes.rank == rank else 2 * steps)
 
 
 def make_with_ids(*first: int) -> int:
     """Make a learner of environments whose ids begin so."""
-    env = operant_gpu.make("CartPole-v1", 8, first_env_id=first[dist.get_rank()])
+    env = operant_gpu.make("CartPole-v1", 8, device="cpu", first_env_id=first[dist.get_rank()])
     PPO(env, PPOConfig(**SETTINGS))
     return env.first_env_id
 
 
 def leave_early(rank: int) -> None:
     """Train, but in one process, which returns."""
-    learner = PPO(operant_gpu.make("CartPole-v1", 8), PPOConfig(**SETTINGS))
+    learner = PPO(operant_gpu.make("CartPole-v1", 8, device="cpu"), PPOConfig(**SETTINGS))
     if learner.processes.rank != rank:
         learner.learn(4096)
 
@@ -137,12 +137,12 @@ def begin_alone(rank: int) -> None:
     """Fail in one process before the others have a learner."""
     if dist.get_rank() == rank:
         raise LookupError("no such thing")
-    PPO(operant_gpu.make("CartPole-v1", 8), PPOConfig(**SETTINGS))
+    PPO(operant_gpu.make("CartPole-v1", 8, device="cpu"), PPOConfig(**SETTINGS))
 
 
 def average_in_rows(numbers: int, size: int) -> tuple[Any, Any]:
     """Average random numbers, and gather them, in messages of any size."""
-    group = operant_gpu.models.PPO(operant_gpu.make("CartPole-v1", 8), PPOConfig(**SETTINGS)).processes
+    group = operant_gpu.models.PPO(operant_gpu.make("CartPole-v1", 8, device="cpu"), PPOConfig(**SETTINGS)).processes
     own = torch.randn(numbers, generator=torch.Generator().manual_seed(group.rank))
     rows = group.gather(own)
     first, rest = own.clone().split([numbers // 3, numbers - numbers // 3])
@@ -152,6 +152,6 @@ def average_in_rows(numbers: int, size: int) -> tuple[Any, Any]:
 
 def alone_within() -> tuple[int, int]:
     """Make a learner of this process alone."""
-    learner = PPO(operant_gpu.make("CartPole-v1", 8), PPOConfig(**SETTINGS), processes=Processes())
+    learner = PPO(operant_gpu.make("CartPole-v1", 8, device="cpu"), PPOConfig(**SETTINGS), processes=Processes())
     learner.learn(256)
     return learner.processes.size, learner.timesteps
