@@ -88,3 +88,4 @@ class StepTable(NamedTuple):
     measured: Tensor  # (K, 6) float32, as `MEASURED` has it
     norms: Tensor  # (K, T) float32: norm of the gradient of each parameter tensor
     status: Tensor  # (K + 1,) int32: before each step, and after the last
+    own: Tensor | None = None  # (K, 5) or more: as `measured`, by one of several processes alone

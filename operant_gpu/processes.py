@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import itertools
 import logging
 import os
 import pickle
@@ -57,10 +56,14 @@ class Processes:
     Attributes:
         rank: Its number among those that train together, from 0 on.
         size: How many these are.
+        backend: What carries their numbers, as torch.distributed names it; nothing for one.
+        is_echo: Whether this process has failed with the words of the first one, which has told them.
     """
 
     rank = 0
     size = 1
+    backend = ""
+    is_echo = False
 
     def average(self, *tensors: Tensor) -> None:
         """Replace tensors of one dtype by their means over all processes, the same bits in each."""
@@ -77,7 +80,7 @@ class Processes:
         """Let the first process call a function; return in all what it returned, or raise what it raised."""
         return function()
 
-    def share(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """Give all processes the first one's tensors."""
 
     def meet(self, place: str, word: int = 0) -> int:
@@ -109,32 +112,34 @@ class Group(Processes):
     Args:
         group: The process group of torch.distributed. All its processes make a `Group` of it at the same time.
 
+    Attributes:
+        group: As given.
+
     Raises:
         ProcessError: From all methods, if a process has failed, left or does not answer.
     """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
-        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
-        self._ranks = dist.get_process_group_ranks(group)
-        self._group = group
-        # One that was made before may have left its words there.
-        name = f"operant_gpu/{group.group_name}/{next(_number)}"
+        self.group, self.rank, self.size = group, dist.get_rank(group), dist.get_world_size(group)
+        self.backend = str(dist.get_backend_config(group))
+        # One of this name that was destroyed may have left its words in the store.
+        _made[group.group_name] = number = _made.get(group.group_name, 0) + 1
         internals: Any = dist.distributed_c10d
-        # A copy has a connection of its own, so that the thread never waits for this one.
-        store = internals.PrefixStore(name, internals._get_default_store().clone())
-        self._watch = _Watch(store, self.rank, self.size)
+
+        def store(name: str) -> Any:
+            # With a connection of its own, so that a thread never waits for another.
+            return internals.PrefixStore(f"operant_gpu/{group.group_name}/{number}/{name}", _default_store().clone())
+
+        def gloo(name: str) -> Any:
+            # `new_group` would name it after how many groups this process has, which others may have more of.
+            return internals.ProcessGroupGloo(store(name), self.rank, self.size, timedelta(seconds=2 * _LIMIT))
+
+        self._watch = _Watch(store("watch"), self.rank, self.size)
         # Two, since a process may be at a meeting while another is in an iteration.
-        self._meetings, self._host = (self._new_group("gloo") for _ in range(2))
-        self._devices: dist.ProcessGroup | None = None
+        self._meetings, self._host = gloo("meetings"), gloo("numbers")
         self._watch.start()
         # A program that ends without `distributed` waits for nobody.
         atexit.register(self._watch.stop)
-
-    def _new_group(self, backend: str) -> dist.ProcessGroup:
-        made = dist.new_group(
-            self._ranks, timeout=timedelta(seconds=2 * _LIMIT), backend=backend, use_local_synchronization=True
-        )
-        return cast(dist.ProcessGroup, made)
 
     def __deepcopy__(self, memo: Any) -> Group:
         """Return itself: there is one of a process group."""
@@ -146,16 +151,18 @@ class Group(Processes):
 
     def average(self, *tensors: Tensor) -> None:
         """Replace tensors of one dtype by their means over all processes, the same bits in each."""
-        flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
+        # A view, if there is but one that lies in a piece.
+        flat, *others = [tensor.detach().flatten() for tensor in tensors]
+        flat = torch.cat([flat, *others]) if others else flat
         if flat.device.type == "cuda":
-            dist.all_reduce(flat, dist.ReduceOp.AVG, self._on_devices())
+            dist.all_reduce(flat, dist.ReduceOp.AVG, self.group)
         elif self.size * flat.nbytes <= _MOST_GATHERED:
-            flat, *others = self.gather(flat)
-            for other in others:
-                flat += other
-            flat /= self.size
+            rows = self.gather(flat)
+            for row in rows[1:]:
+                rows[0] += row
+            torch.div(rows[0], self.size, out=flat)
         else:
-            self._complete(lambda: dist.all_reduce(flat, group=self._host, async_op=True))
+            self._complete(lambda: [self._host.allreduce([flat])])
             flat /= self.size
         parts = torch.split(flat, [tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
@@ -166,25 +173,34 @@ class Group(Processes):
         tensor = tensor.detach().contiguous()
         rows = tensor.new_empty(self.size, *tensor.shape)
         if tensor.device.type == "cuda":
-            dist.all_gather(list(rows), tensor, self._on_devices())
+            dist.all_gather(list(rows), tensor, self.group)
         else:
-            self._complete(lambda: dist.all_gather(list(rows), tensor, self._host, async_op=True))
+            rows[self.rank] = tensor
+            self._complete(lambda: self._exchange(self._host, rows))
         return rows
+
+    def _exchange(self, group: Any, rows: Tensor) -> list[Any]:
+        """Begin to send one's own row to all others, and to take theirs: a quarter of the time of gloo's all-gather."""
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        sent = [group.send([rows[self.rank]], rank, 0) for rank in others]
+        return [*sent, *(group.recv([rows[rank]], rank, 0) for rank in others)]
 
     def gather_objects(self, value: T, to_all: bool = True) -> list[T]:
         """Return what each process gives, in the first one or in all; elsewhere nothing."""
         data = _packed(value)
-        sizes, size = [_word() for _ in range(self.size)], _word(len(data))
-        self._complete(lambda: dist.all_gather(sizes, size, self._meetings, async_op=True))
-        most = max(int(size) for size in sizes)
-        padded = torch.cat([data, data.new_empty(most - len(data))])
-        takes = to_all or self.rank == 0
-        rows = [padded.new_empty(most) for _ in range(self.size)] if takes else None
+        sizes = _word().repeat(self.size, 1)
+        sizes[self.rank] = len(data)
+        self._complete(lambda: self._exchange(self._meetings, sizes))
+        rows = data.new_empty(self.size, int(sizes.max()))
+        rows[self.rank, : len(data)] = data
         if to_all:
-            self._complete(lambda: dist.all_gather(rows, padded, self._meetings, async_op=True))
+            self._complete(lambda: self._exchange(self._meetings, rows))
+        elif self.rank:
+            self._complete(lambda: [self._meetings.send([rows[self.rank]], 0, 0)])
+            return []
         else:
-            self._complete(lambda: dist.gather(padded, rows, self._ranks[0], self._meetings, async_op=True))
-        return [_unpacked(row[: int(size)]) for row, size in zip(rows or (), sizes, strict=False)]
+            self._complete(lambda: [self._meetings.recv([rows[rank]], rank, 0) for rank in range(1, self.size)])
+        return [_unpacked(row[: int(size)]) for row, size in zip(rows, sizes, strict=True)]
 
     def first(self, function: Callable[[], T], place: str = BEGINNING) -> T:
         """Let the first process call a function; return in all what it returned, or raise what it raised."""
@@ -209,12 +225,12 @@ class Group(Processes):
         """Return what the first process gives."""
         data = _packed(value)
         size = _word(len(data))
-        self._complete(lambda: dist.broadcast(size, self._ranks[0], self._meetings, async_op=True))
+        self._complete(lambda: [self._meetings.broadcast([size], dist.BroadcastOptions())])
         data = data if self.rank == 0 else data.new_empty(int(size))
-        self._complete(lambda: dist.broadcast(data, self._ranks[0], self._meetings, async_op=True))
+        self._complete(lambda: [self._meetings.broadcast([data], dist.BroadcastOptions())])
         return value if self.rank == 0 else _unpacked(data)
 
-    def share(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """Give all processes the first one's tensors."""
         given = self.first(lambda: [tensor.detach().cpu() for tensor in tensors])
         for own, other in zip(tensors, given, strict=True):
@@ -224,7 +240,9 @@ class Group(Processes):
         """Wait until all processes are here, and return the bits that any of them has set."""
         own = 1 << _PLACES.index(place)
         met = _word(own | word << len(_PLACES))
-        self._complete(lambda: dist.all_reduce(met, dist.ReduceOp.BOR, self._meetings, async_op=True))
+        bits: Any = dist.AllreduceOptions()
+        bits.reduceOp = dist.ReduceOp.BOR
+        self._complete(lambda: [self._meetings.allreduce([met], bits)])
         found = int(met)
         here = [name for bit, name in enumerate(_PLACES) if found >> bit & 1]
         if len(here) > 1:
@@ -261,32 +279,35 @@ class Group(Processes):
     @contextlib.contextmanager
     def working(self, device: torch.device) -> Iterator[None]:
         """Do what may wait on a GPU for other processes: if one is gone, such a wait would never end."""
-        self._watch.is_working = device.type == "cuda"
+        self._watch.check()
+        self._watch.working_since = time.monotonic() if device.type == "cuda" else None
         try:
             yield
         finally:
-            self._watch.is_working = False
+            self._watch.working_since = None
 
     def leave(self) -> None:
         """Wait a while for the others to be done too, so that none is ended for the end of another."""
         self._watch.leave()
+        if self._watch.failure is not None and "nccl" in self.backend:
+            # Kernels that wait for a process that is gone would keep this one from ending.
+            with contextlib.suppress(RuntimeError):
+                self.group.abort()
 
-    def _on_devices(self) -> dist.ProcessGroup:
-        """Return the group whose collectives run on GPUs."""
-        if self._devices is None:
-            has_nccl = "nccl" in str(dist.get_backend_config(self._group))
-            self._devices = self._group if has_nccl else self._new_group("nccl")
-        return self._devices
+    @property
+    def is_echo(self) -> bool:  # type: ignore[override]
+        """Whether this process has failed with the words of the first one, which has told them."""
+        return self.rank > 0 and self._watch.ends_alike(0)
 
-    def _complete(self, begin: Callable[[], Any]) -> None:
-        """Begin a collective between hosts and wait for it, unless a process is found to be gone."""
+    def _complete(self, begin: Callable[[], list[Any]]) -> None:
+        """Begin to send or take between hosts, and wait for the end, unless a process is found to be gone."""
         watch = self._watch
         watch.check()
         watch.begun += 1
         began, has_told = time.monotonic(), False
         try:
-            work = begin()
-            while not _is_over(work):
+            works = begin()
+            while not all(map(_is_over, works)):
                 watch.check()
                 waited = time.monotonic() - began
                 if waited > _LIMIT:
@@ -294,7 +315,7 @@ class Group(Processes):
                     raise ProcessError(f"{message}: every process has to make the same calls, in the same order")
                 if waited > _PATIENCE and not has_told:
                     has_told = True
-                    _log.info(f"rank {self.rank} waits for {watch.late()}")
+                    _log.warning(f"rank {self.rank} waits for {watch.late()}")
         except RuntimeError as error:
             if isinstance(error, ProcessError):
                 raise
@@ -302,7 +323,7 @@ class Group(Processes):
 
 
 def _is_over(work: Any) -> bool:
-    """Wait a second for a collective; return whether it is over."""
+    """Wait a second for something that is sent or taken; return whether it is over."""
     try:
         work.wait(timedelta(seconds=_BEAT))
     except RuntimeError:
@@ -313,42 +334,68 @@ def _is_over(work: Any) -> bool:
     return True
 
 
-class _Watch(threading.Thread):
+class _Watch:
     """Shows in the store that this process lives, and looks whether the others do.
+
+    That is what one thread does. Another looks after it, for it may wait for the store of a machine that is gone.
 
     Attributes:
         failure: What has happened to another process; None if nothing has.
-        is_working: Whether the process may be waiting for others on its device.
+        working_since: When the process began what may wait for others on its GPU; None while it does nothing such.
         begun: How many collectives between hosts it has begun.
     """
 
     def __init__(self, store: Any, rank: int, size: int) -> None:
-        super().__init__(name="processes", daemon=True)
+        self._threads = [
+            threading.Thread(target=one, name="processes", daemon=True) for one in (self._run, self._guard)
+        ]
         self._store, self._rank, self._size = store, rank, size
         self._stopped, self._is_broken, self._count = threading.Event(), False, 0
-        self._seen = [(b"", time.monotonic())] * size
+        self._seen, self._looked = [(b"", 0.0)] * size, 0.0
         self._ends, self._own_end = [""] * size, ""
         self._lost: set[int] = set()
         self.failure: str | None = None
-        self.is_working, self.begun = False, 0
+        self.working_since: float | None = None
+        self.begun = 0
         # All have done so before any looks: making groups waits for all.
         store.set(f"end/{rank}", "")
         store.set(f"beat/{rank}", "0 0")
 
-    def run(self) -> None:
-        """Show and look, once a second, until it is stopped."""
-        self._seen = [(b"", time.monotonic())] * self._size
-        while not self._stopped.wait(_BEAT):
-            try:
+    def start(self) -> None:
+        """Begin to look, now that all processes are there."""
+        self._looked = time.monotonic()
+        self._seen = [(b"", self._looked)] * self._size
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self) -> None:
+        """Show and look, once a second, until there is a failure."""
+        try:
+            while not self._stopped.wait(_BEAT) and self.failure is None:
                 self._look()
-            except Exception as error:
-                if self._stopped.is_set():
-                    return
-                self.failure = self.failure or f"{_store_is_gone()}: {one_line(error)}"
-                self._lost.update(range(self._size))
-            if self.failure is not None:
-                self._end_if_stuck()
-                return
+        except Exception as error:
+            self._lose_store(one_line(error))
+
+    def _guard(self) -> None:
+        """See that the other thread looks; end the process if there is a failure of which it will not hear."""
+        failed: float | None = None
+        while not self._stopped.wait(_BEAT):
+            now = time.monotonic()
+            if self.failure is None and now - self._looked > _SILENCE:
+                self._lose_store(f"no answer for {_SILENCE:g} s")
+            if self.failure is None:
+                continue
+            failed, since = failed or now, self.working_since
+            if since is not None and now - max(since, failed) > _GRACE:
+                # Nothing else ends a wait for a kernel.
+                sys.stderr.write(f"operant-gpu: {self.failure}; rank {self._rank} waits for it, and ends\n")
+                sys.stderr.flush()
+                os._exit(1)
+
+    def _lose_store(self, reason: str) -> None:
+        if not self._stopped.is_set():
+            self.failure = self.failure or f"{_store_is_gone()}: {reason}"
+            self._lost.update(range(self._size))
 
     def _look(self) -> None:
         self._count += 1
@@ -369,17 +416,7 @@ class _Watch(threading.Thread):
             elif not self._ends[rank] and rank != self._rank and now - self._seen[rank][1] > limit:
                 self._lost.add(rank)
                 first.append(f"rank {rank} does not answer: its process was killed, or its machine is gone")
-        self.failure = self.failure or next(iter(first + later), None)
-
-    def _end_if_stuck(self) -> None:
-        """End the process if it goes on waiting on its device for one that is gone: nothing else ends such a wait."""
-        until = time.monotonic() + _GRACE
-        while self.is_working and not self._stopped.is_set():
-            if time.monotonic() > until:
-                sys.stderr.write(f"operant-gpu: {self.failure}; rank {self._rank} waits for it, and ends\n")
-                sys.stderr.flush()
-                os._exit(1)
-            time.sleep(_BEAT / 10)
+        self.failure, self._looked = self.failure or next(iter(first + later), None), now
 
     def check(self) -> None:
         """Raise if another process is gone, or has left while this one needs it."""
@@ -419,10 +456,18 @@ class _Watch(threading.Thread):
                 self._own_end = end
                 self._store.set(f"end/{self._rank}", end)
 
+    def ends_alike(self, rank: int) -> bool:
+        """Return whether this process and another have ended with the same words."""
+        return self._own_end == self._ends[rank] != "left"
+
     def stop(self) -> None:
         """Look no more, and tell that this process is done."""
         self._stopped.set()
-        self.join()
+        for thread in self._threads:
+            thread.join(3 * _BEAT)
+            if thread.is_alive():
+                # It waits for a store that does not answer, and so would this one.
+                self._lost.update(range(self._size))
         self.announce("left")
 
     def leave(self) -> None:
@@ -486,9 +531,14 @@ def merged_moments(means: Tensor, spreads: Tensor, counts: Any) -> tuple[Tensor,
     return mean, spreads.sum(0) + counts * (means - mean).square().sum(0), counts * len(means)
 
 
+def _default_store() -> Any:
+    internals: Any = dist.distributed_c10d
+    return internals._get_default_store()
+
+
 ALONE = Processes()
-_number = itertools.count()
-# Of each process group by its name: making one is a collective.
+# Of each process group by its name: how many `Group`s it had, and the present one, for making it takes all processes.
+_made: dict[str, int] = {}
 _groups: dict[str, Group] = {}
 
 
@@ -504,7 +554,7 @@ def present(given: Processes | dist.ProcessGroup | None = None) -> Processes:
     has_default = dist.is_available() and dist.is_initialized()
     if given is None:
         if not has_default:
-            if _started() > 1:
+            if _started() > 1 and not _made:
                 advice = "with operant_gpu.models.distributed(): ... lets them train together"
                 message = f"{_started()} processes were started, and this one trains by itself: {advice}"
                 warnings.warn(message, RuntimeWarning, stacklevel=5)
@@ -514,7 +564,8 @@ def present(given: Processes | dist.ProcessGroup | None = None) -> Processes:
         raise InvalidConfig("processes", f"expected a ProcessGroup of torch.distributed, got {given!r}")
     if dist.get_world_size(given) == 1:
         return ALONE
-    if given.group_name not in _groups:
+    # A group that was destroyed may have had the same name.
+    if given.group_name not in _groups or _groups[given.group_name].group is not given:
         _groups[given.group_name] = Group(given)
     return _groups[given.group_name]
 
@@ -544,21 +595,21 @@ def distributed() -> Iterator[Processes]:
     Raises:
         ProcessError: If not all processes come.
     """
-    if _started() == 1 or not dist.is_available():
-        yield ALONE
-        return
-    if dist.is_initialized():
+    if dist.is_available() and dist.is_initialized():
         with present().announcing():
             yield present()
+        return
+    if _started() == 1 or not dist.is_available():
+        yield ALONE
         return
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if (index := int(os.environ.get("LOCAL_RANK", "0"))) < gpus:
         torch.cuda.set_device(index)
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=timedelta(seconds=_LIMIT))
+        processes = present()
     except (RuntimeError, ValueError) as error:
         raise ProcessError(f"the {_started()} processes cannot be joined: {one_line(error)}") from error
-    processes = present()
     try:
         with processes.announcing():
             yield processes
@@ -566,4 +617,6 @@ def distributed() -> Iterator[Processes]:
         if isinstance(processes, Group):
             processes.leave()
             _groups.clear()
-        dist.destroy_process_group()
+        # Graphs that a learner has captured may hold what NCCL has; that would wait for them for ever.
+        if not gpus:
+            dist.destroy_process_group()

@@ -14,7 +14,7 @@ from together import Outcome, results, together
 
 from operant_gpu import InvalidConfig
 from operant_gpu.models import Processes
-from operant_gpu.models.ppo.loop import digest, odd_ranks
+from operant_gpu.models.ppo.loop import difference_of, digest
 from operant_gpu.processes import present
 
 # Seconds that a training of two processes takes to begin here, on cores that others use too.
@@ -56,10 +56,12 @@ def test_a_process_that_dies_ends_all(tmp_path: Path, what: str, rank: int, size
         assert f"rank {rank} does not answer" in message
 
 
+# Rank 0 keeps the store, without torchrun.
 @pytest.mark.thorough
-def test_a_process_that_is_frozen_ends_all(tmp_path: Path) -> None:
-    ended = outcomes(tmp_path / "run", 1, "freeze", 60.0)
-    assert "rank 1 does not answer" in ended[0].error
+@pytest.mark.parametrize(("rank", "message"), [(1, "rank 1 does not answer"), (0, "rank 0 is gone, which kept")])
+def test_a_process_that_is_frozen_ends_all(tmp_path: Path, rank: int, message: str) -> None:
+    ended = outcomes(tmp_path / "run", rank, "freeze", 60.0)
+    assert message in ended[1 - rank].error
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -87,9 +89,15 @@ def test_what_is_not_finite_in_one_process_is_told_by_all_and_learned_by_none(tm
     assert "first observations of environment 11 (of rank 1) at step 0 of iteration 5" in ended[0].error
 
 
+@pytest.mark.parametrize("engine", ["fused", "eager"])
+def test_losses_that_are_not_finite_are_told_of_the_process_that_has_them(tmp_path: Path, engine: str) -> None:
+    for one in together(program.train_with, str(tmp_path / "run"), 1, "overflow", engine, limit=BEGINS + 15.0):
+        assert "first value loss in gradient step 1 (of rank 1) of iteration 5" in one.error
+
+
 def test_a_bit_of_difference_is_found_at_the_next_reading(tmp_path: Path) -> None:
     for one in outcomes(tmp_path / "run", 1, "differ", 15.0):
-        assert "after iteration 5 rank 1 has learned other numbers than the other processes" in one.error
+        assert "after iteration 5 rank 1 learned other numbers than rank 0" in one.error
 
 
 @pytest.mark.parametrize("what", ["terminate", "interrupt"])
@@ -190,5 +198,6 @@ def test_digests_tell_each_bit_and_place() -> None:
     swapped = one[[1, 0, 2, 3, 4, 5, 6, 7]]
     found = {digest([tensor]).item() for tensor in (one, changed, swapped, one.double(), one > 3)}
     assert len(found) == 5
-    assert odd_ranks([3.0, 3.0, 4.0, 3.0, 5.0]) == "2 and 4"
-    assert odd_ranks([3.0, 3.0]) == odd_ranks([]) == ""
+    told = "rank 2 and rank 4 learned other numbers than the other processes"
+    assert difference_of([3.0, 3.0, 4.0, 3.0, 5.0]) == told
+    assert difference_of([3.0, 3.0]) == difference_of([]) == ""

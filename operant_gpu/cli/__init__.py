@@ -45,7 +45,7 @@ from operant_gpu.cli.train import Settings, Train, recommended
 from operant_gpu.cli.watch import Monitor
 from operant_gpu.errors import OperantError
 from operant_gpu.monitor.display import is_watched
-from operant_gpu.processes import distributed, started_rank
+from operant_gpu.processes import ALONE, distributed, started_rank
 from operant_gpu.registry import find
 from operant_gpu.version import __version__
 
@@ -91,11 +91,13 @@ def _run(arguments: Sequence[str]) -> int:
     if arguments == ["--version"]:
         say(_console(), f"operant-gpu {__version__}")
         return 0
+    processes, together = ALONE, any(name in _TOGETHER for name in arguments[:1])
     try:
-        with distributed() if arguments[:1] and arguments[0] in _TOGETHER else contextlib.nullcontext():
+        with distributed() if together else contextlib.nullcontext(ALONE) as processes:
             return _command(arguments)
     except OperantError as error:
-        complain(error)
+        if not processes.is_echo:
+            complain(error)
         return USER_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -62,14 +62,16 @@ def measure(
     wait = waiter(env.device)
     config = PPOConfig.for_env(id, size=preset_size(id, str(env.device))[0]) if id in PRESETS else PPOConfig()
     learner = PPO(make(id, config.num_envs, device=device, params=params), config)
-    iteration = config.n_steps * config.num_envs
+    size, steps = learner.processes.size, config.n_steps * config.num_envs
+    # Each call of `learn` sends a few messages more.
+    rounds = 1 if size == 1 else 8
     # On a GPU, the engine is known at the second iteration.
-    learner.learn(2 * iteration)
+    learner.learn(2 * steps * size)
     training = f"training, {config.num_envs:,} environments, {learner.engine}"
     contenders = [
         Contender("single steps", lambda _: env.step(stored), wait, num_envs),
         Contender(f"rollouts of {_ROLLOUT} random steps", lambda _: env.rollout(_ROLLOUT), wait, _ROLLOUT * num_envs),
-        Contender(training, lambda _: learner.learn(iteration), wait, iteration),
+        Contender(training, lambda _: learner.learn(rounds * steps * size), wait, rounds * steps),
     ]
     if peer := own_vector_environment(id, num_envs):
         actions = np.asarray(peer.action_space.sample())

@@ -226,7 +226,7 @@ def _account(run: Run, env: str | None) -> list[str]:
         lines.append(f"  operant-gpu eval {name}{definition}")
         if learner.env.environment.draw is not None:
             lines.append(f"  operant-gpu record {name}{definition} --out {video}")
-    elif view.state == "stopped":
+    elif view.state == "stopped" or (view.state == "failed" and learner.processes.size > 1):
         lines.append(f"  operant-gpu train {'' if own is None else f'{shlex.quote(own)} '}--resume {name}")
     return lines
 

@@ -77,7 +77,7 @@ class PPOConfig:
     """
 
     num_envs: int = _setting(128, _COUNT)
-    """Recommended number of environments to make; the command line makes so many."""
+    """Recommended number of environments to make; the command line makes so many, in each process if there are more."""
     total_timesteps: int = _setting(500_000, _COUNT)
     """Environment steps after which training ends."""
     n_steps: int = _setting(32, _COUNT)

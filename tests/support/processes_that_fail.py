@@ -40,6 +40,11 @@ def train_a_while(folder: str, rank: int, what: str) -> dict[str, Any]:
     return train(folder, rank, what, total_timesteps=4096)
 
 
+def train_with(folder: str, rank: int, what: str, engine: str) -> dict[str, Any]:
+    """Train with an engine."""
+    return train(folder, rank, what, engine=engine)
+
+
 def wait_for_one_that_rests(rank: int, limit: float) -> tuple[list[str], str]:
     """Let one process rest for five seconds; return what the log says, and what is raised."""
     lines: list[str] = []
@@ -77,6 +82,12 @@ def _spoil(learner: PPO) -> None:
     learner.env.state.x[3] = float("nan")
 
 
+def _overflow(learner: PPO) -> None:
+    """Have the next iteration end in losses that are not finite, from rollouts that are."""
+    estimate = learner._loop.update.estimate
+    learner._loop.update.estimate = lambda *arguments: estimate(*arguments) * 1e30
+
+
 def _differ(learner: PPO) -> None:
     """Change a bit of what is learned."""
     with torch.no_grad():
@@ -100,6 +111,7 @@ HAPPENINGS = {
     "raise": _raise,
     "break": _break,
     "spoil": _spoil,
+    "overflow": _overflow,
     "differ": _differ,
     "stop": _stop,
     "rest": lambda learner: time.sleep(5.0),

@@ -75,14 +75,13 @@ def together(
                 if pipe.poll():
                     received[rank] = _received(pipe)
                     del sent[rank]
-            if all(_is_frozen(process.pid) for process in left.values()):
-                for process in left.values():
-                    process.kill()
-                    process.join()
             for rank, process in [*left.items()]:
                 if process.exitcode is not None and rank not in sent:
                     outcomes[rank] = Outcome(*received[rank], process.exitcode, time.monotonic() - began)
                     del left[rank]
+            if all(_is_frozen(process.pid) for process in left.values()):
+                for process in left.values():
+                    process.kill()
     finally:
         for process in left.values():
             process.kill()

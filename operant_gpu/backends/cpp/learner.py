@@ -78,9 +78,9 @@ def library() -> ctypes.CDLL:
     loaded.begin_climb.argtypes, loaded.begin_climb.restype = [POINTER], POINTER
     for function, *kinds in (
         (loaded.end_climb,),
-        (loaded.weigh, POINTER),
-        (loaded.differentiate, WORD),
-        (loaded.move, WORD),
+        (loaded.advantage_moments, POINTER),
+        (loaded.compute_gradient, WORD),
+        (loaded.adam_step, WORD),
     ):
         function.argtypes, function.restype = [POINTER, *kinds], None
     loaded.estimate_advantages.argtypes = [*[POINTER] * 6, WORD, WORD, POINTER]

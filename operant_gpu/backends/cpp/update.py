@@ -60,6 +60,7 @@ class GradientSteps:
         self._measured = torch.zeros(steps, len(MEASURED), dtype=torch.float32, device="cpu")
         self._norms = torch.zeros(steps, tensors, dtype=torch.float32, device="cpu")
         self._status = torch.zeros(steps + 1, dtype=torch.int32, device="cpu")
+        self._own = torch.zeros(steps, len(MEASURED) - 1, dtype=torch.float32, device="cpu")
         self._moments = torch.zeros(steps, 2, dtype=torch.float64, device="cpu")
         # The gradient, and what is measured with it.
         self._sent = torch.zeros(mlp.layout.size + len(MEASURED) - 1, dtype=torch.float32, device="cpu")
@@ -106,7 +107,8 @@ class GradientSteps:
             self._pieces.each(len(self._measured), self._take)
         else:
             self._take_together()
-        return StepTable(self._measured, self._norms, self._status)
+        own = None if self._processes.size == 1 else self._own
+        return StepTable(self._measured, self._norms, self._status, own)
 
     def _take(self, first: int, count: int) -> None:
         self._fields.first_step, self._fields.last_step = first, first + count
@@ -119,16 +121,17 @@ class GradientSteps:
         learner = _check_memory(kernels.begin_climb(ctypes.byref(self._fields)))
         try:
             if self._fields.normalizes_advantages:
-                kernels.weigh(learner, self._moments.data_ptr())
+                kernels.advantage_moments(learner, self._moments.data_ptr())
                 means, spreads = self._processes.gather(self._moments).unbind(-1)
                 mean, spread, count = merged_moments(means, spreads, self._sizes)
                 self._moments.copy_(torch.stack([mean, spread / (count - 1)], 1))
                 self._fields.moments = self._moments.data_ptr()
             for step in range(steps):
                 if not self._status[step] & STOPPED:
-                    kernels.differentiate(learner, step)
+                    kernels.compute_gradient(learner, step)
+                    self._own[step] = self._sent[-self._own.shape[1] :]
                     self._processes.average(self._sent)
-                kernels.move(learner, step)
+                kernels.adam_step(learner, step)
         finally:
             kernels.end_climb(learner)
 

@@ -15,7 +15,7 @@ from operant_gpu.backends.compilations import told
 from operant_gpu.backends.triton.constants import PIECES, action_constants, learner_constants, network_constants
 from operant_gpu.backends.triton.launching import INTERPRETED, check_compiler, compiled, launch, target_name
 from operant_gpu.hyperparameters import AdamState, Samples, StepSettings, StepTable, minibatch_sizes, minibatches_of
-from operant_gpu.kernels.triton.adam import NUM_MEASURED, adam_kernel, reduce_kernel
+from operant_gpu.kernels.triton.adam import GRAD_NORM, NUM_MEASURED, adam_kernel, reduce_kernel
 from operant_gpu.kernels.triton.advantages import advantages_kernel
 from operant_gpu.kernels.triton.gradient import gradient_kernel
 from operant_gpu.kernels.triton.objective import NUM_SUMS, moments_kernel
@@ -29,7 +29,7 @@ MAX_TRAINABLE_WIDTH = 64
 # Parameters that one program of the optimizer takes, and the rows of partial gradients that it sums at a time.
 CHUNK, ROWS = 256, 16
 # Numbers, of float32, to whose multiples Triton takes a tensor's memory to be aligned.
-_EVEN = 4
+_ALIGNMENT = 4
 # Registers that a thread of the gradient kernel is given, and those of a multiprocessor.
 _MOST_REGISTERS, _REGISTERS = 256, 65_536
 
@@ -153,9 +153,9 @@ class GradientSteps:
         self._measured = numbers(steps, NUM_MEASURED.value)
         self._status, self._counts = numbers(steps + 1, dtype=torch.int32), numbers(steps + 1)
         # A gradient and, at an address as even as that of a tensor, what is measured with it; its squares are not used.
-        self._sent = numbers(-(-layout.size // _EVEN) * _EVEN + NUM_SUMS.value)
-        self._own_squares = numbers(len(chunks))
-        self._sizes = torch.tensor(minibatch_sizes(settings, samples), dtype=torch.float64, device=device)
+        self._sent = numbers(-(-layout.size // _ALIGNMENT) * _ALIGNMENT + NUM_SUMS.value)
+        self._own_squares, self._own = numbers(steps, len(chunks)), numbers(steps, NUM_MEASURED.value)
+        self._sizes = torch.tensor(minibatch_sizes(settings, samples), device=device)
 
     def run(
         self,
@@ -199,7 +199,8 @@ class GradientSteps:
         adam.updates.copy_(self._counts[-1])
         norms = torch.zeros(len(self._measured), len(trainable), device=self._squares.device)
         norms.index_add_(1, self._tensor_of_chunk, self._squares)
-        return StepTable(self._measured, norms.sqrt_(), self._status)
+        own = None if self._processes.size == 1 else self._own
+        return StepTable(self._measured, norms.sqrt_(), self._status, own)
 
     def _shuffle(self, seed: int, iteration: Tensor, advantages: Tensor) -> Tensor | None:
         """Write the orders; return the moments of the minibatches' advantages, if those are normalized."""
@@ -236,7 +237,8 @@ class GradientSteps:
         if self._processes.size > 1:
             # The mean of the processes' gradients then is the only part.
             measured = self._sent[-NUM_SUMS.value :]
-            self._reduce((self._sent, self._own_squares, measured), *parts, trainable, 0)
+            self._reduce((self._sent, self._own_squares, self._own), *parts, trainable, step)
+            measured[: GRAD_NORM.value].copy_(self._own[step, : GRAD_NORM.value])
             self._processes.average(self._sent)
             parts = (self._sent, measured, 1, 1)
         self._reduce(sums, *parts, trainable, step)

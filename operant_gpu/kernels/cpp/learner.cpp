@@ -29,11 +29,11 @@ EXPORTED operant::Learner* begin_climb(const operant::Climb* climb) {
     return had_memory([&] { learner = new operant::Learner(*climb); }) ? learner : nullptr;
 }
 
-EXPORTED void weigh(operant::Learner* learner, double* moments) { learner->weigh(moments); }
+EXPORTED void advantage_moments(operant::Learner* learner, double* moments) { learner->advantage_moments(moments); }
 
-EXPORTED void differentiate(operant::Learner* learner, int64_t step) { learner->differentiate(step); }
+EXPORTED void compute_gradient(operant::Learner* learner, int64_t step) { learner->compute_gradient(step); }
 
-EXPORTED void move(operant::Learner* learner, int64_t step) { learner->move(step); }
+EXPORTED void adam_step(operant::Learner* learner, int64_t step) { learner->adam_step(step); }
 
 EXPORTED void end_climb(operant::Learner* learner) { delete learner; }
 

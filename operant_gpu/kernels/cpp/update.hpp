@@ -46,22 +46,22 @@ public:
 
     void run() {
         for (int64_t step = climb.first_step; step < climb.last_step; ++step) {
-            if (!(climb.status[step] & STOPPED)) differentiate(step);
-            move(step);
+            if (!(climb.status[step] & STOPPED)) compute_gradient(step);
+            adam_step(step);
         }
     }
 
     // Write the moments of each minibatch's advantages: their mean, and the sum of squared deviations.
-    void weigh(double* moments) {
+    void advantage_moments(double* moments) {
         for (int64_t step = climb.first_step; step < climb.last_step; ++step, moments += 2) {
             cut(step);
             moments[0] = mean();
-            moments[1] = spread(moments[0]);
+            moments[1] = squared_deviations(moments[0]);
         }
     }
 
     // Write a step's gradient and what it measures.
-    void differentiate(int64_t step) {
+    void compute_gradient(int64_t step) {
         begin(step);
         team->round();
         sum();
@@ -70,7 +70,7 @@ public:
     }
 
     // Take Adam's step with the gradient that is written, unless something forbids it.
-    void move(int64_t step) {
+    void adam_step(int64_t step) {
         if (climb.status[step] & STOPPED)
             climb.status[step + 1] = climb.status[step];
         else
@@ -105,7 +105,7 @@ private:
         return sum / double(count);
     }
 
-    double spread(double mean) const {
+    double squared_deviations(double mean) const {
         double sum = 0.0;
         for (int64_t i = 0; i < count; ++i) {
             const double deviation = climb.advantages[order[size_t(start + i)]] - mean;
@@ -121,7 +121,7 @@ private:
         if (climb.normalizes_advantages) {
             const double* given = climb.moments ? climb.moments + 2 * step : nullptr;
             const double mean = given ? given[0] : this->mean();
-            const double variance = given ? given[1] : spread(mean) / double(count - 1);
+            const double variance = given ? given[1] : squared_deviations(mean) / double(count - 1);
             batch.mean = float(mean);
             batch.scale = float(1.0 / (std::sqrt(variance) + 1e-8));
         }
@@ -157,7 +157,7 @@ private:
     }
 
     void finish(int64_t step) {
-        const float norm = weigh_gradient(climb.norms + step * climb.tensors);
+        const float norm = gradient_norm(climb.norms + step * climb.tensors);
         float* measured = climb.measured + step * NUM_MEASURED;
         std::copy_n(this->measured(), int(GRAD_NORM), measured);
         measured[GRAD_NORM] = norm;
@@ -199,7 +199,7 @@ private:
     }
 
     // Return the gradient's norm, and write that of each tensor.
-    float weigh_gradient(float* norms) const {
+    float gradient_norm(float* norms) const {
         double total = 0.0;
         each_tensor([&](int64_t tensor, int64_t first, int64_t size) {
             double squares = 0.0;

@@ -28,9 +28,11 @@ from operant_gpu.models.ppo.setup import check_env, have_same_units
 from operant_gpu.models.ppo.shares import check_even, scaled, share_of, whole_state
 from operant_gpu.parameters import saveable
 from operant_gpu.processes import CHECKPOINT, Processes, present
+from operant_gpu.registry import find as registered
 from operant_gpu.registry import list_envs, make
 
 if TYPE_CHECKING:
+    from operant_gpu.environment import Definition
     from operant_gpu.models.ppo.learner import PPO
     from operant_gpu.models.ppo.rnd import IntrinsicReward
     from operant_gpu.vector import VecEnv
@@ -191,8 +193,9 @@ def read(
     if env is not None:
         check_env(env)
     try:
-        saved = share_of(whole, processes)
-        own_env = _environments(path, saved, device) if env is None else env
+        definition = _definition(path, whole) if env is None else env.environment
+        saved = share_of(whole, definition, processes)
+        own_env = _environments(definition, saved, device) if env is None else env
         before = _settings(path, whole, processes)
         if config is None:
             config = _fitting(before, own_env)
@@ -204,8 +207,10 @@ def read(
             message = f"the policy in {str(path)!r}, of {saved['env']}, does not fit {own_env}: {error}"
             raise InvalidConfig("path", message) from error
         learner.training = saved["training"]
-        if env is None and (count := max(1, len(whole.get("ranks", ())))) != processes.size:
-            learner.dealt = f"the {whole['num_envs']:,} environments of {count} processes go on in {processes.size}"
+        count = max(1, len(whole.get("ranks", ())))
+        if env is None and count != processes.size:
+            origin = f"of {count} process{'es' if count > 1 else ''} before"
+            learner._dealt = f"environments dealt out anew: {whole['num_envs']:,}, {origin}, to {processes.size} now"
     except OperantError:
         raise
     except Exception as error:
@@ -237,14 +242,13 @@ def _settings(path: Path, saved: Mapping[str, Any], processes: Processes) -> PPO
             # Policies acted in the environment's units, and whether the learning rate fell was a setting of its own.
             falls = config.pop("anneal_lr")
             config |= {"scale_actions": False, "lr": (config["lr"], 0.0) if falls else config["lr"]}
-        if processes.size > 1:
-            check_even(saved["num_envs"], processes.size)
-            return scaled(PPOConfig(**config), saved["num_envs"] // processes.size, 1, processes.size)
-        return PPOConfig(**config)
-    except OperantError:
-        raise
+        made = PPOConfig(**config)
     except (TypeError, KeyError, ValueError) as error:
         raise _incoherent(path, error) from error
+    if processes.size == 1:
+        return made
+    check_even(saved["num_envs"], processes.size)
+    return scaled(made, saved["num_envs"] // processes.size, 1, processes.size)
 
 
 def _incoherent(path: Path, error: Exception) -> CheckpointError:
@@ -252,15 +256,20 @@ def _incoherent(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(f"what is in {str(path)!r} does not hold together: {reason}")
 
 
-def _environments(path: Path, saved: Mapping[str, Any], device: str | torch.device) -> VecEnv:
-    """Return new environments like those of a checkpoint."""
+def _definition(path: Path, saved: Mapping[str, Any]) -> Definition:
+    """Return the definition of the environments of a checkpoint."""
     if saved["env"] not in list_envs():
         advice = (
             "import what registers it first (on the command line: --env FILE.py:NAME, or train FILE.py:NAME --resume)"
         )
         raise InvalidConfig("env", f"{str(path)!r} is of {saved['env']!r}, which is not registered: {advice}")
+    return registered(saved["env"])
+
+
+def _environments(definition: Definition, saved: Mapping[str, Any], device: str | torch.device) -> VecEnv:
+    """Return new environments like those of a checkpoint."""
     limit = saved["max_episode_steps"]
-    return make(saved["env"], saved["num_envs"], device=device, max_episode_steps=limit, **saved["params"])
+    return make(definition.id, saved["num_envs"], device=device, max_episode_steps=limit, **saved["params"])
 
 
 def _check_same(path: Path, saved: Mapping[str, Any], before: PPOConfig, learner: PPO, has_own_network: bool) -> None:

@@ -28,7 +28,7 @@ class Fault(NamedTuple):
         gradient_step: Within the iteration, counted from 1; 0 while steps were collected.
         step: Of the rollout; for what was collected.
         environment: The first such one in that step.
-        rank: The process that it is of, where there are several and it was collected.
+        rank: The process that it is of, where there are several and that is known.
     """
 
     site: str
@@ -39,10 +39,11 @@ class Fault(NamedTuple):
     rank: int | None = None
 
     def __str__(self) -> str:
+        whose = "" if self.rank is None else f" (of rank {self.rank})"
         if self.gradient_step:
-            return f"{self.site} in gradient step {self.gradient_step} of iteration {self.iteration + 1}"
-        whose = f"environment {self.environment}" + ("" if self.rank is None else f" (of rank {self.rank})")
-        return f"{self.site} of {whose} at step {self.step} of iteration {self.iteration + 1}"
+            return f"{self.site} in gradient step {self.gradient_step}{whose} of iteration {self.iteration + 1}"
+        where = f"environment {self.environment}{whose} at step {self.step}"
+        return f"{self.site} of {where} of iteration {self.iteration + 1}"
 
 
 class FaultLog:
@@ -54,23 +55,24 @@ class FaultLog:
         device: Where the data is.
 
     Attributes:
-        columns: What `decode` reads, float64: moments and places of every site.
-        elsewhere: Whether another process has seen a fault, on the device.
+        columns: What `decode` reads, float64: moments of every site, one more for what other processes have seen, and
+            places; last whether what this process gives to others was not finite.
     """
 
     def __init__(self, parameters: Sequence[str], num_envs: int, device: torch.device) -> None:
         self._sites = [*_COLLECTED, *_LOSSES, *(f"gradient of {name}" for name in parameters)]
         self._num_envs = num_envs
         self._iteration = torch.full((), -1, dtype=torch.float64, device=device)
-        self.columns = torch.zeros(len(self._sites) + len(_COLLECTED), dtype=torch.float64, device=device)
-        self._moments, self._places = torch.split(self.columns, [len(self._sites), len(_COLLECTED)])
-        self.elsewhere = torch.zeros((), dtype=torch.bool, device=device)
+        sizes = [len(self._sites), 1, len(_COLLECTED), 1]
+        self.columns = torch.zeros(sum(sizes), dtype=torch.float64, device=device)
+        self._moments, self._elsewhere, self._places, self._is_source = torch.split(self.columns, sizes)
+        self._all_moments = self.columns[: len(self._sites) + 1]
         self.clear()
 
     def clear(self) -> None:
         """Forget all faults."""
-        self._moments.fill_(_NEVER)
-        self.elsewhere.zero_()
+        self._all_moments.fill_(_NEVER)
+        self._is_source.zero_()
 
     def resume(self, iterations: int) -> None:
         """Count on from so many iterations."""
@@ -79,7 +81,7 @@ class FaultLog:
     @property
     def any(self) -> Tensor:
         """Whether there has been a fault, on the device."""
-        return torch.lt(self._moments, _NEVER).any() | self.elsewhere
+        return torch.lt(self._all_moments, _NEVER).any()
 
     def inspect_rollout(self, rollout: Rollout) -> None:
         """Look at an iteration's steps."""
@@ -120,28 +122,48 @@ class FaultLog:
         found = torch.where(bad, number, _STRIDE).amin(0)
         self._record(slice(len(_COLLECTED), None), found < _STRIDE, found)
 
+    def follow(self, others: Tensor) -> None:
+        """Take in whether any process has seen a fault, on the device."""
+        self._elsewhere.copy_(torch.where(others, 0.0, _NEVER))
+
+    def inspect_own(self, losses: Tensor, counts: Tensor | None = None) -> None:
+        """Look at what this process alone has measured, before it takes the means of all.
+
+        Args:
+            losses: Policy loss, value loss and entropy, (3,) or of each step (steps, 3).
+            counts: Which steps to look at, (steps,) bool; all if None.
+        """
+        bad = ~losses.isfinite().all(-1)
+        self._is_source += (bad if counts is None else bad & counts).any()
+
     def _record(self, sites: slice, bad: Tensor, gradient_step: int | Tensor) -> None:
         moment = torch.where(bad, self._iteration * _STRIDE + gradient_step, _NEVER)
         torch.minimum(self._moments[sites], moment, out=self._moments[sites])
 
-    def decode(self, columns: Sequence[float], rank: int | None = None) -> list[Fault]:
-        """Return the faults in `columns` as read from the device, the earliest first.
+    def decode(self, rows: Sequence[Sequence[float]]) -> list[Fault]:
+        """Return the faults in the `columns` of each process, as read from the device, the earliest first."""
+        if len(rows) == 1:
+            return _in_order(self._decode(rows[0], None))
+        found = [self._decode(row, rank) for rank, row in enumerate(rows)]
+        # Of gradient steps all know the same, but only one may have caused it.
+        source = next((rank for rank, row in enumerate(rows) if row[-1]), None)
+        shared = [fault._replace(rank=source) for fault in found[0] if fault.gradient_step]
+        return _in_order([*shared, *(fault for own in found for fault in own if not fault.gradient_step)])
 
-        Args:
-            columns: As one of several processes has them, if it has a rank.
-            rank: Of that process.
-        """
+    def _decode(self, columns: Sequence[float], rank: int | None) -> list[Fault]:
+        """Return what one process has seen."""
         faults, before = [], (rank or 0) * self._num_envs
         for site, name in enumerate(self._sites):
             if columns[site] < _NEVER:
                 iteration, gradient_step = divmod(int(columns[site]), _STRIDE)
                 collected = site < len(_COLLECTED)
-                step, environment = divmod(int(columns[len(self._sites) + site]) if collected else 0, self._num_envs)
+                step, environment = divmod(
+                    int(columns[len(self._sites) + 1 + site]) if collected else 0, self._num_envs
+                )
                 whose = (before + environment, rank) if collected else (0, None)
                 faults.append(Fault(name, iteration, gradient_step, step, *whose))
-        return in_order(faults)
+        return faults
 
 
-def in_order(faults: Iterable[Fault]) -> list[Fault]:
-    """Return faults, the earliest first."""
+def _in_order(faults: Iterable[Fault]) -> list[Fault]:
     return sorted(faults, key=lambda fault: (fault.iteration, fault.gradient_step, fault.step))

@@ -120,12 +120,12 @@ class PPO:
         if self.intrinsic is not None:
             self.intrinsic.processes = self.processes
         self._given = network is not None, intrinsic is not None
-        join(self.processes, env, self.policy, config)
+        join(self.processes, env, self.policy, self.intrinsic, config)
         self.training = self.processes.first(lambda: secrets.token_hex(8))
         self.timesteps = self.iterations = self.start = self.target = 0
         self.seconds = 0.0
         # Of a training that other processes wrote: how its environments are dealt out now.
-        self.dealt: str | None = None
+        self._dealt: str | None = None
         self._generator = Generator(device).manual_seed(seed_of(config.seed, self.processes.rank))
         # For `predict` and controllers: they change nothing of the training.
         self._acting = Generator(device).manual_seed(config.seed)
@@ -289,8 +289,8 @@ class PPO:
         self.target = self.start + total
         if self.timesteps >= self.target:
             return self
-        if self.dealt is not None:
-            _log.info(self.dealt)
+        if self._dealt is not None:
+            _log.info(self._dealt)
         for name, state in self._own_generators.items():
             torch.set_rng_state(state) if name == "cpu" else torch.cuda.set_rng_state(state, self.env.device)
         self._own_generators = {}
@@ -491,7 +491,8 @@ class PPO:
     def _check_same(self) -> None:
         """Check that all processes begin the same training."""
         if self.processes.size > 1:
-            learned = digest(self._loop.update.learned()).item()
+            with self.processes.working(self.env.device):
+                learned = digest(self._loop.update.learned()).item()
             progress = {name: getattr(self, name) for name in ("timesteps", "iterations", "target", "engine")}
             others = {"checkpoints": self._checkpoints is not None, "policy": learned}
             frozen = [one.requires_grad for one in self.policy.parameters()]
@@ -529,13 +530,22 @@ class PPO:
                     if self.processes.size == 1:
                         raise
                     failure = error
-                said = self._agree(going_on and not self._stopping, failure)
+                try:
+                    said = self._agree(going_on and not self._stopping, failure)
+                except ProcessError as error:
+                    # Where the callback's own call was the mistake, that says more.
+                    raise failure or error from error
                 going_on = said == 0
             if said & FAILED:
                 failure = self._failure_of_all(failure)
             # What was learned before a fault is not lost either: the policy is as it was.
             if not said & FAULTY and (not going_on or self.iterations % self.config.checkpoint_interval == 0):
-                self._save_checkpoint(patient=going_on)
+                try:
+                    self._save_checkpoint(patient=going_on)
+                except CheckpointError as error:
+                    if failure is None:
+                        raise
+                    failure.__cause__ = error
         return failure
 
     def _agree(self, going_on: bool, failure: Exception | None = None) -> int:
@@ -598,10 +608,12 @@ class PPO:
     def _save_checkpoint(self, patient: bool = False) -> None:
         """Write a checkpoint, if there is a folder for them; `patient` with a disk that is full or away for now."""
         # After a fault nothing is learned until it is reported: such a checkpoint would only push out better ones.
-        if self._checkpoints is None or self._telemetry.faults.any:
+        if self._checkpoints is None:
             return
         try:
-            checkpoint.write_newest(self._checkpoints, self, self.config.checkpoint_keep)
+            with self.processes.working(self.env.device):
+                if not self._telemetry.faults.any:
+                    checkpoint.write_newest(self._checkpoints, self, self.config.checkpoint_keep)
         except CheckpointError as error:
             if not patient:
                 raise

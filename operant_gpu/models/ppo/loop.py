@@ -18,7 +18,8 @@ from operant_gpu.models.ppo.stopwatch import Stopwatch
 from operant_gpu.models.ppo.telemetry import Metrics
 from operant_gpu.models.ppo.update import Update
 
-_FACTOR, _LOW_BITS = 0x9E3779B97F4A7C1 | 1, 2**52 - 1
+# An odd number that scatters bits, and those that a float64 holds.
+_FACTOR, _LOW_BITS = 0x9E3779B97F4A7C1, 2**52 - 1
 
 
 class Loop:
@@ -140,10 +141,9 @@ class Loop:
         if any(row[1] != 0 for row in read):
             message = f"the policy is not finite after iteration {iterations}: lower lr, from a checkpoint"
             raise TrainingError(message)
-        if odd := odd_ranks([row[3] for row in read if len(row) > 3]):
-            advice = "something on its machine computes otherwise; go on from a checkpoint"
-            message = f"after iteration {iterations} rank {odd} has learned other numbers than the other processes"
-            raise TrainingError(f"{message}: {advice}")
+        if difference := difference_of([row[3] for row in read if len(row) > 3]):
+            advice = "a machine computes otherwise, or a callback changed one process; go on from a checkpoint"
+            raise TrainingError(f"after iteration {iterations} {difference}: {advice}")
         if would_raise:
             self.update.env.check()
         return {"lr": lr, **measured}
@@ -164,10 +164,12 @@ def digest(tensors: Iterable[Tensor]) -> Tensor:
     return ((words * factors).sum() & _LOW_BITS).double()
 
 
-def odd_ranks(digests: Sequence[float]) -> str:
-    """Return which of the processes differ from most, in words; nothing if none does."""
+def difference_of(digests: Sequence[float]) -> str:
+    """Return which processes differ from most, or from the first, in words; nothing if none does."""
     usual = max(digests, key=digests.count, default=0.0)
-    return " and ".join(str(rank) for rank, one in enumerate(digests) if one != usual)
+    odd = [f"rank {rank}" for rank, one in enumerate(digests) if one != usual]
+    others = "the other processes" if len(odd) < len(digests) / 2 else f"rank {digests.index(usual)}"
+    return f"{' and '.join(odd)} learned other numbers than {others}" if odd else ""
 
 
 def _account(faults: list[Fault]) -> str:

@@ -76,7 +76,7 @@ class Adam:
         for parameter in self._parameters:
             parameter.grad = None
 
-    def share(self, processes: Processes, *others: Tensor) -> None:
+    def average_gradients(self, processes: Processes, *others: Tensor) -> None:
         """Replace the gradients, and other numbers, by their means over all processes, in one message."""
         gradients = self.gradients()
         processes.average(*gradients, *others)

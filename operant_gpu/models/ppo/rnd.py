@@ -141,7 +141,7 @@ class RND(IntrinsicReward):
             loss.backward()
             error = loss.detach()
             if self.processes.size > 1:
-                self._optimizer.share(self.processes, error)
+                self._optimizer.average_gradients(self.processes, error)
             self._optimizer.step(_LR, condition=error.isfinite())
 
 

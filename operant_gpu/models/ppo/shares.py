@@ -18,13 +18,14 @@ from operant_gpu.errors import InvalidConfig
 from operant_gpu.machine import versions
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.policies.policy import Policy
+from operant_gpu.models.ppo.rnd import IntrinsicReward
 from operant_gpu.models.ppo.telemetry import EPISODES
 from operant_gpu.parameters import described
 from operant_gpu.processes import CHECKPOINT, Processes
-from operant_gpu.registry import find
 from operant_gpu.vector import VecEnv, shares
 
 if TYPE_CHECKING:
+    from operant_gpu.environment import Definition
     from operant_gpu.models.ppo.learner import PPO
 
 # What a learner has for itself, and the rows of environments in what it has in common with others.
@@ -37,7 +38,9 @@ def seed_of(seed: int, rank: int) -> int:
     return seed if rank == 0 else int(np.random.SeedSequence((seed, rank)).generate_state(1, np.uint64)[0] >> 1)
 
 
-def join(processes: Processes, env: VecEnv, policy: Policy, config: PPOConfig) -> None:
+def join(
+    processes: Processes, env: VecEnv, policy: Policy, intrinsic: IntrinsicReward | None, config: PPOConfig
+) -> None:
     """Check that all processes have what learns together, give their environments ids of their own, and one policy.
 
     Raises:
@@ -54,17 +57,22 @@ def join(processes: Processes, env: VecEnv, policy: Policy, config: PPOConfig) -
     }
     network = [(name, tuple(one.shape), str(one.dtype)) for name, one in policy.named_parameters()]
     processes.check_same({**asdict(config), **environments, "network": network, "versions": versions()})
-    devices = processes.gather_objects((_machine(), str(env.device)))
-    if env.device.type == "cuda" and len(set(devices)) < processes.size:
-        message = f"several processes have environments on {env.device} of one machine: start one for each GPU"
-        raise InvalidConfig("device", f"{message}, within operant_gpu.models.distributed()")
+    if env.device.type == "cuda":
+        cards = processes.gather_objects(str(torch.cuda.get_device_properties(env.device).uuid))
+        if len(set(cards)) < processes.size:
+            message = f"several processes have environments on the GPU that is {env.device} here: start one for each"
+            raise InvalidConfig("device", f"{message}, within operant_gpu.models.distributed()")
+        if "nccl" not in (backend := processes.backend):
+            message = f"environments on GPUs need a process group with NCCL, got one with {backend}"
+            raise InvalidConfig("processes", f"{message}: init_process_group('cpu:gloo,cuda:nccl')")
     first, *others = ids = processes.gather_objects(env.first_env_id)
     if all(other == first for other in others):
         env.first_env_id = first + processes.rank * env.num_envs
     elif ids != [first + rank * env.num_envs for rank in range(processes.size)]:
         message = f"the environments' ids begin at {', '.join(map(str, ids))}, with {env.num_envs} in each process"
         raise InvalidConfig("first_env_id", f"{message}: leave it out, or give rank * num_envs")
-    processes.share([*policy.parameters(), *policy.buffers()])
+    modules = [policy] if intrinsic is None else [policy, intrinsic]
+    processes.broadcast([tensor for one in modules for tensor in (*one.parameters(), *one.buffers())])
 
 
 def whole_state(learner: PPO) -> tuple[dict[str, Any], dict[str, Any], PPOConfig] | None:
@@ -116,14 +124,14 @@ def check_even(total: int, size: int) -> None:
         raise InvalidConfig("num_envs", f"{message}: start a number of them that divides {total}")
 
 
-def share_of(saved: Mapping[str, Any], processes: Processes) -> dict[str, Any]:
+def share_of(saved: Mapping[str, Any], definition: Definition, processes: Processes) -> dict[str, Any]:
     """Return what a process takes of a checkpoint, as if it had written one by itself."""
     rank, size, total = processes.rank, processes.size, saved["num_envs"]
     ranks: Sequence[Mapping[str, Any]] = saved.get("ranks", ())
     if size == 1 and not ranks:
         return dict(saved)
     check_even(total, size)
-    names = find(saved["env"]).params._fields
+    names = definition.params._fields
     environments, params = shares.dealt(saved["environments"], saved["params"], names, rank, size)
 
     def rows(tensor: Tensor) -> Tensor:
@@ -162,11 +170,3 @@ def _on_cpu(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _on_cpu(one) for name, one in value.items()}
     return value
-
-
-def _machine() -> tuple[str, str]:
-    """Return what tells machines apart."""
-    import platform
-    import uuid
-
-    return platform.node(), hex(uuid.getnode())

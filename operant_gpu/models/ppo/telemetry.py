@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from operant_gpu.hyperparameters import MEASURED, STOPPED, StepTable
-from operant_gpu.models.ppo.faults import Fault, FaultLog, in_order
+from operant_gpu.models.ppo.faults import Fault, FaultLog
 from operant_gpu.models.ppo.rollout import Rollout
 from operant_gpu.processes import ALONE, Processes
 
@@ -89,6 +88,8 @@ class Telemetry:
         rows = torch.cat([torch.ones_like(table.measured[:, :1]), table.measured], 1).double()
         self._steps += torch.where(counts[:, None], rows, 0.0).sum(0)
         self.faults.inspect_steps(table.measured[:, :3], table.norms, counts)
+        if table.own is not None:
+            self.faults.inspect_own(table.own[:, :3], counts)
 
     def add_iteration(self, rollout: Rollout, explained_variance: Tensor) -> None:
         """Take in an iteration's episodes, and how well the values foresaw its returns."""
@@ -118,12 +119,7 @@ class Telemetry:
         count, *sums = rows[processes.rank][: len(self._steps)]
         iterations, explained = rows[processes.rank][_OF_STEPS : EPISODES.start]
         episodes = [sum(column) for column in zip(*(row[: len(self._sums)][EPISODES] for row in rows), strict=True)]
-        found = (
-            self.faults.decode(row[len(self._sums) : len(row) - len(others)], rank if len(rows) > 1 else None)
-            for rank, row in enumerate(rows)
-        )
-        # What all processes have in common is told once.
-        faults = in_order(dict.fromkeys(itertools.chain(*found)))
+        faults = self.faults.decode([row[len(self._sums) : len(row) - len(others)] for row in rows])
         # What ended in a fault is no episode to remember.
         ended = [0.0] * len(episodes) if faults else episodes
         recent, finished = _last_readings([*self._recent, ended]), self._finished + int(ended[0])

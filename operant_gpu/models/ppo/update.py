@@ -127,7 +127,7 @@ class Update:
         own = [*torch.var_mean(returns - values, correction=0), *torch.var_mean(returns, correction=0)]
         numbers = torch.stack([*(one.double() for one in own), self.telemetry.faults.any.double()])
         rows = self.processes.gather(numbers)
-        self.telemetry.faults.elsewhere.copy_(rows[:, 4].any())
+        self.telemetry.faults.follow(rows[:, 4].any())
         _, (unexplained, of_returns), _ = merged_moments(rows[:, 1:4:2], rows[:, 0:4:2], 1)
         explained: Tensor = 1.0 - unexplained / of_returns
         return explained
@@ -179,10 +179,11 @@ class Update:
             return batches
         batches = list(batches)
         wide = [batch.advantages.double() for batch in batches]
-        moments = torch.stack([torch.stack([one.mean(), one.var(correction=0) * one.numel()]) for one in wide])
-        means, spreads = self.processes.gather(moments).unbind(-1)
-        counts = torch.tensor([one.numel() for one in wide], device=means.device)
-        mean, spread, count = merged_moments(means, spreads, counts)
+        # The numbers of samples too, filled in on the device: a graph takes none from the host.
+        sizes = [torch.full_like(one[0], one.numel()) for one in (batch.flatten() for batch in wide)]
+        moments = [(one.mean(), one.var(correction=0) * size, size) for one, size in zip(wide, sizes, strict=True)]
+        rows = self.processes.gather(torch.stack([torch.stack(own) for own in moments]))
+        mean, spread, count = merged_moments(rows[..., 0], rows[..., 1], rows[0, :, 2])
         deviation = (spread / (count - 1)).sqrt()
         return [
             batch._replace(advantages=losses.standardized(batch.advantages, *numbers))
@@ -195,7 +196,8 @@ class Update:
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if self.processes.size > 1:
-            self.optimizer.share(self.processes, measured)
+            self.telemetry.faults.inspect_own(measured[:3])
+            self.optimizer.average_gradients(self.processes, measured)
         norms = self.optimizer.gradient_norms()
         sound = self.telemetry.faults.inspect_step(measured[:3], norms, number)
         counts = ~self._stopped

@@ -45,7 +45,7 @@ def log() -> FaultLog:
 
 
 def faults(log: FaultLog) -> list[Fault]:
-    found = log.decode(log.columns.tolist())
+    found = log.decode([log.columns.tolist()])
     assert bool(found) is bool(log.any)
     return found
 
