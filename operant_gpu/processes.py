@@ -415,7 +415,9 @@ class _Watch:
                 )
             elif not self._ends[rank] and rank != self._rank and now - self._seen[rank][1] > limit:
                 self._lost.add(rank)
-                first.append(f"rank {rank} does not answer: its process was killed, or its machine is gone")
+                first.append(
+                    f"rank {rank} does not answer: its process was killed or does not run, or its machine is gone"
+                )
         self.failure, self._looked = self.failure or next(iter(first + later), None), now
 
     def check(self) -> None:
@@ -572,14 +574,17 @@ def present(given: Processes | dist.ProcessGroup | None = None) -> Processes:
 
 def started_rank() -> int:
     """Return the number of this process among those that were started together."""
-    rank = os.environ.get("RANK", "0")
-    return int(rank) if _started() > 1 and rank.isdecimal() else 0
+    return _number_in("RANK", 0) if _started() > 1 else 0
 
 
 def _started() -> int:
     """Return how many processes torchrun, or who sets its variables, has started."""
-    size = os.environ.get("WORLD_SIZE", "1")
-    return int(size) if size.isdecimal() else 1
+    return _number_in("WORLD_SIZE", 1)
+
+
+def _number_in(variable: str, usual: int) -> int:
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdecimal() else usual
 
 
 @contextlib.contextmanager
@@ -587,26 +592,29 @@ def distributed() -> Iterator[Processes]:
     """Join the processes that torchrun has started, and leave them at the end.
 
     On machines with GPUs, `device="auto"` and `device="cuda"` are then the GPU with the number of this process on its
-    machine (LOCAL_RANK). Started without torchrun, or anything that sets its variables, it does nothing.
+    machine (LOCAL_RANK). Started without torchrun, or anything that sets its variables, it does nothing. The process
+    group of torch.distributed stays until the program ends.
 
     Yields:
         The processes: `rank` and `size`.
 
     Raises:
+        InvalidConfig: If torchrun's variables make no sense.
         ProcessError: If not all processes come.
     """
-    if dist.is_available() and dist.is_initialized():
-        with present().announcing():
-            yield present()
-        return
-    if _started() == 1 or not dist.is_available():
+    if not dist.is_available() or not (dist.is_initialized() or _is_started()):
         yield ALONE
         return
+    if _groups:
+        # Within another.
+        yield present()
+        return
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if (index := int(os.environ.get("LOCAL_RANK", "0"))) < gpus:
+    if (index := _number_in("LOCAL_RANK", 0)) < gpus:
         torch.cuda.set_device(index)
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=timedelta(seconds=_LIMIT))
+        if not dist.is_initialized():
+            dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=timedelta(seconds=_LIMIT))
         processes = present()
     except (RuntimeError, ValueError) as error:
         raise ProcessError(f"the {_started()} processes cannot be joined: {one_line(error)}") from error
@@ -614,9 +622,16 @@ def distributed() -> Iterator[Processes]:
         with processes.announcing():
             yield processes
     finally:
+        # The group of PyTorch stays. To destroy NCCL's would wait for graphs that learners have captured.
         if isinstance(processes, Group):
             processes.leave()
             _groups.clear()
-        # Graphs that a learner has captured may hold what NCCL has; that would wait for them for ever.
-        if not gpus:
-            dist.destroy_process_group()
+
+
+def _is_started() -> bool:
+    """Tell whether this is one of several processes that were started together, and check what says so."""
+    size, rank = os.environ.get("WORLD_SIZE", "1"), os.environ.get("RANK", "0")
+    if not size.isdecimal() or not rank.isdecimal() or int(rank) >= int(size):
+        message = f"expected numbers of processes as torchrun sets them, got WORLD_SIZE={size!r} and RANK={rank!r}"
+        raise InvalidConfig("WORLD_SIZE", message)
+    return int(size) > 1

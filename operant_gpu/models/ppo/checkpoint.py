@@ -25,7 +25,7 @@ from operant_gpu.files import as_path, remove_partials, try_to_write, write_whol
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.policies.normalization import Scaler
 from operant_gpu.models.ppo.setup import check_env, have_same_units
-from operant_gpu.models.ppo.shares import check_even, scaled, share_of, whole_state
+from operant_gpu.models.ppo.shares import check_even, dealt, scaled, share_of, whole_state
 from operant_gpu.parameters import saveable
 from operant_gpu.processes import CHECKPOINT, Processes, present
 from operant_gpu.registry import find as registered
@@ -193,10 +193,12 @@ def read(
     if env is not None:
         check_env(env)
     try:
-        definition = _definition(path, whole) if env is None else env.environment
-        saved = share_of(whole, definition, processes)
+        saved = share_of(whole, processes)
+        if env is None:
+            definition = _definition(path, whole)
+            saved = dealt(saved, definition, processes)
         own_env = _environments(definition, saved, device) if env is None else env
-        before = _settings(path, whole, processes)
+        before = _settings(path, whole, own_env.num_envs, processes)
         if config is None:
             config = _fitting(before, own_env)
         learner = kind(own_env, config, network=network, intrinsic=intrinsic, processes=processes)
@@ -230,12 +232,14 @@ def settings(path: str | os.PathLike[str]) -> PPOConfig:
         steps = saved["progress"]["target"] - saved["progress"]["start"]
     except (KeyError, TypeError) as error:
         raise _incoherent(path, error) from error
-    config = _settings(path, saved, processes)
+    if processes.size > 1:
+        check_even(saved["num_envs"], processes.size)
+    config = _settings(path, saved, saved["num_envs"] // processes.size, processes)
     return replace(config, total_timesteps=steps or config.total_timesteps, checkpoint_dir=None)
 
 
-def _settings(path: Path, saved: Mapping[str, Any], processes: Processes) -> PPOConfig:
-    """Return the settings of a checkpoint as they were saved, for this many processes."""
+def _settings(path: Path, saved: Mapping[str, Any], num_envs: int, processes: Processes) -> PPOConfig:
+    """Return the settings of a checkpoint as they were saved; of several processes, for one with so many environments."""
     try:
         config = dict(saved["config"])
         if saved["format"] == 3:
@@ -245,10 +249,7 @@ def _settings(path: Path, saved: Mapping[str, Any], processes: Processes) -> PPO
         made = PPOConfig(**config)
     except (TypeError, KeyError, ValueError) as error:
         raise _incoherent(path, error) from error
-    if processes.size == 1:
-        return made
-    check_even(saved["num_envs"], processes.size)
-    return scaled(made, saved["num_envs"] // processes.size, 1, processes.size)
+    return made if processes.size == 1 else scaled(made, num_envs, 1, processes.size)
 
 
 def _incoherent(path: Path, error: Exception) -> CheckpointError:

@@ -494,7 +494,7 @@ class PPO:
             with self.processes.working(self.env.device):
                 learned = digest(self._loop.update.learned()).item()
             progress = {name: getattr(self, name) for name in ("timesteps", "iterations", "target", "engine")}
-            others = {"checkpoints": self._checkpoints is not None, "policy": learned}
+            others = {"checkpoints": self._checkpoints is not None, "digest of what is learned": learned}
             frozen = [one.requires_grad for one in self.policy.parameters()]
             self.processes.check_same({**asdict(self.config), **progress, **others, "trainable": frozen})
 

@@ -168,8 +168,10 @@ def difference_of(digests: Sequence[float]) -> str:
     """Return which processes differ from most, or from the first, in words; nothing if none does."""
     usual = max(digests, key=digests.count, default=0.0)
     odd = [f"rank {rank}" for rank, one in enumerate(digests) if one != usual]
+    if not odd:
+        return ""
     others = "the other processes" if len(odd) < len(digests) / 2 else f"rank {digests.index(usual)}"
-    return f"{' and '.join(odd)} learned other numbers than {others}" if odd else ""
+    return f"{' and '.join(odd)} learned other numbers than {others}"
 
 
 def _account(faults: list[Fault]) -> str:

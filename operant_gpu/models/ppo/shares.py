@@ -6,7 +6,7 @@ any number of processes can go on with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -113,8 +113,11 @@ def whole_state(learner: PPO) -> tuple[dict[str, Any], dict[str, Any], PPOConfig
 
 def scaled(config: PPOConfig, num_envs: int, before: int, now: int) -> PPOConfig:
     """Return the settings of one of `now` processes with so many environments each, for those of one of `before`."""
-    batch_size = None if config.batch_size is None else max(1, config.batch_size * before // now)
-    return replace(config, num_envs=num_envs, batch_size=batch_size)
+    if config.batch_size is None:
+        return replace(config, num_envs=num_envs)
+    # What a minibatch has to have at least; see `PPOConfig`.
+    least = config.n_steps if config.gru_size else 2 if config.normalize_advantages else 1
+    return replace(config, num_envs=num_envs, batch_size=max(least, config.batch_size * before // now))
 
 
 def check_even(total: int, size: int) -> None:
@@ -124,11 +127,31 @@ def check_even(total: int, size: int) -> None:
         raise InvalidConfig("num_envs", f"{message}: start a number of them that divides {total}")
 
 
-def share_of(saved: Mapping[str, Any], definition: Definition, processes: Processes) -> dict[str, Any]:
-    """Return what a process takes of a checkpoint, as if it had written one by itself."""
+def share_of(saved: Mapping[str, Any], processes: Processes) -> dict[str, Any]:
+    """Return what a process takes of a checkpoint, but for the environments: draws, and what was counted."""
+    ranks, rank = saved.get("ranks", ()), processes.rank
+    telemetry = dict(saved["telemetry"])
+    if len(ranks) == processes.size:
+        telemetry["sums"] = ranks[rank]["sums"]
+    elif rank:
+        # The first one has what all have counted.
+        telemetry["sums"] = telemetry["sums"].clone()
+        telemetry["sums"][EPISODES] = 0.0
+    generators = ranks[rank]["generators"] if rank < len(ranks) else saved["generators"]
+    if rank >= max(1, len(ranks)):
+        # Draws of its own, from the seed on.
+        generators = {**generators, "device": "none"}
+    return {**saved, "telemetry": telemetry, "generators": generators}
+
+
+def dealt(saved: Mapping[str, Any], definition: Definition, processes: Processes) -> dict[str, Any]:
+    """Return a checkpoint with the environments that a process takes of it.
+
+    Raises:
+        InvalidConfig: If they cannot be dealt out evenly.
+    """
     rank, size, total = processes.rank, processes.size, saved["num_envs"]
-    ranks: Sequence[Mapping[str, Any]] = saved.get("ranks", ())
-    if size == 1 and not ranks:
+    if size == 1:
         return dict(saved)
     check_even(total, size)
     names = definition.params._fields
@@ -138,12 +161,6 @@ def share_of(saved: Mapping[str, Any], definition: Definition, processes: Proces
         return tensor.narrow(0, rank * (total // size), total // size)
 
     telemetry = dict(saved["telemetry"])
-    if len(ranks) == size:
-        telemetry["sums"] = ranks[rank]["sums"]
-    elif rank:
-        # The first one has what all have counted.
-        telemetry["sums"] = telemetry["sums"].clone()
-        telemetry["sums"][EPISODES] = 0.0
     if "is_whole" in telemetry:
         telemetry["is_whole"] = rows(telemetry["is_whole"])
     share = {
@@ -153,11 +170,7 @@ def share_of(saved: Mapping[str, Any], definition: Definition, processes: Proces
         "environments": environments,
         "memory": {name: rows(one) for name, one in saved["memory"].items()},
         "telemetry": telemetry,
-        "generators": ranks[rank]["generators"] if rank < len(ranks) else saved["generators"],
     }
-    if rank >= max(1, len(ranks)):
-        # Draws of its own, from the seed on.
-        share["generators"] = {**saved["generators"], "device": "none"}
     for name, row in _ROWS.items():
         if row in saved.get(name, {}):
             share[name] = {**saved[name], row: rows(saved[name][row])}
