@@ -93,7 +93,7 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
     processes, together = ALONE, any(name in _TOGETHER for name in arguments[:1])
     try:
-        with distributed() if together else contextlib.nullcontext(ALONE) as processes:
+        with distributed() if together else contextlib.nullcontext(ALONE) as processes, _silent(processes.rank > 0):
             return _command(arguments)
     except OperantError as error:
         if not processes.is_echo:
@@ -106,6 +106,16 @@ def _run(arguments: Sequence[str]) -> int:
             raise
         complain(MemoryError("not enough memory: ask for fewer environments, steps or units"))
         return FAILED
+
+
+@contextlib.contextmanager
+def _silent(is_silent: bool) -> Iterator[None]:
+    """Print nothing on the standard output, where another process prints it."""
+    if not is_silent:
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 def _command(arguments: Sequence[str]) -> int:
@@ -182,7 +192,7 @@ class _Console(Console):
 
 def _console() -> Console:
     """Return the standard output; where it is no terminal, wide enough for tables that programs read."""
-    console = _Console(quiet=started_rank() > 0)
+    console = _Console()
     # Zero columns, as some tools set, would print nothing.
     has_width = console.width > 0 and (is_watched(console) or "COLUMNS" in os.environ)
-    return console if has_width else _Console(width=_WIDTH_OF_FILES, quiet=console.quiet)
+    return console if has_width else _Console(width=_WIDTH_OF_FILES)

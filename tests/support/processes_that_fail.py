@@ -1,4 +1,4 @@
-"""Trainings of several processes in which something happens to one of them; see tests/test_processes_faults.py."""
+"""Trainings of several processes in which something happens to one of them; see tests/test_processes.py."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ import torch.distributed as dist
 
 import operant_gpu
 from operant_gpu import ProcessError, processes
-from operant_gpu.models import PPO, PPOConfig, Processes
+from operant_gpu.envs import frozen_lake_map
+from operant_gpu.models import PPO, PPOConfig, Processes, distributed
 from operant_gpu.monitor import Run
+from operant_gpu.processes import watch
 
 SETTINGS = {"num_envs": 8, "n_steps": 16, "batch_size": 64, "total_timesteps": 10**9, "n_epochs": 2}
 
@@ -53,7 +55,7 @@ def wait_for_one_that_rests(rank: int, limit: float) -> tuple[list[str], str]:
     logging.getLogger("operant_gpu").addHandler(handler)
     logging.getLogger("operant_gpu").setLevel(logging.INFO)
     group = processes.present()
-    processes._PATIENCE, processes._LIMIT = 1.5, limit
+    watch.PATIENCE, watch.LIMIT = 1.5, limit
     try:
         group.meet(processes.EVALUATION)
         if group.rank == rank:
@@ -136,6 +138,32 @@ def make_with_ids(*first: int) -> int:
     env = operant_gpu.make("CartPole-v1", 8, device="cpu", first_env_id=first[dist.get_rank()])
     PPO(env, PPOConfig(**SETTINGS))
     return env.first_env_id
+
+
+def train_on_maps(*maps: str) -> None:
+    """Make a learner whose environments have another map in each process."""
+    tables = frozen_lake_map(maps[dist.get_rank()].split())
+    PPO(operant_gpu.make("FrozenLake-v1", 8, device="cpu", **tables), PPOConfig(**SETTINGS))
+
+
+def train_in_a_part() -> int:
+    """Train in two of three processes, then in all."""
+    own = dist.new_group([0, 1])
+    if dist.get_rank() < 2:
+        PPO(operant_gpu.make("CartPole-v1", 8, device="cpu"), PPOConfig(**SETTINGS), processes=own).learn(256)
+    learner = PPO(operant_gpu.make("CartPole-v1", 8, device="cpu"), PPOConfig(**SETTINGS))
+    learner.learn(384)
+    return learner.timesteps
+
+
+def join_twice() -> list[int]:
+    """Join the others, leave them, and join them again."""
+    steps = []
+    for _ in range(2):
+        with distributed():
+            learner = PPO(operant_gpu.make("CartPole-v1", 8, device="cpu"), PPOConfig(**SETTINGS))
+            steps.append(learner.learn(512).timesteps)
+    return steps
 
 
 def leave_early(rank: int) -> None:

@@ -239,7 +239,7 @@ def settings(path: str | os.PathLike[str]) -> PPOConfig:
 
 
 def _settings(path: Path, saved: Mapping[str, Any], num_envs: int, processes: Processes) -> PPOConfig:
-    """Return the settings of a checkpoint as they were saved; of several processes, for one with so many environments."""
+    """Return the settings of a checkpoint as they were saved, or what one of several processes takes of them."""
     try:
         config = dict(saved["config"])
         if saved["format"] == 3:

@@ -18,6 +18,7 @@ from operant_gpu.errors import InvalidConfig
 from operant_gpu.machine import versions
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.policies.policy import Policy
+from operant_gpu.models.ppo.loop import digest
 from operant_gpu.models.ppo.rnd import IntrinsicReward
 from operant_gpu.models.ppo.telemetry import EPISODES
 from operant_gpu.parameters import described
@@ -52,6 +53,7 @@ def join(
         "env": env.environment.id,
         "num_envs": env.num_envs,
         "params": described(env.given),
+        "tables and shared parameters": _digest_of_shared(env),
         "max_episode_steps": env.max_episode_steps,
         "backend": env.backend,
     }
@@ -175,6 +177,12 @@ def dealt(saved: Mapping[str, Any], definition: Definition, processes: Processes
         if row in saved.get(name, {}):
             share[name] = {**saved[name], row: rows(saved[name][row])}
     return share
+
+
+def _digest_of_shared(env: VecEnv) -> float:
+    """Return a digest of the tensors that all environments have in common."""
+    parameters = [one for one in env.params if isinstance(one, Tensor) and one.ndim == 0]
+    return digest([*parameters, *env.tables, torch.zeros(1, device=env.device)]).item()
 
 
 def _on_cpu(value: Any) -> Any:
