@@ -521,23 +521,8 @@ class PPO:
             if not is_due:
                 going_on = self._agree(going_on and not self._stopping) == 0
             if is_due or not going_on:
-                try:
-                    metrics = self._read(is_due)
-                    show(metrics)
-                    if callback is not None and _is_false(callback(metrics)):
-                        going_on = False
-                except Exception as error:
-                    if self.processes.size == 1:
-                        raise
-                    failure = error
-                try:
-                    said = self._agree(going_on and not self._stopping, failure)
-                except ProcessError as error:
-                    # Where the callback's own call was the mistake, that says more.
-                    raise failure or error from error
+                said, failure = self._report(is_due, going_on, callback, show)
                 going_on = said == 0
-            if said & FAILED:
-                failure = self._failure_of_all(failure)
             # What was learned before a fault is not lost either: the policy is as it was.
             if not said & FAULTY and (not going_on or self.iterations % self.config.checkpoint_interval == 0):
                 try:
@@ -547,6 +532,30 @@ class PPO:
                         raise
                     failure.__cause__ = error
         return failure
+
+    def _report(
+        self, is_due: bool, going_on: bool, callback: Callback | None, show: Callable[[Metrics], None]
+    ) -> tuple[int, Exception | None]:
+        """Read, show and tell the metrics; return what any process says to that, and what went wrong in any."""
+        failure: Exception | None = None
+        try:
+            metrics = self._read(is_due)
+            show(metrics)
+            if callback is not None and _is_false(callback(metrics)):
+                going_on = False
+        except Exception as error:
+            # One process by itself has nobody to tell.
+            if self.processes.size == 1:
+                raise
+            failure = error
+        try:
+            said = self._agree(going_on and not self._stopping, failure)
+            return said, self._failure_of_all(failure) if said & FAILED else None
+        except ProcessError as error:
+            if failure is None:
+                raise
+            # Where the callback made a call that the others did not, that is what to mend.
+            raise failure from error
 
     def _agree(self, going_on: bool, failure: Exception | None = None) -> int:
         """Return what any process says at the end of an iteration: that it is to stop, or has failed; 0 to go on."""
