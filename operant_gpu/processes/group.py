@@ -107,7 +107,7 @@ class Group(Processes):
         return rows
 
     def _exchange(self, group: Any, rows: Tensor) -> list[Any]:
-        """Begin to send one's own row to all others, and to take theirs: a quarter of the time of gloo's all-gather."""
+        """Begin to send one's own row to all others, and to take theirs, in one round."""
         others = [rank for rank in range(self.size) if rank != self.rank]
         sent = [group.send([rows[self.rank]], rank, 0) for rank in others]
         return [*sent, *(group.recv([rows[rank]], rank, 0) for rank in others)]
