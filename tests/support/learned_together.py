@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
+import signal
 from typing import Any
 from unittest import mock
 
@@ -208,6 +210,18 @@ def begin(path: str, name: str, engine: str, now: int, of: int) -> None:
 
     learner.learn(of * steps, stop)
     learner.save(path)
+
+
+def begin_and_be_killed(folder: str, name: str, engine: str, of: int) -> None:
+    """Train with a checkpoint at the third iteration; the second process is killed after the fourth."""
+    learner = learner_of(name, engine=engine, checkpoint_interval=3)
+    learner.keep_checkpoints(folder)
+
+    def die(metrics: dict[str, float]) -> None:
+        if metrics["iterations"] == 4 and learner.processes.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    learner.learn(of * learner._steps_of(learner.config), die)
 
 
 def go_on(path: str, iterations: int | None = None) -> tuple[Any, dict[str, Any], int, list[str]]:

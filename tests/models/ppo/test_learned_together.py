@@ -58,6 +58,18 @@ def test_two_processes_go_on_as_if_they_had_not_stopped(tmp_path: Path, name: st
         assert lines == []
 
 
+def test_two_processes_go_on_exactly_after_one_was_killed(tmp_path: Path) -> None:
+    folder = str(tmp_path / "checkpoints")
+    whole = results(program.train, "gaussian", "fused", 6)
+    ended = together(program.begin_and_be_killed, folder, "gaussian", "fused", 6)
+    assert "rank 1 does not answer" in ended[0].error
+    steps = 3 * 2 * NUM_ENVS * program.STEPS
+    assert max(path.name for path in (tmp_path / "checkpoints").iterdir()) == f"step-{steps:012d}.pt"
+    for (expected, _), (found, _, _, lines) in zip(whole, results(program.go_on, folder), strict=True):
+        assert all(map(torch.equal, expected, found))
+        assert lines == []
+
+
 @pytest.mark.parametrize("name", ["mlp", "normalized"])
 def test_other_numbers_of_processes_go_on_with_all_environments(tmp_path: Path, name: str) -> None:
     path = str(tmp_path / "learner.pt")
