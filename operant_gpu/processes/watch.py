@@ -23,6 +23,8 @@ _BROKEN = 4.0
 PATIENCE = 30.0
 # Seconds that a process waits for one that lives and does not come.
 LIMIT = 600.0
+# The end of a process that is done, before how many collectives it has begun.
+_LEFT = "left after "
 # Seconds that a process may wait on its GPU for one that is gone, until it ends itself.
 _GRACE = 15.0
 
@@ -128,9 +130,10 @@ class Watch:
         if self._stopped.is_set():
             raise ProcessError("this process has left the others: train and save within `with distributed():`")
         for rank, end in enumerate(self._ends):
-            if end and rank != self._rank and not self._own_end:
+            # What it had begun it has done, also if others have not yet.
+            if end.startswith(_LEFT) and int(end.removeprefix(_LEFT)) < self.begun and rank != self._rank:
                 advice = "every process has to make the same calls, in the same order"
-                raise ProcessError(f"rank {rank} {end}, and rank {self._rank} still needs it: {advice}")
+                raise ProcessError(f"rank {rank} left, and rank {self._rank} still needs it: {advice}")
 
     def late(self) -> str:
         """Return which processes are behind this one, in words."""
@@ -164,7 +167,7 @@ class Watch:
 
     def ends_alike(self, rank: int) -> bool:
         """Return whether this process and another have ended with the same words."""
-        return self._own_end == self._ends[rank] != "left"
+        return self._own_end == self._ends[rank] and self._own_end.startswith("failed")
 
     def stop(self) -> None:
         """Look no more, and tell that this process is done."""
@@ -174,7 +177,7 @@ class Watch:
             if thread.is_alive():
                 # It waits for a store that does not answer, and so would this one.
                 self._lost.update(range(self._size))
-        self.announce("left")
+        self.announce(f"{_LEFT}{self.begun}")
 
     def leave(self) -> None:
         """Do as `stop` does, and wait a while until all are done, or are lost."""
