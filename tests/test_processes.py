@@ -43,7 +43,9 @@ def outcomes(folder: Path, rank: int, what: str, limit: float, size: int = 2) ->
 
 
 # Those that are killed tell nobody: the others find out by their silence.
-@pytest.mark.parametrize(("what", "rank", "size"), [("kill", 0, 2), ("kill", 1, 2), ("exit", 1, 3)])
+@pytest.mark.parametrize(
+    ("what", "rank", "size"), [("kill", 0, 2), ("kill", 1, 2), pytest.param("exit", 1, 3, marks=pytest.mark.thorough)]
+)
 def test_a_process_that_dies_ends_all(tmp_path: Path, what: str, rank: int, size: int) -> None:
     ended = outcomes(tmp_path / "run", rank, what, 20.0, size)
     assert ended[rank].status == (-signal.SIGKILL if what == "kill" else 3)
@@ -114,6 +116,7 @@ def test_a_callback_that_stops_one_process_stops_all(tmp_path: Path) -> None:
     assert run_of(tmp_path / "run") == ("stopped", "", [0, 1024])
 
 
+@pytest.mark.thorough
 def test_a_slow_process_is_waited_for(tmp_path: Path) -> None:
     folder = str(tmp_path / "run")
     for one in results(program.train_a_while, folder, 1, "rest", limit=BEGINS + 25.0):
@@ -127,6 +130,7 @@ def test_the_log_says_who_is_waited_for() -> None:
     assert (error, [line for line in resting if "waits for rank 1" in line]) == ("", [])
 
 
+@pytest.mark.thorough
 def test_a_process_is_not_waited_for_for_ever() -> None:
     _, error = results(program.wait_for_one_that_rests, 1, 3.0)[0]
     assert re.fullmatch(

@@ -105,7 +105,7 @@ def test_ctrl_c_ends_a_training_between_gradient_steps(monkeypatch: pytest.Monke
     env = make("CartPole-v1", "numba", num_envs=64)
     learner = PPO(env, PPOConfig(n_steps=16, batch_size=64, n_epochs=8000, engine="fused"))
     steps = learner._loop.update._steps
-    climb, calls = steps._climb, []
+    climb, calls = steps._library.climb, []
 
     def interrupted(fields: Any) -> Any:
         calls.append(fields)
@@ -113,7 +113,7 @@ def test_ctrl_c_ends_a_training_between_gradient_steps(monkeypatch: pytest.Monke
             _thread.interrupt_main()
         return climb(fields)
 
-    monkeypatch.setattr(steps, "_climb", interrupted)
+    monkeypatch.setattr(steps._library, "climb", interrupted)
     with pytest.raises(KeyboardInterrupt):
         learner.learn()
     assert learner.iterations == 0

@@ -75,6 +75,7 @@ def test_a_run_that_is_in_use_is_refused_by_all(tmp_path: Path) -> None:
     assert "'mine' has a training already" in err
 
 
+@pytest.mark.thorough
 def test_a_process_that_is_killed_ends_a_run_that_can_be_resumed(tmp_path: Path) -> None:
     train = ("train", "CartPole-v1", *QUICK, "--run-dir", "mine", "--goal", "inf", "--checkpoint-interval", "5")
     command = [*TORCHRUN, *train, "--total-timesteps", "1000000000"]

@@ -48,7 +48,13 @@ def test_processes_are_equal_to_the_bit_after_twenty_iterations(engine: str, nam
         assert 20 <= steps < all_steps if name == "target_kl" else steps == all_steps
 
 
-@pytest.mark.parametrize(("name", "engine"), [("gru", "eager"), ("curious", "fused"), ("normalized", "eager")])
+@pytest.mark.parametrize(
+    ("name", "engine"),
+    [
+        ("gru", "eager"),
+        *(pytest.param(*one, marks=pytest.mark.thorough) for one in [("curious", "fused"), ("normalized", "eager")]),
+    ],
+)
 def test_two_processes_go_on_as_if_they_had_not_stopped(tmp_path: Path, name: str, engine: str) -> None:
     path = str(tmp_path / "learner.pt")
     whole = results(program.train, name, engine, 6)
@@ -58,6 +64,7 @@ def test_two_processes_go_on_as_if_they_had_not_stopped(tmp_path: Path, name: st
         assert lines == []
 
 
+@pytest.mark.thorough
 def test_two_processes_go_on_exactly_after_one_was_killed(tmp_path: Path) -> None:
     folder = str(tmp_path / "checkpoints")
     whole = results(program.train, "gaussian", "fused", 6)
@@ -70,7 +77,7 @@ def test_two_processes_go_on_exactly_after_one_was_killed(tmp_path: Path) -> Non
         assert lines == []
 
 
-@pytest.mark.parametrize("name", ["mlp", "normalized"])
+@pytest.mark.parametrize("name", ["normalized", pytest.param("mlp", marks=pytest.mark.thorough)])
 def test_other_numbers_of_processes_go_on_with_all_environments(tmp_path: Path, name: str) -> None:
     path = str(tmp_path / "learner.pt")
     results(program.begin, path, name, "fused", 3, 6)
