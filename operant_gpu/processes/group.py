@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import logging
 import pickle
 import time
@@ -216,13 +217,20 @@ class Group(Processes):
     def _close(self) -> None:
         """Stop looking, and close the connections while there is a Python to do so."""
         self._watch.stop()
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._watch.failure is not None:
+            # To close a connection on which something is awaited waits for it: these stay until the process is over.
+            for one in (self._meetings, self._host):
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(one))
         self._meetings = self._host = None
 
     def leave(self) -> None:
         """Wait a while for the others to be done too, so that none is ended for the end of another."""
         atexit.unregister(self._close)
         self._watch.leave()
-        self._meetings = self._host = None
+        self._disconnect()
         if self._watch.failure is not None and "nccl" in self.backend:
             # Kernels that wait for a process that is gone would keep this one from ending.
             with contextlib.suppress(RuntimeError):
