@@ -52,10 +52,9 @@ def race(
         max_seconds: A contender that needs longer for one call is left out.
         processes: Those that do this together, each with as many calls.
     """
-    everybody, calls = list(contenders), {}
-    for contender in everybody:
-        own = calibrate(contender, seconds, max_seconds)
-        calls[contender.name] = processes.first(functools.partial(int, own))
+    everybody = list(contenders)
+    own = {contender.name: calibrate(contender, seconds, max_seconds) for contender in everybody}
+    calls = processes.first(lambda: own)
     runners = [contender for contender in everybody if calls[contender.name]]
     times: dict[str, list[float]] = {contender.name: [] for contender in runners}
     for _ in range(repeats):

@@ -62,6 +62,8 @@ class Group(Processes):
 
         self._watch = Watch(store("watch"), self.rank, self.size)
         self._watch.start()
+        # Whether something is sent or taken, or was when that failed.
+        self._is_waiting = False
         # Two, since a process may be at a meeting while another is in an iteration.
         self._meetings, self._host = gloo("meetings"), gloo("numbers")
         # A program that ends without `distributed` waits for nobody.
@@ -220,7 +222,7 @@ class Group(Processes):
         self._disconnect()
 
     def _disconnect(self) -> None:
-        if self._watch.failure is not None:
+        if self._is_waiting:
             # To close a connection on which something is awaited waits for it: these stay until the process is over.
             for one in (self._meetings, self._host):
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(one))
@@ -246,6 +248,7 @@ class Group(Processes):
         own = self._watch
         own.check()
         own.begun += 1
+        self._is_waiting = True
         began, has_told = time.monotonic(), False
         try:
             works = begin()
@@ -262,6 +265,7 @@ class Group(Processes):
             if isinstance(error, ProcessError):
                 raise
             raise ProcessError(own.find_out(error)) from error
+        self._is_waiting = False
 
 
 def _is_over(work: Any) -> bool:

@@ -125,15 +125,21 @@ class Watch:
 
     def check(self) -> None:
         """Raise if another process is gone, or has left while this one needs it."""
+        if reason := self._obstacle():
+            raise ProcessError(reason)
+
+    def _obstacle(self) -> str | None:
+        """Return why this process cannot wait for the others; None if it can."""
         if self.failure is not None:
-            raise ProcessError(self.failure)
+            return self.failure
         if self._stopped.is_set():
-            raise ProcessError("this process has left the others: train and save within `with distributed():`")
+            return "this process has left the others: train and save within `with distributed():`"
         for rank, end in enumerate(self._ends):
             # What it had begun it has done, also if others have not yet.
             if end.startswith(_LEFT) and int(end.removeprefix(_LEFT)) < self.begun and rank != self._rank:
                 advice = "every process has to make the same calls, in the same order"
-                raise ProcessError(f"rank {rank} left, and rank {self._rank} still needs it: {advice}")
+                return f"rank {rank} left, and rank {self._rank} still needs it: {advice}"
+        return None
 
     def late(self) -> str:
         """Return which processes are behind this one, in words."""
@@ -147,15 +153,9 @@ class Watch:
         self._is_broken = True
         until = time.monotonic() + _BROKEN + 3 * BEAT
         while time.monotonic() < until:
-            with contextlib.suppress(ProcessError):
-                self.check()
-                time.sleep(BEAT / 10)
-                continue
-            break
-        try:
-            self.check()
-        except ProcessError as found:
-            return str(found)
+            if reason := self._obstacle():
+                return reason
+            time.sleep(BEAT / 10)
         return f"the processes have lost each other: {one_line(error)}"
 
     def announce(self, end: str) -> None:

@@ -152,9 +152,9 @@ class GradientSteps:
         self._gradient, self._squares = numbers(layout.size), numbers(steps, len(chunks))
         self._measured = numbers(steps, NUM_MEASURED.value)
         self._status, self._counts = numbers(steps + 1, dtype=torch.int32), numbers(steps + 1)
-        # A gradient and, at an address as even as that of a tensor, what is measured with it; its squares are not used.
+        # A gradient and, at an address as even as that of a tensor, what is measured with it.
         self._sent = numbers(-(-layout.size // _ALIGNMENT) * _ALIGNMENT + NUM_SUMS.value)
-        self._own_squares, self._own = numbers(steps, len(chunks)), numbers(steps, NUM_MEASURED.value)
+        self._own = numbers(steps, NUM_MEASURED.value)
         self._sizes = torch.tensor(minibatch_sizes(settings, samples), device=device)
 
     def run(
@@ -237,7 +237,7 @@ class GradientSteps:
         if self._processes.size > 1:
             # The mean of the processes' gradients then is the only part.
             measured = self._sent[-NUM_SUMS.value :]
-            self._reduce((self._sent, self._own_squares, self._own), *parts, trainable, step)
+            self._reduce((self._sent, self._squares, self._own), *parts, trainable, step)
             measured[: GRAD_NORM.value].copy_(self._own[step, : GRAD_NORM.value])
             self._processes.average(self._sent)
             parts = (self._sent, measured, 1, 1)

@@ -495,8 +495,8 @@ class PPO:
                 learned = digest(self._loop.update.learned()).item()
             progress = {name: getattr(self, name) for name in ("timesteps", "iterations", "target", "engine")}
             others = {"checkpoints": self._checkpoints is not None, "digest of what is learned": learned}
-            frozen = [one.requires_grad for one in self.policy.parameters()]
-            self.processes.check_same({**asdict(self.config), **progress, **others, "trainable": frozen})
+            trainable = [one.requires_grad for one in self.policy.parameters()]
+            self.processes.check_same({**asdict(self.config), **progress, **others, "trainable": trainable})
 
     def _train(self, callback: Callback | None, progress: bool) -> PPO:
         """Iterate up to the target, unless something asks to stop."""
