@@ -7,13 +7,14 @@ PIP := $(INSTALL) --constraint constraints.txt
 LOWEST := $(VENV)/lowest
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 ENV ?= CartPole-v1
+SEED ?= 0
 # Tests start hundreds of processes: each would compile the library anew.
 unexport PYTHONDONTWRITEBYTECODE
 # A failure before a pipe is a failure.
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 
-.PHONY: help train check test thorough gpu-check adapters lowest lint docs bench results gpu gpu-smoke clean
+.PHONY: help train check test thorough gpu-check adapters lowest lint docs bench level results gpu gpu-smoke clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -65,7 +66,11 @@ bench: $(VENV)/benched  ## Measure throughput beside other libraries
 	$(BIN)/python bench/training.py
 	$(BIN)/python bench/run_overhead.py
 
-results: $(VENV)/benched  ## Train everything beside Stable-Baselines3 and write docs/results.md (about 40 minutes)
+level: $(VENV)/tested  ## Train the preset of ENV (CartPole-v1) with SEED (0), and compare with what is on record
+	$(BIN)/python bench/levels.py --check --envs $(ENV) --seed $(SEED)
+
+results: $(VENV)/benched  ## Train every preset, and beside Stable-Baselines3, and write docs/results.md (some hours)
+	$(BIN)/python bench/levels.py
 	$(BIN)/python bench/learning.py
 
 # For a machine with a GPU, with the python that has torch, triton and pytest there; results and log go to OUT.

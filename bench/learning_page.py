@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import statistics
@@ -11,16 +12,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from learning_plot import NAMES, draw_curves
+from learning_plot import NAMES, draw_curves, draw_levels
 from learning_run import EPISODES, GRID_WALK_SHARE, PENDULUM_GOAL, Run
+from levels import DATA, EPISODES_PLAYED, evaluations, measured, table_of
 from machine import RESULTS
 from page import table
 from peers_sb3_settings import ZOO
+from published import CLASSIC
 
-INTRODUCTION = """\
+LEVELS_IMAGE = Path("images") / "levels.png"
+
+LEVELS = """\
 # Results
 
-How PPO learns here beside PPO of Stable-Baselines3 (SB3), on one machine, one run at a time and in turn.
+What PPO learns here with [the presets of the library](settings.md), beside the best that others have published, and how
+soon, beside Stable-Baselines3's. [Games](games.md#what-ppo-learns) have a page of their own.
+
+## Levels at equal steps
+
+[`bench/levels.py`](../bench/levels.py) trains every preset to the end of its steps, and to the numbers of steps for
+which others have published something ([raw data](../bench/results/levels.json)). Then its policy plays {episodes:,}
+episodes in other environments, with the likeliest actions: "ours plays". "In training" is the mean of the last 100
+episodes of the training, with actions sampled. Both are means over the seeds, with half of their 95 % interval and
+[least, most] seed. Seconds are those of one core, medians. "Published" are the best of PPO and the best of any learner
+without a model of the environment, at no more steps than ours; most are single runs. {below}
+
+`make level ENV=Pendulum-v1 SEED=3` trains one seed and compares it with what is on record."""
+
+INTRODUCTION = """\
+## Time to the goal
+
+PPO here beside PPO of Stable-Baselines3 (SB3), on one machine, one run at a time and in turn.
 [`bench/learning.py`](../bench/learning.py) measures, and writes this page, its pictures and [the raw data]({data}).
 
 An environment is solved once at least {episodes} episodes have ended and the mean return of the last {episodes} reaches
@@ -104,6 +126,8 @@ def write_page(report: dict[str, Any], data: Path, docs: Path) -> Path:
     runs = {env: [Run(**run) for run in entry["runs"]] for env, entry in report["environments"].items()}
     for env, entry in report["environments"].items():
         draw_curves(env, entry["goal"], runs[env], docs / image_of(env))
+    levels = json.loads(DATA.read_text())
+    draw_levels(levels, measured(levels, CLASSIC), docs / LEVELS_IMAGE)
     page = docs / "results.md"
     link = Path(os.path.relpath(data.resolve(), docs.resolve())).as_posix()
     page.write_text("\n\n".join(sections(report, runs, link)) + "\n")
@@ -112,9 +136,11 @@ def write_page(report: dict[str, Any], data: Path, docs: Path) -> Path:
 
 def sections(report: dict[str, Any], runs: dict[str, list[Run]], data: str) -> Iterator[str]:
     """Yield the page's parts."""
-    entries = report["environments"]
+    entries, levels = report["environments"], json.loads(DATA.read_text())
+    yield LEVELS.format(episodes=EPISODES_PLAYED, below=below(levels))
+    yield table_of(levels, CLASSIC)
+    yield f"![Curves of the trainings]({LEVELS_IMAGE})"
     yield INTRODUCTION.format(data=data, episodes=EPISODES, pendulum=PENDULUM_GOAL, share=GRID_WALK_SHARE, zoo=ZOO)
-    yield "## Time to the goal"
     yield table(
         ["environment", "goal", "solved", "seconds", "steps", "SB3 solved", "SB3 seconds", "SB3 steps", "SB3 / ours"],
         [goal_row(env, entries[env], runs[env]) for env in entries],
@@ -138,9 +164,18 @@ def sections(report: dict[str, Any], runs: dict[str, list[Run]], data: str) -> I
         left=3,
     )
     yield RUN_IT
-    # What `bench/randomization.py` and `bench/frozen_lake.py` measured.
+    yield (RESULTS / "tried.md").read_text().strip()
+    # What `bench/randomization.py` measured.
     yield (RESULTS / "randomization.md").read_text().strip()
-    yield (RESULTS / "frozen-lake.md").read_text().strip()
+
+
+def below(levels: dict[str, Any]) -> str:
+    """Return which levels are below the best that others have published."""
+    known = [level for level in measured(levels, CLASSIC) if level.best is not None]
+    means = {level.key: statistics.mean(evaluations(levels["trainings"][level.key])) for level in known}
+    missed = [level.key for level in known if level.best is not None and means[level.key] < level.best]
+    held = f"Ours are as high or higher in {len(known) - len(missed)} of {len(known)} rows with such a figure"
+    return held + (f"; not in {'; '.join(missed)}." if missed else ".")
 
 
 def image_of(env: str) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 from learning_run import Run
+from published import Level
 
 matplotlib.use("Agg")
 
@@ -16,7 +17,9 @@ from matplotlib import pyplot, ticker
 NAMES = {"operant_gpu": "operant_gpu", "sb3": "Stable-Baselines3"}
 COLOURS = {"operant_gpu": "tab:blue", "sb3": "tab:orange"}
 COLOURS_OF_RULES = {"minatar": "tab:blue", "gymnax": "tab:green"}
-# Panels of games in a row.
+# Of an environment, shortest first.
+COLOURS_OF_TRAININGS = ("tab:blue", "tab:green", "tab:purple")
+# Panels of environments in a row.
 COLUMNS = 3
 # A logarithmic axis has to begin somewhere; before this there is nothing to see.
 FIRST_SECONDS = 0.1
@@ -52,6 +55,38 @@ def draw_curves(env: str, goal: float, runs: Sequence[Run], path: Path) -> None:
     axes.set_xlabel("seconds of training")
     axes.set_ylabel("mean return of the last 100 episodes")
     finish(axes, env)
+    save(figure, path)
+
+
+def draw_levels(report: dict[str, Any], levels: Sequence[Level], path: Path) -> None:
+    """Write a picture with a panel for each environment: a line for each seed, and what others have published.
+
+    Args:
+        report: Trainings by their names, with runs that have curves.
+        levels: Those to show, of trainings that are in the report.
+        path: PNG file to write.
+    """
+    envs = list(dict.fromkeys(level.env for level in levels))
+    rows = -(-len(envs) // COLUMNS)
+    size = (4.5 * COLUMNS, 3.4 * rows)
+    figure, panels = pyplot.subplots(rows, COLUMNS, figsize=size, dpi=100, layout="constrained", squeeze=False)
+    for axes in panels.flat[len(envs) :]:
+        axes.set_axis_off()
+    for env, axes in zip(envs, panels.flat, strict=False):
+        those = [level for level in levels if level.env == env]
+        for key, colour in zip(dict.fromkeys(level.key for level in those), COLOURS_OF_TRAININGS, strict=False):
+            runs = report["trainings"][key]["runs"]
+            curves = [
+                ([steps / 1e6 for steps in run["curve"]["timesteps"]], run["curve"]["mean_return"]) for run in runs
+            ]
+            add_lines(axes, curves, color=colour, alpha=0.7, label=key.removeprefix(f"{env}, "))
+        for figure_of in dict.fromkeys(one for level in those for one in (level.ppo, level.other) if one):
+            axes.scatter(figure_of.steps / 1e6, figure_of.mean, color="black", marker="x", s=30, zorder=3)
+            axes.annotate(figure_of.learner, (figure_of.steps / 1e6, figure_of.mean), fontsize=8)
+        axes.set_xlabel("million steps")
+        finish(axes, env)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("mean return, last 100 episodes")
     save(figure, path)
 
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 import functools
 import json
 import math
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -79,6 +81,8 @@ class Job:
     """Mean return that counts as solved; the environment's if not given."""
     steps: int | None = None
     """Environment steps after which this library's PPO ends; the preset's if not given."""
+    changes: str = "{}"
+    """Other changes to this library's preset, as JSON: {"gamma": 0.95, "lr": [1e-3, 0.0]}."""
     episodes: int = 0
     """Episodes that the policy plays afterwards, in other environments and with its likeliest actions."""
     policy: Path | None = None
@@ -192,6 +196,19 @@ def in_process(job: Job, **variables: str) -> Run:
     return Run(job.contender, job.env, job.seed, "failed", process_seconds=seconds, error=error)
 
 
+def in_processes(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Run]]:
+    """Train so many at a time, each with one thread; yield them as they end."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, torch.set_num_threads, (1,)) as pool:
+        waiting = {pool.submit(train, job): job for job in jobs}
+        for done in as_completed(waiting):
+            job = waiting[done]
+            if error := done.exception():
+                yield job, Run(job.contender, job.env, job.seed, "failed", error=f"{type(error).__name__}: {error}")
+            else:
+                yield job, done.result()
+
+
 def error_of(command: list[str], variables: dict[str, str], timeout: float | None) -> str:
     """Run a command; return the last line of its complaint if it fails, else nothing."""
     try:
@@ -238,6 +255,7 @@ def train_ours(job: Job, recorder: Recorder) -> Evaluate:
         changes = {**changes, "engine": job.contender}
     if job.steps:
         changes = {**changes, "total_timesteps": job.steps}
+    changes = {**changes, **json.loads(job.changes)}
     config = PPOConfig.for_env(job.env, size=job.size, seed=job.seed, **changes)
     recorder.run.preset = preset_of(config)
     if job.size == "large":

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
 from typing import Any
+
+from scipy import stats
 
 
 def header(title: str, report: dict[str, Any]) -> str:
@@ -17,6 +21,13 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1)
     """Return a Markdown table, all but the first `left` columns aligned to the right."""
     rules = ["---" if column < left else "---:" for column in range(len(headings))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, rules, *rows))
+
+
+def half_interval(values: Sequence[float]) -> float:
+    """Return half of the 95 % interval of the mean, by Student's distribution; NaN for one value."""
+    if len(values) < 2:
+        return math.nan
+    return float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def learners_table(title: str, rows: Sequence[dict[str, Any]]) -> str:

@@ -26,6 +26,7 @@ from operant_gpu.cli.common import (
 )
 from operant_gpu.cli.doctor import examine
 from operant_gpu.errors import InvalidConfig
+from operant_gpu.models.presets import LEVELS
 from operant_gpu.monitor.dashboard import short
 from operant_gpu.processes import present
 from operant_gpu.registry import find, list_envs
@@ -44,9 +45,13 @@ class Envs:
     def run(self, console: Console) -> int:
         """Print a table; return the exit status."""
         if self.env is not None:
-            show_parameters(console, find(environment_id(self.env)))
+            show_parameters(console, definition := find(environment_id(self.env)))
+            if level := LEVELS.get(definition.id):
+                say(console, f"{definition.id}'s preset learns a mean return of {level}, on one core of a CPU")
             return 0
-        table = plain_table("environment", "actions", "observations", "limit", "solved at", "written in")
+        table = plain_table(
+            "environment", "actions", "observations", "limit", "solved at", "preset learns", "written in"
+        )
         for id in list_envs():
             definition = find(id)
             try:
@@ -61,6 +66,7 @@ class Envs:
                 observation,
                 "" if limit is None else f"{limit:,}",
                 "" if goal is None else f"{goal:g}",
+                str(LEVELS.get(id, "")),
                 "CUDA C++" if type(definition).__name__ == "CudaEnvironment" else "Triton",
             )
         console.print(table)

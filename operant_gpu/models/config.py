@@ -231,6 +231,11 @@ class PPOConfig:
     def for_env(cls, id: str, *, size: Size = "usual", **overrides: Any) -> PPOConfig:
         """Return the tuned settings for an environment of the library.
 
+        What the usual ones learn, as mean returns of their policies with the likeliest actions: means over the
+        seeds with half of their 95 % interval, after how many steps, and seconds on one core of a CPU:
+
+        LEVELS
+
         Args:
             id: Such as "Pendulum-v1".
             size: "usual" is for a CPU: some 64 environments and many small gradient steps. "large" is for a GPU:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+from collections import deque
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
+import torch
 from here import ROOT
 
+import operant_gpu
 from operant_gpu.models import PPOConfig
-from operant_gpu.models.presets import LARGE_PRESETS
+from operant_gpu.models.presets import LARGE_PRESETS, LEVELS, PRESETS
 
 RESULTS, MACHINE = ROOT / "bench" / "results", "intel-r-xeon-r-processor"
 WRITERS = {
@@ -58,6 +63,127 @@ def test_the_table_of_large_presets_is_what_the_raw_data_says(bench: Any) -> Non
         # As JSON has tuples.
         assert json.loads(json.dumps(preset_of(PPOConfig.for_env(env, size="large")))) == entry["preset"]
     assert list(report["environments"]) == list(LARGE_PRESETS)
+
+
+def test_presets_say_what_has_been_measured(bench: Any) -> None:
+    levels = bench("levels")
+    report = json.loads(levels.DATA.read_text())
+    assert levels.presets_of(report) == LEVELS
+    assert f"{levels.BEGIN}\n{levels.presets_table(report)}\n{levels.END}" in levels.PAGE.read_text()
+    assert all(f"{env}: {level}" in (PPOConfig.for_env.__doc__ or "") for env, level in LEVELS.items())
+    assert (PPOConfig.for_env.__doc__ or "").count(" seeds\n") == len(LEVELS)
+    for entry in report["trainings"].values():
+        env = entry["runs"][0]["env"]
+        assert json.loads(json.dumps(bench("learning_run").preset_of(PPOConfig.for_env(env)))) == entry["preset"]
+
+
+def test_a_level_is_measured_and_compared(bench: Any, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    levels, published = bench("levels"), bench("published")
+    level = published.Level("GridWalk-v0", 4096)
+    for name, value in {"DATA": tmp_path / "levels.json", "LEVELS": (level,), "EPISODES_PLAYED": 64}.items():
+        monkeypatch.setattr(levels, name, value)
+    settings = levels.Settings(("GridWalk-v0",), seeds=2, processes=1)
+    assert levels.main(settings) == 0
+    entry = json.loads(levels.DATA.read_text())["trainings"]["GridWalk-v0, 0 M"]
+    assert [run["seed"] for run in entry["runs"]] == [0, 1]
+    assert all(run["evaluation"] > -1 and run["timesteps"] == 4096 for run in entry["runs"])
+    assert levels.main(dataclasses.replace(settings, seed=1, check=True)) == 0
+    assert f"seed 1: {entry['runs'][1]['evaluation']}" in capsys.readouterr().out
+    worse = json.loads(levels.DATA.read_text())
+    for run in worse["trainings"]["GridWalk-v0, 0 M"]["runs"]:
+        run["evaluation"] -= 5.0
+    levels.DATA.write_text(json.dumps(worse))
+    assert levels.main(dataclasses.replace(settings, seed=1, check=True)) == 1
+
+
+def test_a_level_is_read_off_a_curve(bench: Any) -> None:
+    curve = {"timesteps": [10, 20, 30], "mean_return": [1.0, 2.0, 3.0]}
+    assert [bench("levels").at(curve, steps) for steps in (5, 10, 29, 30, 99)] == [1.0, 1.0, 2.0, 3.0, 3.0]
+
+
+def test_every_preset_has_a_level_to_be_measured(bench: Any) -> None:
+    there = {(level.env, level.steps) for level in bench("published").LEVELS}
+    missing = [env for env in PRESETS if (env, PPOConfig.for_env(env).total_timesteps) not in there]
+    assert missing == []
+
+
+@pytest.mark.parametrize("name", ["FrozenLake-v1", "FrozenLake8x8-v1"])
+def test_the_best_walkers_of_the_lakes(bench: Any, name: str) -> None:
+    """By backward induction: the chance to arrive of a walker who knows how many steps are left."""
+    spec, moves_of = gymnasium.spec(name), gymnasium.make(name).unwrapped.P  # type: ignore[attr-defined]
+    values = [0.0] * len(moves_of)
+    for _ in range(spec.max_episode_steps or 0):
+        values = [
+            max(
+                sum(chance * (reward + (0.0 if over else values[place])) for chance, place, reward, over in moves)
+                for moves in moves_of[state].values()
+            )
+            for state in moves_of
+        ]
+    (ceiling,) = (level.ceiling for level in bench("published").LEVELS if level.env == name)
+    assert ceiling == pytest.approx(values[0], abs=5e-5)
+
+
+def test_settings_are_tried(bench: Any, tmp_path: Path, capsys: Any) -> None:
+    tune = bench("tune")
+    assert list(tune.alternatives("n_epochs=1|2; lr=[1e-3, 0.0]; gamma = 0.9 | 1.0"))[1:3] == [
+        {"n_epochs": 1, "lr": [1e-3, 0.0], "gamma": 1.0},
+        {"n_epochs": 2, "lr": [1e-3, 0.0], "gamma": 0.9},
+    ]
+    with pytest.raises(SystemExit, match="expected 'name=value; name=value | value' in JSON, got ' lr=high'"):
+        list(tune.alternatives("n_epochs=1; lr=high"))
+    data = tmp_path / "tries.json"
+    settings = tune.Settings("GridWalk-v0", ("", "gamma=0.5"), 2, 2048, episodes=16, processes=1, json=data)
+    tune.main(settings)
+    assert len(json.loads(data.read_text())["runs"]) == 4
+    capsys.readouterr()
+    tune.main(settings)
+    printed = capsys.readouterr().out
+    # They are not done again.
+    assert "seed" not in printed.split("| changes")[0]
+    assert printed.count("| 2 |") == 2
+
+
+def test_the_best_try_comes_first_and_one_that_failed_last(bench: Any) -> None:
+    tune, run = bench("tune"), bench("learning_run").Run
+    curve = {"timesteps": [1, 2], "seconds": [0.1, 0.2], "mean_return": [0.0, 1.0]}
+    good, bad = run("operant_gpu", "x", 0, evaluation=2.0, curve=curve), run("operant_gpu", "x", 0, evaluation=1.0)
+    rows = tune.table_of([("b", bad), ("c", run("operant_gpu", "x", 0, "failed")), ("a", good)], 1.0).splitlines()
+    assert [row.split(" | ")[0] for row in rows[2:]] == ["| a", "| b", "| c"]
+    assert "| 2 | 0.20 |" in rows[2]
+    assert "| inf | inf |" in rows[3]
+
+
+def test_the_prototype_of_pqn_has_the_right_targets(bench: Any) -> None:
+    pqn = bench("pqn")
+    settings = pqn.Settings(num_envs=4, n_steps=6, lambda_=0.7, gamma=0.9, epsilon=0.0)
+    torch.manual_seed(0)
+    env = operant_gpu.make("MinAtar-Breakout-v1", 4, device="cpu")
+    network = pqn.network_of(env, settings)
+    obs, _ = env.reset(seed=0)
+    twin = operant_gpu.make("MinAtar-Breakout-v1", 4, device="cpu")
+    twin.reset(seed=0)
+    seen, acted, targets, last = pqn.collect(env, network, obs, 0.3, deque(maxlen=100), settings)
+    rewards, ended = [], []
+    for step in range(6):
+        _, reward, terminated, *_ = twin.step(acted[4 * step : 4 * step + 4])
+        rewards.append(reward.clone())
+        ended.append(terminated.clone())
+    best = network(torch.cat([seen, last]).float()).amax(1).detach().reshape(7, 4)
+    for lane in range(4):
+        # The mean over returns of all lengths, each weighted by lambda to the power of its length.
+        for step in range(6):
+            returns, discounted = [], 0.0
+            for ahead in range(step, 6):
+                discounted += 0.9 ** (ahead - step) * float(rewards[ahead][lane])
+                over = bool(ended[ahead][lane])
+                rest = 0.0 if over else 0.9 ** (ahead + 1 - step) * float(best[ahead + 1][lane])
+                returns.append(discounted + rest)
+                if over:
+                    break
+            weights = [0.3 * 0.7**power for power in range(len(returns) - 1)] + [0.7 ** (len(returns) - 1)]
+            expected = sum(weight * value for weight, value in zip(weights, returns, strict=True))
+            assert float(targets.reshape(6, 4)[step, lane]) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("engine", PARTS)

@@ -1,0 +1,162 @@
+"""What others have published of the library's environments, to hold its own levels against.
+
+Of each environment and number of steps: the best of PPO, and the best of any learner that begins from nothing and has
+no model of the environment. A figure that took fewer steps counts too. Figures of one run are the rule; their scatter
+is not known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from learning_run import Rules, grid_walk_optimum
+
+LINKS = {
+    "zoo": "https://github.com/DLR-RM/rl-baselines3-zoo/blob/22e3ff2/benchmark.md",
+    "CleanRL": "https://github.com/vwxyzjn/cleanrl/blob/fe8d8a0/docs/rl-algorithms/ppo.md",
+    "SLM Lab": "https://github.com/kengz/SLM-Lab/blob/96be393/docs/BENCHMARKS.md",
+    "gymnax": "https://github.com/RobertTLange/gymnax-blines/tree/3f029d6/agents",
+    "OPEN": "https://github.com/AlexGoldie/rl-learned-optimization/blob/b65037b/rl_optimizer/configs.py",
+    "pgx": "https://github.com/sotetsuk/pgx/tree/079b2d7/examples/minatar-ppo/assets",
+    "MinAtar": "https://github.com/kenjyoung/MinAtar/blob/4241f24/img/learning_curves.gif",
+    "2048-RL": "https://github.com/Corentinjst/2048-RL/tree/adf62ae",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A mean return that somebody has published.
+
+    Attributes:
+        mean: The return; read off a plot where `approximate`.
+        source: Key of `LINKS`.
+        learner: Which algorithm.
+        steps: Environment steps.
+    """
+
+    mean: float
+    source: str
+    learner: str
+    steps: int
+    approximate: bool = False
+
+    def __str__(self) -> str:
+        """Return the figure for a table, with a link and its steps."""
+        about = "≈ " if self.approximate else ""
+        return f"{about}{self.mean:g} [{self.learner}, {self.source}]({LINKS[self.source]}), {millions(self.steps)}"
+
+
+@dataclass(frozen=True)
+class Level:
+    """What there is to be reached with a number of steps.
+
+    Attributes:
+        steps: Of the training.
+        at: After how many steps, where that is before the training's end.
+        ppo: The best of PPO's, if anybody has published one.
+        other: The best of other learners', if it is better or there is none of PPO's.
+        ceiling: The mean return of the best policy, where that can be worked out.
+    """
+
+    env: str
+    steps: int
+    at: int | None = None
+    ppo: Figure | None = None
+    other: Figure | None = None
+    rules: Rules = "minatar"
+    ceiling: float | None = None
+
+    @property
+    def key(self) -> str:
+        """Name of the training that it is read off."""
+        rules = "" if self.rules == "minatar" else f", rules of {self.rules}"
+        return f"{self.env}, {millions(self.steps)}{rules}"
+
+    @property
+    def best(self) -> float | None:
+        """The best mean return that others have published."""
+        return max((figure.mean for figure in (self.ppo, self.other) if figure), default=None)
+
+
+def millions(steps: int) -> str:
+    """Return a number of steps in millions."""
+    return f"{round(steps / 1e6, 2):g} M"
+
+
+def _zoo(mean: float, learner: str, steps: int) -> Figure:
+    return Figure(mean, "zoo", learner, steps)
+
+
+_QR_DQN = _zoo(-69.1, "QR-DQN", 100_000)
+_DQN = _zoo(-100.8, "DQN", 120_000)
+CLASSIC = (
+    Level("CartPole-v1", 100_000, ppo=_zoo(500, "PPO", 100_000), other=_zoo(500, "DQN", 50_000)),
+    Level("CartPole-v1", 500_000, ppo=_zoo(500, "PPO", 100_000)),
+    Level("Acrobot-v1", 100_000, other=_QR_DQN),
+    Level("Acrobot-v1", 500_000, ppo=Figure(-78.9, "gymnax", "PPO", 496_000), other=_QR_DQN),
+    Level("Acrobot-v1", 1_000_000, ppo=_zoo(-73.5, "PPO", 1_000_000), other=_QR_DQN),
+    Level("MountainCar-v0", 120_000, other=_DQN),
+    Level("MountainCar-v0", 1_000_000, ppo=_zoo(-110.4, "PPO", 1_000_000), other=_DQN),
+    Level("MountainCarContinuous-v0", 50_000, ppo=_zoo(88.3, "PPO", 20_000), other=_zoo(94.7, "SAC", 50_000)),
+    Level("MountainCarContinuous-v0", 500_000, ppo=_zoo(88.3, "PPO", 20_000), other=_zoo(96.7, "ARS", 500_000)),
+    Level("Pendulum-v1", 100_000, ppo=_zoo(-172.2, "PPO", 100_000), other=_zoo(-151.3, "TQC", 20_000)),
+    Level(
+        "Pendulum-v1",
+        300_000,
+        ppo=_zoo(-172.2, "PPO", 100_000),
+        other=Figure(-145.7, "SLM Lab", "CrossQ", 300_000),
+    ),
+    # By backward induction, of a walker who knows how many steps are left; the policy does not.
+    Level("FrozenLake-v1", 500_000, ceiling=0.7442),
+    Level("FrozenLake8x8-v1", 1_500_000, ceiling=0.9132),
+    Level("GridWalk-v0", 300_000, ceiling=grid_walk_optimum(10)),
+)
+
+
+def _game(name: str, *figures: tuple[int, Figure | None, Figure | None], steps: int = 10_000_000) -> tuple[Level, ...]:
+    """Return the levels of a game by its own rules: after how many steps, PPO's and another's."""
+    return tuple(
+        Level(f"MinAtar-{name}-v1", steps, None if after == steps else after, ppo, other)
+        for after, ppo, other in figures
+    )
+
+
+def _plot(mean: float, source: str, learner: str, steps: int) -> Figure:
+    return Figure(mean, source, learner, steps, approximate=True)
+
+
+_5M, _10M, _20M = 5_000_000, 10_000_000, 20_000_000
+GAMES = (
+    *_game(
+        "Asterix",
+        (_5M, None, _plot(20, "MinAtar", "AC", _5M)),
+        (_10M, _plot(22.5, "pgx", "PPO", _20M), None),
+    ),
+    *_game(
+        "Breakout",
+        (_5M, None, _plot(17.5, "MinAtar", "AC(0.8)", _5M)),
+        (_10M, _plot(50, "pgx", "PPO", _20M), None),
+    ),
+    *_game(
+        "Freeway",
+        (_5M, None, _plot(50, "MinAtar", "DQN", _5M)),
+        (_10M, _plot(63.5, "pgx", "PPO", _20M), None),
+    ),
+    *_game(
+        "Seaquest",
+        (_5M, None, _plot(20, "MinAtar", "DQN", _5M)),
+        (_10M, _plot(7.5, "pgx", "PPO", _10M), None),
+        (_20M, _plot(54, "pgx", "PPO", _20M), None),
+        steps=_20M,
+    ),
+    *_game(
+        "SpaceInvaders",
+        (_5M, None, _plot(185, "MinAtar", "AC(0.8)", _5M)),
+        (_10M, _plot(145, "pgx", "PPO", _20M), None),
+    ),
+)
+BOARDS = (
+    Level("Snake-v0", _5M),
+    Level("Game2048-v0", _5M, ppo=Figure(9474, "2048-RL", "MaskablePPO", 3_000_000)),
+)
+LEVELS = (*CLASSIC, *GAMES, *BOARDS)

@@ -1,0 +1,120 @@
+"""Compare settings of PPO on an environment: seeds by settings, as many trainings at a time as there are cores.
+
+    python bench/tune.py --env Acrobot-v1 --try "" "n_epochs=10" "n_epochs=10; lr=[1e-3, 0.0] | [5e-3, 0.0]" --seeds 4
+
+Each `--try` changes the preset; `|` stands between values to be tried in turn, so the third is two tries. All trainings
+go on to the end of their steps, then the policy plays in other environments, with its likeliest actions. The best come
+first, by the mean over their seeds; after it half of its 95 % interval, by Student's distribution.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from learning_run import Job, Run, goal_of, in_processes
+from machine import describe, write
+from page import half_interval, table
+
+from operant_gpu.models import PPOConfig
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Compare settings of PPO on an environment."""
+
+    env: str
+    """Environment of operant_gpu."""
+    tries: Annotated[tuple[str, ...], tyro.conf.arg(name="try")] = ("",)
+    """Changes to the preset: "name=value; name=value | value", values in JSON."""
+    seeds: int = 3
+    """Seeds of each."""
+    steps: int | None = None
+    """Environment steps of a training; the preset's if not given."""
+    episodes: int = 1_000
+    """Episodes that each policy plays afterwards."""
+    processes: int = os.cpu_count() or 1
+    """Trainings at a time, each with one thread."""
+    json: Path | None = None
+    """Where to write what was measured, if anywhere; runs that are in it already are not done again."""
+
+
+def main(settings: Settings) -> None:
+    """Train, and print a table of all tries."""
+    job = Job(settings.env, cap=math.inf, goal=math.inf, steps=settings.steps, episodes=settings.episodes)
+    jobs = []
+    for changes in (one for text in settings.tries for one in alternatives(text)):
+        # To refuse what makes no sense before anything is trained.
+        PPOConfig.for_env(settings.env, **changes)
+        jobs += [replace(job, seed=seed, changes=json.dumps(changes)) for seed in range(settings.seeds)]
+    report: dict[str, Any] = {**describe(), "runs": []}
+    if settings.json and settings.json.exists():
+        report["runs"] = json.loads(settings.json.read_text())["runs"]
+    done = [run["job"] for run in report["runs"]]
+    for each, run in in_processes([each for each in jobs if name_of(each) not in done], settings.processes):
+        report["runs"].append({"job": name_of(each), "run": asdict(run)})
+        print(f"{each.changes} seed {each.seed}: {run.error or run.evaluation}", flush=True)
+        if settings.json:
+            write(report, settings.json, "")
+    known = {entry["job"]: Run(**entry["run"]) for entry in report["runs"]}
+    print(table_of([(each.changes, known[name_of(each)]) for each in jobs], goal_of(Job(settings.env))))
+
+
+def name_of(job: Job) -> str:
+    """Return what tells a training from others."""
+    return json.dumps({name: str(value) for name, value in vars(job).items()})
+
+
+def alternatives(text: str) -> Iterator[dict[str, Any]]:
+    """Yield the changes that a text stands for, one for each combination of its values."""
+    names, values = [], []
+    for part in filter(str.strip, text.split(";")):
+        name, _, choices = part.partition("=")
+        names.append(name.strip())
+        try:
+            values.append([json.loads(choice) for choice in choices.split("|")])
+        except json.JSONDecodeError:
+            raise SystemExit(f"--try: expected 'name=value; name=value | value' in JSON, got {part!r}") from None
+    for combination in itertools.product(*values):
+        yield dict(zip(names, combination, strict=True))
+
+
+def table_of(runs: Sequence[tuple[str, Run]], goal: float) -> str:
+    """Return a row for each try, the best first; a training that failed counts as the worst of all."""
+    rows = []
+    for changes in dict.fromkeys(changes for changes, _ in runs):
+        those = [run for other, run in runs if other == changes]
+        levels = [-math.inf if run.evaluation is None else run.evaluation for run in those]
+        steps, seconds = (statistics.median(one) for one in zip(*(to_goal(run, goal) for run in those), strict=True))
+        half = math.nan if -math.inf in levels else half_interval(levels)
+        cells = (
+            changes,
+            str(len(those)),
+            f"{statistics.mean(levels):.5g} ± {half:.2g}",
+            f"[{min(levels):.5g}, {max(levels):.5g}]",
+            f"{statistics.mean(math.nan if run.mean_return is None else run.mean_return for run in those):.5g}",
+            f"{steps:,.0f}",
+            f"{seconds:.2f}",
+            f"{statistics.median(run.cpu_seconds for run in those):.1f}",
+        )
+        rows.append((statistics.mean(levels), cells))
+    headings = ("changes", "seeds", "plays", "least, most", "last episodes", f"steps to {goal:g}", "seconds", "of all")
+    return table(headings, [cells for _, cells in sorted(rows, reverse=True)])
+
+
+def to_goal(run: Run, goal: float) -> tuple[float, float]:
+    """Return steps and seconds until the last 100 episodes had a mean return as high; infinite if never."""
+    points = zip(*(run.curve[name] for name in ("timesteps", "seconds", "mean_return")), strict=True)
+    return next(((steps, seconds) for steps, seconds, mean in points if mean >= goal), (math.inf, math.inf))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))
