@@ -18,7 +18,7 @@ from levels import DATA, EPISODES_PLAYED, evaluations, measured, table_of
 from machine import RESULTS
 from page import table
 from peers_sb3_settings import ZOO
-from published import CLASSIC
+from published import CLASSIC, sources_of
 
 LEVELS_IMAGE = Path("images") / "levels.png"
 
@@ -35,7 +35,8 @@ which others have published something ([raw data](../bench/results/levels.json))
 episodes in other environments, with the likeliest actions: "ours plays". "In training" is the mean of the last 100
 episodes of the training, with actions sampled. Both are means over the seeds, with half of their 95 % interval and
 [least, most] seed. Seconds are those of one core, medians. "Published" are the best of PPO and the best of any learner
-without a model of the environment, at no more steps than ours; most are single runs. {below}
+without a model of the environment, at no more steps than ours, most of them single runs; they are from {sources}.
+{below}
 
 `make level ENV=Pendulum-v1 SEED=3` trains one seed and compares it with what is on record."""
 
@@ -137,7 +138,7 @@ def write_page(report: dict[str, Any], data: Path, docs: Path) -> Path:
 def sections(report: dict[str, Any], runs: dict[str, list[Run]], data: str) -> Iterator[str]:
     """Yield the page's parts."""
     entries, levels = report["environments"], json.loads(DATA.read_text())
-    yield LEVELS.format(episodes=EPISODES_PLAYED, below=below(levels))
+    yield LEVELS.format(episodes=EPISODES_PLAYED, below=below(levels), sources=sources_of(CLASSIC))
     yield table_of(levels, CLASSIC)
     yield f"![Curves of the trainings]({LEVELS_IMAGE})"
     yield INTRODUCTION.format(data=data, episodes=EPISODES, pendulum=PENDULUM_GOAL, share=GRID_WALK_SHARE, zoo=ZOO)
@@ -240,13 +241,16 @@ def machine_of(machine: dict[str, Any]) -> str:
     """Return the machine in words."""
     cpu = f"{machine['cpu']}, {machine['cores']} cores"
     where = f"{machine['gpu']} for ours, {cpu} for SB3" if machine["gpu"] else cpu
-    return f"{where}. On a CPU each run had one thread and no other run beside it."
+    return f"{where}. On a CPU each run had one thread, and no other run beside it."
 
 
 def disturbance(runs: dict[str, list[Run]]) -> str:
     """Return how much of its time on a CPU the least favoured run had."""
     shares = [run.cpu_seconds / run.seconds for env in runs for run in runs[env] if run.seconds]
-    return f"Of its seconds of training each run had a core for at least {min(shares, default=0.0):.0%}."
+    least = min(shares, default=0.0)
+    return (
+        f"Where other work disturbed them, runs still had a core for at least {least:.0%} of their seconds of training."
+    )
 
 
 def conditions(entries: dict[str, Any]) -> Iterator[str]:

@@ -7,6 +7,7 @@ is not known.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from learning_run import Rules, grid_walk_optimum
@@ -21,6 +22,12 @@ LINKS = {
     "MinAtar": "https://github.com/kenjyoung/MinAtar/blob/4241f24/img/learning_curves.gif",
     "2048-RL": "https://github.com/Corentinjst/2048-RL/tree/adf62ae",
 }
+
+
+def sources_of(levels: Sequence[Level]) -> str:
+    """Return links to what levels are held against."""
+    names = dict.fromkeys(one.source for level in levels for one in (level.ppo, level.other) if one)
+    return ", ".join(f"[{name}]({LINKS[name]})" for name in names)
 
 
 @dataclass(frozen=True)
@@ -41,9 +48,9 @@ class Figure:
     approximate: bool = False
 
     def __str__(self) -> str:
-        """Return the figure for a table, with a link and its steps."""
+        """Return the figure for a table, with its steps."""
         about = "≈ " if self.approximate else ""
-        return f"{about}{self.mean:g} [{self.learner}, {self.source}]({LINKS[self.source]}), {millions(self.steps)}"
+        return f"{about}{self.mean:g}, {self.learner}, {self.source}, {millions(self.steps)}"
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,6 @@ _BOARD = {
     "activation": "relu",
 }
 
-# With less entropy some seeds settle for a way that often ends in a hole.
 _LAKE = {
     "num_envs": 64,
     "total_timesteps": 500_000,
@@ -60,7 +59,7 @@ _LAKE = {
     "batch_size": 512,
     "lr": (4e-3, 0.0),
     "gamma": 0.999,
-    "ent_coef": 0.01,
+    "normalize_rewards": True,
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -77,8 +76,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rnd_coef": 0.3,
         **_SCALED,
     },
-    # What is left of the goal's 100 is what the way there costs: the horizon is the whole episode, and small actions are
-    # to be found. Smaller ones at first (log_std_init -1.2) never reach the goal in some seeds.
+    # Of the goal's 100 the way there costs some: the horizon is the whole episode, and small actions are to be found.
+    # With smaller ones at first (log_std_init -1.2) most seeds never reach the goal.
     "MountainCarContinuous-v0": {
         "num_envs": 64,
         "n_epochs": 8,
@@ -101,9 +100,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "activation": "relu",
         "normalize_rewards": True,
     },
-    "FrozenLake-v1": _LAKE,
+    # With less entropy at first, or longer returns, a seed in ten settles for a way that often ends in a hole.
+    "FrozenLake-v1": {**_LAKE, "gae_lambda": 0.8, "ent_coef": (0.05, 0.0)},
     # Nothing is learned before the far goal is found by chance; then every arrival has to count.
-    "FrozenLake8x8-v1": {**_LAKE, "total_timesteps": 1_500_000, "ent_coef": 0.02, "normalize_rewards": True},
+    "FrozenLake8x8-v1": {**_LAKE, "total_timesteps": 1_500_000, "ent_coef": 0.02},
     "GridWalk-v0": {"total_timesteps": 300_000, "ent_coef": 0.01},
     **{f"MinAtar-{game}-v1": _BOARD for game in ("Asterix", "Breakout", "Freeway", "SpaceInvaders")},
     # It learns to come up for air after 3 M steps, if the learning rate is still high then.
@@ -167,4 +167,13 @@ LARGE_PRESETS: dict[str, dict[str, Any]] = {
 BY_SIZE = {"usual": PRESETS, "large": LARGE_PRESETS}
 
 # Held to bench/results/levels.json by a test.
-LEVELS: dict[str, Level] = {}
+LEVELS: dict[str, Level] = {
+    "CartPole-v1": Level(500_000, 500.0, 0.0, 3.2, 10),
+    "Acrobot-v1": Level(500_000, -66.778, 0.842, 7.6, 10),
+    "MountainCar-v0": Level(1_000_000, -98.019, 0.161, 14.2, 10),
+    "MountainCarContinuous-v0": Level(500_000, 98.185, 0.079, 6.1, 10),
+    "Pendulum-v1": Level(300_000, -147.949, 0.958, 3.2, 10),
+    "FrozenLake-v1": Level(500_000, 0.74, 0.003, 3.4, 10),
+    "FrozenLake8x8-v1": Level(1_500_000, 0.887, 0.002, 13.3, 10),
+    "GridWalk-v0": Level(300_000, 0.943, 0.0, 1.9, 10),
+}

@@ -237,7 +237,7 @@ def test_a_line_begins_at_the_usual_value() -> None:
     env = operant_gpu.make("Pendulum-v1", 2, device="cpu")
     for config in (PPOConfig(**lines), PPOConfig.for_env("Pendulum-v1", **lines)):
         begun = PPO(env, config).config
-        assert (begun.lr, begun.gamma, begun.max_grad_norm) == ((2e-3, 0.0), (0.9, 0.0), (5.0, 0.0))
+        assert (begun.lr, begun.gamma, begun.max_grad_norm) == ((2e-3, 0.0), (0.99, 0.0), (5.0, 0.0))
     # Another minibatch does not make it another preset.
     assert PPOConfig.for_env("CartPole-v1", size="large", lr="linear", batch_size=4096).lr == (8e-3, 0.0)
     begun = PPO(operant_gpu.make("CartPole-v1", 2, device="cpu"), PPOConfig(**lines)).config

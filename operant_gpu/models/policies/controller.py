@@ -77,7 +77,8 @@ class Controller:
     def _read(self, name: str, given: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
         batch = f"(batch, {', '.join(map(str, shape))})"
         try:
-            tensor = as_tensor(given).to(self._generator.device, dtype)
+            # In one order in memory: matrix products of another round differently on some CPUs.
+            tensor = as_tensor(given).to(self._generator.device, dtype).contiguous()
         except (TypeError, ValueError, RuntimeError) as error:
             reason = f"got {given!r}, which cannot be read ({one_line(error)})"
             raise InvalidConfig(name, f"expected numbers of shape {shape} or {batch}, {reason}") from error
