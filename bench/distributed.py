@@ -26,7 +26,7 @@ import torch
 import tyro
 from learning_run import Job, goal_of
 from machine import RESULTS, describe, write
-from page import table
+from page import fill, table
 
 import operant_gpu
 from operant_gpu.models import PPO, PPOConfig, Processes, distributed
@@ -43,7 +43,6 @@ SPEEDS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "MinAtar-Breakout-v1, tuned": ("MinAtar-Breakout-v1", "usual", {}),
 }
 DATA, PAGE = RESULTS / "distributed.json", Path(__file__).parents[1] / "docs" / "distributed.md"
-BEGIN, END = "<!-- distributed:begin -->", "<!-- distributed:end -->"
 _MOST_STEPS = 2_000_000
 _REPEATS = 5
 
@@ -67,10 +66,7 @@ def main(settings: Settings) -> None:
         rows = {f"{size} x {threads}": started(part, size, threads, settings) for size, threads in ways(part)}
         report[part] = {**describe(), "rows": rows}
     print(f"written to {write(report, DATA, '')}")
-    before, after = PAGE.read_text().split(BEGIN)[0], PAGE.read_text().split(END)[1]
-    PAGE.write_text(
-        f"{before}{BEGIN}\n{levels_table(report['levels'])}\n\n{speed_table(report['speed'])}\n{END}{after}"
-    )
+    fill(PAGE, "distributed", f"{levels_table(report['levels'])}\n\n{speed_table(report['speed'])}")
 
 
 def levels_table(part: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ import torch
 import tyro
 from learning_run import Job, Run, goal_of, preset_of, train
 from machine import RESULTS, describe, write
-from page import table
+from page import fill, table
 
 from operant_gpu.hyperparameters import minibatches_of
 from operant_gpu.models import PPOConfig
@@ -29,7 +29,6 @@ DATA, PAGE = RESULTS / "large-presets.json", Path(__file__).parents[1] / "docs" 
 # Episodes of a policy when it has learned.
 PLAYED = 1_000
 MEASURED = ("timesteps", "iterations", "gradient_steps", "cpu_seconds", "evaluation")
-BEGIN, END = "<!-- large:begin -->", "<!-- large:end -->"
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,7 @@ def main(settings: Settings) -> None:
         env: report["environments"][env] for env in LARGE_PRESETS if env in report["environments"]
     }
     print(f"written to {write(report, DATA, '')}")
-    before, after = PAGE.read_text().split(BEGIN)[0], PAGE.read_text().split(END)[1]
-    PAGE.write_text(f"{before}{BEGIN}\n{table_of(report)}\n{END}{after}")
+    fill(PAGE, "large", table_of(report))
 
 
 def trained(env: str, seed: int, cap: float) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from typing import Any
 
 from learning_plot import NAMES, draw_curves, draw_levels
 from learning_run import EPISODES, GRID_WALK_SHARE, PENDULUM_GOAL, Run
-from levels import DATA, EPISODES_PLAYED, evaluations, measured, table_of
+from levels import DATA, EPISODES_PLAYED, evaluations, measured, presets_table, table_of
 from machine import RESULTS
-from page import table
+from page import fill, table
 from peers_sb3_settings import ZOO
 from published import CLASSIC, sources_of
 
@@ -114,7 +114,7 @@ class Sample:
 
 
 def write_page(report: dict[str, Any], data: Path, docs: Path) -> Path:
-    """Write results.md and its pictures.
+    """Write results.md with its pictures, and the table of presets in settings.md.
 
     Args:
         report: The raw data.
@@ -129,6 +129,7 @@ def write_page(report: dict[str, Any], data: Path, docs: Path) -> Path:
         draw_curves(env, entry["goal"], runs[env], docs / image_of(env))
     levels = json.loads(DATA.read_text())
     draw_levels(levels, measured(levels, CLASSIC), docs / LEVELS_IMAGE)
+    fill(docs / "settings.md", "usual", presets_table(levels))
     page = docs / "results.md"
     link = Path(os.path.relpath(data.resolve(), docs.resolve())).as_posix()
     page.write_text("\n\n".join(sections(report, runs, link)) + "\n")

@@ -14,24 +14,24 @@ import json
 import math
 import os
 import statistics
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
-from learning_run import Job, Rules, in_processes, preset_of
+from learning_run import Job, Rules, Run, in_processes, preset_of
 from machine import RESULTS, describe, write
-from page import half_interval, table
+from page import table
 from published import LEVELS, Level, millions
 from scipy import stats
+from tune import half_interval
 
 from operant_gpu.models import PPOConfig, presets
 from operant_gpu.models.presets import mean_with
 
 DATA, POLICIES = RESULTS / "levels.json", Path(__file__).parents[1] / "build" / "policies"
-PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
-BEGIN, END = "<!-- usual:begin -->", "<!-- usual:end -->"
 # Of what trains in a minute, and of games.
 SEEDS, SEEDS_OF_GAMES = 10, 3
 EPISODES_PLAYED, EPISODES_OF_GAMES = 10_000, 1_000
@@ -60,32 +60,43 @@ class Settings:
 def main(settings: Settings) -> int:
     """Train, and write or compare; return the exit status."""
     report: dict[str, Any] = json.loads(DATA.read_text()) if DATA.exists() else {"trainings": {}}
-    unexpected = 0
-    for key, level in trainings().items():
-        if level.env not in settings.envs or level.rules not in settings.rules:
-            continue
-        if settings.steps not in (None, level.steps):
-            continue
-        seeds = range(settings.seeds or (SEEDS_OF_GAMES if is_game(level) else SEEDS))
-        jobs = [job_of(level, seed) for seed in (seeds if settings.seed is None else [settings.seed])]
-        runs = sorted((run for _, run in in_processes(jobs, settings.processes)), key=lambda run: run.seed)
+    jobs = {job_of(level, seed): level for level in wanted(settings) for seed in seeds_of(level, settings)}
+    ended: dict[str, list[Run]] = defaultdict(list)
+    expected = True
+    for job, run in in_processes(list(jobs), settings.processes):
+        level = jobs[job]
         if settings.check:
-            known = evaluations(report["trainings"][key])
-            unexpected += sum([not is_expected(key, run.seed, run.evaluation, known) for run in runs])
+            expected &= is_expected(level.key, run, report["trainings"].get(level.key))
             continue
-        preset = preset_of(PPOConfig.for_env(level.env))
-        report["trainings"][key] = describe() | {"preset": preset, "runs": [asdict(run) for run in runs]}
-        # In the order in which they are listed, without those that are not any more.
-        kept = [key for key in trainings() if key in report["trainings"]]
-        report["trainings"] = {key: report["trainings"][key] for key in kept}
-        write(report, DATA, "")
-        print(key, plays(report["trainings"][key]), flush=True)
-    return min(unexpected, 1)
+        if run.error:
+            raise SystemExit(f"{level.key}, seed {run.seed}: {run.error}")
+        ended[level.key].append(run)
+        if len(ended[level.key]) == len(seeds_of(level, settings)):
+            keep(report, level, sorted(ended[level.key], key=lambda run: run.seed))
+            print(level.key, plays(report["trainings"][level.key]), flush=True)
+    return 0 if expected else 1
 
 
-def trainings() -> dict[str, Level]:
-    """Return a level of each training, by the training's name in the raw data."""
-    return {level.key: level for level in LEVELS}
+def wanted(settings: Settings) -> Iterator[Level]:
+    """Yield a level of each training to be done."""
+    for level in {level.key: level for level in LEVELS}.values():
+        if level.env in settings.envs and level.rules in settings.rules and settings.steps in (None, level.steps):
+            yield level
+
+
+def seeds_of(level: Level, settings: Settings) -> Sequence[int]:
+    """Return the seeds of a training."""
+    if settings.seed is not None:
+        return [settings.seed]
+    return range(settings.seeds or (SEEDS_OF_GAMES if is_game(level) else SEEDS))
+
+
+def keep(report: dict[str, Any], level: Level, runs: Sequence[Run]) -> None:
+    """Put a training into the report, in the order of the levels and without those that are no more; write it."""
+    preset = preset_of(PPOConfig.for_env(level.env))
+    trainings = report["trainings"] | {level.key: describe() | {"preset": preset, "runs": list(map(asdict, runs))}}
+    report["trainings"] = {key: trainings[key] for key in dict.fromkeys(one.key for one in LEVELS) if key in trainings}
+    write(report, DATA, "")
 
 
 def is_game(level: Level) -> bool:
@@ -112,15 +123,17 @@ def evaluations(training: dict[str, Any]) -> list[float]:
     return [run["evaluation"] for run in training["runs"]]
 
 
-def is_expected(key: str, seed: int, level: float | None, known: Sequence[float]) -> bool:
+def is_expected(key: str, run: Run, training: dict[str, Any] | None) -> bool:
     """Say how a seed compares with those on record; return whether it lies where 95 % of new seeds are expected."""
+    if training is None or run.evaluation is None:
+        print(f"{key}, seed {run.seed}: {run.error or 'there is nothing on record to compare it with'}")
+        return False
+    known = evaluations(training)
     half = float(stats.t.ppf(0.975, len(known) - 1)) * statistics.stdev(known) * math.sqrt(1 + 1 / len(known))
-    least, most = statistics.mean(known) - half, statistics.mean(known) + half
-    expected = level is not None and (least <= level <= most or min(known) <= level <= max(known))
-    print(
-        f"{key}, seed {seed}: {level}, expected {least:.5g} to {most:.5g}: {'as expected' if expected else 'OUTSIDE'}"
-    )
-    return expected
+    least, most = min(*known, statistics.mean(known) - half), max(*known, statistics.mean(known) + half)
+    verdict = "as expected" if least <= run.evaluation <= most else "NOT as expected"
+    print(f"{key}, seed {run.seed}: {run.evaluation:.5g}, expected {least:.5g} to {most:.5g}: {verdict}")
+    return least <= run.evaluation <= most
 
 
 def summary(values: Sequence[float]) -> str:
@@ -171,7 +184,7 @@ def presets_table(report: dict[str, Any]) -> str:
         (
             env,
             f"{level.steps:,}",
-            mean_with(level.mean_return, level.half_interval),
+            level.said,
             str(level.seeds),
             f"{level.seconds:,.1f}",
         )

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
-
-from scipy import stats
 
 
 def header(title: str, report: dict[str, Any]) -> str:
@@ -23,11 +20,15 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, rules, *rows))
 
 
-def half_interval(values: Sequence[float]) -> float:
-    """Return half of the 95 % interval of the mean, by Student's distribution; NaN for one value."""
-    if len(values) < 2:
-        return math.nan
-    return float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+def between(mark: str, text: str) -> str:
+    """Return a text between the marks that tell where a page has it."""
+    return f"<!-- {mark}:begin -->\n{text}\n<!-- {mark}:end -->"
+
+
+def fill(page: Path, mark: str, text: str) -> None:
+    """Put a text between the marks of a page, in place of what is there."""
+    before, rest = page.read_text().split(f"<!-- {mark}:begin -->")
+    page.write_text(before + between(mark, text) + rest.split(f"<!-- {mark}:end -->")[1])
 
 
 def learners_table(title: str, rows: Sequence[dict[str, Any]]) -> str:

@@ -14,7 +14,6 @@ from learning_run import Rules, grid_walk_optimum
 
 LINKS = {
     "zoo": "https://github.com/DLR-RM/rl-baselines3-zoo/blob/22e3ff2/benchmark.md",
-    "CleanRL": "https://github.com/vwxyzjn/cleanrl/blob/fe8d8a0/docs/rl-algorithms/ppo.md",
     "SLM Lab": "https://github.com/kengz/SLM-Lab/blob/96be393/docs/BENCHMARKS.md",
     "gymnax": "https://github.com/RobertTLange/gymnax-blines/tree/3f029d6/agents",
     "OPEN": "https://github.com/AlexGoldie/rl-learned-optimization/blob/b65037b/rl_optimizer/configs.py",
@@ -58,10 +57,12 @@ class Level:
     """What there is to be reached with a number of steps.
 
     Attributes:
+        env: Environment of operant_gpu.
         steps: Of the training.
         at: After how many steps, where that is before the training's end.
         ppo: The best of PPO's, if anybody has published one.
         other: The best of other learners', if it is better or there is none of PPO's.
+        rules: Of MinAtar's games.
         ceiling: The mean return of the best policy, where that can be worked out.
     """
 
@@ -162,8 +163,18 @@ GAMES = (
         (_10M, _plot(145, "pgx", "PPO", _20M), None),
     ),
 )
+# Without sticky actions, and with episodes of a thousand steps at most.
+BY_OTHER_RULES = tuple(
+    Level(f"MinAtar-{name}-v1", _10M, ppo=Figure(mean, source, "PPO", _10M), rules="gymnax")
+    for name, mean, source in (
+        ("Asterix", 17.8, "gymnax"),
+        ("Breakout", 50.1, "OPEN"),
+        ("Freeway", 61.8, "OPEN"),
+        ("SpaceInvaders", 167.1, "OPEN"),
+    )
+)
 BOARDS = (
     Level("Snake-v0", _5M),
     Level("Game2048-v0", _5M, ppo=Figure(9474, "2048-RL", "MaskablePPO", 3_000_000)),
 )
-LEVELS = (*CLASSIC, *GAMES, *BOARDS)
+LEVELS = (*CLASSIC, *GAMES, *BY_OTHER_RULES, *BOARDS)

@@ -22,7 +22,8 @@ from typing import Annotated, Any
 import tyro
 from learning_run import Job, Run, goal_of, in_processes
 from machine import describe, write
-from page import half_interval, table
+from page import table
+from scipy import stats
 
 from operant_gpu.models import PPOConfig
 
@@ -108,6 +109,13 @@ def table_of(runs: Sequence[tuple[str, Run]], goal: float) -> str:
         rows.append((statistics.mean(levels), cells))
     headings = ("changes", "seeds", "plays", "least, most", "last episodes", f"steps to {goal:g}", "seconds", "of all")
     return table(headings, [cells for _, cells in sorted(rows, reverse=True)])
+
+
+def half_interval(values: Sequence[float]) -> float:
+    """Return half of the 95 % interval of the mean, by Student's distribution; NaN for one value."""
+    if len(values) < 2:
+        return math.nan
+    return float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def to_goal(run: Run, goal: float) -> tuple[float, float]:

@@ -29,7 +29,12 @@ class Level(NamedTuple):
     def __str__(self) -> str:
         """Return the level in words."""
         steps, seconds = f"{round(self.steps / 1e6, 2):g} M", f"{self.seconds:,.0f}"
-        return f"{mean_with(self.mean_return, self.half_interval)} after {steps} steps, {seconds} s, {self.seeds} seeds"
+        return f"{self.said} after {steps} steps, {seconds} s, {self.seeds} seeds"
+
+    @property
+    def said(self) -> str:
+        """The mean return with half of its interval, as text."""
+        return mean_with(self.mean_return, self.half_interval)
 
 
 def mean_with(mean: float, half_interval: float) -> str:

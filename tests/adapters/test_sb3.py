@@ -19,6 +19,8 @@ from operant_gpu.lang import jit
 from operant_gpu.metrics import Last
 
 sb3 = pytest.importorskip("stable_baselines3")
+# Benchmarks install the first without the second.
+pytest.importorskip("sb3_contrib")
 
 from sb3_contrib import MaskablePPO  # noqa: E402
 from stable_baselines3.common.env_checker import check_env  # noqa: E402

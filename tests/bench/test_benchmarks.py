@@ -57,7 +57,7 @@ def test_the_page_of_trainers_is_what_the_raw_data_says(bench: Any) -> None:
 def test_the_table_of_large_presets_is_what_the_raw_data_says(bench: Any) -> None:
     large, preset_of = bench("large_presets"), bench("learning_run").preset_of
     report = json.loads(large.DATA.read_text())
-    assert f"{large.BEGIN}\n{large.table_of(report)}\n{large.END}" in large.PAGE.read_text()
+    assert bench("page").between("large", large.table_of(report)) in large.PAGE.read_text()
     for env, entry in report["environments"].items():
         assert {run["outcome"] for run in entry["runs"]} == {"solved"}
         # As JSON has tuples.
@@ -69,7 +69,7 @@ def test_presets_say_what_has_been_measured(bench: Any) -> None:
     levels = bench("levels")
     report = json.loads(levels.DATA.read_text())
     assert levels.presets_of(report) == LEVELS
-    assert f"{levels.BEGIN}\n{levels.presets_table(report)}\n{levels.END}" in levels.PAGE.read_text()
+    assert bench("page").between("usual", levels.presets_table(report)) in (ROOT / "docs" / "settings.md").read_text()
     assert all(f"{env}: {level}" in (PPOConfig.for_env.__doc__ or "") for env, level in LEVELS.items())
     assert (PPOConfig.for_env.__doc__ or "").count(" seeds\n") == len(LEVELS)
     for entry in report["trainings"].values():
@@ -88,12 +88,16 @@ def test_a_level_is_measured_and_compared(bench: Any, tmp_path: Path, monkeypatc
     assert [run["seed"] for run in entry["runs"]] == [0, 1]
     assert all(run["evaluation"] > -1 and run["timesteps"] == 4096 for run in entry["runs"])
     assert levels.main(dataclasses.replace(settings, seed=1, check=True)) == 0
-    assert f"seed 1: {entry['runs'][1]['evaluation']}" in capsys.readouterr().out
+    assert f"seed 1: {entry['runs'][1]['evaluation']:.5g}, expected" in capsys.readouterr().out
     worse = json.loads(levels.DATA.read_text())
     for run in worse["trainings"]["GridWalk-v0, 0 M"]["runs"]:
         run["evaluation"] -= 5.0
     levels.DATA.write_text(json.dumps(worse))
     assert levels.main(dataclasses.replace(settings, seed=1, check=True)) == 1
+    assert "NOT as expected" in capsys.readouterr().out
+    levels.DATA.unlink()
+    assert levels.main(dataclasses.replace(settings, seed=1, check=True)) == 1
+    assert "nothing on record" in capsys.readouterr().out
 
 
 def test_a_level_is_read_off_a_curve(bench: Any) -> None:

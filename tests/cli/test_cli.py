@@ -28,7 +28,7 @@ from operant_gpu.cli.common import preset_size
 from operant_gpu.cli.options import OPTIONS
 from operant_gpu.cli.train import Settings, Train, recommended
 from operant_gpu.models import PPO, PPOConfig
-from operant_gpu.models.presets import PRESETS
+from operant_gpu.models.presets import LEVELS, PRESETS, Level
 from operant_gpu.monitor import Run
 from operant_gpu.monitor.reader import read_description
 from operant_gpu.verification.report import Check, Report
@@ -549,6 +549,16 @@ def test_envs_lists_each_environment(capsys: pytest.CaptureFixture[str]) -> None
     assert main(["envs"]) == 0
     printed = capsys.readouterr().out
     assert all(re.search(rf"^ {re.escape(id)} +\S", printed, re.MULTILINE) for id in PRESETS)
+    for id, level in LEVELS.items():
+        assert re.search(rf"^ {re.escape(id)} +{re.escape(level.said)} +{level.steps:,} ", printed, re.MULTILINE)
+    assert main(["envs", "Pendulum-v1"]) == 0
+    assert f"Pendulum-v1's preset learns a mean return of {LEVELS['Pendulum-v1']}" in capsys.readouterr().out
+
+
+def test_levels_in_words() -> None:
+    assert str(Level(5_000_000, 12_345.6, 78.9, 612.4, 3)) == "12,346 ± 79 after 5 M steps, 612 s, 3 seeds"
+    assert str(Level(120_000, -97.96, 0.24, 1.5, 10)) == "-98.0 ± 0.2 after 0.12 M steps, 2 s, 10 seeds"
+    assert Level(300_000, 0.7398, 0.0031, 3.0, 10).said == "0.740 ± 0.003"
 
 
 def test_bench_measures_beside_gymnasium(capsys: pytest.CaptureFixture[str]) -> None:
