@@ -66,8 +66,8 @@ bench: $(VENV)/benched  ## Measure throughput beside other libraries
 	$(BIN)/python bench/training.py
 	$(BIN)/python bench/run_overhead.py
 
-level: $(VENV)/tested  ## Train the preset of ENV (CartPole-v1) with SEED (0), and compare with what is on record
-	$(BIN)/python bench/levels.py --check --envs $(ENV) --seed $(SEED)
+level: $(VENV)/tested  ## Train the preset of ENV (CartPole-v1) with SEED (0), and compare what it plays with the record
+	$(BIN)/python bench/levels.py --envs $(ENV) --check $(SEED)
 
 results: $(VENV)/benched  ## Train every preset, and beside Stable-Baselines3, and write docs/results.md (some hours)
 	$(BIN)/python bench/levels.py

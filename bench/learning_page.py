@@ -14,9 +14,9 @@ from typing import Any
 
 from learning_plot import NAMES, draw_curves, draw_levels
 from learning_run import EPISODES, GRID_WALK_SHARE, PENDULUM_GOAL, Run
-from levels import DATA, EPISODES_PLAYED, evaluations, measured, presets_table, table_of
+from levels import DATA, EPISODES_PLAYED, evaluations, measured, table_of
 from machine import RESULTS
-from page import fill, table
+from page import table
 from peers_sb3_settings import ZOO
 from published import CLASSIC, sources_of
 
@@ -30,13 +30,14 @@ soon, beside Stable-Baselines3's. [Games](games.md#what-ppo-learns) have a page 
 
 ## Levels at equal steps
 
-[`bench/levels.py`](../bench/levels.py) trains every preset to the end of its steps, and to the numbers of steps for
-which others have published something ([raw data](../bench/results/levels.json)). Then its policy plays {episodes:,}
+[`bench/levels.py`](../bench/levels.py) trains presets to the end of their steps, and for the numbers of steps at which
+others have published something ([raw data](../bench/results/levels.json)). Then the policy plays {episodes:,}
 episodes in other environments, with the likeliest actions: "ours plays". "In training" is the mean of the last 100
 episodes of the training, with actions sampled. Both are means over the seeds, with half of their 95 % interval and
-[least, most] seed. Seconds are those of one core, medians. "Published" are the best of PPO and the best of any learner
-without a model of the environment, at no more steps than ours, most of them single runs; they are from {sources}.
-{below}
+[least, most] seed. Seconds are medians of trainings on one core, two at a time ({machines}).
+
+"Published" are the best of PPO and the best of any learner without a model of the environment, at no more steps than
+ours. Most are single runs. They are from {sources}. {below}
 
 `make level ENV=Pendulum-v1 SEED=3` trains one seed and compares it with what is on record."""
 
@@ -77,8 +78,9 @@ RUN_IT = """\
 ## Run it again
 
 ```sh
-pip install -e . stable-baselines3 matplotlib
-python bench/learning.py                                              # all of this page
+pip install -e '.[bench]'
+python bench/levels.py --envs Pendulum-v1                             # levels of one environment; the others stay
+python bench/learning.py                                              # times to the goal
 python bench/learning.py --envs Pendulum-v1 --no-sb3                  # one environment; the others stay as they are
 python bench/learning.py --render-only                                # the page from the raw data
 python bench/learning_run.py --env CartPole-v1 --seed 3               # one run of ours
@@ -114,7 +116,7 @@ class Sample:
 
 
 def write_page(report: dict[str, Any], data: Path, docs: Path) -> Path:
-    """Write results.md with its pictures, and the table of presets in settings.md.
+    """Write results.md and its pictures.
 
     Args:
         report: The raw data.
@@ -129,7 +131,6 @@ def write_page(report: dict[str, Any], data: Path, docs: Path) -> Path:
         draw_curves(env, entry["goal"], runs[env], docs / image_of(env))
     levels = json.loads(DATA.read_text())
     draw_levels(levels, measured(levels, CLASSIC), docs / LEVELS_IMAGE)
-    fill(docs / "settings.md", "usual", presets_table(levels))
     page = docs / "results.md"
     link = Path(os.path.relpath(data.resolve(), docs.resolve())).as_posix()
     page.write_text("\n\n".join(sections(report, runs, link)) + "\n")
@@ -139,7 +140,12 @@ def write_page(report: dict[str, Any], data: Path, docs: Path) -> Path:
 def sections(report: dict[str, Any], runs: dict[str, list[Run]], data: str) -> Iterator[str]:
     """Yield the page's parts."""
     entries, levels = report["environments"], json.loads(DATA.read_text())
-    yield LEVELS.format(episodes=EPISODES_PLAYED, below=below(levels), sources=sources_of(CLASSIC))
+    yield LEVELS.format(
+        episodes=EPISODES_PLAYED,
+        machines=machines_of(levels),
+        sources=sources_of(CLASSIC),
+        below=below(levels),
+    )
     yield table_of(levels, CLASSIC)
     yield f"![Curves of the trainings]({LEVELS_IMAGE})"
     yield INTRODUCTION.format(data=data, episodes=EPISODES, pendulum=PENDULUM_GOAL, share=GRID_WALK_SHARE, zoo=ZOO)
@@ -169,6 +175,13 @@ def sections(report: dict[str, Any], runs: dict[str, list[Run]], data: str) -> I
     yield (RESULTS / "tried.md").read_text().strip()
     # What `bench/randomization.py` measured.
     yield (RESULTS / "randomization.md").read_text().strip()
+
+
+def machines_of(levels: dict[str, Any]) -> str:
+    """Return where and when levels have been measured."""
+    known = [levels["trainings"][level.key] for level in measured(levels, CLASSIC)]
+    machines = dict.fromkeys(f"{one['machine']}, PyTorch {one['versions']['torch']}" for one in known)
+    return f"{', '.join(machines)}, {' and '.join(sorted({one['date'] for one in known}))}"
 
 
 def below(levels: dict[str, Any]) -> str:

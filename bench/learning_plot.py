@@ -8,7 +8,7 @@ from typing import Any
 
 import matplotlib
 from learning_run import Run
-from published import Level
+from published import Target
 
 matplotlib.use("Agg")
 
@@ -58,7 +58,7 @@ def draw_curves(env: str, goal: float, runs: Sequence[Run], path: Path) -> None:
     save(figure, path)
 
 
-def draw_levels(report: dict[str, Any], levels: Sequence[Level], path: Path) -> None:
+def draw_levels(report: dict[str, Any], levels: Sequence[Target], path: Path) -> None:
     """Write a picture with a panel for each environment: a line for each seed, and what others have published.
 
     Args:
@@ -80,9 +80,9 @@ def draw_levels(report: dict[str, Any], levels: Sequence[Level], path: Path) -> 
                 ([steps / 1e6 for steps in run["curve"]["timesteps"]], run["curve"]["mean_return"]) for run in runs
             ]
             add_lines(axes, curves, color=colour, alpha=0.7, label=key.removeprefix(f"{env}, "))
-        for figure_of in dict.fromkeys(one for level in those for one in (level.ppo, level.other) if one):
-            axes.scatter(figure_of.steps / 1e6, figure_of.mean, color="black", marker="x", s=30, zorder=3)
-            axes.annotate(figure_of.learner, (figure_of.steps / 1e6, figure_of.mean), fontsize=8)
+        for published in dict.fromkeys(one for level in those for one in (level.ppo, level.other) if one):
+            axes.scatter(published.steps / 1e6, published.mean, color="black", marker="x", s=30, zorder=3)
+            axes.annotate(published.learner, (published.steps / 1e6, published.mean), fontsize=8)
         axes.set_xlabel("million steps")
         finish(axes, env)
     for axes in panels[:, 0]:

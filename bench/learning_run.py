@@ -199,14 +199,18 @@ def in_process(job: Job, **variables: str) -> Run:
 def in_processes(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Run]]:
     """Train so many at a time, each with one thread; yield them as they end."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, torch.set_num_threads, (1,)) as pool:
-        waiting = {pool.submit(train, job): job for job in jobs}
+    pool = ProcessPoolExecutor(processes, context, torch.set_num_threads, (1,))
+    waiting = {pool.submit(train, job): job for job in jobs}
+    try:
         for done in as_completed(waiting):
             job = waiting[done]
             if error := done.exception():
                 yield job, Run(job.contender, job.env, job.seed, "failed", error=f"{type(error).__name__}: {error}")
             else:
                 yield job, done.result()
+    finally:
+        # Who stops to listen wants no more.
+        pool.shutdown(cancel_futures=True)
 
 
 def error_of(command: list[str], variables: dict[str, str], timeout: float | None) -> str:

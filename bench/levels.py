@@ -1,15 +1,17 @@
 """Measure what PPO's presets learn, and hold it against the best that others have published at as many steps.
 
     python bench/levels.py [--envs Pendulum-v1 ...] [--steps 300000] [--seeds 10]
-    python bench/levels.py --check --envs Pendulum-v1 --seed 3      # trains, and compares with what is on record
+    python bench/levels.py --envs Pendulum-v1 --check 3      # trains with this seed, and compares with the record
 
 As many trainings at a time as there are cores, each with one thread, to the end of their steps; then the policy plays
-in other environments, with its likeliest actions. Writes bench/results/levels.json after each training's seeds, where
-those that are not measured this time stay as they were; `bench/learning.py --render-only` writes the pages from it.
+in other environments, with its likeliest actions. When all seeds of a training have ended, it writes
+bench/results/levels.json, where other trainings stay as they were, and the table in docs/settings.md. `python
+bench/learning.py --render-only` writes docs/results.md from it.
 """
 
 from __future__ import annotations
 
+import bisect
 import json
 import math
 import os
@@ -21,55 +23,62 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from learning_run import Job, Rules, Run, in_processes, preset_of
+from learning_run import Job, Rules, Run, in_processes
 from machine import RESULTS, describe, write
-from page import table
-from published import LEVELS, Level, millions
+from page import fill, table
+from published import TARGETS, Target
 from scipy import stats
-from tune import half_interval
 
 from operant_gpu.models import PPOConfig, presets
-from operant_gpu.models.presets import mean_with
+from operant_gpu.models.presets import mean_with, millions
 
 DATA, POLICIES = RESULTS / "levels.json", Path(__file__).parents[1] / "build" / "policies"
-# Of what trains in a minute, and of games.
-SEEDS, SEEDS_OF_GAMES = 10, 3
-EPISODES_PLAYED, EPISODES_OF_GAMES = 10_000, 1_000
+PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
+# Of what trains in a minute, and of what takes longer.
+SEEDS, SEEDS_OF_LONG = 10, 3
+EPISODES_PLAYED, EPISODES_OF_LONG = 10_000, 1_000
 
 
 @dataclass(frozen=True)
 class Settings:
     """Measure what PPO's presets learn."""
 
-    envs: tuple[str, ...] = tuple(dict.fromkeys(level.env for level in LEVELS))
+    envs: tuple[str, ...] = tuple(dict.fromkeys(level.env for level in TARGETS))
     """Environments to learn."""
     steps: int | None = None
     """Only trainings of so many steps."""
     rules: tuple[Rules, ...] = ("minatar", "gymnax")
     """Rules of MinAtar's games."""
     seeds: int | None = None
-    """How many seeds of each; 10, and 3 of games, if not given."""
-    seed: int | None = None
-    """The only seed."""
+    """How many seeds of each, at least 2; 10, and 3 of games, if not given."""
     processes: int = os.cpu_count() or 1
     """Trainings at a time, each with one thread."""
-    check: bool = False
-    """Compare with what is on record, and write nothing: the exit status is 1 if a seed is not as expected."""
+    check: int | None = None
+    """A seed to train and compare with the record: nothing is written, and the exit status is 1 if it is unlike."""
 
 
 def main(settings: Settings) -> int:
     """Train, and write or compare; return the exit status."""
     report: dict[str, Any] = json.loads(DATA.read_text()) if DATA.exists() else {"trainings": {}}
-    jobs = {job_of(level, seed): level for level in wanted(settings) for seed in seeds_of(level, settings)}
+    levels = [level for level in wanted(settings) if settings.check is None or level.key in report["trainings"]]
+    if not levels:
+        known = ", ".join(dict.fromkeys(level.key for level in TARGETS))
+        record = "" if settings.check is None else " that is on record"
+        raise SystemExit(f"there is no training{record} of {settings.envs}, {settings.steps} steps; trainings: {known}")
+    if settings.seeds is not None and settings.seeds < 2:
+        raise SystemExit(
+            f"--seeds: expected at least 2, which have an interval, got {settings.seeds}; --check takes one"
+        )
+    jobs = {job_of(level, seed): level for level in levels for seed in seeds_of(level, settings)}
     ended: dict[str, list[Run]] = defaultdict(list)
     expected = True
     for job, run in in_processes(list(jobs), settings.processes):
         level = jobs[job]
-        if settings.check:
-            expected &= is_expected(level.key, run, report["trainings"].get(level.key))
-            continue
         if run.error:
             raise SystemExit(f"{level.key}, seed {run.seed}: {run.error}")
+        if settings.check is not None:
+            expected &= is_expected(level.key, run, evaluations(report["trainings"][level.key]))
+            continue
         ended[level.key].append(run)
         if len(ended[level.key]) == len(seeds_of(level, settings)):
             keep(report, level, sorted(ended[level.key], key=lambda run: run.seed))
@@ -77,34 +86,34 @@ def main(settings: Settings) -> int:
     return 0 if expected else 1
 
 
-def wanted(settings: Settings) -> Iterator[Level]:
+def wanted(settings: Settings) -> Iterator[Target]:
     """Yield a level of each training to be done."""
-    for level in {level.key: level for level in LEVELS}.values():
+    for level in {level.key: level for level in TARGETS}.values():
         if level.env in settings.envs and level.rules in settings.rules and settings.steps in (None, level.steps):
             yield level
 
 
-def seeds_of(level: Level, settings: Settings) -> Sequence[int]:
+def seeds_of(level: Target, settings: Settings) -> Sequence[int]:
     """Return the seeds of a training."""
-    if settings.seed is not None:
-        return [settings.seed]
-    return range(settings.seeds or (SEEDS_OF_GAMES if is_game(level) else SEEDS))
+    if settings.check is not None:
+        return [settings.check]
+    return range(settings.seeds or (SEEDS_OF_LONG if is_long(level) else SEEDS))
 
 
-def keep(report: dict[str, Any], level: Level, runs: Sequence[Run]) -> None:
+def keep(report: dict[str, Any], level: Target, runs: Sequence[Run]) -> None:
     """Put a training into the report, in the order of the levels and without those that are no more; write it."""
-    preset = preset_of(PPOConfig.for_env(level.env))
-    trainings = report["trainings"] | {level.key: describe() | {"preset": preset, "runs": list(map(asdict, runs))}}
-    report["trainings"] = {key: trainings[key] for key in dict.fromkeys(one.key for one in LEVELS) if key in trainings}
+    trainings = report["trainings"] | {level.key: describe() | {"runs": list(map(asdict, runs))}}
+    report["trainings"] = {key: trainings[key] for key in dict.fromkeys(one.key for one in TARGETS) if key in trainings}
     write(report, DATA, "")
+    fill(PAGE, "usual", presets_table(report))
 
 
-def is_game(level: Level) -> bool:
-    """Tell whether an environment takes minutes to learn."""
+def is_long(level: Target) -> bool:
+    """Tell whether a training takes minutes."""
     return level.steps > 2_000_000
 
 
-def job_of(level: Level, seed: int) -> Job:
+def job_of(level: Target, seed: int) -> Job:
     """Return a training to the end of its steps."""
     return Job(
         level.env,
@@ -113,8 +122,8 @@ def job_of(level: Level, seed: int) -> Job:
         cap=math.inf,
         goal=math.inf,
         steps=level.steps,
-        episodes=EPISODES_OF_GAMES if is_game(level) else EPISODES_PLAYED,
-        policy=POLICIES / f"{level.env}.pt" if is_game(level) and seed == 0 and level.rules == "minatar" else None,
+        episodes=EPISODES_OF_LONG if is_long(level) else EPISODES_PLAYED,
+        policy=POLICIES / f"{level.env}.pt" if is_long(level) and seed == 0 and level.rules == "minatar" else None,
     )
 
 
@@ -123,17 +132,29 @@ def evaluations(training: dict[str, Any]) -> list[float]:
     return [run["evaluation"] for run in training["runs"]]
 
 
-def is_expected(key: str, run: Run, training: dict[str, Any] | None) -> bool:
-    """Say how a seed compares with those on record; return whether it lies where 95 % of new seeds are expected."""
-    if training is None or run.evaluation is None:
-        print(f"{key}, seed {run.seed}: {run.error or 'there is nothing on record to compare it with'}")
-        return False
-    known = evaluations(training)
-    half = float(stats.t.ppf(0.975, len(known) - 1)) * statistics.stdev(known) * math.sqrt(1 + 1 / len(known))
+def is_expected(key: str, run: Run, known: Sequence[float]) -> bool:
+    """Say how a seed compares with those on record.
+
+    Returns:
+        Whether it lies where 95 % of new seeds are to be expected, or between the least and the most on record; all to
+        a thousandth, since other processors round differently.
+    """
+    assert run.evaluation is not None
+    # The scatter of one more seed about the mean of those that are known.
+    half = half_interval(known) * math.sqrt(len(known) + 1)
     least, most = min(*known, statistics.mean(known) - half), max(*known, statistics.mean(known) + half)
-    verdict = "as expected" if least <= run.evaluation <= most else "NOT as expected"
+    tolerance = 1e-3 * max(abs(least), abs(most))
+    found = least - tolerance <= run.evaluation <= most + tolerance
+    verdict = "as expected" if found else "NOT as expected"
     print(f"{key}, seed {run.seed}: {run.evaluation:.5g}, expected {least:.5g} to {most:.5g}: {verdict}")
-    return least <= run.evaluation <= most
+    return found
+
+
+def half_interval(values: Sequence[float]) -> float:
+    """Return half of the 95 % interval of the mean, by Student's distribution; NaN for one value."""
+    if len(values) < 2:
+        return math.nan
+    return float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def summary(values: Sequence[float]) -> str:
@@ -153,8 +174,8 @@ def trained(training: dict[str, Any], steps: int) -> str:
 
 def at(curve: dict[str, list[float]], steps: int) -> float:
     """Return the last mean return of a curve that is no later than a number of steps."""
-    points = zip(curve["timesteps"], curve["mean_return"], strict=True)
-    return [mean for after, mean in points if after <= steps or after == curve["timesteps"][0]][-1]
+    reached = bisect.bisect_right(curve["timesteps"], steps)
+    return curve["mean_return"][max(0, reached - 1)]
 
 
 def median_seconds(training: dict[str, Any]) -> float:
@@ -172,7 +193,7 @@ def presets_of(report: dict[str, Any]) -> dict[str, presets.Level]:
             seconds=round(median_seconds(training), 1),
             seeds=len(training["runs"]),
         )
-        for level in measured(report, LEVELS)
+        for level in measured(report, TARGETS)
         if not level.at and level.rules == "minatar" and level.steps == PPOConfig.for_env(level.env).total_timesteps
         for training in [report["trainings"][level.key]]
     }
@@ -193,12 +214,12 @@ def presets_table(report: dict[str, Any]) -> str:
     return table(("environment", "steps", "then plays", "seeds", "seconds"), rows)
 
 
-def measured(report: dict[str, Any], levels: Sequence[Level]) -> list[Level]:
+def measured(report: dict[str, Any], levels: Sequence[Target]) -> list[Target]:
     """Return the levels that have been measured."""
     return [level for level in levels if level.key in report["trainings"]]
 
 
-def rows(report: dict[str, Any], levels: Sequence[Level]) -> Iterator[list[str]]:
+def rows(report: dict[str, Any], levels: Sequence[Target]) -> Iterator[list[str]]:
     """Yield a row for each level that has been measured."""
     for level in measured(report, levels):
         training = report["trainings"][level.key]
@@ -216,7 +237,7 @@ def rows(report: dict[str, Any], levels: Sequence[Level]) -> Iterator[list[str]]
         ]
 
 
-def table_of(report: dict[str, Any], levels: Sequence[Level]) -> str:
+def table_of(report: dict[str, Any], levels: Sequence[Target]) -> str:
     """Return a table of ours beside theirs."""
     headings = ("environment", "steps", "ours plays", "in training", "seeds", "seconds", "published", "best there is")
     return table(headings, list(rows(report, levels)))

@@ -27,8 +27,11 @@ def between(mark: str, text: str) -> str:
 
 def fill(page: Path, mark: str, text: str) -> None:
     """Put a text between the marks of a page, in place of what is there."""
-    before, rest = page.read_text().split(f"<!-- {mark}:begin -->")
-    page.write_text(before + between(mark, text) + rest.split(f"<!-- {mark}:end -->")[1])
+    before, begin, rest = page.read_text().partition(f"<!-- {mark}:begin -->")
+    _, end, after = rest.partition(f"<!-- {mark}:end -->")
+    if not (begin and end):
+        raise SystemExit(f"{page}: expected <!-- {mark}:begin --> and <!-- {mark}:end -->, the text goes between them")
+    page.write_text(before + between(mark, text) + after)
 
 
 def learners_table(title: str, rows: Sequence[dict[str, Any]]) -> str:

@@ -18,11 +18,13 @@ from pathlib import Path
 import torch
 import tyro
 from gymnasium import spaces
+from machine import describe, write
 from torch import Tensor, nn
 
 import operant_gpu
 from operant_gpu import VecEnv
 
+# Of an episode at the end: the best actions may go on for ever.
 STEP_LIMIT = 20_000
 # Points of the curve.
 POINTS = 100
@@ -65,7 +67,7 @@ class Settings:
     episodes: int = 500
     """Episodes that the best actions play at the end."""
     json: Path | None = None
-    """Where to write what was measured, if anywhere."""
+    """Where to add what was measured, if anywhere."""
 
 
 def main(settings: Settings) -> None:
@@ -79,15 +81,17 @@ def main(settings: Settings) -> None:
     print(f"{settings.env} seed {settings.seed}: the best actions play {returns.mean():.4g}")
     if settings.json:
         about = {name: value for name, value in asdict(settings).items() if name != "json"}
-        report = {"settings": about, "evaluation": float(returns.mean()), "curve": curve}
-        settings.json.write_text(json.dumps(report) + "\n")
+        run = {"settings": about, "evaluation": float(returns.mean()), "curve": curve}
+        known = json.loads(settings.json.read_text())["runs"] if settings.json.exists() else []
+        write({**describe(), "runs": [*known, run]}, settings.json, "")
 
 
 def network_of(env: VecEnv, settings: Settings) -> nn.Module:
     """Return a network from observations to the value of each action, normalised after each layer."""
-    actions = env.single_action_space
-    assert isinstance(actions, spaces.Discrete)
-    planes, height, width = env.single_observation_space.shape or ()
+    actions, shape = env.single_action_space, env.single_observation_space.shape or ()
+    if not isinstance(actions, spaces.Discrete) or len(shape) != 3:
+        raise SystemExit(f"--env: expected discrete actions and channels of cells to see, got {settings.env}")
+    planes, height, width = shape
     hidden = nn.Linear(settings.channels * (height - 2) * (width - 2), settings.width)
     return nn.Sequential(
         *(nn.Conv2d(planes, settings.channels, 3), nn.GroupNorm(1, settings.channels), nn.ReLU(), nn.Flatten()),
@@ -96,9 +100,12 @@ def network_of(env: VecEnv, settings: Settings) -> nn.Module:
 
 
 def learn(env: VecEnv, network: nn.Module, settings: Settings) -> dict[str, list[float]]:
-    """Train; return columns seconds, timesteps and mean_return (of the last 100 episodes)."""
+    """Train; return columns seconds, timesteps and mean_return (of the last 100 episodes).
+
+    Where an episode is cut off it counts as over: the games have no time limit.
+    """
     size = settings.n_steps * settings.num_envs
-    iterations = settings.steps // size
+    iterations = max(1, settings.steps // size)
     optimizer = torch.optim.RAdam(network.parameters(), settings.lr)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, iterations)
     last: deque[float] = deque(maxlen=100)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from learning_run import Rules, grid_walk_optimum
 
+from operant_gpu.models.presets import millions
+
 LINKS = {
     "zoo": "https://github.com/DLR-RM/rl-baselines3-zoo/blob/22e3ff2/benchmark.md",
     "SLM Lab": "https://github.com/kengz/SLM-Lab/blob/96be393/docs/BENCHMARKS.md",
@@ -23,7 +25,7 @@ LINKS = {
 }
 
 
-def sources_of(levels: Sequence[Level]) -> str:
+def sources_of(levels: Sequence[Target]) -> str:
     """Return links to what levels are held against."""
     names = dict.fromkeys(one.source for level in levels for one in (level.ppo, level.other) if one)
     return ", ".join(f"[{name}]({LINKS[name]})" for name in names)
@@ -53,7 +55,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Level:
+class Target:
     """What there is to be reached with a number of steps.
 
     Attributes:
@@ -86,11 +88,6 @@ class Level:
         return max((figure.mean for figure in (self.ppo, self.other) if figure), default=None)
 
 
-def millions(steps: int) -> str:
-    """Return a number of steps in millions."""
-    return f"{round(steps / 1e6, 2):g} M"
-
-
 def _zoo(mean: float, learner: str, steps: int) -> Figure:
     return Figure(mean, "zoo", learner, steps)
 
@@ -98,33 +95,33 @@ def _zoo(mean: float, learner: str, steps: int) -> Figure:
 _QR_DQN = _zoo(-69.1, "QR-DQN", 100_000)
 _DQN = _zoo(-100.8, "DQN", 120_000)
 CLASSIC = (
-    Level("CartPole-v1", 100_000, ppo=_zoo(500, "PPO", 100_000), other=_zoo(500, "DQN", 50_000)),
-    Level("CartPole-v1", 500_000, ppo=_zoo(500, "PPO", 100_000)),
-    Level("Acrobot-v1", 100_000, other=_QR_DQN),
-    Level("Acrobot-v1", 500_000, ppo=Figure(-78.9, "gymnax", "PPO", 496_000), other=_QR_DQN),
-    Level("Acrobot-v1", 1_000_000, ppo=_zoo(-73.5, "PPO", 1_000_000), other=_QR_DQN),
-    Level("MountainCar-v0", 120_000, other=_DQN),
-    Level("MountainCar-v0", 1_000_000, ppo=_zoo(-110.4, "PPO", 1_000_000), other=_DQN),
-    Level("MountainCarContinuous-v0", 50_000, ppo=_zoo(88.3, "PPO", 20_000), other=_zoo(94.7, "SAC", 50_000)),
-    Level("MountainCarContinuous-v0", 500_000, ppo=_zoo(88.3, "PPO", 20_000), other=_zoo(96.7, "ARS", 500_000)),
-    Level("Pendulum-v1", 100_000, ppo=_zoo(-172.2, "PPO", 100_000), other=_zoo(-151.3, "TQC", 20_000)),
-    Level(
+    Target("CartPole-v1", 100_000, ppo=_zoo(500, "PPO", 100_000), other=_zoo(500, "DQN", 50_000)),
+    Target("CartPole-v1", 500_000, ppo=_zoo(500, "PPO", 100_000)),
+    Target("Acrobot-v1", 100_000, other=_QR_DQN),
+    Target("Acrobot-v1", 500_000, ppo=Figure(-78.9, "gymnax", "PPO", 496_000), other=_QR_DQN),
+    Target("Acrobot-v1", 1_000_000, ppo=_zoo(-73.5, "PPO", 1_000_000), other=_QR_DQN),
+    Target("MountainCar-v0", 120_000, other=_DQN),
+    Target("MountainCar-v0", 1_000_000, ppo=_zoo(-110.4, "PPO", 1_000_000), other=_DQN),
+    Target("MountainCarContinuous-v0", 50_000, ppo=_zoo(88.3, "PPO", 20_000), other=_zoo(94.7, "SAC", 50_000)),
+    Target("MountainCarContinuous-v0", 500_000, ppo=_zoo(88.3, "PPO", 20_000), other=_zoo(96.7, "ARS", 500_000)),
+    Target("Pendulum-v1", 100_000, ppo=_zoo(-172.2, "PPO", 100_000), other=_zoo(-151.3, "TQC", 20_000)),
+    Target(
         "Pendulum-v1",
         300_000,
         ppo=_zoo(-172.2, "PPO", 100_000),
         other=Figure(-145.7, "SLM Lab", "CrossQ", 300_000),
     ),
     # By backward induction, of a walker who knows how many steps are left; the policy does not.
-    Level("FrozenLake-v1", 500_000, ceiling=0.7442),
-    Level("FrozenLake8x8-v1", 1_500_000, ceiling=0.9132),
-    Level("GridWalk-v0", 300_000, ceiling=grid_walk_optimum(10)),
+    Target("FrozenLake-v1", 500_000, ceiling=0.7442),
+    Target("FrozenLake8x8-v1", 1_500_000, ceiling=0.9132),
+    Target("GridWalk-v0", 300_000, ceiling=grid_walk_optimum(10)),
 )
 
 
-def _game(name: str, *figures: tuple[int, Figure | None, Figure | None], steps: int = 10_000_000) -> tuple[Level, ...]:
+def _game(name: str, *figures: tuple[int, Figure | None, Figure | None], steps: int = 10_000_000) -> tuple[Target, ...]:
     """Return the levels of a game by its own rules: after how many steps, PPO's and another's."""
     return tuple(
-        Level(f"MinAtar-{name}-v1", steps, None if after == steps else after, ppo, other)
+        Target(f"MinAtar-{name}-v1", steps, None if after == steps else after, ppo, other)
         for after, ppo, other in figures
     )
 
@@ -165,7 +162,7 @@ GAMES = (
 )
 # Without sticky actions, and with episodes of a thousand steps at most.
 BY_OTHER_RULES = tuple(
-    Level(f"MinAtar-{name}-v1", _10M, ppo=Figure(mean, source, "PPO", _10M), rules="gymnax")
+    Target(f"MinAtar-{name}-v1", _10M, ppo=Figure(mean, source, "PPO", _10M), rules="gymnax")
     for name, mean, source in (
         ("Asterix", 17.8, "gymnax"),
         ("Breakout", 50.1, "OPEN"),
@@ -174,7 +171,7 @@ BY_OTHER_RULES = tuple(
     )
 )
 BOARDS = (
-    Level("Snake-v0", _5M),
-    Level("Game2048-v0", _5M, ppo=Figure(9474, "2048-RL", "MaskablePPO", 3_000_000)),
+    Target("Snake-v0", _5M),
+    Target("Game2048-v0", _5M, ppo=Figure(9474, "2048-RL", "MaskablePPO", 3_000_000)),
 )
-LEVELS = (*CLASSIC, *GAMES, *BY_OTHER_RULES, *BOARDS)
+TARGETS = (*CLASSIC, *GAMES, *BY_OTHER_RULES, *BOARDS)

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from learning_run import Job, Run, goal_of, in_processes
+from learning_run import Job, Run, goal_of, in_processes, preset_of
+from levels import half_interval
 from machine import describe, write
 from page import table
-from scipy import stats
 
 from operant_gpu.models import PPOConfig
 
@@ -59,19 +59,21 @@ def main(settings: Settings) -> None:
     report: dict[str, Any] = {**describe(), "runs": []}
     if settings.json and settings.json.exists():
         report["runs"] = json.loads(settings.json.read_text())["runs"]
-    done = [run["job"] for run in report["runs"]]
+    done = [entry["name"] for entry in report["runs"] if not entry["run"]["error"]]
     for each, run in in_processes([each for each in jobs if name_of(each) not in done], settings.processes):
-        report["runs"].append({"job": name_of(each), "run": asdict(run)})
+        report["runs"].append({"name": name_of(each), "run": asdict(run)})
         print(f"{each.changes} seed {each.seed}: {run.error or run.evaluation}", flush=True)
         if settings.json:
             write(report, settings.json, "")
-    known = {entry["job"]: Run(**entry["run"]) for entry in report["runs"]}
+    known = {entry["name"]: Run(**entry["run"]) for entry in report["runs"]}
     print(table_of([(each.changes, known[name_of(each)]) for each in jobs], goal_of(Job(settings.env))))
 
 
 def name_of(job: Job) -> str:
-    """Return what tells a training from others."""
-    return json.dumps({name: str(value) for name, value in vars(job).items()})
+    """Return what tells a training from others, whatever the preset was when it was done."""
+    changes = json.loads(job.changes) | ({"total_timesteps": job.steps} if job.steps else {})
+    preset = preset_of(PPOConfig.for_env(job.env, **changes))
+    return f"{job.env}, seed {job.seed}, {job.episodes} episodes, {json.dumps(preset, sort_keys=True)}"
 
 
 def alternatives(text: str) -> Iterator[dict[str, Any]]:
@@ -93,7 +95,9 @@ def table_of(runs: Sequence[tuple[str, Run]], goal: float) -> str:
     rows = []
     for changes in dict.fromkeys(changes for changes, _ in runs):
         those = [run for other, run in runs if other == changes]
-        levels = [-math.inf if run.evaluation is None else run.evaluation for run in those]
+        levels = [
+            -math.inf if run.evaluation is None or math.isnan(run.evaluation) else run.evaluation for run in those
+        ]
         steps, seconds = (statistics.median(one) for one in zip(*(to_goal(run, goal) for run in those), strict=True))
         half = math.nan if -math.inf in levels else half_interval(levels)
         cells = (
@@ -107,15 +111,17 @@ def table_of(runs: Sequence[tuple[str, Run]], goal: float) -> str:
             f"{statistics.median(run.cpu_seconds for run in those):.1f}",
         )
         rows.append((statistics.mean(levels), cells))
-    headings = ("changes", "seeds", "plays", "least, most", "last episodes", f"steps to {goal:g}", "seconds", "of all")
+    headings = (
+        "changes",
+        "seeds",
+        "plays",
+        "least, most",
+        "last episodes",
+        f"steps to {goal:g}",
+        "seconds to it",
+        "in all",
+    )
     return table(headings, [cells for _, cells in sorted(rows, reverse=True)])
-
-
-def half_interval(values: Sequence[float]) -> float:
-    """Return half of the 95 % interval of the mean, by Student's distribution; NaN for one value."""
-    if len(values) < 2:
-        return math.nan
-    return float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def to_goal(run: Run, goal: float) -> tuple[float, float]:

@@ -231,8 +231,8 @@ class PPOConfig:
     def for_env(cls, id: str, *, size: Size = "usual", **overrides: Any) -> PPOConfig:
         """Return the tuned settings for an environment of the library.
 
-        What the usual ones learn, as mean returns of their policies with the likeliest actions: means over the
-        seeds with half of their 95 % interval, after how many steps, and seconds on one core of a CPU:
+        Policies of the usual ones have these mean returns, with their likeliest actions and half of the 95 % interval
+        of the mean over the seeds, after a training of so many steps and so many seconds on one core of a CPU:
 
         - CartPole-v1: 500.0 ± 0.0 after 0.5 M steps, 3 s, 10 seeds
         - Acrobot-v1: -66.8 ± 0.8 after 0.5 M steps, 8 s, 10 seeds

@@ -1,6 +1,7 @@
 """Tuned settings of PPO for the environments of the library: what differs from the defaults.
 
-The usual ones are tuned for time to a solved environment on a CPU; `docs/results.md` has what they reach. The large
+The usual ones are tuned for what their policies play at the end of their steps, and for little time on a CPU; `LEVELS`
+and `docs/results.md` have what they reach. The large
 ones are for a GPU: thousands of environments, and as few gradient steps as learn it; `docs/settings.md` has theirs.
 """
 
@@ -28,13 +29,17 @@ class Level(NamedTuple):
 
     def __str__(self) -> str:
         """Return the level in words."""
-        steps, seconds = f"{round(self.steps / 1e6, 2):g} M", f"{self.seconds:,.0f}"
-        return f"{self.said} after {steps} steps, {seconds} s, {self.seeds} seeds"
+        return f"{self.said} after {millions(self.steps)} steps, {self.seconds:,.0f} s, {self.seeds} seeds"
 
     @property
     def said(self) -> str:
         """The mean return with half of its interval, as text."""
         return mean_with(self.mean_return, self.half_interval)
+
+
+def millions(steps: int) -> str:
+    """Return a number of steps in millions."""
+    return f"{round(steps / 1e6, 2):g} M"
 
 
 def mean_with(mean: float, half_interval: float) -> str:
@@ -82,7 +87,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         **_SCALED,
     },
     # Of the goal's 100 the way there costs some: the horizon is the whole episode, and small actions are to be found.
-    # With smaller ones at first (log_std_init -1.2) most seeds never reach the goal.
+    # Fewer epochs, or smaller actions at first (log_std_init -1.2), and some seeds never reach the goal.
     "MountainCarContinuous-v0": {
         "num_envs": 64,
         "n_epochs": 8,
@@ -105,7 +110,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "activation": "relu",
         "normalize_rewards": True,
     },
-    # With less entropy at first, or longer returns, a seed in ten settles for a way that often ends in a hole.
+    # Without scaled rewards and short returns some seeds settle for a way that often ends in a hole.
     "FrozenLake-v1": {**_LAKE, "gae_lambda": 0.8, "ent_coef": (0.05, 0.0)},
     # Nothing is learned before the far goal is found by chance; then every arrival has to count.
     "FrozenLake8x8-v1": {**_LAKE, "total_timesteps": 1_500_000, "ent_coef": 0.02},

@@ -66,38 +66,57 @@ def test_the_table_of_large_presets_is_what_the_raw_data_says(bench: Any) -> Non
 
 
 def test_presets_say_what_has_been_measured(bench: Any) -> None:
-    levels = bench("levels")
+    levels, runner = bench("levels"), bench("learning_run")
     report = json.loads(levels.DATA.read_text())
     assert levels.presets_of(report) == LEVELS
-    assert bench("page").between("usual", levels.presets_table(report)) in (ROOT / "docs" / "settings.md").read_text()
+    assert bench("page").between("usual", levels.presets_table(report)) in levels.PAGE.read_text()
     assert all(f"{env}: {level}" in (PPOConfig.for_env.__doc__ or "") for env, level in LEVELS.items())
     assert (PPOConfig.for_env.__doc__ or "").count(" seeds\n") == len(LEVELS)
-    for entry in report["trainings"].values():
-        env = entry["runs"][0]["env"]
-        assert json.loads(json.dumps(bench("learning_run").preset_of(PPOConfig.for_env(env)))) == entry["preset"]
+    for level in levels.measured(report, bench("published").TARGETS):
+        config = PPOConfig.for_env(level.env, total_timesteps=level.steps, **runner.RULES[level.rules][1])
+        now = json.loads(json.dumps(runner.preset_of(config)))
+        assert all(run["preset"] == now for run in report["trainings"][level.key]["runs"])
 
 
 def test_a_level_is_measured_and_compared(bench: Any, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     levels, published = bench("levels"), bench("published")
-    level = published.Level("GridWalk-v0", 4096)
-    for name, value in {"DATA": tmp_path / "levels.json", "LEVELS": (level,), "EPISODES_PLAYED": 64}.items():
+    level, page = published.Target("GridWalk-v0", 4096), tmp_path / "settings.md"
+    page.write_text("<!-- usual:begin -->\n<!-- usual:end -->\n")
+    data = tmp_path / "levels.json"
+    for name, value in {"DATA": data, "PAGE": page, "TARGETS": (level,), "EPISODES_PLAYED": 64}.items():
         monkeypatch.setattr(levels, name, value)
     settings = levels.Settings(("GridWalk-v0",), seeds=2, processes=1)
+    with pytest.raises(SystemExit, match="no training that is on record of"):
+        levels.main(dataclasses.replace(settings, check=1))
     assert levels.main(settings) == 0
-    entry = json.loads(levels.DATA.read_text())["trainings"]["GridWalk-v0, 0 M"]
-    assert [run["seed"] for run in entry["runs"]] == [0, 1]
-    assert all(run["evaluation"] > -1 and run["timesteps"] == 4096 for run in entry["runs"])
-    assert levels.main(dataclasses.replace(settings, seed=1, check=True)) == 0
-    assert f"seed 1: {entry['runs'][1]['evaluation']:.5g}, expected" in capsys.readouterr().out
-    worse = json.loads(levels.DATA.read_text())
-    for run in worse["trainings"]["GridWalk-v0, 0 M"]["runs"]:
-        run["evaluation"] -= 5.0
-    levels.DATA.write_text(json.dumps(worse))
-    assert levels.main(dataclasses.replace(settings, seed=1, check=True)) == 1
+    report = json.loads(data.read_text())
+    runs = report["trainings"]["GridWalk-v0, 0 M"]["runs"]
+    assert [(run["seed"], run["timesteps"]) for run in runs] == [(0, 4096), (1, 4096)]
+    assert levels.main(dataclasses.replace(settings, check=1)) == 0
+    assert f"seed 1: {runs[1]['evaluation']:.5g}, expected" in capsys.readouterr().out
+    for run in runs:
+        run["evaluation"] = 5.0 + run["seed"] / 100
+    data.write_text(json.dumps(report))
+    assert levels.main(dataclasses.replace(settings, check=1)) == 1
     assert "NOT as expected" in capsys.readouterr().out
-    levels.DATA.unlink()
-    assert levels.main(dataclasses.replace(settings, seed=1, check=True)) == 1
-    assert "nothing on record" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="at least 2"):
+        levels.main(dataclasses.replace(settings, seeds=1))
+    with pytest.raises(SystemExit, match="trainings: GridWalk-v0, 0 M"):
+        levels.main(dataclasses.replace(settings, envs=("GridWalk",)))
+
+
+@pytest.mark.parametrize(("found", "expected"), [(-4.0, False), (-2.3, True), (6.3, True), (8.0, False)])
+def test_where_a_new_seed_is_expected(bench: Any, found: float, expected: bool) -> None:
+    """Of 1, 2 and 3: mean 2, deviation 1, and 4.303 times the root of 4/3 about it, which is -2.97 to 6.97."""
+    run = bench("learning_run").Run("operant_gpu", "x", 0, evaluation=found)
+    assert bench("levels").is_expected("x", run, [1.0, 2.0, 3.0]) is expected
+
+
+def test_published_figures_took_no_more_steps_or_are_of_others_at_twice_ours(bench: Any) -> None:
+    for target in bench("published").TARGETS:
+        for figure in filter(None, (target.ppo, target.other)):
+            # pgx's curves end there, and are below ours of half the steps.
+            assert figure.steps <= (target.at or target.steps) or figure.source == "pgx", target
 
 
 def test_a_level_is_read_off_a_curve(bench: Any) -> None:
@@ -106,7 +125,7 @@ def test_a_level_is_read_off_a_curve(bench: Any) -> None:
 
 
 def test_every_preset_has_a_level_to_be_measured(bench: Any) -> None:
-    there = {(level.env, level.steps) for level in bench("published").LEVELS}
+    there = {(level.env, level.steps) for level in bench("published").TARGETS}
     missing = [env for env in PRESETS if (env, PPOConfig.for_env(env).total_timesteps) not in there]
     assert missing == []
 
@@ -124,7 +143,7 @@ def test_the_best_walkers_of_the_lakes(bench: Any, name: str) -> None:
             )
             for state in moves_of
         ]
-    (ceiling,) = (level.ceiling for level in bench("published").LEVELS if level.env == name)
+    (ceiling,) = (level.ceiling for level in bench("published").TARGETS if level.env == name)
     assert ceiling == pytest.approx(values[0], abs=5e-5)
 
 
@@ -160,7 +179,8 @@ def test_the_best_try_comes_first_and_one_that_failed_last(bench: Any) -> None:
 
 def test_the_prototype_of_pqn_has_the_right_targets(bench: Any) -> None:
     pqn = bench("pqn")
-    settings = pqn.Settings(num_envs=4, n_steps=6, lambda_=0.7, gamma=0.9, epsilon=0.0)
+    steps = 60
+    settings = pqn.Settings(num_envs=4, n_steps=steps, lambda_=0.7, gamma=0.9)
     torch.manual_seed(0)
     env = operant_gpu.make("MinAtar-Breakout-v1", 4, device="cpu")
     network = pqn.network_of(env, settings)
@@ -169,16 +189,18 @@ def test_the_prototype_of_pqn_has_the_right_targets(bench: Any) -> None:
     twin.reset(seed=0)
     seen, acted, targets, last = pqn.collect(env, network, obs, 0.3, deque(maxlen=100), settings)
     rewards, ended = [], []
-    for step in range(6):
+    for step in range(steps):
         _, reward, terminated, *_ = twin.step(acted[4 * step : 4 * step + 4])
         rewards.append(reward.clone())
         ended.append(terminated.clone())
-    best = network(torch.cat([seen, last]).float()).amax(1).detach().reshape(7, 4)
+    best = network(torch.cat([seen, last]).float()).amax(1).detach().reshape(steps + 1, 4)
+    assert torch.stack(rewards).any()
+    assert torch.stack(ended[:-1]).any()
     for lane in range(4):
         # The mean over returns of all lengths, each weighted by lambda to the power of its length.
-        for step in range(6):
+        for step in range(steps):
             returns, discounted = [], 0.0
-            for ahead in range(step, 6):
+            for ahead in range(step, steps):
                 discounted += 0.9 ** (ahead - step) * float(rewards[ahead][lane])
                 over = bool(ended[ahead][lane])
                 rest = 0.0 if over else 0.9 ** (ahead + 1 - step) * float(best[ahead + 1][lane])
@@ -187,7 +209,7 @@ def test_the_prototype_of_pqn_has_the_right_targets(bench: Any) -> None:
                     break
             weights = [0.3 * 0.7**power for power in range(len(returns) - 1)] + [0.7 ** (len(returns) - 1)]
             expected = sum(weight * value for weight, value in zip(weights, returns, strict=True))
-            assert float(targets.reshape(6, 4)[step, lane]) == pytest.approx(expected, abs=1e-5)
+            assert float(targets.reshape(steps, 4)[step, lane]) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("engine", PARTS)
