@@ -242,6 +242,7 @@ class PPOConfig:
         - FrozenLake-v1: 0.740 ± 0.003 after 0.5 M steps, 3 s, 10 seeds
         - FrozenLake8x8-v1: 0.887 ± 0.002 after 1.5 M steps, 13 s, 10 seeds
         - GridWalk-v0: 0.943 ± 0.000 after 0.3 M steps, 2 s, 10 seeds
+        - MinAtar-Asterix-v1: 45.7 ± 8.3 after 10 M steps, 773 s, 3 seeds
 
         Args:
             id: Such as "Pendulum-v1".

@@ -186,4 +186,5 @@ LEVELS: dict[str, Level] = {
     "FrozenLake-v1": Level(500_000, 0.74, 0.003, 3.4, 10),
     "FrozenLake8x8-v1": Level(1_500_000, 0.887, 0.002, 13.3, 10),
     "GridWalk-v0": Level(300_000, 0.943, 0.0, 1.9, 10),
+    "MinAtar-Asterix-v1": Level(10_000_000, 45.679, 8.276, 773.3, 3),
 }
