@@ -66,13 +66,8 @@ def draw_levels(report: dict[str, Any], levels: Sequence[Target], path: Path) ->
         levels: Those to show, of trainings that are in the report.
         path: PNG file to write.
     """
-    envs = list(dict.fromkeys(level.env for level in levels))
-    rows = -(-len(envs) // COLUMNS)
-    size = (4.5 * COLUMNS, 3.4 * rows)
-    figure, panels = pyplot.subplots(rows, COLUMNS, figsize=size, dpi=100, layout="constrained", squeeze=False)
-    for axes in panels.flat[len(envs) :]:
-        axes.set_axis_off()
-    for env, axes in zip(envs, panels.flat, strict=False):
+    figure, panels = panels_of(level.env for level in levels)
+    for env, axes in panels.items():
         those = [level for level in levels if level.env == env]
         for key, colour in zip(dict.fromkeys(level.key for level in those), COLOURS_OF_TRAININGS, strict=False):
             runs = report["trainings"][key]["runs"]
@@ -83,10 +78,7 @@ def draw_levels(report: dict[str, Any], levels: Sequence[Target], path: Path) ->
         for published in dict.fromkeys(one for level in those for one in (level.ppo, level.other) if one):
             axes.scatter(published.steps / 1e6, published.mean, color="black", marker="x", s=30, zorder=3)
             axes.annotate(published.learner, (published.steps / 1e6, published.mean), fontsize=8)
-        axes.set_xlabel("million steps")
         finish(axes, env)
-    for axes in panels[:, 0]:
-        axes.set_ylabel("mean return, last 100 episodes")
     save(figure, path)
 
 
@@ -98,24 +90,31 @@ def draw_games(runs: Sequence[dict[str, Any]], published: dict[str, int], path: 
         published: Mean returns of others' agents.
         path: PNG file to write.
     """
-    games = list(dict.fromkeys(run["game"] for run in runs))
-    rows = -(-len(games) // COLUMNS)
-    size = (4.5 * COLUMNS, 3.4 * rows)
-    figure, panels = pyplot.subplots(rows, COLUMNS, figsize=size, dpi=100, layout="constrained", squeeze=False)
-    for axes in panels.flat[len(games) :]:
-        axes.set_axis_off()
-    for game, axes in zip(games, panels.flat, strict=False):
+    figure, panels = panels_of(run["game"] for run in runs)
+    for game, axes in panels.items():
         for rules, colour in COLOURS_OF_RULES.items():
             those = [run for run in runs if (run["game"], run["rules"]) == (game, rules)]
             curves = [([step / 1e6 for step in run["timesteps"]], run["mean_return"]) for run in those]
             add_lines(axes, curves, color=colour, label=f"rules of {rules}" if game.startswith("MinAtar") else None)
         if game in published:
             axes.axhline(published[game], color="black", linestyle="--", linewidth=1, label="gymnax's PPO, 10 M steps")
-        axes.set_xlabel("million steps")
         finish(axes, game)
+    save(figure, path)
+
+
+def panels_of(names: Iterable[str]) -> tuple[Any, dict[str, Any]]:
+    """Return a figure with a panel for each name, for mean returns over millions of steps."""
+    those = list(dict.fromkeys(names))
+    rows = -(-len(those) // COLUMNS)
+    size = (4.5 * COLUMNS, 3.4 * rows)
+    figure, panels = pyplot.subplots(rows, COLUMNS, figsize=size, dpi=100, layout="constrained", squeeze=False)
+    for axes in panels.flat:
+        axes.set_xlabel("million steps")
     for axes in panels[:, 0]:
         axes.set_ylabel("mean return, last 100 episodes")
-    save(figure, path)
+    for axes in panels.flat[len(those) :]:
+        axes.set_axis_off()
+    return figure, dict(zip(those, panels.flat, strict=False))
 
 
 def add_lines(axes: Any, curves: Iterable[tuple[Sequence[float], Sequence[float]]], label: Any, **style: Any) -> None:
