@@ -1,4 +1,4 @@
-"""Record the games as animated pictures for the documentation, played by the policies of `learning_games.py`.
+"""Record the games as animated pictures for the documentation, played by the policies of `levels.py`.
 
 python bench/game_pictures.py [--policies build/policies] [--images docs/images]
 """

@@ -14,13 +14,16 @@ from typing import Any
 
 from learning_plot import NAMES, draw_curves, draw_levels
 from learning_run import EPISODES, GRID_WALK_SHARE, PENDULUM_GOAL, Run
-from levels import DATA, EPISODES_PLAYED, evaluations, measured, table_of
+from levels import DATA, EPISODES_OF_LONG, EPISODES_PLAYED, measured, reached, table_of
 from machine import RESULTS
-from page import table
+from page import fill, table
 from peers_sb3_settings import ZOO
-from published import CLASSIC, sources_of
+from published import BOARDS, BY_OTHER_RULES, CLASSIC, GAMES, Target, sources_of
 
-LEVELS_IMAGE = Path("images") / "levels.png"
+from operant_gpu.models.presets import millions
+
+LEVELS_IMAGE, GAMES_IMAGE = Path("images") / "levels.png", Path("images") / "learning-games.png"
+ON_GAMES_PAGE = (*GAMES, *BY_OTHER_RULES, *BOARDS)
 
 LEVELS = """\
 # Results
@@ -40,6 +43,12 @@ episodes of the training, with actions sampled. Both are means over the seeds, w
 ours. Most are single runs. They are from {sources}. {below}
 
 `make level ENV=Pendulum-v1 SEED=3` trains one seed and compares it with what is on record."""
+
+GAME_LEVELS = """\
+[`bench/levels.py`](../bench/levels.py) trains the presets, by the games' own rules and by those of gymnax, without sticky
+actions and with at most 1,000 steps an episode ([raw data](../bench/results/levels.json)). The columns are those of
+[the results](results.md#levels-at-equal-steps), the policies play {episodes:,} episodes; "5 M of 10 M" are trainings that
+go on ({machines}). Figures with "≈" are read off plots; they and others are from {sources}. {below}"""
 
 INTRODUCTION = """\
 ## Time to the goal
@@ -116,7 +125,7 @@ class Sample:
 
 
 def write_page(report: dict[str, Any], data: Path, docs: Path) -> Path:
-    """Write results.md and its pictures.
+    """Write results.md, the levels in games.md, and their pictures.
 
     Args:
         report: The raw data.
@@ -124,28 +133,43 @@ def write_page(report: dict[str, Any], data: Path, docs: Path) -> Path:
         docs: Folder to write to.
 
     Returns:
-        The page.
+        results.md.
     """
+    levels = json.loads(DATA.read_text())
     runs = {env: [Run(**run) for run in entry["runs"]] for env, entry in report["environments"].items()}
     for env, entry in report["environments"].items():
         draw_curves(env, entry["goal"], runs[env], docs / image_of(env))
-    levels = json.loads(DATA.read_text())
     draw_levels(levels, measured(levels, CLASSIC), docs / LEVELS_IMAGE)
+    draw_levels(levels, measured(levels, ON_GAMES_PAGE), docs / GAMES_IMAGE)
+    fill(docs / "games.md", "levels", games(levels))
     page = docs / "results.md"
     link = Path(os.path.relpath(data.resolve(), docs.resolve())).as_posix()
-    page.write_text("\n\n".join(sections(report, runs, link)) + "\n")
+    page.write_text("\n\n".join(sections(report, levels, runs, link)) + "\n")
     return page
 
 
-def sections(report: dict[str, Any], runs: dict[str, list[Run]], data: str) -> Iterator[str]:
+def games(levels: dict[str, Any]) -> str:
+    """Return what PPO learns of games."""
+    about = GAME_LEVELS.format(**about_levels(levels, ON_GAMES_PAGE, EPISODES_OF_LONG))
+    return f"![Learning curves]({GAMES_IMAGE})\n\n{about}\n\n{table_of(levels, ON_GAMES_PAGE)}"
+
+
+def about_levels(levels: dict[str, Any], shown: Sequence[Target], episodes: int) -> dict[str, Any]:
+    """Return what a table of levels needs besides: where they were measured, what they are held against."""
+    return {
+        "episodes": episodes,
+        "machines": machines_of(levels, shown),
+        "sources": sources_of(shown),
+        "below": below(levels, shown),
+    }
+
+
+def sections(
+    report: dict[str, Any], levels: dict[str, Any], runs: dict[str, list[Run]], data: str
+) -> Iterator[str]:
     """Yield the page's parts."""
-    entries, levels = report["environments"], json.loads(DATA.read_text())
-    yield LEVELS.format(
-        episodes=EPISODES_PLAYED,
-        machines=machines_of(levels),
-        sources=sources_of(CLASSIC),
-        below=below(levels),
-    )
+    entries = report["environments"]
+    yield LEVELS.format(**about_levels(levels, CLASSIC, EPISODES_PLAYED))
     yield table_of(levels, CLASSIC)
     yield f"![Curves of the trainings]({LEVELS_IMAGE})"
     yield INTRODUCTION.format(data=data, episodes=EPISODES, pendulum=PENDULUM_GOAL, share=GRID_WALK_SHARE, zoo=ZOO)
@@ -177,18 +201,22 @@ def sections(report: dict[str, Any], runs: dict[str, list[Run]], data: str) -> I
     yield (RESULTS / "randomization.md").read_text().strip()
 
 
-def machines_of(levels: dict[str, Any]) -> str:
+def machines_of(levels: dict[str, Any], shown: Sequence[Target]) -> str:
     """Return where and when levels have been measured."""
-    known = [levels["trainings"][level.key] for level in measured(levels, CLASSIC)]
+    known = [levels["trainings"][level.key] for level in measured(levels, shown)]
     machines = dict.fromkeys(f"{one['machine']}, PyTorch {one['versions']['torch']}" for one in known)
     return f"{', '.join(machines)}, {' and '.join(sorted({one['date'] for one in known}))}"
 
 
-def below(levels: dict[str, Any]) -> str:
+def below(levels: dict[str, Any], shown: Sequence[Target]) -> str:
     """Return which levels are below the best that others have published."""
-    known = [level for level in measured(levels, CLASSIC) if level.best is not None]
-    means = {level.key: statistics.mean(evaluations(levels["trainings"][level.key])) for level in known}
-    missed = [level.key for level in known if level.best is not None and means[level.key] < level.best]
+    known, missed = [], []
+    for level in measured(levels, shown):
+        if level.best is None:
+            continue
+        known.append(level)
+        if statistics.mean(reached(levels["trainings"][level.key], level)) < level.best:
+            missed.append(level.key if level.at is None else f"{level.key}, after {millions(level.at)}")
     held = f"Ours are as high or higher in {len(known) - len(missed)} of {len(known)} rows with such a figure"
     return held + (f"; not in {'; '.join(missed)}." if missed else ".")
 

@@ -16,7 +16,6 @@ from matplotlib import pyplot, ticker
 
 NAMES = {"operant_gpu": "operant_gpu", "sb3": "Stable-Baselines3"}
 COLOURS = {"operant_gpu": "tab:blue", "sb3": "tab:orange"}
-COLOURS_OF_RULES = {"minatar": "tab:blue", "gymnax": "tab:green"}
 # Of an environment, shortest first.
 COLOURS_OF_TRAININGS = ("tab:blue", "tab:green", "tab:purple")
 # Panels of environments in a row.
@@ -79,26 +78,6 @@ def draw_levels(report: dict[str, Any], levels: Sequence[Target], path: Path) ->
             axes.scatter(published.steps / 1e6, published.mean, color="black", marker="x", s=30, zorder=3)
             axes.annotate(published.learner, (published.steps / 1e6, published.mean), fontsize=8)
         finish(axes, env)
-    save(figure, path)
-
-
-def draw_games(runs: Sequence[dict[str, Any]], published: dict[str, int], path: Path) -> None:
-    """Write a picture with a panel for each game and a line for each run.
-
-    Args:
-        runs: Columns timesteps and mean_return, with game and rules.
-        published: Mean returns of others' agents.
-        path: PNG file to write.
-    """
-    figure, panels = panels_of(run["game"] for run in runs)
-    for game, axes in panels.items():
-        for rules, colour in COLOURS_OF_RULES.items():
-            those = [run for run in runs if (run["game"], run["rules"]) == (game, rules)]
-            curves = [([step / 1e6 for step in run["timesteps"]], run["mean_return"]) for run in those]
-            add_lines(axes, curves, color=colour, label=f"rules of {rules}" if game.startswith("MinAtar") else None)
-        if game in published:
-            axes.axhline(published[game], color="black", linestyle="--", linewidth=1, label="gymnax's PPO, 10 M steps")
-        finish(axes, game)
     save(figure, path)
 
 

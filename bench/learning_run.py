@@ -243,6 +243,8 @@ def grid_walk_optimum(size: int) -> float:
 
 def train(job: Job) -> Run:
     """Train here, and let the policy play if that is asked for."""
+    if job.contender in ("jax", "sb3") and job.changes != Job.changes:
+        raise SystemExit(f"--changes: they are to this library's preset, the contender is {job.contender}")
     run = Run(job.contender, job.env, job.seed)
     recorder = Recorder(run, goal_of(job), job.cap)
     evaluate = {"jax": train_jax, "sb3": train_sb3}.get(job.contender, train_ours)(job, recorder)
@@ -259,7 +261,7 @@ def train_ours(job: Job, recorder: Recorder) -> Evaluate:
         changes = {**changes, "engine": job.contender}
     if job.steps:
         changes = {**changes, "total_timesteps": job.steps}
-    changes = {**changes, **json.loads(job.changes)}
+    changes = {**changes, **as_changes(job.changes)}
     config = PPOConfig.for_env(job.env, size=job.size, seed=job.seed, **changes)
     recorder.run.preset = preset_of(config)
     if job.size == "large":
@@ -274,6 +276,17 @@ def train_ours(job: Job, recorder: Recorder) -> Evaluate:
         job.policy.parent.mkdir(parents=True, exist_ok=True)
         learner.save(job.policy)
     return lambda seed: evaluate(learner, job.episodes, seed=seed).mean
+
+
+def as_changes(text: str) -> dict[str, Any]:
+    """Return changes to a preset."""
+    try:
+        changes = json.loads(text)
+        if not isinstance(changes, dict):
+            raise TypeError
+    except (json.JSONDecodeError, TypeError):
+        raise SystemExit(f'--changes: expected JSON such as {{"gamma": 0.95}}, got {text!r}') from None
+    return changes
 
 
 def preset_of(config: PPOConfig) -> dict[str, Any]:

@@ -183,6 +183,13 @@ def median_seconds(training: dict[str, Any]) -> float:
     return float(statistics.median(run["cpu_seconds"] for run in training["runs"]))
 
 
+def reached(training: dict[str, Any], level: Target) -> list[float]:
+    """Return what each seed has reached of a level: what its policy plays, or the training's mean if it goes on."""
+    if level.at is None:
+        return evaluations(training)
+    return [at(run["curve"], level.at) for run in training["runs"]]
+
+
 def presets_of(report: dict[str, Any]) -> dict[str, presets.Level]:
     """Return what each preset learns in as many steps as it has, of those that have been measured."""
     return {
@@ -226,7 +233,7 @@ def rows(report: dict[str, Any], levels: Sequence[Target]) -> Iterator[list[str]
         # A training goes on to the end of its last iteration.
         after = level.at or training["runs"][0]["timesteps"]
         yield [
-            f"`{level.env}`",
+            f"`{level.env}`" + ("" if level.rules == "minatar" else f", rules of {level.rules}"),
             f"{millions(level.at)} of {millions(level.steps)}" if level.at else millions(level.steps),
             "" if level.at else plays(training),
             trained(training, after),
@@ -239,8 +246,10 @@ def rows(report: dict[str, Any], levels: Sequence[Target]) -> Iterator[list[str]
 
 def table_of(report: dict[str, Any], levels: Sequence[Target]) -> str:
     """Return a table of ours beside theirs."""
-    headings = ("environment", "steps", "ours plays", "in training", "seeds", "seconds", "published", "best there is")
-    return table(headings, list(rows(report, levels)))
+    headings = ["environment", "steps", "ours plays", "in training", "seeds", "seconds", "published", "best there is"]
+    # The last column is of few environments.
+    shown = len(headings) if any(level.ceiling for level in levels) else -1
+    return table(headings[:shown], [row[:shown] for row in rows(report, levels)])
 
 
 if __name__ == "__main__":

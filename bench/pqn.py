@@ -113,7 +113,8 @@ def learn(env: VecEnv, network: nn.Module, settings: Settings) -> dict[str, list
     obs, _ = env.reset(seed=settings.seed)
     started = time.perf_counter()
     for iteration in range(iterations):
-        epsilon = max(settings.epsilon, 1.0 - (1.0 - settings.epsilon) * iteration / (settings.fall * iterations))
+        fallen = min(1.0, iteration / max(1.0, settings.fall * iterations))
+        epsilon = 1.0 + (settings.epsilon - 1.0) * fallen
         seen, acted, targets, obs = collect(env, network, obs, epsilon, last, settings)
         for _ in range(settings.n_epochs):
             for part in torch.randperm(size).chunk(settings.minibatches):

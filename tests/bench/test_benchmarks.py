@@ -15,7 +15,7 @@ import torch
 from here import ROOT
 
 import operant_gpu
-from operant_gpu.models import PPOConfig
+from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.models.presets import LARGE_PRESETS, LEVELS, PRESETS
 
 RESULTS, MACHINE = ROOT / "bench" / "results", "intel-r-xeon-r-processor"
@@ -23,7 +23,6 @@ WRITERS = {
     MACHINE: lambda bench, report: bench("env_page").page_of(report),
     f"games-{MACHINE}": lambda bench, report: bench("games_throughput").page_of(report),
     "randomization": lambda bench, report: bench("randomization").section(report),
-    f"learning-games-{MACHINE}": lambda bench, report: bench("learning_games").page(report["runs"]),
 }
 PARTS = {
     "fused": ["rollout", "gradient steps", "advantages", "metrics and faults"],
@@ -44,8 +43,10 @@ def test_the_page_of_results_is_what_the_raw_data_says(bench: Any) -> None:
     report = json.loads((RESULTS / f"learning-{MACHINE}.json").read_text())
     run, link = bench("learning_run").Run, f"../bench/results/learning-{MACHINE}.json"
     runs = {env: [run(**one) for one in entry["runs"]] for env, entry in report["environments"].items()}
-    written = "\n\n".join(bench("learning_page").sections(report, runs, link)) + "\n"
+    page, levels = bench("learning_page"), json.loads(bench("levels").DATA.read_text())
+    written = "\n\n".join(page.sections(report, levels, runs, link)) + "\n"
     assert (ROOT / "docs" / "results.md").read_text() == written
+    assert bench("page").between("levels", page.games(levels)) in (ROOT / "docs" / "games.md").read_text()
 
 
 def test_the_page_of_trainers_is_what_the_raw_data_says(bench: Any) -> None:
@@ -210,6 +211,18 @@ def test_the_prototype_of_pqn_has_the_right_targets(bench: Any) -> None:
             weights = [0.3 * 0.7**power for power in range(len(returns) - 1)] + [0.7 ** (len(returns) - 1)]
             expected = sum(weight * value for weight, value in zip(weights, returns, strict=True))
             assert float(targets.reshape(steps, 4)[step, lane]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_looking_ahead_sees_a_reward_that_is_one_step_away(bench: Any) -> None:
+    lookahead, env = bench("lookahead"), operant_gpu.make("GridWalk-v0", 256, device="cpu", autoreset_mode="disabled")
+    learner = PPO(operant_gpu.make("GridWalk-v0", 4, device="cpu"), PPOConfig(num_envs=4))
+    env.reset(seed=0)
+    x, y, goal_x, goal_y = (column.long() for column in env.state[:4])
+    beside = (x - goal_x).abs() + (y - goal_y).abs() == 1
+    chosen = lookahead.Lookahead(learner, "GridWalk-v0", 256, samples=2, steps=1)(env)
+    _, _, terminated, *_ = env.step(chosen)
+    assert 3 < int(beside.sum()) < 100
+    assert terminated[beside].all()
 
 
 @pytest.mark.parametrize("engine", PARTS)

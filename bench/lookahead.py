@@ -1,0 +1,135 @@
+"""Let a policy look ahead: it tries every action in copies of the environment, and plays on in them.
+
+    python bench/lookahead.py --policy build/policies/Game2048-v0.pt [--samples 8] [--steps 0] [--json FILE]
+
+Of each legal action so many samples are taken, in copies with other draws, followed by so many steps of the policy's
+likeliest actions and by what the critic expects of the rest. The action with the best mean is played. Nothing more is
+learned: this is what the same network reaches where there is time to simulate. The policy alone plays as well.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from machine import describe, write
+from torch import Tensor
+
+import operant_gpu
+from operant_gpu import VecEnv
+from operant_gpu.models import PPO
+
+Act = Callable[[VecEnv], Tensor]
+# Of 2048, of which is told how many games have them.
+TILES = range(9, 14)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Let a policy look ahead."""
+
+    policy: Path
+    """Of PPO, without memory, for discrete actions."""
+    env: str = "Game2048-v0"
+    """Environment that it plays."""
+    games: int = 100
+    """Episodes, played side by side."""
+    samples: int = 8
+    """Copies for each action."""
+    steps: int = 0
+    """Of the policy in each copy, after the action."""
+    seed: int = 1
+    """Of the environments."""
+    json: Path | None = None
+    """Where to add what was measured, if anywhere."""
+
+
+class Lookahead:
+    """Chooses the action whose copies fare best.
+
+    Args:
+        learner: Its policy plays in the copies, and its critic values where they end.
+        env: Id of the environment.
+        games: How many environments are to be acted in.
+        samples: Copies for each action.
+        steps: Of the policy in each copy, after the action.
+    """
+
+    def __init__(self, learner: PPO, env: str, games: int, samples: int, steps: int) -> None:
+        self._learner, self._samples, self._steps = learner, samples, steps
+        self._choices = int(learner.env.single_action_space.n)
+        copies = games * self._choices * samples
+        self._copies = operant_gpu.make(env, copies, device="cpu", autoreset_mode="disabled")
+        self._copies.reset(seed=0)
+        self._first = torch.arange(self._choices).repeat_interleave(samples).repeat(games)
+        # The critic values scaled rewards.
+        scaler = learner.reward_normalizer
+        self._scale = 1.0 if scaler is None else float((scaler.moments.var + 1e-8).sqrt())
+
+    def __call__(self, env: VecEnv) -> Tensor:
+        """Return actions (games,)."""
+        copies, gamma = self._copies, self._learner.config.gamma
+        copies.reset()
+        for copied, present in zip(copies.state, env.state, strict=True):
+            copied.copy_(present.repeat_interleave(self._choices * self._samples, 0))
+        total, running, actions = torch.zeros(copies.num_envs), torch.ones(copies.num_envs), self._first
+        for step in range(self._steps + 1):
+            obs, reward, terminated, _, _ = copies.step(actions)
+            total += gamma**step * running * reward
+            running = running * ~terminated
+            if step < self._steps:
+                actions = self._learner.predict(obs, action_mask=copies.action_mask)
+        with torch.no_grad():
+            rest = self._learner.policy.value(obs, None, None) * self._scale
+        total += gamma ** (self._steps + 1) * running * rest
+        means = total.reshape(env.num_envs, self._choices, self._samples).mean(2)
+        if env.action_mask is not None:
+            means = means.masked_fill(~env.action_mask, -torch.inf)
+        return means.argmax(1)
+
+
+def play(env: VecEnv, act: Act, seed: int) -> Tensor:
+    """Return the return of each environment's first episode."""
+    env.reset(seed=seed)
+    returns, running = torch.zeros(env.num_envs), torch.ones(env.num_envs, dtype=torch.bool)
+    while running.any():
+        _, reward, terminated, truncated, _ = env.step(act(env))
+        returns += reward * running
+        running &= ~(terminated | truncated)
+    return returns
+
+
+def main(settings: Settings) -> None:
+    """Play with and without looking ahead; write."""
+    torch.set_num_threads(1)
+    env = operant_gpu.make(settings.env, settings.games, device="cpu", autoreset_mode="disabled")
+    learner = PPO.load(settings.policy, operant_gpu.make(settings.env, 1, device="cpu"))
+    ahead = Lookahead(learner, settings.env, settings.games, settings.samples, settings.steps)
+    ways: dict[str, Act] = {
+        "policy": lambda env: learner.predict(env.observe(), action_mask=env.action_mask),
+        "lookahead": ahead,
+    }
+    measured: dict[str, Any] = {"settings": {**asdict(settings), "policy": settings.policy.name, "json": None}}
+    for name, act in ways.items():
+        begun = time.process_time()
+        returns = play(env, act, settings.seed)
+        seconds = time.process_time() - begun
+        half = 1.96 * float(returns.std()) / settings.games**0.5
+        measured[name] = {"mean": float(returns.mean()), "half_interval": half, "seconds": seconds}
+        if settings.env == "Game2048-v0":
+            highest = env.state[0].flatten(1).amax(1)
+            measured[name]["tiles"] = {str(2**power): int((highest >= power).sum()) for power in TILES}
+        print(name, measured[name], flush=True)
+    if settings.json:
+        runs = json.loads(settings.json.read_text())["runs"] if settings.json.exists() else []
+        write({**describe(), "runs": [*runs, measured]}, settings.json, "")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))
