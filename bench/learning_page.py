@@ -40,15 +40,19 @@ episodes of the training, with actions sampled. Both are means over the seeds, w
 [least, most] seed. Seconds are medians of trainings on one core, two at a time ({machines}).
 
 "Published" are the best of PPO and the best of any learner without a model of the environment, at no more steps than
-ours. Most are single runs. They are from {sources}. {below}
+ours. Most are single runs. They are from
+{sources}.
+{below}
 
 `make level ENV=Pendulum-v1 SEED=3` trains one seed and compares it with what is on record."""
 
 GAME_LEVELS = """\
-[`bench/levels.py`](../bench/levels.py) trains the presets, by the games' own rules and by those of gymnax, without sticky
-actions and with at most 1,000 steps an episode ([raw data](../bench/results/levels.json)). The columns are those of
-[the results](results.md#levels-at-equal-steps), the policies play {episodes:,} episodes; "5 M of 10 M" are trainings that
-go on ({machines}). Figures with "≈" are read off plots; they and others are from {sources}. {below}"""
+[`bench/levels.py`](../bench/levels.py) trains the presets, by the games' own rules and by those of gymnax, without
+sticky actions and with at most 1,000 steps an episode ([raw data](../bench/results/levels.json)). The columns are those
+of [the results](results.md#levels-at-equal-steps), the policies play {episodes:,} episodes; "5 M of 10 M" are trainings
+that go on ({machines}). Figures with "≈" are read off plots; the figures are from
+{sources}.
+{below}"""
 
 INTRODUCTION = """\
 ## Time to the goal
@@ -159,14 +163,12 @@ def about_levels(levels: dict[str, Any], shown: Sequence[Target], episodes: int)
     return {
         "episodes": episodes,
         "machines": machines_of(levels, shown),
-        "sources": sources_of(shown),
+        "sources": sources_of(measured(levels, shown)),
         "below": below(levels, shown),
     }
 
 
-def sections(
-    report: dict[str, Any], levels: dict[str, Any], runs: dict[str, list[Run]], data: str
-) -> Iterator[str]:
+def sections(report: dict[str, Any], levels: dict[str, Any], runs: dict[str, list[Run]], data: str) -> Iterator[str]:
     """Yield the page's parts."""
     entries = report["environments"]
     yield LEVELS.format(**about_levels(levels, CLASSIC, EPISODES_PLAYED))

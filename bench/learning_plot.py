@@ -76,7 +76,9 @@ def draw_levels(report: dict[str, Any], levels: Sequence[Target], path: Path) ->
             add_lines(axes, curves, color=colour, alpha=0.7, label=key.removeprefix(f"{env}, "))
         for published in dict.fromkeys(one for level in those for one in (level.ppo, level.other) if one):
             axes.scatter(published.steps / 1e6, published.mean, color="black", marker="x", s=30, zorder=3)
-            axes.annotate(published.learner, (published.steps / 1e6, published.mean), fontsize=8)
+            # Toward the middle.
+            side = "right" if 2 * published.steps > max(level.steps for level in those) else "left"
+            axes.annotate(published.learner, (published.steps / 1e6, published.mean), fontsize=8, ha=side)
         finish(axes, env)
     save(figure, path)
 

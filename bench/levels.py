@@ -59,7 +59,7 @@ class Settings:
 
 def main(settings: Settings) -> int:
     """Train, and write or compare; return the exit status."""
-    report: dict[str, Any] = json.loads(DATA.read_text()) if DATA.exists() else {"trainings": {}}
+    report = on_record()
     levels = [level for level in wanted(settings) if settings.check is None or level.key in report["trainings"]]
     if not levels:
         known = ", ".join(dict.fromkeys(level.key for level in TARGETS))
@@ -81,8 +81,10 @@ def main(settings: Settings) -> int:
             continue
         ended[level.key].append(run)
         if len(ended[level.key]) == len(seeds_of(level, settings)):
-            keep(report, level, sorted(ended[level.key], key=lambda run: run.seed))
-            print(level.key, plays(report["trainings"][level.key]), flush=True)
+            runs = sorted(ended[level.key], key=lambda run: run.seed)
+            training = describe() | {"runs": list(map(asdict, runs))}
+            keep(level, training)
+            print(level.key, plays(training), flush=True)
     return 0 if expected else 1
 
 
@@ -100,9 +102,16 @@ def seeds_of(level: Target, settings: Settings) -> Sequence[int]:
     return range(settings.seeds or (SEEDS_OF_LONG if is_long(level) else SEEDS))
 
 
-def keep(report: dict[str, Any], level: Target, runs: Sequence[Run]) -> None:
-    """Put a training into the report, in the order of the levels and without those that are no more; write it."""
-    trainings = report["trainings"] | {level.key: describe() | {"runs": list(map(asdict, runs))}}
+def on_record() -> dict[str, Any]:
+    """Return what has been measured before."""
+    return json.loads(DATA.read_text()) if DATA.exists() else {"trainings": {}}
+
+
+def keep(level: Target, training: dict[str, Any]) -> None:
+    """Put a training on record, in the order of the levels and without those that are no more."""
+    # Read anew: another process may have written since.
+    report = on_record()
+    trainings = report["trainings"] | {level.key: training}
     report["trainings"] = {key: trainings[key] for key in dict.fromkeys(one.key for one in TARGETS) if key in trainings}
     write(report, DATA, "")
     fill(PAGE, "usual", presets_table(report))

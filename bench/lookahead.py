@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import tyro
+from gymnasium import spaces
 from machine import describe, write
 from torch import Tensor
 
@@ -62,8 +63,11 @@ class Lookahead:
     """
 
     def __init__(self, learner: PPO, env: str, games: int, samples: int, steps: int) -> None:
-        self._learner, self._samples, self._steps = learner, samples, steps
-        self._choices = int(learner.env.single_action_space.n)
+        actions, gamma = learner.env.single_action_space, learner.config.gamma
+        if not isinstance(actions, spaces.Discrete) or not isinstance(gamma, float):
+            raise SystemExit(f"--policy: expected discrete actions and a gamma that stays, got {actions} and {gamma}")
+        self._learner, self._samples, self._steps, self._gamma = learner, samples, steps, gamma
+        self._choices = int(actions.n)
         copies = games * self._choices * samples
         self._copies = operant_gpu.make(env, copies, device="cpu", autoreset_mode="disabled")
         self._copies.reset(seed=0)
@@ -74,7 +78,7 @@ class Lookahead:
 
     def __call__(self, env: VecEnv) -> Tensor:
         """Return actions (games,)."""
-        copies, gamma = self._copies, self._learner.config.gamma
+        copies, gamma = self._copies, self._gamma
         copies.reset()
         for copied, present in zip(copies.state, env.state, strict=True):
             copied.copy_(present.repeat_interleave(self._choices * self._samples, 0))

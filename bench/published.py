@@ -28,7 +28,7 @@ LINKS = {
 def sources_of(levels: Sequence[Target]) -> str:
     """Return links to what levels are held against."""
     names = dict.fromkeys(one.source for level in levels for one in (level.ppo, level.other) if one)
-    return ", ".join(f"[{name}]({LINKS[name]})" for name in names)
+    return ",\n".join(f"[{name}]({LINKS[name]})" for name in names)
 
 
 @dataclass(frozen=True)
