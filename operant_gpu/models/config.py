@@ -245,6 +245,7 @@ class PPOConfig:
         - MinAtar-Asterix-v1: 45.7 ± 8.3 after 10 M steps, 773 s, 3 seeds
         - MinAtar-Freeway-v1: 67.1 ± 0.7 after 10 M steps, 682 s, 3 seeds
         - MinAtar-SpaceInvaders-v1: 583.0 ± 451.9 after 10 M steps, 678 s, 3 seeds
+        - Snake-v0: 50.2 ± 12.4 after 5 M steps, 388 s, 3 seeds
 
         Args:
             id: Such as "Pendulum-v1".

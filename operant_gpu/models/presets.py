@@ -115,11 +115,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Nothing is learned before the far goal is found by chance; then every arrival has to count.
     "FrozenLake8x8-v1": {**_LAKE, "total_timesteps": 1_500_000, "ent_coef": 0.02},
     "GridWalk-v0": {"total_timesteps": 300_000, "ent_coef": 0.01},
-    **{f"MinAtar-{game}-v1": _BOARD for game in ("Asterix", "Freeway", "SpaceInvaders")},
-    # Where much depends on chance, long returns are a poor guide.
-    "MinAtar-Breakout-v1": {**_BOARD, "gae_lambda": 0.8},
+    **{f"MinAtar-{game}-v1": _BOARD for game in ("Asterix", "Breakout", "Freeway", "SpaceInvaders")},
     # It learns to come up for air after 3 M steps, if the learning rate is still high then.
     "MinAtar-Seaquest-v1": {**_BOARD, "total_timesteps": 20_000_000},
+    # Where much depends on chance, long returns are a poor guide.
     "Snake-v0": {**_BOARD, "total_timesteps": 5_000_000, "gae_lambda": 0.8},
     # Four by four cells leave a convolution little to do; merged tiles are worth up to thousands.
     "Game2048-v0": {
@@ -193,4 +192,5 @@ LEVELS: dict[str, Level] = {
     "MinAtar-Asterix-v1": Level(10_000_000, 45.679, 8.276, 773.3, 3),
     "MinAtar-Freeway-v1": Level(10_000_000, 67.108, 0.699, 682.5, 3),
     "MinAtar-SpaceInvaders-v1": Level(10_000_000, 582.984, 451.862, 678.2, 3),
+    "Snake-v0": Level(5_000_000, 50.166, 12.418, 388.0, 3),
 }
