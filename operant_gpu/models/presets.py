@@ -193,4 +193,5 @@ LEVELS: dict[str, Level] = {
     "MinAtar-Freeway-v1": Level(10_000_000, 67.108, 0.699, 682.5, 3),
     "MinAtar-SpaceInvaders-v1": Level(10_000_000, 582.984, 451.862, 678.2, 3),
     "Snake-v0": Level(5_000_000, 50.166, 12.418, 388.0, 3),
+    "Game2048-v0": Level(5_000_000, 13359.613, 3314.828, 788.9, 3),
 }
