@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,15 @@ from typing import Any
 import torch
 import tyro
 from gymnasium import spaces
+from levels import half_interval
 from machine import describe, write
+from pqn import Act, play
 from torch import Tensor
 
 import operant_gpu
 from operant_gpu import VecEnv
 from operant_gpu.models import PPO
 
-Act = Callable[[VecEnv], Tensor]
 # Of 2048, of which is told how many games have them.
 TILES = range(9, 14)
 
@@ -98,17 +98,6 @@ class Lookahead:
         return means.argmax(1)
 
 
-def play(env: VecEnv, act: Act, seed: int) -> Tensor:
-    """Return the return of each environment's first episode."""
-    env.reset(seed=seed)
-    returns, running = torch.zeros(env.num_envs), torch.ones(env.num_envs, dtype=torch.bool)
-    while running.any():
-        _, reward, terminated, truncated, _ = env.step(act(env))
-        returns += reward * running
-        running &= ~(terminated | truncated)
-    return returns
-
-
 def main(settings: Settings) -> None:
     """Play with and without looking ahead; write."""
     torch.set_num_threads(1)
@@ -124,7 +113,7 @@ def main(settings: Settings) -> None:
         begun = time.process_time()
         returns = play(env, act, settings.seed)
         seconds = time.process_time() - begun
-        half = 1.96 * float(returns.std()) / settings.games**0.5
+        half = half_interval(returns.tolist())
         measured[name] = {"mean": float(returns.mean()), "half_interval": half, "seconds": seconds}
         if settings.env == "Game2048-v0":
             highest = env.state[0].flatten(1).amax(1)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 import operant_gpu
 from operant_gpu import VecEnv
 
+Act = Callable[[VecEnv], Tensor]
 # Of an episode at the end: the best actions may go on for ever.
 STEP_LIMIT = 20_000
 # Points of the curve.
@@ -77,7 +79,8 @@ def main(settings: Settings) -> None:
     env = operant_gpu.make(settings.env, settings.num_envs, device="cpu")
     network = network_of(env, settings)
     curve = learn(env, network, settings)
-    returns = play(operant_gpu.make(settings.env, settings.episodes, device="cpu"), network, settings.seed + 1_000_000)
+    others = operant_gpu.make(settings.env, settings.episodes, device="cpu")
+    returns = play(others, lambda env: network(env.observe().float()).argmax(1), settings.seed + 1_000_000)
     print(f"{settings.env} seed {settings.seed}: the best actions play {returns.mean():.4g}")
     if settings.json:
         about = {name: value for name, value in asdict(settings).items() if name != "json"}
@@ -161,12 +164,12 @@ def collect(
 
 
 @torch.no_grad()
-def play(env: VecEnv, network: nn.Module, seed: int) -> Tensor:
-    """Return the return of an episode in each environment, of the best actions."""
-    obs, _ = env.reset(seed=seed)
+def play(env: VecEnv, act: Act, seed: int) -> Tensor:
+    """Return the return of the first episode in each environment, or of as much of it as there is time for."""
+    env.reset(seed=seed)
     returns, running = torch.zeros(env.num_envs), torch.ones(env.num_envs, dtype=torch.bool)
     for _ in range(STEP_LIMIT):
-        obs, reward, terminated, truncated, _ = env.step(network(obs.float()).argmax(1))
+        _, reward, terminated, truncated, _ = env.step(act(env))
         returns += reward * running
         running &= ~(terminated | truncated)
         if not running.any():
