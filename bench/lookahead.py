@@ -74,7 +74,7 @@ class Lookahead:
         self._first = torch.arange(self._choices).repeat_interleave(samples).repeat(games)
         # The critic values scaled rewards.
         scaler = learner.reward_normalizer
-        self._scale = 1.0 if scaler is None else float((scaler.moments.var + 1e-8).sqrt())
+        self._scale = 1.0 if scaler is None else 1.0 / float(scaler.scale)
 
     def __call__(self, env: VecEnv) -> Tensor:
         """Return actions (games,)."""

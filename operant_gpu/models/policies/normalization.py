@@ -180,6 +180,11 @@ class RewardNormalizer(nn.Module):
             state_dict[prefix + "returns"] = torch.zeros_like(self.returns)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
+    @property
+    def scale(self) -> Tensor:
+        """What rewards are multiplied with, ()."""
+        return (self.moments.var + _EPS).rsqrt().float()
+
     def begin(self, begun: Tensor) -> None:
         """Begin the discounted returns of some environments anew, (num_envs,) bool."""
         self.returns.masked_fill_(begun, 0.0)
@@ -194,5 +199,4 @@ class RewardNormalizer(nn.Module):
         history = discounted_returns(rewards, ended, self.returns, self.gamma)
         self.moments.update(history, processes=self.processes)
         self.returns.copy_((history[-1] * ~ended[-1]).nan_to_num(0.0, 0.0, 0.0))
-        scale = (self.moments.var + _EPS).rsqrt().float()
-        return (rewards * scale).clamp(-_CLIP, _CLIP)
+        return (rewards * self.scale).clamp(-_CLIP, _CLIP)
