@@ -51,7 +51,9 @@ def write(report: dict[str, Any], path: Path | None, name: str) -> Path:
     """
     path = path or RESULTS / f"{name.format(slug(report['machine']))}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + "\n")
+    # A column of numbers takes a line, not a line for each.
+    text = re.sub(r"\[[-+\d.e,\s]+\]", lambda numbers: " ".join(numbers[0].split()), json.dumps(report, indent=1))
+    path.write_text(text + "\n")
     return path
 
 
