@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 import tyro
 from learning_page import write_page
 from learning_run import Contender, Job, goal_of, in_process
-from machine import RESULTS, describe, slug
+from machine import RESULTS, describe, slug, write
 
 from operant_gpu.machine import cpu_name
 
@@ -99,8 +98,7 @@ def measure(settings: Settings, env: str, report: dict[str, Any], path: Path) ->
     for contender, seed in turns(settings, env):
         run = in_process(Job(env, seed, contender, device=settings.device, cap=settings.cap))
         entry["runs"].append(asdict(run))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(compact(report))
+        write(report, path, "")
 
 
 def turns(settings: Settings, env: str) -> Iterator[tuple[Contender, int]]:
@@ -112,12 +110,6 @@ def turns(settings: Settings, env: str) -> Iterator[tuple[Contender, int]]:
             yield "operant_gpu", seed
         if seed < sb3_seeds:
             yield "sb3", seed
-
-
-def compact(report: dict[str, Any]) -> str:
-    """Return JSON with each list of numbers on one line."""
-    text = json.dumps(report, indent=2)
-    return re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), text) + "\n"
 
 
 if __name__ == "__main__":
