@@ -34,23 +34,28 @@ soon, beside Stable-Baselines3's. [Games](games.md#what-ppo-learns) have a page 
 ## Levels at equal steps
 
 [`bench/levels.py`](../bench/levels.py) trains presets to the end of their steps, and for the numbers of steps at which
-others have published something ([raw data](../bench/results/levels.json)). Then the policy plays {episodes:,}
-episodes in other environments, with the likeliest actions: "ours plays". "In training" is the mean of the last 100
-episodes of the training, with actions sampled. Both are means over the seeds, with half of their 95 % interval and
-[least, most] seed. Seconds are medians of trainings on one core, two at a time ({machines}).
+others have published something ([raw data](../bench/results/levels.json)). "Policy" is the mean return of {episodes:,}
+episodes that the trained policy plays in other environments, with its likeliest actions. "In training" is the mean of
+the last 100 episodes of the training, with actions sampled. Both are means over the seeds, with half of their 95 %
+interval and [least, most] seed. Presets were chosen by up to forty seeds, and those of the table are among them.
+Seconds are medians of the processor time of a training with one thread ({machines}).
 
 "Published" are the best of PPO and the best of any learner without a model of the environment, at no more steps than
 ours. Most are single runs. They are from
 {sources}.
 {below}
+"Best possible" is the mean return of the shortest walks for GridWalk, and for FrozenLake that of a walker who knows how
+many steps are left, by backward induction.
 
-`make level ENV=Pendulum-v1 SEED=3` trains one seed and compares it with what is on record."""
+`make level ENV=Pendulum-v1 SEED=3` does the trainings of one environment with one seed, and compares them with what is
+on record."""
 
 GAME_LEVELS = """\
 [`bench/levels.py`](../bench/levels.py) trains the presets, by the games' own rules and by those of gymnax, without
 sticky actions and with at most 1,000 steps an episode ([raw data](../bench/results/levels.json)). The columns are those
-of [the results](results.md#levels-at-equal-steps), the policies play {episodes:,} episodes; "5 M of 10 M" are trainings
-that go on ({machines}). Figures with "≈" are read off plots; the figures are from
+of [the results](results.md#levels-at-equal-steps), the policies play {episodes:,} episodes; "5 M of 10 M" is a training
+of 10 M steps after 5 M ({machines}). Figures with "≈" are read off plots. pgx's of 20 M steps, twice ours, stand where
+its curves are still low at ours. The figures are from
 {sources}.
 {below}"""
 
@@ -204,21 +209,21 @@ def sections(report: dict[str, Any], levels: dict[str, Any], runs: dict[str, lis
 
 
 def machines_of(levels: dict[str, Any], shown: Sequence[Target]) -> str:
-    """Return where and when levels have been measured."""
-    known = [levels["trainings"][level.key] for level in measured(levels, shown)]
+    """Return where and when trainings have been measured."""
+    known = [levels["trainings"][target.key] for target in measured(levels, shown)]
     machines = dict.fromkeys(f"{one['machine']}, PyTorch {one['versions']['torch']}" for one in known)
     return f"{', '.join(machines)}, {' and '.join(sorted({one['date'] for one in known}))}"
 
 
 def below(levels: dict[str, Any], shown: Sequence[Target]) -> str:
-    """Return which levels are below the best that others have published."""
+    """Return in which rows ours are below the best that others have published."""
     known, missed = [], []
-    for level in measured(levels, shown):
-        if level.best is None:
+    for target in measured(levels, shown):
+        if target.best is None:
             continue
-        known.append(level)
-        if statistics.mean(reached(levels["trainings"][level.key], level)) < level.best:
-            missed.append(level.key if level.at is None else f"{level.key}, after {millions(level.at)}")
+        known.append(target)
+        if statistics.mean(reached(levels["trainings"][target.key], target)) < target.best:
+            missed.append(target.key if target.at is None else f"{target.key}, after {millions(target.at)}")
     held = f"Ours are as high or higher in {len(known) - len(missed)} of {len(known)} rows with such a figure"
     return held + (f"; not in {'; '.join(missed)}." if missed else ".")
 

@@ -57,27 +57,36 @@ def draw_curves(env: str, goal: float, runs: Sequence[Run], path: Path) -> None:
     save(figure, path)
 
 
-def draw_levels(report: dict[str, Any], levels: Sequence[Target], path: Path) -> None:
+def draw_levels(report: dict[str, Any], targets: Sequence[Target], path: Path) -> None:
     """Write a picture with a panel for each environment: a line for each seed, and what others have published.
 
     Args:
         report: Trainings by their names, with runs that have curves.
-        levels: Those to show, of trainings that are in the report.
+        targets: Those to show, of trainings that are in the report.
         path: PNG file to write.
     """
-    figure, panels = panels_of(level.env for level in levels)
+    figure, panels = panels_of(target.env for target in targets)
     for env, axes in panels.items():
-        those = [level for level in levels if level.env == env]
-        for key, colour in zip(dict.fromkeys(level.key for level in those), COLOURS_OF_TRAININGS, strict=False):
+        those = [target for target in targets if target.env == env]
+        keys = dict.fromkeys(target.key for target in those)
+        colours = dict(zip(keys, COLOURS_OF_TRAININGS[: len(keys)], strict=True))
+        for key, colour in colours.items():
             runs = report["trainings"][key]["runs"]
             curves = [
                 ([steps / 1e6 for steps in run["curve"]["timesteps"]], run["curve"]["mean_return"]) for run in runs
             ]
             add_lines(axes, curves, color=colour, alpha=0.7, label=key.removeprefix(f"{env}, "))
-        for published in dict.fromkeys(one for level in those for one in (level.ppo, level.other) if one):
-            axes.scatter(published.steps / 1e6, published.mean, color="black", marker="x", s=30, zorder=3)
+        # By other rules there are other figures; what trainings of several lengths have in common is black.
+        several = len({target.rules for target in those}) > 1
+        for published, colour in {
+            one: colours[target.key] if several else "black"
+            for target in those
+            for one in (target.ppo, target.other)
+            if one
+        }.items():
+            axes.scatter(published.steps / 1e6, published.mean, color=colour, marker="x", s=30, zorder=3)
             # Toward the middle.
-            side = "right" if 2 * published.steps > max(level.steps for level in those) else "left"
+            side = "right" if 2 * published.steps > max(target.steps for target in those) else "left"
             axes.annotate(published.learner, (published.steps / 1e6, published.mean), fontsize=8, ha=side)
         finish(axes, env)
     save(figure, path)

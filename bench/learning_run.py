@@ -42,6 +42,7 @@ EPISODES = 100
 # Of the best mean return of GridWalk that there is.
 GRID_WALK_SHARE = 0.95
 PENDULUM_GOAL = -200.0
+COLUMNS = ("seconds", "timesteps", "episodes", "mean_return")
 # A curve's point follows the one before by this part of the time since the start: as dense as a log axis shows.
 SPACING = 0.02
 LEAST_SPACING = 0.02
@@ -80,7 +81,7 @@ class Job:
     goal: float | None = None
     """Mean return that counts as solved; the environment's if not given."""
     steps: int | None = None
-    """Environment steps after which this library's PPO ends; the preset's if not given."""
+    """Environment steps after which this library's PPO ends; the preset's if not given, or what the changes say."""
     changes: str = "{}"
     """Other changes to this library's preset, as JSON: {"gamma": 0.95, "lr": [1e-3, 0.0]}."""
     episodes: int = 0
@@ -102,9 +103,10 @@ class Run:
         cpu_seconds: Processor time in these seconds; less than they are if other work disturbed the run.
         construction_seconds: Before training, from the construction of environments on.
         process_seconds: From the start of the interpreter to its end.
-        curve: Columns seconds, timesteps and mean_return.
+        curve: Columns seconds, timesteps, episodes and mean_return.
         preset: Settings that are not the default.
         evaluation: Mean return of the episodes played afterwards.
+        cut: How many of those were cut after 10,000 steps, because their environment has no limit.
         error: What it failed of.
     """
 
@@ -119,9 +121,10 @@ class Run:
     cpu_seconds: float = 0.0
     construction_seconds: float = 0.0
     process_seconds: float = 0.0
-    curve: dict[str, list[float]] = field(default_factory=lambda: {"seconds": [], "timesteps": [], "mean_return": []})
+    curve: dict[str, list[float]] = field(default_factory=lambda: {column: [] for column in COLUMNS})
     preset: dict[str, Any] = field(default_factory=dict)
     evaluation: float | None = None
+    cut: int = 0
     error: str = ""
 
 
@@ -196,7 +199,7 @@ def in_process(job: Job, **variables: str) -> Run:
     return Run(job.contender, job.env, job.seed, "failed", process_seconds=seconds, error=error)
 
 
-def in_processes(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Run]]:
+def in_pool(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Run]]:
     """Train so many at a time, each with one thread; yield them as they end."""
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, context, torch.set_num_threads, (1,))
@@ -209,7 +212,7 @@ def in_processes(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Run
             else:
                 yield job, done.result()
     finally:
-        # Who stops to listen wants no more.
+        # If the caller stops iterating, what has not begun is dropped.
         pool.shutdown(cancel_futures=True)
 
 
@@ -243,8 +246,9 @@ def grid_walk_optimum(size: int) -> float:
 
 def train(job: Job) -> Run:
     """Train here, and let the policy play if that is asked for."""
-    if job.contender in ("jax", "sb3") and job.changes != Job.changes:
-        raise SystemExit(f"--changes: they are to this library's preset, the contender is {job.contender}")
+    for name in ("steps", "changes"):
+        if job.contender in ("jax", "sb3") and getattr(job, name) != getattr(Job, name):
+            raise SystemExit(f"--{name}: it changes this library's preset, the contender is {job.contender}")
     run = Run(job.contender, job.env, job.seed)
     recorder = Recorder(run, goal_of(job), job.cap)
     evaluate = {"jax": train_jax, "sb3": train_sb3}.get(job.contender, train_ours)(job, recorder)
@@ -256,18 +260,12 @@ def train(job: Job) -> Run:
 
 def train_ours(job: Job, recorder: Recorder) -> Evaluate:
     """Train this library's PPO with its preset."""
-    params, changes = RULES[job.rules]
-    if job.contender != "operant_gpu":
-        changes = {**changes, "engine": job.contender}
-    if job.steps:
-        changes = {**changes, "total_timesteps": job.steps}
-    changes = {**changes, **as_changes(job.changes)}
-    config = PPOConfig.for_env(job.env, size=job.size, seed=job.seed, **changes)
+    config = config_of(job)
     recorder.run.preset = preset_of(config)
     if job.size == "large":
         # Of thousands that begin together, the first hundred are the shortest.
         recorder.least_episodes = config.num_envs
-    learner = PPO(operant_gpu.make(job.env, config.num_envs, device=job.device, **params), config)
+    learner = PPO(operant_gpu.make(job.env, config.num_envs, device=job.device, **RULES[job.rules][0]), config)
     recorder.start()
     learner.learn(
         callback=lambda now: recorder.add(int(now["timesteps"]), int(now["episodes"]), now["episodic_return"])
@@ -275,17 +273,34 @@ def train_ours(job: Job, recorder: Recorder) -> Evaluate:
     if job.policy:
         job.policy.parent.mkdir(parents=True, exist_ok=True)
         learner.save(job.policy)
-    return lambda seed: evaluate(learner, job.episodes, seed=seed).mean
+
+    def play(seed: int) -> float:
+        played = evaluate(learner, job.episodes, seed=seed)
+        recorder.run.cut = played.cut
+        return played.mean
+
+    return play
+
+
+def config_of(job: Job) -> PPOConfig:
+    """Return this library's preset with all that a job changes of it."""
+    changes = dict(RULES[job.rules][1])
+    if job.contender != "operant_gpu":
+        changes["engine"] = job.contender
+    if job.steps:
+        changes["total_timesteps"] = job.steps
+    return PPOConfig.for_env(job.env, size=job.size, seed=job.seed, **{**changes, **as_changes(job.changes)})
 
 
 def as_changes(text: str) -> dict[str, Any]:
     """Return changes to a preset."""
     try:
         changes = json.loads(text)
-        if not isinstance(changes, dict):
+        if not isinstance(changes, dict) or "seed" in changes:
             raise TypeError
     except (json.JSONDecodeError, TypeError):
-        raise SystemExit(f'--changes: expected JSON such as {{"gamma": 0.95}}, got {text!r}') from None
+        expected = 'JSON such as {"gamma": 0.95}, without the seed'
+        raise SystemExit(f"--changes: expected {expected}, got {text!r}") from None
     return changes
 
 

@@ -5,8 +5,10 @@
 
 As many trainings at a time as there are cores, each with one thread, to the end of their steps; then the policy plays
 in other environments, with its likeliest actions. When all seeds of a training have ended, it writes
-bench/results/levels.json, where other trainings stay as they were, and the table in docs/settings.md. `python
-bench/learning.py --render-only` writes docs/results.md from it.
+bench/results/levels.json, where other trainings stay as they were, and what the package says of its presets
+(`presets.LEVELS`, the docstring of `PPOConfig.for_env`, docs/settings.md). `python bench/learning.py --render-only`
+compares them with what others have published, in docs/results.md and docs/games.md. The first policy of what takes
+minutes goes to build/policies.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import bisect
 import json
 import math
 import os
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -23,17 +26,20 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from learning_run import Job, Rules, Run, in_processes
+from learning_run import Job, Rules, Run, in_pool
 from machine import RESULTS, describe, write
 from page import fill, table
 from published import TARGETS, Target
 from scipy import stats
 
 from operant_gpu.models import PPOConfig, presets
-from operant_gpu.models.presets import mean_with, millions
+from operant_gpu.models.presets import mean_with, millions, number_like
 
-DATA, POLICIES = RESULTS / "levels.json", Path(__file__).parents[1] / "build" / "policies"
-PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
+ROOT = Path(__file__).parents[1]
+DATA, POLICIES, PAGE = RESULTS / "levels.json", ROOT / "build" / "policies", ROOT / "docs" / "settings.md"
+# Where the package says what its presets learn, and how the lines look that say it.
+PRESETS, ENTRY = ROOT / "operant_gpu" / "models" / "presets.py", '    "{env}": Level({numbers}),'
+CONFIG, ITEM = ROOT / "operant_gpu" / "models" / "config.py", "        - {env}: {level}"
 # Of what trains in a minute, and of what takes longer.
 SEEDS, SEEDS_OF_LONG = 10, 3
 EPISODES_PLAYED, EPISODES_OF_LONG = 10_000, 1_000
@@ -50,7 +56,7 @@ class Settings:
     rules: tuple[Rules, ...] = ("minatar", "gymnax")
     """Rules of MinAtar's games."""
     seeds: int | None = None
-    """How many seeds of each, at least 2; 10, and 3 of games, if not given."""
+    """How many seeds of each, at least 2; 10, and 3 of what takes minutes, if not given."""
     processes: int = os.cpu_count() or 1
     """Trainings at a time, each with one thread."""
     check: int | None = None
@@ -59,47 +65,55 @@ class Settings:
 
 def main(settings: Settings) -> int:
     """Train, and write or compare; return the exit status."""
-    report = on_record()
-    levels = [level for level in wanted(settings) if settings.check is None or level.key in report["trainings"]]
-    if not levels:
-        known = ", ".join(dict.fromkeys(level.key for level in TARGETS))
-        record = "" if settings.check is None else " that is on record"
-        raise SystemExit(f"there is no training{record} of {settings.envs}, {settings.steps} steps; trainings: {known}")
-    if settings.seeds is not None and settings.seeds < 2:
-        raise SystemExit(
-            f"--seeds: expected at least 2, which have an interval, got {settings.seeds}; --check takes one"
-        )
-    jobs = {job_of(level, seed): level for level in levels for seed in seeds_of(level, settings)}
+    report, targets = on_record(), wanted(settings)
+    if settings.check is not None:
+        targets = [target for target in targets if target.key in report["trainings"]]
+        if not targets:
+            raise SystemExit(f"--check: there is none of these on record: {', '.join(report['trainings'])}")
+    jobs = {job_of(target, seed, settings): target for target in targets for seed in seeds_of(target, settings)}
     ended: dict[str, list[Run]] = defaultdict(list)
     expected = True
-    for job, run in in_processes(list(jobs), settings.processes):
-        level = jobs[job]
+    for job, run in in_pool(list(jobs), settings.processes):
+        target = jobs[job]
         if run.error:
-            raise SystemExit(f"{level.key}, seed {run.seed}: {run.error}")
+            raise SystemExit(f"{target.key}, seed {run.seed}: {run.error}")
         if settings.check is not None:
-            expected &= is_expected(level.key, run, evaluations(report["trainings"][level.key]))
+            expected &= is_expected(run, report["trainings"][target.key], target.key)
             continue
-        ended[level.key].append(run)
-        if len(ended[level.key]) == len(seeds_of(level, settings)):
-            runs = sorted(ended[level.key], key=lambda run: run.seed)
+        ended[target.key].append(run)
+        if len(ended[target.key]) == len(seeds_of(target, settings)):
+            runs = sorted(ended[target.key], key=lambda run: run.seed)
             training = describe() | {"runs": list(map(asdict, runs))}
-            keep(level, training)
-            print(level.key, plays(training), flush=True)
+            keep(target, training)
+            print(target.key, plays(training), flush=True)
     return 0 if expected else 1
 
 
-def wanted(settings: Settings) -> Iterator[Target]:
-    """Yield a level of each training to be done."""
-    for level in {level.key: level for level in TARGETS}.values():
-        if level.env in settings.envs and level.rules in settings.rules and settings.steps in (None, level.steps):
-            yield level
+def wanted(settings: Settings) -> list[Target]:
+    """Return a target of each training to be done.
+
+    Raises:
+        SystemExit: If there is none of some environment, or numbers make no sense.
+    """
+    targets = {
+        target.key: target
+        for target in TARGETS
+        if target.env in settings.envs and target.rules in settings.rules and settings.steps in (None, target.steps)
+    }
+    missing = set(settings.envs) - {target.env for target in targets.values()}
+    if missing:
+        known = ", ".join(dict.fromkeys(target.key for target in TARGETS))
+        raise SystemExit(f"there is no such training of {', '.join(sorted(missing))}; trainings: {known}")
+    if settings.seeds is not None and (settings.seeds < 2 or settings.check is not None):
+        raise SystemExit(f"--seeds: expected at least 2 for an interval, got {settings.seeds}; not with --check")
+    return list(targets.values())
 
 
-def seeds_of(level: Target, settings: Settings) -> Sequence[int]:
+def seeds_of(target: Target, settings: Settings) -> Sequence[int]:
     """Return the seeds of a training."""
     if settings.check is not None:
         return [settings.check]
-    return range(settings.seeds or (SEEDS_OF_LONG if is_long(level) else SEEDS))
+    return range(settings.seeds or (SEEDS_OF_LONG if is_long(target) else SEEDS))
 
 
 def on_record() -> dict[str, Any]:
@@ -107,32 +121,51 @@ def on_record() -> dict[str, Any]:
     return json.loads(DATA.read_text()) if DATA.exists() else {"trainings": {}}
 
 
-def keep(level: Target, training: dict[str, Any]) -> None:
-    """Put a training on record, in the order of the levels and without those that are no more."""
+def keep(target: Target, training: dict[str, Any]) -> None:
+    """Put a training on record, in the order of the targets and without those that are no more."""
     # Read anew: another process may have written since.
     report = on_record()
-    trainings = report["trainings"] | {level.key: training}
+    trainings = report["trainings"] | {target.key: training}
     report["trainings"] = {key: trainings[key] for key in dict.fromkeys(one.key for one in TARGETS) if key in trainings}
     write(report, DATA, "")
     fill(PAGE, "usual", presets_table(report))
+    levels = presets_of(report)
+    put_lines(PRESETS, ENTRY, [{"env": env, "numbers": numbers_of(level)} for env, level in levels.items()])
+    put_lines(CONFIG, ITEM, [{"env": env, "level": level} for env, level in levels.items()])
 
 
-def is_long(level: Target) -> bool:
+def numbers_of(level: presets.Level) -> str:
+    """Return the arguments of a level."""
+    return f"{level.steps:_}, " + ", ".join(map(str, level[1:]))
+
+
+def put_lines(path: Path, form: str, values: Sequence[dict[str, Any]]) -> None:
+    """Put lines of a form in place of the block of such lines that a file has."""
+    line = re.sub(r"\\\{\w+\\\}", ".+", re.escape(form))
+    block = "".join(form.format(**value) + "\n" for value in values)
+    text, found = re.subn(rf"(?:^{line}\n)+", lambda _: block, path.read_text(), flags=re.MULTILINE)
+    if found != 1:
+        raise SystemExit(f"{path}: expected one block of lines such as {form!r}, found {found}")
+    path.write_text(text)
+
+
+def is_long(target: Target) -> bool:
     """Tell whether a training takes minutes."""
-    return level.steps > 2_000_000
+    return target.steps > 2_000_000
 
 
-def job_of(level: Target, seed: int) -> Job:
+def job_of(target: Target, seed: int, settings: Settings) -> Job:
     """Return a training to the end of its steps."""
+    kept = is_long(target) and seed == 0 and target.rules == "minatar" and settings.check is None
     return Job(
-        level.env,
+        target.env,
         seed,
-        rules=level.rules,
+        rules=target.rules,
         cap=math.inf,
         goal=math.inf,
-        steps=level.steps,
-        episodes=EPISODES_OF_LONG if is_long(level) else EPISODES_PLAYED,
-        policy=POLICIES / f"{level.env}.pt" if is_long(level) and seed == 0 and level.rules == "minatar" else None,
+        steps=target.steps,
+        episodes=EPISODES_OF_LONG if is_long(target) else EPISODES_PLAYED,
+        policy=POLICIES / f"{target.env}.pt" if kept else None,
     )
 
 
@@ -141,21 +174,23 @@ def evaluations(training: dict[str, Any]) -> list[float]:
     return [run["evaluation"] for run in training["runs"]]
 
 
-def is_expected(key: str, run: Run, known: Sequence[float]) -> bool:
-    """Say how a seed compares with those on record.
+def is_expected(run: Run, training: dict[str, Any], key: str) -> bool:
+    """Say how a seed compares with those on record, and with itself if it is among them.
 
     Returns:
         Whether it lies where 95 % of new seeds are to be expected, or between the least and the most on record; all to
         a thousandth, since other processors round differently.
     """
     assert run.evaluation is not None
+    known = evaluations(training)
     # The scatter of one more seed about the mean of those that are known.
     half = half_interval(known) * math.sqrt(len(known) + 1)
     least, most = min(*known, statistics.mean(known) - half), max(*known, statistics.mean(known) + half)
     tolerance = 1e-3 * max(abs(least), abs(most))
     found = least - tolerance <= run.evaluation <= most + tolerance
+    before = "".join(f" ({one['evaluation']:.5g} on record)" for one in training["runs"] if one["seed"] == run.seed)
     verdict = "as expected" if found else "NOT as expected"
-    print(f"{key}, seed {run.seed}: {run.evaluation:.5g}, expected {least:.5g} to {most:.5g}: {verdict}")
+    print(f"{key}, seed {run.seed}: {run.evaluation:.5g}{before}, expected {least:.5g} to {most:.5g}: {verdict}")
     return found
 
 
@@ -168,7 +203,9 @@ def half_interval(values: Sequence[float]) -> float:
 
 def summary(values: Sequence[float]) -> str:
     """Return mean and half of its 95 % interval, and the least and the most."""
-    return f"{mean_with(statistics.mean(values), half_interval(values))} [{min(values):.4g}, {max(values):.4g}]"
+    mean = statistics.mean(values)
+    least, most = (number_like(value, mean) for value in (min(values), max(values)))
+    return f"{mean_with(mean, half_interval(values))} [{least}, {most}]"
 
 
 def plays(training: dict[str, Any]) -> str:
@@ -182,83 +219,77 @@ def trained(training: dict[str, Any], steps: int) -> str:
 
 
 def at(curve: dict[str, list[float]], steps: int) -> float:
-    """Return the last mean return of a curve that is no later than a number of steps."""
-    reached = bisect.bisect_right(curve["timesteps"], steps)
-    return curve["mean_return"][max(0, reached - 1)]
+    """Return the last mean return of a curve that is no later than a number of steps, or its first."""
+    earlier = bisect.bisect_right(curve["timesteps"], steps)
+    return curve["mean_return"][max(0, earlier - 1)]
 
 
 def median_seconds(training: dict[str, Any]) -> float:
-    """Return the seconds of a core that a training takes."""
+    """Return the seconds of processor time that a training takes."""
     return float(statistics.median(run["cpu_seconds"] for run in training["runs"]))
 
 
-def reached(training: dict[str, Any], level: Target) -> list[float]:
-    """Return what each seed has reached of a level: what its policy plays, or the training's mean if it goes on."""
-    if level.at is None:
+def reached(training: dict[str, Any], target: Target) -> list[float]:
+    """Return what each seed has reached of a target: what its policy plays, or the training's mean if it goes on."""
+    if target.at is None:
         return evaluations(training)
-    return [at(run["curve"], level.at) for run in training["runs"]]
+    return [at(run["curve"], target.at) for run in training["runs"]]
 
 
 def presets_of(report: dict[str, Any]) -> dict[str, presets.Level]:
     """Return what each preset learns in as many steps as it has, of those that have been measured."""
     return {
-        level.env: presets.Level(
-            steps=level.steps,
+        target.env: presets.Level(
+            steps=target.steps,
             mean_return=round(statistics.mean(evaluations(training)), 3),
             half_interval=round(half_interval(evaluations(training)), 3),
             seconds=round(median_seconds(training), 1),
             seeds=len(training["runs"]),
         )
-        for level in measured(report, TARGETS)
-        if not level.at and level.rules == "minatar" and level.steps == PPOConfig.for_env(level.env).total_timesteps
-        for training in [report["trainings"][level.key]]
+        for target in measured(report, TARGETS)
+        if not target.at and target.rules == "minatar" and target.steps == PPOConfig.for_env(target.env).total_timesteps
+        for training in [report["trainings"][target.key]]
     }
 
 
 def presets_table(report: dict[str, Any]) -> str:
     """Return a row for each preset that has been measured."""
-    rows = [
-        (
-            env,
-            f"{level.steps:,}",
-            level.said,
-            str(level.seeds),
-            f"{level.seconds:,.1f}",
-        )
+    cells = [
+        (env, f"{level.steps:,}", level.said, str(level.seeds), f"{level.seconds:,.1f}")
         for env, level in presets_of(report).items()
     ]
-    return table(("environment", "steps", "then plays", "seeds", "seconds"), rows)
+    return table(("environment", "steps", "mean return", "seeds", "seconds"), cells)
 
 
-def measured(report: dict[str, Any], levels: Sequence[Target]) -> list[Target]:
-    """Return the levels that have been measured."""
-    return [level for level in levels if level.key in report["trainings"]]
+def measured(report: dict[str, Any], targets: Sequence[Target]) -> list[Target]:
+    """Return the targets whose trainings have been measured."""
+    return [target for target in targets if target.key in report["trainings"]]
 
 
-def rows(report: dict[str, Any], levels: Sequence[Target]) -> Iterator[list[str]]:
-    """Yield a row for each level that has been measured."""
-    for level in measured(report, levels):
-        training = report["trainings"][level.key]
+def rows(report: dict[str, Any], targets: Sequence[Target]) -> Iterator[list[str]]:
+    """Yield a row for each target that has been measured."""
+    for target in measured(report, targets):
+        training = report["trainings"][target.key]
         # A training goes on to the end of its last iteration.
-        after = level.at or training["runs"][0]["timesteps"]
+        after = target.at or training["runs"][0]["timesteps"]
         yield [
-            f"`{level.env}`" + ("" if level.rules == "minatar" else f", rules of {level.rules}"),
-            f"{millions(level.at)} of {millions(level.steps)}" if level.at else millions(level.steps),
-            "" if level.at else plays(training),
+            f"`{target.env}`" + ("" if target.rules == "minatar" else f", rules of {target.rules}"),
+            f"{millions(target.at)} of {millions(target.steps)}" if target.at else millions(target.steps),
+            "" if target.at else plays(training),
             trained(training, after),
             str(len(training["runs"])),
-            f"{median_seconds(training):,.1f}",
-            "; ".join(filter(None, map(str, filter(None, (level.ppo, level.other))))),
-            "" if level.ceiling is None else f"{level.ceiling:.3f}",
+            "" if target.at else f"{median_seconds(training):,.1f}",
+            "; ".join(filter(None, map(str, filter(None, (target.ppo, target.other))))),
+            "" if target.ceiling is None else f"{target.ceiling:.3f}",
         ]
 
 
-def table_of(report: dict[str, Any], levels: Sequence[Target]) -> str:
+def table_of(report: dict[str, Any], targets: Sequence[Target]) -> str:
     """Return a table of ours beside theirs."""
-    headings = ["environment", "steps", "ours plays", "in training", "seeds", "seconds", "published", "best there is"]
+    headings = ["environment", "steps", "policy", "in training", "seeds", "seconds", "published", "best possible"]
     # The last column is of few environments.
-    shown = len(headings) if any(level.ceiling for level in levels) else -1
-    return table(headings[:shown], [row[:shown] for row in rows(report, levels)])
+    shown = len(headings) if any(target.ceiling for target in targets) else -1
+    return table(headings[:shown], [cells[:shown] for cells in rows(report, targets)])
 
 
 if __name__ == "__main__":

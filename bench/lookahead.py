@@ -9,7 +9,6 @@ learned: this is what the same network reaches where there is time to simulate. 
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 import tyro
 from gymnasium import spaces
 from levels import half_interval
-from machine import describe, write
+from machine import append
 from pqn import Act, play
 from torch import Tensor
 
@@ -120,8 +119,7 @@ def main(settings: Settings) -> None:
             measured[name]["tiles"] = {str(2**power): int((highest >= power).sum()) for power in TILES}
         print(name, measured[name], flush=True)
     if settings.json:
-        runs = json.loads(settings.json.read_text())["runs"] if settings.json.exists() else []
-        write({**describe(), "runs": [*runs, measured]}, settings.json, "")
+        append(measured, settings.json)
 
 
 if __name__ == "__main__":

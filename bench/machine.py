@@ -57,6 +57,12 @@ def write(report: dict[str, Any], path: Path | None, name: str) -> Path:
     return path
 
 
+def append(run: dict[str, Any], path: Path) -> None:
+    """Add a run to a file of runs, with what `describe` says of it."""
+    runs = json.loads(path.read_text())["runs"] if path.exists() else []
+    write({"runs": [*runs, describe() | run]}, path, "")
+
+
 def slug(name: str) -> str:
     """Return a name fit for a file."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

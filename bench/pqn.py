@@ -3,13 +3,13 @@
     python bench/pqn.py --env MinAtar-Seaquest-v1 [--seed 0] [--steps 10000000] [--json FILE]
 
 A network of values of actions with normalised layers, lambda-returns of a rollout as its targets, no replay and no
-second network: so it fits environments that are stepped together. The published settings for MinAtar are the defaults.
-Nothing is fused: PyTorch on one core. The best actions play at the end.
+second network: so it fits environments that are stepped together. The published settings for MinAtar are the defaults;
+what the convolution finds is normalised over all cells together. Nothing is fused: PyTorch on one core. At the end it
+plays with its best actions.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from collections.abc import Callable
@@ -19,15 +19,14 @@ from pathlib import Path
 import torch
 import tyro
 from gymnasium import spaces
-from machine import describe, write
+from machine import append
 from torch import Tensor, nn
 
 import operant_gpu
 from operant_gpu import VecEnv
+from operant_gpu.models.evaluation import STEP_LIMIT
 
 Act = Callable[[VecEnv], Tensor]
-# Of an episode at the end: the best actions may go on for ever.
-STEP_LIMIT = 20_000
 # Points of the curve.
 POINTS = 100
 
@@ -85,8 +84,7 @@ def main(settings: Settings) -> None:
     if settings.json:
         about = {name: value for name, value in asdict(settings).items() if name != "json"}
         run = {"settings": about, "evaluation": float(returns.mean()), "curve": curve}
-        known = json.loads(settings.json.read_text())["runs"] if settings.json.exists() else []
-        write({**describe(), "runs": [*known, run]}, settings.json, "")
+        append(run, settings.json)
 
 
 def network_of(env: VecEnv, settings: Settings) -> nn.Module:
@@ -165,7 +163,7 @@ def collect(
 
 @torch.no_grad()
 def play(env: VecEnv, act: Act, seed: int) -> Tensor:
-    """Return the return of the first episode in each environment, or of as much of it as there is time for."""
+    """Return the return of the first episode in each environment, or of its first steps if it goes on for ever."""
     env.reset(seed=seed)
     returns, running = torch.zeros(env.num_envs), torch.ones(env.num_envs, dtype=torch.bool)
     for _ in range(STEP_LIMIT):

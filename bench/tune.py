@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from learning_run import Job, Run, goal_of, in_processes, preset_of
+from learning_run import EPISODES, Job, Run, config_of, goal_of, in_pool, preset_of
 from levels import half_interval
 from machine import describe, write
 from page import table
 
-from operant_gpu.models import PPOConfig
+# Presets are chosen by other seeds than those that `levels.py` then measures.
+FIRST_SEED = 1_000
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,15 @@ def main(settings: Settings) -> None:
     job = Job(settings.env, cap=math.inf, goal=math.inf, steps=settings.steps, episodes=settings.episodes)
     jobs = []
     for changes in (one for text in settings.tries for one in alternatives(text)):
+        tried = replace(job, changes=json.dumps(changes))
         # To refuse what makes no sense before anything is trained.
-        PPOConfig.for_env(settings.env, **changes)
-        jobs += [replace(job, seed=seed, changes=json.dumps(changes)) for seed in range(settings.seeds)]
+        config_of(tried)
+        jobs += [replace(tried, seed=FIRST_SEED + number) for number in range(settings.seeds)]
     report: dict[str, Any] = {**describe(), "runs": []}
     if settings.json and settings.json.exists():
         report["runs"] = json.loads(settings.json.read_text())["runs"]
     done = [entry["name"] for entry in report["runs"] if not entry["run"]["error"]]
-    for each, run in in_processes([each for each in jobs if name_of(each) not in done], settings.processes):
+    for each, run in in_pool([each for each in jobs if name_of(each) not in done], settings.processes):
         report["runs"].append({"name": name_of(each), "run": asdict(run)})
         print(f"{each.changes} seed {each.seed}: {run.error or run.evaluation}", flush=True)
         if settings.json:
@@ -71,9 +73,8 @@ def main(settings: Settings) -> None:
 
 def name_of(job: Job) -> str:
     """Return what tells a training from others, whatever the preset was when it was done."""
-    changes = json.loads(job.changes) | ({"total_timesteps": job.steps} if job.steps else {})
-    preset = preset_of(PPOConfig.for_env(job.env, **changes))
-    return f"{job.env}, seed {job.seed}, {job.episodes} episodes, {json.dumps(preset, sort_keys=True)}"
+    preset = json.dumps(preset_of(config_of(job)), sort_keys=True)
+    return f"{job.env}, seed {job.seed}, {job.episodes} episodes, {preset}"
 
 
 def alternatives(text: str) -> Iterator[dict[str, Any]]:
@@ -95,22 +96,20 @@ def table_of(runs: Sequence[tuple[str, Run]], goal: float) -> str:
     rows = []
     for changes in dict.fromkeys(changes for changes, _ in runs):
         those = [run for other, run in runs if other == changes]
-        levels = [
-            -math.inf if run.evaluation is None or math.isnan(run.evaluation) else run.evaluation for run in those
-        ]
+        means = [-math.inf if run.evaluation is None or math.isnan(run.evaluation) else run.evaluation for run in those]
         steps, seconds = (statistics.median(one) for one in zip(*(to_goal(run, goal) for run in those), strict=True))
-        half = math.nan if -math.inf in levels else half_interval(levels)
+        half = math.nan if -math.inf in means else half_interval(means)
         cells = (
             changes,
             str(len(those)),
-            f"{statistics.mean(levels):.5g} ± {half:.2g}",
-            f"[{min(levels):.5g}, {max(levels):.5g}]",
+            f"{statistics.mean(means):.5g} ± {half:.2g}",
+            f"[{min(means):.5g}, {max(means):.5g}]",
             f"{statistics.mean(math.nan if run.mean_return is None else run.mean_return for run in those):.5g}",
             f"{steps:,.0f}",
             f"{seconds:.2f}",
             f"{statistics.median(run.cpu_seconds for run in those):.1f}",
         )
-        rows.append((statistics.mean(levels), cells))
+        rows.append((statistics.mean(means), cells))
     headings = (
         "changes",
         "seeds",
@@ -126,8 +125,9 @@ def table_of(runs: Sequence[tuple[str, Run]], goal: float) -> str:
 
 def to_goal(run: Run, goal: float) -> tuple[float, float]:
     """Return steps and seconds until the last 100 episodes had a mean return as high; infinite if never."""
-    points = zip(*(run.curve[name] for name in ("timesteps", "seconds", "mean_return")), strict=True)
-    return next(((steps, seconds) for steps, seconds, mean in points if mean >= goal), (math.inf, math.inf))
+    points = zip(*(run.curve[name] for name in ("timesteps", "seconds", "episodes", "mean_return")), strict=True)
+    solved = ((steps, seconds) for steps, seconds, ended, mean in points if ended >= EPISODES and mean >= goal)
+    return next(solved, (math.inf, math.inf))
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ class Envs:
                 "CUDA C++" if type(definition).__name__ == "CudaEnvironment" else "Triton",
             )
         console.print(table)
-        title = "what presets of PPO learn, and how soon on one core of a CPU"
+        title = "what the usual presets of PPO learn, and their seconds on one core of a CPU"
         learned = plain_table("preset", "mean return", "steps", "seconds", "seeds", title=title)
         for id, level in LEVELS.items():
             learned.add_row(id, level.said, f"{level.steps:,}", f"{level.seconds:,.0f}", str(level.seeds))

@@ -232,7 +232,8 @@ class PPOConfig:
         """Return the tuned settings for an environment of the library.
 
         Policies of the usual ones have these mean returns, with their likeliest actions and half of the 95 % interval
-        of the mean over the seeds, after a training of so many steps and so many seconds on one core of a CPU:
+        of the mean over the seeds, after a training of so many steps and so many seconds on one core of a CPU (an Intel
+        Xeon of 2023):
 
         - CartPole-v1: 500.0 ± 0.0 after 0.5 M steps, 3 s, 10 seeds
         - Acrobot-v1: -66.8 ± 0.8 after 0.5 M steps, 8 s, 10 seeds

@@ -1,8 +1,8 @@
 """Tuned settings of PPO for the environments of the library: what differs from the defaults.
 
-The usual ones are tuned for what their policies play at the end of their steps, and for little time on a CPU; `LEVELS`
-and `docs/results.md` have what they reach. The large
-ones are for a GPU: thousands of environments, and as few gradient steps as learn it; `docs/settings.md` has theirs.
+The usual ones are tuned for the mean return of their policies at the end of their steps, and for little time on a CPU;
+`LEVELS` and `docs/results.md` have what they reach. The large ones are for a GPU: thousands of environments, and as few
+gradient steps as learn it; `docs/settings.md` has theirs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Level(NamedTuple):
         steps: Environment steps of the training.
         mean_return: Of the policies with their likeliest actions; a mean over the seeds.
         half_interval: Half of its 95 % interval.
-        seconds: Of a training on one core of two; a median.
+        seconds: Of processor time that a training takes, with one thread; a median.
         seeds: How many.
     """
 
@@ -44,8 +44,13 @@ def millions(steps: int) -> str:
 
 def mean_with(mean: float, half_interval: float) -> str:
     """Return a mean return and half of its interval as text: whole above a thousand, with three places below one."""
+    return f"{number_like(mean, mean)} ± {number_like(half_interval, mean)}"
+
+
+def number_like(value: float, mean: float) -> str:
+    """Return a number with as many places as a mean return has."""
     places = 0 if abs(mean) >= 1000 else 3 if abs(mean) < 1 else 1
-    return f"{mean:,.{places}f} ± {half_interval:,.{places}f}"
+    return f"{value:,.{places}f}"
 
 
 _SCALED = {"normalize_observations": True, "normalize_rewards": True}
