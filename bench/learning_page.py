@@ -53,9 +53,9 @@ on record."""
 GAME_LEVELS = """\
 [`bench/levels.py`](../bench/levels.py) trains the presets, by the games' own rules and by those of gymnax, without
 sticky actions and with at most 1,000 steps an episode ([raw data](../bench/results/levels.json)). The columns are those
-of [the results](results.md#levels-at-equal-steps), the policies play {episodes:,} episodes; "5 M of 10 M" is a training
-of 10 M steps after 5 M ({machines}). Figures with "≈" are read off plots. pgx's of 20 M steps, twice ours, stand where
-its curves are still low at ours. The figures are from
+of [the results](results.md#levels-at-equal-steps); the policies play {episodes:,} episodes of at most 10,000 steps.
+"5 M of 10 M" is a training of 10 M steps after 5 M ({machines}). Figures with "≈" are read off plots. pgx's of 20 M
+steps, twice ours, stand where its curves are still low at ours. The figures are from
 {sources}.
 {below}"""
 
