@@ -28,8 +28,8 @@ class Settings:
     """Where to write the pictures."""
     steps: int = 120
     """Steps to show."""
-    skip: int = 60
-    """Steps to play before, so that something is going on."""
+    skip: int = 130
+    """Steps to play before, so that something is going on: in Seaquest the air grows thin."""
     seed: int = 5
     """Seed of the episode."""
 

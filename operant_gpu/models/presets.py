@@ -120,8 +120,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Nothing is learned before the far goal is found by chance; then every arrival has to count.
     "FrozenLake8x8-v1": {**_LAKE, "total_timesteps": 1_500_000, "ent_coef": 0.02},
     "GridWalk-v0": {"total_timesteps": 300_000, "ent_coef": 0.01},
-    **{f"MinAtar-{game}-v1": _BOARD for game in ("Asterix", "Breakout", "Freeway", "SpaceInvaders")},
-    # It learns to come up for air after 3 M steps, if the learning rate is still high then.
+    **{f"MinAtar-{game}-v1": _BOARD for game in ("Asterix", "Freeway", "SpaceInvaders")},
+    # The last bricks of a wall need a ball that is aimed.
+    "MinAtar-Breakout-v1": {**_BOARD, "batch_size": 512, "hidden_sizes": (128,)},
+    # It may take 7 M steps until it comes up for air.
     "MinAtar-Seaquest-v1": {**_BOARD, "total_timesteps": 20_000_000},
     # Where much depends on chance, long returns are a poor guide.
     "Snake-v0": {**_BOARD, "total_timesteps": 5_000_000, "gae_lambda": 0.8},
@@ -197,6 +199,7 @@ LEVELS: dict[str, Level] = {
     "MinAtar-Asterix-v1": Level(10_000_000, 45.679, 8.276, 773.3, 3),
     "MinAtar-Breakout-v1": Level(10_000_000, 36.128, 19.09, 740.8, 3),
     "MinAtar-Freeway-v1": Level(10_000_000, 67.108, 0.699, 682.5, 3),
+    "MinAtar-Seaquest-v1": Level(20_000_000, 121.748, 22.503, 2370.5, 3),
     "MinAtar-SpaceInvaders-v1": Level(10_000_000, 582.984, 451.862, 678.2, 3),
     "Snake-v0": Level(5_000_000, 50.166, 12.418, 388.0, 3),
     "Game2048-v0": Level(5_000_000, 13359.613, 3314.828, 788.9, 3),
