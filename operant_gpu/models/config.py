@@ -244,7 +244,7 @@ class PPOConfig:
         - FrozenLake8x8-v1: 0.887 ± 0.002 after 1.5 M steps, 13 s, 10 seeds
         - GridWalk-v0: 0.943 ± 0.000 after 0.3 M steps, 2 s, 10 seeds
         - MinAtar-Asterix-v1: 45.7 ± 8.3 after 10 M steps, 773 s, 3 seeds
-        - MinAtar-Breakout-v1: 36.1 ± 19.1 after 10 M steps, 741 s, 3 seeds
+        - MinAtar-Breakout-v1: 65.9 ± 78.5 after 10 M steps, 1,192 s, 3 seeds
         - MinAtar-Freeway-v1: 67.1 ± 0.7 after 10 M steps, 682 s, 3 seeds
         - MinAtar-Seaquest-v1: 121.7 ± 22.5 after 20 M steps, 2,370 s, 3 seeds
         - MinAtar-SpaceInvaders-v1: 583.0 ± 451.9 after 10 M steps, 678 s, 3 seeds

@@ -197,7 +197,7 @@ LEVELS: dict[str, Level] = {
     "FrozenLake8x8-v1": Level(1_500_000, 0.887, 0.002, 13.3, 10),
     "GridWalk-v0": Level(300_000, 0.943, 0.0, 1.9, 10),
     "MinAtar-Asterix-v1": Level(10_000_000, 45.679, 8.276, 773.3, 3),
-    "MinAtar-Breakout-v1": Level(10_000_000, 36.128, 19.09, 740.8, 3),
+    "MinAtar-Breakout-v1": Level(10_000_000, 65.882, 78.536, 1191.7, 3),
     "MinAtar-Freeway-v1": Level(10_000_000, 67.108, 0.699, 682.5, 3),
     "MinAtar-Seaquest-v1": Level(20_000_000, 121.748, 22.503, 2370.5, 3),
     "MinAtar-SpaceInvaders-v1": Level(10_000_000, 582.984, 451.862, 678.2, 3),
