@@ -100,7 +100,8 @@ def wanted(settings: Settings) -> list[Target]:
         for target in TARGETS
         if target.env in settings.envs and target.rules in settings.rules and settings.steps in (None, target.steps)
     }
-    missing = set(settings.envs) - {target.env for target in targets.values()}
+    # Those of an environment may all have other steps or rules: then the rest is trained.
+    missing = set(settings.envs) - {target.env for target in (TARGETS if targets else ())}
     if missing:
         known = ", ".join(dict.fromkeys(target.key for target in TARGETS))
         raise SystemExit(f"there is no such training of {', '.join(sorted(missing))}; trainings: {known}")
