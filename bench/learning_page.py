@@ -9,12 +9,15 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lookahead
+import pqn
 from learning_plot import NAMES, draw_curves, draw_levels
 from learning_run import EPISODES, GRID_WALK_SHARE, PENDULUM_GOAL, Run
-from levels import DATA, EPISODES_OF_LONG, EPISODES_PLAYED, measured, reached, table_of
+from levels import DATA, EPISODES_OF_LONG, EPISODES_PLAYED, measured, reached, table_of, trained
 from machine import RESULTS
 from page import fill, table
 from peers_sb3_settings import ZOO
@@ -150,17 +153,28 @@ def write_page(report: dict[str, Any], data: Path, docs: Path) -> Path:
         draw_curves(env, entry["goal"], runs[env], docs / image_of(env))
     draw_levels(levels, measured(levels, CLASSIC), docs / LEVELS_IMAGE)
     draw_levels(levels, measured(levels, ON_GAMES_PAGE), docs / GAMES_IMAGE)
-    fill(docs / "games.md", "levels", games(levels))
+    for mark, text in tables_of_games(levels).items():
+        fill(docs / "games.md", mark, text)
     page = docs / "results.md"
     link = Path(os.path.relpath(data.resolve(), docs.resolve())).as_posix()
     page.write_text("\n\n".join(sections(report, levels, runs, link)) + "\n")
     return page
 
 
-def games(levels: dict[str, Any]) -> str:
-    """Return what PPO learns of games."""
+def tables_of_games(levels: dict[str, Any]) -> dict[str, str]:
+    """Return what is learned of games, by the marks between which games.md has it."""
     about = GAME_LEVELS.format(**about_levels(levels, ON_GAMES_PAGE, EPISODES_OF_LONG))
-    return f"![Learning curves]({GAMES_IMAGE})\n\n{about}\n\n{table_of(levels, ON_GAMES_PAGE)}"
+    return {
+        "levels": f"![Learning curves]({GAMES_IMAGE})\n\n{about}\n\n{table_of(levels, ON_GAMES_PAGE)}",
+        "pqn": pqn.table_of(json.loads(pqn.DATA.read_text())["runs"], partial(in_training, levels)),
+        "lookahead": lookahead.table_of(json.loads(lookahead.DATA.read_text())["runs"]),
+    }
+
+
+def in_training(levels: dict[str, Any], env: str, steps: int) -> str:
+    """Return the mean return of the training of a game by its own rules, after so many steps."""
+    (target,) = [one for one in GAMES if one.env == env and one.at is None]
+    return trained(levels["trainings"][target.key], steps)
 
 
 def about_levels(levels: dict[str, Any], shown: Sequence[Target], episodes: int) -> dict[str, Any]:

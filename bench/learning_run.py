@@ -177,8 +177,6 @@ def main(job: Job) -> None:
     if job.device == "cpu" or job.contender == "sb3" or not torch.cuda.is_available():
         torch.set_num_threads(job.threads)
     run = train(job)
-    if job.json:
-        job.json.write_text(json.dumps(asdict(run)))
     print(summary_of(run, goal_of(job)))
 
 
@@ -200,10 +198,12 @@ def in_process(job: Job, **variables: str) -> Run:
 
 
 def in_pool(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Run]]:
-    """Train so many at a time, each with one thread; yield them as they end."""
+    """Train so many at a time, each with one thread; yield them as they end, first what an earlier pool has written."""
+    ended = {job: run for job in jobs if (run := stored(job))}
+    yield from ended.items()
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, context, torch.set_num_threads, (1,))
-    waiting = {pool.submit(train, job): job for job in jobs}
+    waiting = {pool.submit(train, job): job for job in jobs if job not in ended}
     try:
         for done in as_completed(waiting):
             job = waiting[done]
@@ -214,6 +214,14 @@ def in_pool(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Run]]:
     finally:
         # If the caller stops iterating, what has not begun is dropped.
         pool.shutdown(cancel_futures=True)
+
+
+def stored(job: Job) -> Run | None:
+    """Return what a training has written, if it has and was of the same preset."""
+    if job.json is None or not job.json.exists():
+        return None
+    run = Run(**json.loads(job.json.read_text()))
+    return run if json.dumps(run.preset) == json.dumps(preset_of(config_of(job))) else None
 
 
 def error_of(command: list[str], variables: dict[str, str], timeout: float | None) -> str:
@@ -245,7 +253,7 @@ def grid_walk_optimum(size: int) -> float:
 
 
 def train(job: Job) -> Run:
-    """Train here, and let the policy play if that is asked for."""
+    """Train here, let the policy play and write, if that is asked for."""
     for name in ("steps", "changes"):
         if job.contender in ("jax", "sb3") and getattr(job, name) != getattr(Job, name):
             raise SystemExit(f"--{name}: it changes this library's preset, the contender is {job.contender}")
@@ -255,6 +263,9 @@ def train(job: Job) -> Run:
     recorder.end()
     if job.episodes:
         run.evaluation = evaluate(job.seed + OTHER_SEED + 1)
+    if job.json:
+        job.json.parent.mkdir(parents=True, exist_ok=True)
+        job.json.write_text(json.dumps(asdict(run)))
     return run
 
 

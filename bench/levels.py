@@ -4,7 +4,8 @@
     python bench/levels.py --envs Pendulum-v1 --check 3      # trains with this seed, and compares with the record
 
 As many trainings at a time as there are cores, each with one thread, to the end of their steps; then the policy plays
-in other environments, with its likeliest actions. When all seeds of a training have ended, it writes
+in other environments, with its likeliest actions. When all seeds of a training have ended (those that have are kept
+in build/levels until then, should it be cut off), it writes
 bench/results/levels.json, where other trainings stay as they were, and what the package says of its presets
 (`presets.LEVELS`, the docstring of `PPOConfig.for_env`, docs/settings.md). `python bench/learning.py --render-only`
 compares them with what others have published, in docs/results.md and docs/games.md. The first policy of what takes
@@ -36,7 +37,8 @@ from operant_gpu.models import PPOConfig, presets
 from operant_gpu.models.presets import mean_with, millions, number_like
 
 ROOT = Path(__file__).parents[1]
-DATA, POLICIES, PAGE = RESULTS / "levels.json", ROOT / "build" / "policies", ROOT / "docs" / "settings.md"
+DATA, PAGE = RESULTS / "levels.json", ROOT / "docs" / "settings.md"
+POLICIES, RUNS = ROOT / "build" / "policies", ROOT / "build" / "levels"
 # Where the package says what its presets learn, and how the lines look that say it.
 PRESETS, ENTRY = ROOT / "operant_gpu" / "models" / "presets.py", '    "{env}": Level({numbers}),'
 CONFIG, ITEM = ROOT / "operant_gpu" / "models" / "config.py", "        - {env}: {level}"
@@ -85,6 +87,9 @@ def main(settings: Settings) -> int:
             runs = sorted(ended[target.key], key=lambda run: run.seed)
             training = describe() | {"runs": list(map(asdict, runs))}
             keep(target, training)
+            for job, of in jobs.items():
+                if job.json and of == target:
+                    job.json.unlink()
             print(target.key, plays(training), flush=True)
     return 0 if expected else 1
 
@@ -167,6 +172,7 @@ def job_of(target: Target, seed: int, settings: Settings) -> Job:
         steps=target.steps,
         episodes=EPISODES_OF_LONG if is_long(target) else EPISODES_PLAYED,
         policy=POLICIES / f"{target.env}.pt" if kept else None,
+        json=RUNS / f"{target.key}, seed {seed}.json" if settings.check is None else None,
     )
 
 

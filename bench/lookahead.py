@@ -1,6 +1,6 @@
 """Let a policy look ahead: it tries every action in copies of the environment, and plays on in them.
 
-    python bench/lookahead.py --policy build/policies/Game2048-v0.pt [--samples 8] [--steps 0] [--json FILE]
+    python bench/lookahead.py --policy build/policies/Game2048-v0.pt --json bench/results/lookahead.json
 
 Of each legal action so many samples are taken, in copies with other draws, followed by so many steps of the policy's
 likeliest actions and by what the critic expects of the rest. The action with the best mean is played. Nothing more is
@@ -10,6 +10,7 @@ learned: this is what the same network reaches where there is time to simulate. 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,19 @@ from typing import Any
 import torch
 import tyro
 from gymnasium import spaces
+from learning_run import preset_of
 from levels import half_interval
-from machine import append
+from machine import RESULTS, append
+from page import table
 from pqn import Act, play
 from torch import Tensor
 
 import operant_gpu
 from operant_gpu import VecEnv
 from operant_gpu.models import PPO
+from operant_gpu.models.presets import mean_with, millions
 
+DATA = RESULTS / "lookahead.json"
 # Of 2048, of which is told how many games have them.
 TILES = range(9, 14)
 
@@ -107,7 +112,8 @@ def main(settings: Settings) -> None:
         "policy": lambda env: learner.predict(env.observe(), action_mask=env.action_mask),
         "lookahead": ahead,
     }
-    measured: dict[str, Any] = {"settings": {**asdict(settings), "policy": settings.policy.name, "json": None}}
+    about = {name: value for name, value in asdict(settings).items() if name not in ("policy", "json")}
+    measured: dict[str, Any] = {"settings": about, "preset": preset_of(learner.config), "timesteps": learner.timesteps}
     for name, act in ways.items():
         begun = time.process_time()
         returns = play(env, act, settings.seed)
@@ -120,6 +126,32 @@ def main(settings: Settings) -> None:
         print(name, measured[name], flush=True)
     if settings.json:
         append(measured, settings.json)
+
+
+def table_of(runs: Sequence[dict[str, Any]]) -> str:
+    """Return a row for each way of playing 2048: policies, each without and with a look ahead.
+
+    Args:
+        runs: On record.
+    """
+    rows: list[list[str]] = []
+    for run in runs:
+        about = run["settings"]
+        ahead = f"{about['steps'] + 1}, {about['samples']} copies"
+        for name, how in (("policy", "none"), ("lookahead", ahead)):
+            played, games = run[name], about["games"]
+            row = [
+                millions(run["timesteps"]),
+                how,
+                mean_with(played["mean"], played["half_interval"]),
+                *(f"{count / games:.0%}" for count in list(played["tiles"].values())[1:]),
+                f"{played['seconds'] / games:,.1f}",
+            ]
+            if row[:2] not in [row[:2] for row in rows]:
+                rows.append(row)
+    rows.sort(key=lambda row: float(row[0].split()[0]))
+    tiles = [f"tile {2**power:,}" for power in TILES[1:]]
+    return table(("steps learned", "steps ahead", "mean return", *tiles, "seconds a game"), rows)
 
 
 if __name__ == "__main__":

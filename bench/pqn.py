@@ -1,6 +1,6 @@
 """Prototype of PQN (Gallici et al., 2024, arXiv:2407.04811), to see what a second learner would give on the games.
 
-    python bench/pqn.py --env MinAtar-Seaquest-v1 [--seed 0] [--steps 10000000] [--json FILE]
+    python bench/pqn.py --env MinAtar-Seaquest-v1 --json bench/results/pqn.json
 
 A network of values of actions with normalised layers, lambda-returns of a rollout as its targets, no replay and no
 second network: so it fits environments that are stepped together. The published settings for MinAtar are the defaults;
@@ -12,20 +12,24 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
 from gymnasium import spaces
-from machine import append
+from machine import RESULTS, append
+from page import table
 from torch import Tensor, nn
 
 import operant_gpu
 from operant_gpu import VecEnv
 from operant_gpu.models.evaluation import STEP_LIMIT
+from operant_gpu.models.presets import millions
 
+DATA = RESULTS / "pqn.json"
 Act = Callable[[VecEnv], Tensor]
 # Points of the curve.
 POINTS = 100
@@ -159,6 +163,21 @@ def collect(
         ahead = settings.lambda_ * targets[-1] + (1.0 - settings.lambda_) * best[step + 1]
         targets.append(rewards[step] + settings.gamma * going[step] * ahead)
     return torch.cat(seen), torch.cat(acted), torch.cat(targets[::-1]), obs
+
+
+def table_of(runs: Sequence[dict[str, Any]], ppo: Callable[[str, int], str]) -> str:
+    """Return a row for each run on record, beside PPO's mean return in training after as many steps of a game."""
+    rows = [
+        [
+            f"`{run['settings']['env']}`",
+            millions(run["settings"]["steps"]),
+            f"{run['evaluation']:.1f}",
+            f"{run['curve']['mean_return'][-1]:.1f}",
+            ppo(run["settings"]["env"], run["settings"]["steps"]),
+        ]
+        for run in runs
+    ]
+    return table(("environment", "steps", "PQN, policy", "PQN, in training", "PPO, in training"), rows)
 
 
 @torch.no_grad()
