@@ -143,6 +143,7 @@ def table_of(runs: Sequence[dict[str, Any]]) -> str:
             row = [
                 millions(run["timesteps"]),
                 how,
+                str(games),
                 mean_with(played["mean"], played["half_interval"]),
                 *(f"{count / games:.0%}" for count in list(played["tiles"].values())[1:]),
                 f"{played['seconds'] / games:,.1f}",
@@ -151,7 +152,7 @@ def table_of(runs: Sequence[dict[str, Any]]) -> str:
                 rows.append(row)
     rows.sort(key=lambda row: float(row[0].split()[0]))
     tiles = [f"tile {2**power:,}" for power in TILES[1:]]
-    return table(("steps learned", "steps ahead", "mean return", *tiles, "seconds a game"), rows)
+    return table(("steps learned", "steps ahead", "games", "mean return", *tiles, "seconds a game"), rows)
 
 
 if __name__ == "__main__":
