@@ -248,7 +248,7 @@ class PPOConfig:
         - MinAtar-Freeway-v1: 67.1 ± 0.7 after 10 M steps, 682 s, 3 seeds
         - MinAtar-Seaquest-v1: 121.7 ± 22.5 after 20 M steps, 2,370 s, 3 seeds
         - MinAtar-SpaceInvaders-v1: 583.0 ± 451.9 after 10 M steps, 678 s, 3 seeds
-        - Snake-v0: 50.2 ± 12.4 after 5 M steps, 388 s, 3 seeds
+        - Snake-v0: 50.2 ± 12.4 after 5 M steps, 429 s, 3 seeds
         - Game2048-v0: 13,360 ± 3,315 after 5 M steps, 789 s, 3 seeds
 
         Args:
