@@ -4,12 +4,12 @@
     python bench/levels.py --envs Pendulum-v1 --check 3      # trains with this seed, and compares with the record
 
 As many trainings at a time as there are cores, each with one thread, to the end of their steps; then the policy plays
-in other environments, with its likeliest actions. When all seeds of a training have ended (those that have are kept
-in build/levels until then, should it be cut off), it writes
+in other environments, with its likeliest actions. When all seeds of a training have ended, it writes
 bench/results/levels.json, where other trainings stay as they were, and what the package says of its presets
-(`presets.LEVELS`, the docstring of `PPOConfig.for_env`, docs/settings.md). `python bench/learning.py --render-only`
-compares them with what others have published, in docs/results.md and docs/games.md. The first policy of what takes
-minutes goes to build/policies.
+(`presets.LEVELS`, the docstring of `PPOConfig.for_env`, docs/settings.md). Until then build/levels keeps the seeds that
+have ended, and the same command goes on from there if it was cut off. `python bench/learning.py --render-only` compares
+the levels with what others have published, in docs/results.md and docs/games.md. The first policy of what takes minutes
+goes to build/policies.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def table_of(runs: Sequence[dict[str, Any]]) -> str:
     Args:
         runs: On record.
     """
-    rows: list[list[str]] = []
+    rows: dict[tuple[int, str], list[str]] = {}
     for run in runs:
         about = run["settings"]
         ahead = f"{about['steps'] + 1}, {about['samples']} copies"
@@ -148,11 +148,13 @@ def table_of(runs: Sequence[dict[str, Any]]) -> str:
                 *(f"{count / games:.0%}" for count in list(played["tiles"].values())[1:]),
                 f"{played['seconds'] / games:,.1f}",
             ]
-            if row[:2] not in [row[:2] for row in rows]:
-                rows.append(row)
-    rows.sort(key=lambda row: float(row[0].split()[0]))
+            # Each run plays without a look ahead as well; the first is shown.
+            rows.setdefault((run["timesteps"], how), row)
     tiles = [f"tile {2**power:,}" for power in TILES[1:]]
-    return table(("steps learned", "steps ahead", "games", "mean return", *tiles, "seconds a game"), rows)
+    return table(
+        ("steps learned", "steps ahead", "games", "mean return", *tiles, "seconds a game"),
+        [rows[key] for key in sorted(rows, key=lambda key: key[0])],
+    )
 
 
 if __name__ == "__main__":
