@@ -65,7 +65,7 @@ def main(settings: Settings) -> None:
     for part in settings.parts:
         rows = {f"{size} x {threads}": started(part, size, threads, settings) for size, threads in ways(part)}
         report[part] = {**describe(), "rows": rows}
-    print(f"written to {write(report, DATA, '')}")
+    print(f"written to {write(report, DATA)}")
     fill(PAGE, "distributed", f"{levels_table(report['levels'])}\n\n{speed_table(report['speed'])}")
 
 

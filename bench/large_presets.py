@@ -55,7 +55,7 @@ def main(settings: Settings) -> None:
     report["environments"] = {
         env: report["environments"][env] for env in LARGE_PRESETS if env in report["environments"]
     }
-    print(f"written to {write(report, DATA, '')}")
+    print(f"written to {write(report, DATA)}")
     fill(PAGE, "large", table_of(report))
 
 

@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 import torch
 import tyro
+from machine import write
 from peers_sb3_settings import SETTINGS
 
 import operant_gpu
@@ -264,8 +265,7 @@ def train(job: Job) -> Run:
     if job.episodes:
         run.evaluation = evaluate(job.seed + OTHER_SEED + 1)
     if job.json:
-        job.json.parent.mkdir(parents=True, exist_ok=True)
-        job.json.write_text(json.dumps(asdict(run)))
+        write(asdict(run), job.json)
     return run
 
 

@@ -133,7 +133,7 @@ def keep(target: Target, training: dict[str, Any]) -> None:
     report = on_record()
     trainings = report["trainings"] | {target.key: training}
     report["trainings"] = {key: trainings[key] for key in dict.fromkeys(one.key for one in TARGETS) if key in trainings}
-    write(report, DATA, "")
+    write(report, DATA)
     fill(PAGE, "usual", presets_table(report))
     levels = presets_of(report)
     put_lines(PRESETS, ENTRY, [{"env": env, "numbers": numbers_of(level)} for env, level in levels.items()])

@@ -31,8 +31,8 @@ from operant_gpu.models import PPO
 from operant_gpu.models.presets import mean_with, millions
 
 DATA = RESULTS / "lookahead.json"
-# Of 2048, of which is told how many games have them.
-TILES = range(9, 14)
+# Of the game in the table, of which is told how many games have them.
+GAME, TILES = "Game2048-v0", range(9, 14)
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Settings:
 
     policy: Path
     """Of PPO, without memory, for discrete actions."""
-    env: str = "Game2048-v0"
+    env: str = GAME
     """Environment that it plays."""
     games: int = 100
     """Episodes, played side by side."""
@@ -120,7 +120,7 @@ def main(settings: Settings) -> None:
         seconds = time.process_time() - begun
         half = half_interval(returns.tolist())
         measured[name] = {"mean": float(returns.mean()), "half_interval": half, "seconds": seconds}
-        if settings.env == "Game2048-v0":
+        if settings.env == GAME:
             highest = env.state[0].flatten(1).amax(1)
             measured[name]["tiles"] = {str(2**power): int((highest >= power).sum()) for power in TILES}
         print(name, measured[name], flush=True)
@@ -137,6 +137,8 @@ def table_of(runs: Sequence[dict[str, Any]]) -> str:
     rows: dict[tuple[int, str], list[str]] = {}
     for run in runs:
         about = run["settings"]
+        if about["env"] != GAME:
+            continue
         ahead = f"{about['steps'] + 1}, {about['samples']} copies"
         for name, how in (("policy", "none"), ("lookahead", ahead)):
             played, games = run[name], about["games"]

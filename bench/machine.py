@@ -41,26 +41,29 @@ def describe(packages: tuple[str, ...] = _PACKAGES) -> dict[str, Any]:
     }
 
 
-def write(report: dict[str, Any], path: Path | None, name: str) -> Path:
+def write(report: dict[str, Any], path: Path | None, name: str = "") -> Path:
     """Write a result as JSON and return where: the path, or if there is none, RESULTS under a name.
 
     Args:
         report: What `describe` returned, and what was measured.
         path: File to write.
-        name: Of the file, without its ending; {} stands for the machine.
+        name: Of the file if there is no path, without its ending; {} stands for the machine.
     """
     path = path or RESULTS / f"{name.format(slug(report['machine']))}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     # A column of numbers takes a line, not a line for each.
     text = re.sub(r"\[[-+\d.e,\s]+\]", lambda numbers: " ".join(numbers[0].split()), json.dumps(report, indent=1))
-    path.write_text(text + "\n")
+    # A run that is cut off here leaves the file as it was.
+    part = path.with_name(path.name + ".part")
+    part.write_text(text + "\n")
+    part.replace(path)
     return path
 
 
 def append(run: dict[str, Any], path: Path) -> None:
     """Add a run to a file of runs, with what `describe` says of it."""
     runs = json.loads(path.read_text())["runs"] if path.exists() else []
-    write({"runs": [*runs, describe() | run]}, path, "")
+    write({"runs": [*runs, describe() | run]}, path)
 
 
 def slug(name: str) -> str:
