@@ -66,7 +66,7 @@ bench: $(VENV)/benched  ## Measure throughput beside other libraries
 	$(BIN)/python bench/training.py
 	$(BIN)/python bench/run_overhead.py
 
-level: $(VENV)/tested  ## Train the preset of ENV (CartPole-v1) with SEED (0), and compare what it plays with the record
+level: $(VENV)/tested  ## Train the preset of ENV (CartPole-v1) with SEED (0), and compare what it plays with the record (games: 10 to 40 minutes)
 	$(BIN)/python bench/levels.py --envs $(ENV) --check $(SEED)
 
 results: $(VENV)/benched  ## Train every preset, and beside Stable-Baselines3, and write docs/results.md (some hours)

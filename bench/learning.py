@@ -98,7 +98,7 @@ def measure(settings: Settings, env: str, report: dict[str, Any], path: Path) ->
     for contender, seed in turns(settings, env):
         run = in_process(Job(env, seed, contender, device=settings.device, cap=settings.cap))
         entry["runs"].append(asdict(run))
-        write(report, path, "")
+        write(report, path)
 
 
 def turns(settings: Settings, env: str) -> Iterator[tuple[Contender, int]]:

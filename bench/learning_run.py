@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
-from machine import write
+from machine import command, write
 from peers_sb3_settings import SETTINGS
 
 import operant_gpu
@@ -200,6 +199,8 @@ def in_process(job: Job, **variables: str) -> Run:
 
 def in_pool(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Run]]:
     """Train so many at a time, each with one thread; yield them as they end, first what an earlier pool has written."""
+    if processes < 1:
+        raise SystemExit(f"--processes: expected at least 1, got {processes}")
     ended = {job: run for job in jobs if (run := stored(job))}
     yield from ended.items()
     context = multiprocessing.get_context("spawn")
@@ -298,7 +299,7 @@ def config_of(job: Job) -> PPOConfig:
     changes = dict(RULES[job.rules][1])
     if job.contender != "operant_gpu":
         changes["engine"] = job.contender
-    if job.steps:
+    if job.steps is not None:
         changes["total_timesteps"] = job.steps
     return PPOConfig.for_env(job.env, size=job.size, seed=job.seed, **{**changes, **as_changes(job.changes)})
 
@@ -311,7 +312,7 @@ def as_changes(text: str) -> dict[str, Any]:
             raise TypeError
     except (json.JSONDecodeError, TypeError):
         expected = 'JSON such as {"gamma": 0.95}, without the seed'
-        raise SystemExit(f"--changes: expected {expected}, got {text!r}") from None
+        raise SystemExit(f"changes to the preset: expected {expected}, got {text!r}") from None
     return changes
 
 
@@ -363,4 +364,4 @@ def summary_of(run: Run, goal: float) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Job))
+    command(main, Job)

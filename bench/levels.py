@@ -26,9 +26,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
 from learning_run import Job, Rules, Run, in_pool
-from machine import RESULTS, describe, write
+from machine import RESULTS, command, describe, write
 from page import fill, table
 from published import TARGETS, Target
 from scipy import stats
@@ -72,6 +71,11 @@ def main(settings: Settings) -> int:
         targets = [target for target in targets if target.key in report["trainings"]]
         if not targets:
             raise SystemExit(f"--check: there is none of these on record: {', '.join(report['trainings'])}")
+    for target in targets:
+        before = len(report["trainings"].get(target.key, {"runs": ()})["runs"])
+        if settings.seeds is not None and settings.seeds < before:
+            message = f"--seeds: expected at least {before}, as many as {target.key} has on record"
+            raise SystemExit(f"{message}, got {settings.seeds}; to try settings, use bench/tune.py")
     jobs = {job_of(target, seed, settings): target for target in targets for seed in seeds_of(target, settings)}
     ended: dict[str, list[Run]] = defaultdict(list)
     expected = True
@@ -107,11 +111,14 @@ def wanted(settings: Settings) -> list[Target]:
     }
     # Those of an environment may all have other steps or rules: then the rest is trained.
     missing = set(settings.envs) - {target.env for target in (TARGETS if targets else ())}
-    if missing:
+    if missing or not targets:
         known = ", ".join(dict.fromkeys(target.key for target in TARGETS))
-        raise SystemExit(f"there is no such training of {', '.join(sorted(missing))}; trainings: {known}")
-    if settings.seeds is not None and (settings.seeds < 2 or settings.check is not None):
-        raise SystemExit(f"--seeds: expected at least 2 for an interval, got {settings.seeds}; not with --check")
+        asked = ", ".join(sorted(missing)) or "no environment"
+        raise SystemExit(f"there is no such training of {asked}; trainings: {known}")
+    if settings.seeds is not None and settings.check is not None:
+        raise SystemExit("--seeds: not with --check, which trains the one seed that it names")
+    if settings.seeds is not None and settings.seeds < 2:
+        raise SystemExit(f"--seeds: expected at least 2 for an interval, got {settings.seeds}")
     return list(targets.values())
 
 
@@ -216,8 +223,9 @@ def summary(values: Sequence[float]) -> str:
 
 
 def plays(training: dict[str, Any]) -> str:
-    """Return what the policies of a training play."""
-    return summary(evaluations(training))
+    """Return what the policies of a training play, and how many of their games were cut, if any."""
+    cut = sum(run.get("cut", 0) for run in training["runs"])
+    return summary(evaluations(training)) + (f", {cut} games cut" if cut else "")
 
 
 def trained(training: dict[str, Any], steps: int) -> str:
@@ -300,4 +308,4 @@ def table_of(report: dict[str, Any], targets: Sequence[Target]) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(tyro.cli(Settings)))
+    command(main, Settings)

@@ -5,6 +5,7 @@
 Of each legal action so many samples are taken, in copies with other draws, followed by so many steps of the policy's
 likeliest actions and by what the critic expects of the rest. The action with the best mean is played. Nothing more is
 learned: this is what the same network reaches where there is time to simulate. The policy alone plays as well.
+Copies have no time limit: what it would cut off counts as if it went on.
 """
 
 from __future__ import annotations
@@ -16,11 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from gymnasium import spaces
-from learning_run import preset_of
 from levels import half_interval
-from machine import RESULTS, append
+from machine import RESULTS, append, command
 from page import table
 from pqn import Act, play
 from torch import Tensor
@@ -40,7 +39,7 @@ class Settings:
     """Let a policy look ahead."""
 
     policy: Path
-    """Of PPO, without memory, for discrete actions."""
+    """Policy of PPO, without memory, for discrete actions."""
     env: str = GAME
     """Environment that it plays."""
     games: int = 100
@@ -48,9 +47,9 @@ class Settings:
     samples: int = 8
     """Copies for each action."""
     steps: int = 0
-    """Of the policy in each copy, after the action."""
+    """Steps that the policy takes in each copy, after the action."""
     seed: int = 1
-    """Of the environments."""
+    """Seed of the environments."""
     json: Path | None = None
     """Where to add what was measured, if anywhere."""
 
@@ -63,7 +62,10 @@ class Lookahead:
         env: Id of the environment.
         games: How many environments are to be acted in.
         samples: Copies for each action.
-        steps: Of the policy in each copy, after the action.
+        steps: Steps that the policy takes in each copy, after the action.
+
+    Raises:
+        SystemExit: If it cannot look ahead with this policy in this environment.
     """
 
     def __init__(self, learner: PPO, env: str, games: int, samples: int, steps: int) -> None:
@@ -73,7 +75,7 @@ class Lookahead:
         self._learner, self._samples, self._steps, self._gamma = learner, samples, steps, gamma
         self._choices = int(actions.n)
         copies = games * self._choices * samples
-        self._copies = operant_gpu.make(env, copies, device="cpu", autoreset_mode="disabled")
+        self._copies = operant_gpu.make(env, copies, device="cpu", autoreset_mode="disabled", max_episode_steps=-1)
         self._copies.reset(seed=0)
         self._first = torch.arange(self._choices).repeat_interleave(samples).repeat(games)
         # The critic values scaled rewards.
@@ -104,6 +106,9 @@ class Lookahead:
 
 def main(settings: Settings) -> None:
     """Play with and without looking ahead; write."""
+    for name, least in (("games", 2), ("samples", 1), ("steps", 0)):
+        if (value := getattr(settings, name)) < least:
+            raise SystemExit(f"--{name}: expected at least {least}, got {value}")
     torch.set_num_threads(1)
     env = operant_gpu.make(settings.env, settings.games, device="cpu", autoreset_mode="disabled")
     learner = PPO.load(settings.policy, operant_gpu.make(settings.env, 1, device="cpu"))
@@ -113,7 +118,7 @@ def main(settings: Settings) -> None:
         "lookahead": ahead,
     }
     about = {name: value for name, value in asdict(settings).items() if name not in ("policy", "json")}
-    measured: dict[str, Any] = {"settings": about, "preset": preset_of(learner.config), "timesteps": learner.timesteps}
+    measured: dict[str, Any] = {"settings": about, "timesteps": learner.timesteps}
     for name, act in ways.items():
         begun = time.process_time()
         returns = play(env, act, settings.seed)
@@ -134,30 +139,27 @@ def table_of(runs: Sequence[dict[str, Any]]) -> str:
     Args:
         runs: On record.
     """
-    rows: dict[tuple[int, str], list[str]] = {}
+    rows: dict[tuple[int, ...], list[str]] = {}
     for run in runs:
-        about = run["settings"]
+        about, timesteps, games = run["settings"], run["timesteps"], run["settings"]["games"]
         if about["env"] != GAME:
             continue
-        ahead = f"{about['steps'] + 1}, {about['samples']} copies"
-        for name, how in (("policy", "none"), ("lookahead", ahead)):
-            played, games = run[name], about["games"]
-            row = [
-                millions(run["timesteps"]),
-                how,
+        for name, ahead, copies in (("policy", 0, 0), ("lookahead", about["steps"] + 1, about["samples"])):
+            played = run[name]
+            # Each run plays without a look ahead as well; of runs that did the same the last is shown.
+            rows[timesteps, ahead, copies, games] = [
+                millions(timesteps),
+                str(ahead),
+                str(copies or ""),
                 str(games),
                 mean_with(played["mean"], played["half_interval"]),
                 *(f"{count / games:.0%}" for count in list(played["tiles"].values())[1:]),
                 f"{played['seconds'] / games:,.1f}",
             ]
-            # Each run plays without a look ahead as well; the first is shown.
-            rows.setdefault((run["timesteps"], how), row)
     tiles = [f"tile {2**power:,}" for power in TILES[1:]]
-    return table(
-        ("steps learned", "steps ahead", "games", "mean return", *tiles, "seconds a game"),
-        [rows[key] for key in sorted(rows, key=lambda key: key[0])],
-    )
+    headings = ("steps learned", "steps ahead", "copies", "games", "mean return", *tiles, "seconds a game")
+    return table(headings, [rows[key] for key in sorted(rows)])
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    command(main, Settings)

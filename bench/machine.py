@@ -7,10 +7,14 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
+import tyro
+
+from operant_gpu import OperantError
 from operant_gpu.machine import machine_name, versions
 
 RESULTS = Path(__file__).parent / "results"
@@ -28,6 +32,16 @@ _PACKAGES = (
     "cupy-cuda12x",
     "stable-baselines3",
 )
+
+Settings = TypeVar("Settings")
+
+
+def command(main: Callable[[Settings], int | None], settings: type[Settings]) -> NoReturn:
+    """Do what the command line says, and end the process; what the library refuses is said without a traceback."""
+    try:
+        raise SystemExit(main(tyro.cli(settings)))
+    except OperantError as error:
+        raise SystemExit(str(error)) from None
 
 
 def describe(packages: tuple[str, ...] = _PACKAGES) -> dict[str, Any]:

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from gymnasium import spaces
-from machine import RESULTS, append
+from machine import RESULTS, append, command
 from page import table
 from torch import Tensor, nn
 
@@ -52,7 +51,7 @@ class Settings:
     n_epochs: int = 2
     """Passes over an iteration's steps."""
     minibatches: int = 32
-    """Of each pass."""
+    """Minibatches of a pass."""
     lr: float = 5e-4
     """Of RAdam, falling to 0."""
     gamma: float = 0.99
@@ -66,9 +65,9 @@ class Settings:
     max_grad_norm: float = 10.0
     """Norm to which gradients are clipped."""
     channels: int = 16
-    """Of the convolution."""
+    """Channels of the convolution."""
     width: int = 128
-    """Of the hidden layer."""
+    """Units of the hidden layer."""
     episodes: int = 500
     """Episodes that the best actions play at the end."""
     json: Path | None = None
@@ -96,6 +95,8 @@ def network_of(env: VecEnv, settings: Settings) -> nn.Module:
     actions, shape = env.single_action_space, env.single_observation_space.shape or ()
     if not isinstance(actions, spaces.Discrete) or len(shape) != 3:
         raise SystemExit(f"--env: expected discrete actions and channels of cells to see, got {settings.env}")
+    if env.action_mask is not None:
+        raise SystemExit(f"--env: expected that every action may be taken, and {settings.env} masks some")
     planes, height, width = shape
     hidden = nn.Linear(settings.channels * (height - 2) * (width - 2), settings.width)
     return nn.Sequential(
@@ -129,7 +130,8 @@ def learn(env: VecEnv, network: nn.Module, settings: Settings) -> dict[str, list
                 nn.utils.clip_grad_norm_(network.parameters(), settings.max_grad_norm)
                 optimizer.step()
         schedule.step()
-        if last and (iteration + 1) % max(1, iterations // POINTS) == 0:
+        due = (iteration + 1) % max(1, iterations // POINTS) == 0 or iteration + 1 == iterations
+        if last and due:
             curve["seconds"].append(round(time.perf_counter() - started, 1))
             curve["timesteps"].append((iteration + 1) * size)
             curve["mean_return"].append(round(sum(last) / len(last), 3))
@@ -166,18 +168,26 @@ def collect(
 
 
 def table_of(runs: Sequence[dict[str, Any]], ppo: Callable[[str, int], str]) -> str:
-    """Return a row for each run on record, beside PPO's mean return in training after as many steps of a game."""
-    rows = [
-        [
-            f"`{run['settings']['env']}`",
-            millions(run["settings"]["steps"]),
+    """Return a row for each MinAtar game on record, beside PPO's mean return in training after as many steps.
+
+    Args:
+        runs: On record; of two of a game with as many steps the later is shown.
+        ppo: Of a game and a number of steps.
+    """
+    rows = {
+        (env, steps): [
+            f"`{env}`",
+            millions(steps),
             f"{run['evaluation']:.1f}",
             f"{run['curve']['mean_return'][-1]:.1f}",
-            ppo(run["settings"]["env"], run["settings"]["steps"]),
+            ppo(env, steps),
         ]
         for run in runs
-    ]
-    return table(("environment", "steps", "PQN, policy", "PQN, in training", "PPO, in training"), rows)
+        for env, steps in [(run["settings"]["env"], run["settings"]["steps"])]
+        if env.startswith("MinAtar-")
+    }
+    headings = ("environment", "steps", "PQN, policy", "PQN, in training", "PPO, in training")
+    return table(headings, [rows[key] for key in sorted(rows)])
 
 
 @torch.no_grad()
@@ -195,4 +205,4 @@ def play(env: VecEnv, act: Act, seed: int) -> Tensor:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    command(main, Settings)

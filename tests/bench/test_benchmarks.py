@@ -127,6 +127,11 @@ def test_a_level_is_measured_and_compared(bench: Any, tmp_path: Path, monkeypatc
     assert "NOT as expected" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="at least 2"):
         levels.main(dataclasses.replace(settings, seeds=1))
+    data.write_text(json.dumps({"trainings": {target.key: {"runs": runs * 2}}}))
+    with pytest.raises(SystemExit, match=r"--seeds: expected at least 4, as many as GridWalk-v0, 0 M has .*, got 2;"):
+        levels.main(dataclasses.replace(settings, seeds=2))
+    with pytest.raises(SystemExit, match="no such training of no environment; trainings: "):
+        levels.main(dataclasses.replace(settings, envs=()))
     with pytest.raises(SystemExit, match="not with --check"):
         levels.main(dataclasses.replace(settings, seeds=2, check=1))
     with pytest.raises(SystemExit, match="no such training of GridWalk; trainings: GridWalk-v0, 0 M"):
@@ -162,6 +167,20 @@ def test_published_figures_took_no_more_steps_or_are_of_pgx_at_twice_ours(bench:
             game = target.env, target.rules
             assert target.best >= best.get(game, -math.inf), target
             best[game] = target.best
+
+
+def test_rows_below_the_published_are_named_and_so_are_those_that_scatter_too_much_to_tell(bench: Any) -> None:
+    page, published = bench("learning_page"), bench("published")
+    figure = published.Figure(10.0, "zoo", "PPO", 1_000_000)
+    targets = [published.Target(env, 1_000_000, ppo=figure) for env in ("above", "below", "scattered")]
+    targets.append(published.Target("alone", 1_000_000))
+    plays = {"above": (11.0, 11.1), "below": (9.0, 9.1), "scattered": (9.0, 12.0), "alone": (1.0, 2.0)}
+    trainings = {one.key: {"runs": [{"evaluation": value} for value in plays[one.env]]} for one in targets}
+    said = page.below({"trainings": trainings}, targets)
+    assert said == (
+        "The mean of ours is as high or higher in 2 of 3 rows with such a figure; not in below, 1 M.\n"
+        "The 95 % interval begins below the figure in scattered, 1 M."
+    )
 
 
 def test_a_level_is_read_off_a_curve(bench: Any) -> None:
@@ -210,6 +229,27 @@ def test_settings_are_tried(bench: Any, tmp_path: Path, capsys: Any) -> None:
     # They are not done again.
     assert "seed" not in printed.split("| changes")[0]
     assert printed.count("| 2 |") == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--seeds 0", "--seeds: expected at least 1, got 0"),
+        ("--episodes 0", "--episodes: expected at least 1, got 0"),
+        ("--processes 0", "--processes: expected at least 1, got 0"),
+        ("--try gama=0.9", "gama: unknown setting of PPO; did you mean 'gamma'?"),
+        ("--try seed=3", "changes to the preset: expected JSON"),
+        ("--steps 0", "total_timesteps: expected"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_trained(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, options: str, said: str
+) -> None:
+    tune = bench("tune")
+    monkeypatch.setattr("sys.argv", ["tune.py", "--env", "GridWalk-v0", *options.split()])
+    with pytest.raises(SystemExit) as refusal:
+        bench("machine").command(tune.main, tune.Settings)
+    assert str(refusal.value).startswith(said)
 
 
 def test_the_best_try_comes_first_and_one_that_failed_last(bench: Any) -> None:
@@ -273,6 +313,42 @@ def test_looking_ahead_sees_a_reward_that_is_one_step_away(bench: Any) -> None:
     _, _, terminated, *_ = env.step(chosen)
     assert 3 < int(beside.sum()) < 100
     assert terminated[beside].all()
+
+
+def test_looking_ahead_adds_rewards_and_what_the_critic_expects_of_the_rest_and_keeps_to_the_mask(bench: Any) -> None:
+    lookahead, games = bench("lookahead"), 1024
+    config = PPOConfig(num_envs=8, n_steps=16, total_timesteps=256, gamma=0.9, normalize_rewards=True, cnn_channels=())
+    learner = PPO(operant_gpu.make("Game2048-v0", 8, device="cpu"), config)
+    learner.learn()
+    assert learner.reward_normalizer is not None
+    env = operant_gpu.make("Game2048-v0", games, device="cpu", autoreset_mode="disabled")
+    env.reset(seed=1)
+    for _ in range(20):
+        env.step(env.action_mask.to(torch.int32).argmax(1))
+    mask = env.action_mask.clone()
+    chosen = lookahead.Lookahead(learner, "Game2048-v0", games, samples=1, steps=0)(env)
+    # The copies' draws: lane by lane, an action each.
+    copies = operant_gpu.make("Game2048-v0", 4 * games, device="cpu", autoreset_mode="disabled")
+    copies.reset(seed=0)
+    copies.reset()
+    copies.state[0].copy_(env.state[0].repeat_interleave(4, 0))
+    obs, reward, terminated, *_ = copies.step(torch.arange(4).repeat(games))
+    with torch.no_grad():
+        rest = learner.policy.value(obs, None, None) / learner.reward_normalizer.scale
+    worth = (reward + 0.9 * rest * ~terminated).reshape(games, 4)
+    assert not mask.all()
+    assert torch.equal(chosen, worth.masked_fill(~mask, -torch.inf).argmax(1))
+
+
+def test_a_prototype_learns_plays_and_is_written(bench: Any, tmp_path: Path) -> None:
+    pqn, data = bench("pqn"), tmp_path / "pqn.json"
+    pqn.main(pqn.Settings("MinAtar-Breakout-v1", steps=3 * 8 * 16, num_envs=16, n_steps=8, episodes=4, json=data))
+    (run,) = json.loads(data.read_text())["runs"]
+    assert run["curve"]["timesteps"][-1] == 384
+    assert run["evaluation"] >= 0
+    assert "`MinAtar-Breakout-v1` | 0 M |" in pqn.table_of([run, run], lambda env, steps: f"{env} after {steps}")
+    with pytest.raises(SystemExit, match="masks some"):
+        pqn.main(pqn.Settings("Game2048-v0"))
 
 
 @pytest.mark.parametrize("engine", PARTS)
