@@ -47,7 +47,8 @@ class Envs:
         if self.env is not None:
             show_parameters(console, definition := find(environment_id(self.env)))
             if level := LEVELS.get(definition.id):
-                say(console, f"{definition.id}'s preset learns a mean return of {level}, on one core of a CPU")
+                note = "± is half of the 95 % interval, seconds are on one core of a CPU"
+                say(console, f"{definition.id}'s preset learns a mean return of {level} ({note})")
             return 0
         table = plain_table("environment", "actions", "observations", "limit", "solved at", "written in")
         for id in list_envs():
@@ -67,7 +68,7 @@ class Envs:
                 "CUDA C++" if type(definition).__name__ == "CudaEnvironment" else "Triton",
             )
         console.print(table)
-        title = "what the usual presets of PPO learn, and their seconds on one core of a CPU"
+        title = "what the usual presets of PPO learn (± half of the 95 % interval), and seconds on one core of a CPU"
         learned = plain_table("preset", "mean return", "steps", "seconds", "seeds", title=title)
         for id, level in LEVELS.items():
             learned.add_row(id, level.said, f"{level.steps:,}", f"{level.seconds:,.0f}", str(level.seeds))

@@ -235,21 +235,21 @@ class PPOConfig:
         of the mean over the seeds, after a training of so many steps and so many seconds on one core of a CPU (an Intel
         Xeon of 2023):
 
-        - CartPole-v1: 500.0 ± 0.0 after 0.5 M steps, 3 s, 10 seeds
-        - Acrobot-v1: -66.8 ± 0.8 after 0.5 M steps, 8 s, 10 seeds
-        - MountainCar-v0: -98.0 ± 0.2 after 1 M steps, 14 s, 10 seeds
-        - MountainCarContinuous-v0: 98.2 ± 0.1 after 0.5 M steps, 6 s, 10 seeds
-        - Pendulum-v1: -147.9 ± 1.0 after 0.3 M steps, 3 s, 10 seeds
-        - FrozenLake-v1: 0.740 ± 0.003 after 0.5 M steps, 3 s, 10 seeds
-        - FrozenLake8x8-v1: 0.887 ± 0.002 after 1.5 M steps, 13 s, 10 seeds
-        - GridWalk-v0: 0.943 ± 0.000 after 0.3 M steps, 2 s, 10 seeds
-        - MinAtar-Asterix-v1: 45.7 ± 8.3 after 10 M steps, 773 s, 3 seeds
-        - MinAtar-Breakout-v1: 65.9 ± 78.5 after 10 M steps, 1,192 s, 3 seeds
-        - MinAtar-Freeway-v1: 67.1 ± 0.7 after 10 M steps, 682 s, 3 seeds
-        - MinAtar-Seaquest-v1: 121.7 ± 22.5 after 20 M steps, 2,370 s, 3 seeds
-        - MinAtar-SpaceInvaders-v1: 583.0 ± 451.9 after 10 M steps, 678 s, 3 seeds
-        - Snake-v0: 50.2 ± 12.4 after 5 M steps, 429 s, 3 seeds
-        - Game2048-v0: 13,360 ± 3,315 after 5 M steps, 789 s, 3 seeds
+        - CartPole-v1: 500.0 ± 0.0 after 0.5 M steps and 3 s, over 10 seeds
+        - Acrobot-v1: -66.8 ± 0.8 after 0.5 M steps and 8 s, over 10 seeds
+        - MountainCar-v0: -98.0 ± 0.2 after 1 M steps and 14 s, over 10 seeds
+        - MountainCarContinuous-v0: 98.2 ± 0.1 after 0.5 M steps and 6 s, over 10 seeds
+        - Pendulum-v1: -147.9 ± 1.0 after 0.3 M steps and 3 s, over 10 seeds
+        - FrozenLake-v1: 0.740 ± 0.003 after 0.5 M steps and 3 s, over 10 seeds
+        - FrozenLake8x8-v1: 0.887 ± 0.002 after 1.5 M steps and 13 s, over 10 seeds
+        - GridWalk-v0: 0.943 ± 0.000 after 0.3 M steps and 2 s, over 10 seeds
+        - MinAtar-Asterix-v1: 45.7 ± 8.3 after 10 M steps and 773 s, over 3 seeds
+        - MinAtar-Breakout-v1: 65.9 ± 78.5 after 10 M steps and 1,192 s, over 3 seeds
+        - MinAtar-Freeway-v1: 67.1 ± 0.7 after 10 M steps and 682 s, over 3 seeds
+        - MinAtar-Seaquest-v1: 121.7 ± 22.5 after 20 M steps and 2,370 s, over 3 seeds
+        - MinAtar-SpaceInvaders-v1: 583.0 ± 451.9 after 10 M steps and 678 s, over 3 seeds
+        - Snake-v0: 50.2 ± 12.4 after 5 M steps and 429 s, over 3 seeds
+        - Game2048-v0: 13,360 ± 3,315 after 5 M steps and 789 s, over 3 seeds
 
         Args:
             id: Such as "Pendulum-v1".

@@ -29,7 +29,7 @@ class Level(NamedTuple):
 
     def __str__(self) -> str:
         """Return the level in words."""
-        return f"{self.said} after {millions(self.steps)} steps, {self.seconds:,.0f} s, {self.seeds} seeds"
+        return f"{self.said} after {millions(self.steps)} steps and {self.seconds:,.0f} s, over {self.seeds} seeds"
 
     @property
     def said(self) -> str:

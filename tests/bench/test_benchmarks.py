@@ -112,7 +112,7 @@ def test_a_level_is_measured_and_compared(bench: Any, tmp_path: Path, monkeypatc
     assert source.read_text() == 'LEVELS = {\n    "GridWalk-v0": Level(4_096, 0.5, 0.25, 1.0, 2),\n}\n'
     assert (
         config.read_text()
-        == "    Levels:\n\n        - GridWalk-v0: 0.500 ± 0.250 after 0 M steps, 1 s, 2 seeds\n\n    More.\n"
+        == "    Levels:\n\n        - GridWalk-v0: 0.500 ± 0.250 after 0 M steps and 1 s, over 2 seeds\n\n    More.\n"
     )
     assert "| GridWalk-v0 | 4,096 | 0.500 ± 0.250 | 2 | 1.0 |" in page.read_text()
     settings = dataclasses.replace(settings, seeds=None)

@@ -556,8 +556,8 @@ def test_envs_lists_each_environment(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_levels_in_words() -> None:
-    assert str(Level(5_000_000, 12_345.6, 78.9, 612.4, 3)) == "12,346 ± 79 after 5 M steps, 612 s, 3 seeds"
-    assert str(Level(120_000, -97.96, 0.24, 1.5, 10)) == "-98.0 ± 0.2 after 0.12 M steps, 2 s, 10 seeds"
+    assert str(Level(5_000_000, 12_345.6, 78.9, 612.4, 3)) == "12,346 ± 79 after 5 M steps and 612 s, over 3 seeds"
+    assert str(Level(120_000, -97.96, 0.24, 1.5, 10)) == "-98.0 ± 0.2 after 0.12 M steps and 2 s, over 10 seeds"
     assert Level(300_000, 0.7398, 0.0031, 3.0, 10).said == "0.740 ± 0.003"
 
 
