@@ -17,7 +17,7 @@ import lookahead
 import pqn
 from learning_plot import NAMES, draw_curves, draw_levels
 from learning_run import EPISODES, GRID_WALK_SHARE, PENDULUM_GOAL, Run
-from levels import DATA, EPISODES_OF_LONG, EPISODES_PLAYED, half_interval, measured, reached, table_of, trained
+from levels import DATA, EPISODES_OF_LONG, EPISODES_PLAYED, half_interval, measured, plays, reached, table_of, trained
 from machine import RESULTS
 from page import fill, table
 from peers_sb3_settings import ZOO
@@ -56,9 +56,10 @@ many steps are left, by backward induction.
 on record. That takes some seconds, and 10 to 40 minutes for a game."""
 
 GAME_LEVELS = """\
-[`bench/levels.py`](../bench/levels.py) trains the presets, by the games' own rules and by those of gymnax, without
-sticky actions and with at most 1,000 steps an episode ([raw data](../bench/results/levels.json)). The columns are those
-of [the results](results.md#levels-at-equal-steps); the policies play {episodes:,} episodes of at most 10,000 steps.
+[`bench/levels.py`](../bench/levels.py) trains the presets, by the games' own rules and by those of gymnax
+([raw data](../bench/results/levels.json)). The latter have no sticky actions and end an episode after 1,000 steps, in
+Freeway after 2,500. The columns are those of [the results](results.md#levels-at-equal-steps); the policies play
+{episodes:,} episodes of at most 10,000 steps.
 "5 M of 10 M" is a training of 10 M steps after 5 M ({machines}). Figures with "≈" are read off plots. After 10 M steps
 pgx's curves are still low, so these rows show its figures after 20 M. By gymnax's rules only figures of PPO are known
 to us. The figures are from
@@ -169,15 +170,16 @@ def tables_of_games(levels: dict[str, Any]) -> dict[str, str]:
     about = GAME_LEVELS.format(**about_levels(levels, ON_GAMES_PAGE, EPISODES_OF_LONG))
     return {
         "levels": f"![Learning curves]({GAMES_IMAGE})\n\n{about}\n\n{table_of(levels, ON_GAMES_PAGE)}",
-        "pqn": pqn.table_of(json.loads(pqn.DATA.read_text())["runs"], partial(in_training, levels)),
+        "pqn": pqn.table_of(json.loads(pqn.DATA.read_text())["runs"], partial(of_ppo, levels)),
         "lookahead": lookahead.table_of(json.loads(lookahead.DATA.read_text())["runs"]),
     }
 
 
-def in_training(levels: dict[str, Any], env: str, steps: int) -> str:
-    """Return the mean return of the training of a game by its own rules, after so many steps."""
+def of_ppo(levels: dict[str, Any], env: str, steps: int) -> tuple[str, str]:
+    """Return what the policy of a game plays, if the training has so many steps, and the mean return after so many."""
     (target,) = [one for one in GAMES if one.env == env and one.at is None]
-    return trained(levels["trainings"][target.key], steps)
+    training = levels["trainings"][target.key]
+    return plays(training) if target.steps == steps else "", trained(training, steps)
 
 
 def about_levels(levels: dict[str, Any], shown: Sequence[Target], episodes: int) -> dict[str, Any]:

@@ -46,11 +46,12 @@ COLUMNS = ("seconds", "timesteps", "episodes", "mean_return")
 # A curve's point follows the one before by this part of the time since the start: as dense as a log axis shows.
 SPACING = 0.02
 LEAST_SPACING = 0.02
+LIMIT = "max_episode_steps"
 # MinAtar's own rules, and those of gymnax, which has no sticky actions and ends episodes after a thousand steps: of the
 # environment, and of the preset. Where nothing is left to chance, a policy sure of itself plays one game only.
 RULES: dict[Rules, tuple[dict[str, Any], dict[str, Any]]] = {
     "minatar": ({}, {}),
-    "gymnax": ({"sticky_action_prob": 0.0, "max_episode_steps": 1000}, {"ent_coef": 0.03}),
+    "gymnax": ({"sticky_action_prob": 0.0, LIMIT: 1000}, {"ent_coef": 0.03}),
 }
 # Far from those that train.
 OTHER_SEED = 1_000_000
@@ -277,7 +278,7 @@ def train_ours(job: Job, recorder: Recorder) -> Evaluate:
     if job.size == "large":
         # Of thousands that begin together, the first hundred are the shortest.
         recorder.least_episodes = config.num_envs
-    learner = PPO(operant_gpu.make(job.env, config.num_envs, device=job.device, **RULES[job.rules][0]), config)
+    learner = PPO(operant_gpu.make(job.env, config.num_envs, device=job.device, **given_by(job)), config)
     recorder.start()
     learner.learn(
         callback=lambda now: recorder.add(int(now["timesteps"]), int(now["episodes"]), now["episodic_return"])
@@ -292,6 +293,13 @@ def train_ours(job: Job, recorder: Recorder) -> Evaluate:
         return played.mean
 
     return play
+
+
+def given_by(job: Job) -> dict[str, Any]:
+    """Return the parameters of the environment."""
+    given = RULES[job.rules][0]
+    # A game of Freeway ends by itself after 2,500 steps, and gymnax leaves it at that.
+    return {name: value for name, value in given.items() if (job.env, name) != ("MinAtar-Freeway-v1", LIMIT)}
 
 
 def config_of(job: Job) -> PPOConfig:

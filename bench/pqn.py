@@ -167,12 +167,12 @@ def collect(
     return torch.cat(seen), torch.cat(acted), torch.cat(targets[::-1]), obs
 
 
-def table_of(runs: Sequence[dict[str, Any]], ppo: Callable[[str, int], str]) -> str:
-    """Return a row for each MinAtar game on record, beside PPO's mean return in training after as many steps.
+def table_of(runs: Sequence[dict[str, Any]], ppo: Callable[[str, int], tuple[str, str]]) -> str:
+    """Return a row for each MinAtar game on record, beside PPO after as many steps.
 
     Args:
         runs: On record; of two of a game with as many steps the later is shown.
-        ppo: Of a game and a number of steps.
+        ppo: What PPO's policy plays and its mean return in training, of a game and a number of steps.
     """
     rows = {
         (env, steps): [
@@ -180,13 +180,13 @@ def table_of(runs: Sequence[dict[str, Any]], ppo: Callable[[str, int], str]) -> 
             millions(steps),
             f"{run['evaluation']:.1f}",
             f"{run['curve']['mean_return'][-1]:.1f}",
-            ppo(env, steps),
+            *ppo(env, steps),
         ]
         for run in runs
         for env, steps in [(run["settings"]["env"], run["settings"]["steps"])]
         if env.startswith("MinAtar-")
     }
-    headings = ("environment", "steps", "PQN, policy", "PQN, in training", "PPO, in training")
+    headings = ("environment", "steps", "PQN, policy", "PQN, in training", "PPO, policy", "PPO, in training")
     return table(headings, [rows[key] for key in sorted(rows)])
 
 

@@ -138,6 +138,14 @@ def test_a_level_is_measured_and_compared(bench: Any, tmp_path: Path, monkeypatc
         levels.main(dataclasses.replace(settings, envs=("GridWalk-v0", "GridWalk")))
 
 
+def test_the_rules_of_gymnax_cut_episodes_but_those_of_freeway(bench: Any) -> None:
+    runner = bench("learning_run")
+    given = {game: runner.given_by(runner.Job(f"MinAtar-{game}-v1", rules="gymnax")) for game in ("Asterix", "Freeway")}
+    assert given["Asterix"] == {"sticky_action_prob": 0.0, "max_episode_steps": 1000}
+    assert given["Freeway"] == {"sticky_action_prob": 0.0}
+    assert runner.given_by(runner.Job("MinAtar-Asterix-v1")) == {}
+
+
 def test_steps_or_rules_choose_among_all_environments(bench: Any) -> None:
     levels = bench("levels")
     by_rules = levels.wanted(levels.Settings(rules=("gymnax",)))
@@ -346,7 +354,7 @@ def test_a_prototype_learns_plays_and_is_written(bench: Any, tmp_path: Path) -> 
     (run,) = json.loads(data.read_text())["runs"]
     assert run["curve"]["timesteps"][-1] == 384
     assert run["evaluation"] >= 0
-    assert "`MinAtar-Breakout-v1` | 0 M |" in pqn.table_of([run, run], lambda env, steps: f"{env} after {steps}")
+    assert "`MinAtar-Breakout-v1` | 0 M |" in pqn.table_of([run, run], lambda env, steps: (f"{env} after {steps}", ""))
     with pytest.raises(SystemExit, match="masks some"):
         pqn.main(pqn.Settings("Game2048-v0"))
 
