@@ -244,7 +244,7 @@ class PPOConfig:
         - FrozenLake8x8-v1: 0.887 ± 0.002 after 1.5 M steps and 13 s, over 10 seeds
         - GridWalk-v0: 0.943 ± 0.000 after 0.3 M steps and 2 s, over 10 seeds
         - MinAtar-Asterix-v1: 45.7 ± 8.3 after 10 M steps and 773 s, over 3 seeds
-        - MinAtar-Breakout-v1: 65.9 ± 78.5 after 10 M steps and 1,192 s, over 3 seeds
+        - MinAtar-Breakout-v1: 100.4 ± 32.6 after 10 M steps and 980 s, over 3 seeds
         - MinAtar-Freeway-v1: 67.1 ± 0.7 after 10 M steps and 682 s, over 3 seeds
         - MinAtar-Seaquest-v1: 121.7 ± 22.5 after 20 M steps and 2,370 s, over 3 seeds
         - MinAtar-SpaceInvaders-v1: 583.0 ± 451.9 after 10 M steps and 678 s, over 3 seeds
