@@ -46,12 +46,11 @@ COLUMNS = ("seconds", "timesteps", "episodes", "mean_return")
 # A curve's point follows the one before by this part of the time since the start: as dense as a log axis shows.
 SPACING = 0.02
 LEAST_SPACING = 0.02
-LIMIT = "max_episode_steps"
 # MinAtar's own rules, and those of gymnax, which has no sticky actions and ends episodes after a thousand steps: of the
 # environment, and of the preset. Where nothing is left to chance, a policy sure of itself plays one game only.
 RULES: dict[Rules, tuple[dict[str, Any], dict[str, Any]]] = {
     "minatar": ({}, {}),
-    "gymnax": ({"sticky_action_prob": 0.0, LIMIT: 1000}, {"ent_coef": 0.03}),
+    "gymnax": ({"sticky_action_prob": 0.0, "max_episode_steps": 1000}, {"ent_coef": 0.03}),
 }
 # Far from those that train.
 OTHER_SEED = 1_000_000
@@ -297,9 +296,11 @@ def train_ours(job: Job, recorder: Recorder) -> Evaluate:
 
 def given_by(job: Job) -> dict[str, Any]:
     """Return the parameters of the environment."""
-    given = RULES[job.rules][0]
-    # A game of Freeway ends by itself after 2,500 steps, and gymnax leaves it at that.
-    return {name: value for name, value in given.items() if (job.env, name) != ("MinAtar-Freeway-v1", LIMIT)}
+    given = dict(RULES[job.rules][0])
+    if job.env == "MinAtar-Freeway-v1":
+        # A game ends by itself after 2,500 steps, and gymnax leaves it at that.
+        given.pop("max_episode_steps", None)
+    return given
 
 
 def config_of(job: Job) -> PPOConfig:

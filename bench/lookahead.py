@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from gymnasium import spaces
 from levels import half_interval
-from machine import RESULTS, append, command
+from machine import RESULTS, append, command, refuse_below
 from page import table
 from pqn import Act, play
 from torch import Tensor
@@ -106,9 +106,7 @@ class Lookahead:
 
 def main(settings: Settings) -> None:
     """Play with and without looking ahead; write."""
-    for name, least in (("games", 2), ("samples", 1), ("steps", 0)):
-        if (value := getattr(settings, name)) < least:
-            raise SystemExit(f"--{name}: expected at least {least}, got {value}")
+    refuse_below(settings, games=2, samples=1, steps=0)
     torch.set_num_threads(1)
     env = operant_gpu.make(settings.env, settings.games, device="cpu", autoreset_mode="disabled")
     learner = PPO.load(settings.policy, operant_gpu.make(settings.env, 1, device="cpu"))

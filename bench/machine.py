@@ -44,6 +44,17 @@ def command(main: Callable[[Settings], int | None], settings: type[Settings]) ->
         raise SystemExit(str(error)) from None
 
 
+def refuse_below(settings: object, **least: int) -> None:
+    """Refuse numbers of the command line that make no sense.
+
+    Raises:
+        SystemExit: If one is lower than its bound.
+    """
+    for name, bound in least.items():
+        if (value := getattr(settings, name)) < bound:
+            raise SystemExit(f"--{name}: expected at least {bound}, got {value}")
+
+
 def describe(packages: tuple[str, ...] = _PACKAGES) -> dict[str, Any]:
     """Return machine, versions, date and command of this run."""
     return {

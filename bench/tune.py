@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import tyro
 from learning_run import EPISODES, Job, Run, config_of, goal_of, in_pool, preset_of
 from levels import half_interval
-from machine import command, describe, write
+from machine import command, describe, refuse_below, write
 from page import table
 
 # Other seeds than those that `levels.py` measures: a preset that is chosen by its own seeds looks better than it is.
@@ -51,9 +51,7 @@ class Settings:
 
 def main(settings: Settings) -> None:
     """Train, and print a table of all tries."""
-    for name in ("seeds", "episodes"):
-        if (value := getattr(settings, name)) < 1:
-            raise SystemExit(f"--{name}: expected at least 1, got {value}")
+    refuse_below(settings, seeds=1, episodes=1)
     job = Job(settings.env, cap=math.inf, goal=math.inf, steps=settings.steps, episodes=settings.episodes)
     jobs = []
     for changes in (one for text in settings.tries for one in alternatives(text)):
