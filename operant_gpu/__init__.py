@@ -24,7 +24,7 @@ from operant_gpu.errors import (
 )
 from operant_gpu.lang import Array, Table
 from operant_gpu.registry import list_envs, make, register
-from operant_gpu.vector import VecEnv
+from operant_gpu.vector import Snapshot, VecEnv
 from operant_gpu.verification import verify
 from operant_gpu.version import __version__
 
@@ -41,6 +41,7 @@ __all__ = [
     "OperantError",
     "ProcessError",
     "ResetNeeded",
+    "Snapshot",
     "Table",
     "TableError",
     "TrainingError",

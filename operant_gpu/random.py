@@ -24,6 +24,7 @@ STEP_STREAM = tl.constexpr(1 << 28)
 POLICY_STREAM = tl.constexpr(2 << 28)
 PARAMS_STREAM = tl.constexpr(4 << 28)
 ELAPSED_STREAM = tl.constexpr(5 << 28)
+BRANCH_STREAM = tl.constexpr(6 << 28)
 
 _NORMAL = tl.constexpr(1 << 27)
 _ULP = tl.constexpr(2.0**-24)

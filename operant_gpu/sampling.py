@@ -9,7 +9,7 @@ action is always legal.
 from __future__ import annotations
 
 from operant_gpu.lang import jit, tl
-from operant_gpu.random import integers, normal, uniform
+from operant_gpu.random import integers, normal, philox_word, uniform
 
 LOG_SQRT_2PI = tl.constexpr(0.9189385332046727)
 LOWEST = tl.constexpr(-3.4028234663852886e38)
@@ -137,3 +137,15 @@ def parameter(rng, i: tl.constexpr, kind: tl.constexpr, numbers: tl.constexpr):
         for j in tl.static_range(1, len(numbers)):
             chosen = tl.where(place == j, numbers[j], chosen)
         return chosen
+
+
+@jit
+def branch_seed(rng):
+    """Return the int64 key that a branch has for draws of its own: in [0, 2**63), as the seeds that users give.
+
+    Args:
+        rng: Stream `BRANCH_STREAM` of its source's key and its own environment id. In place of episode and step are
+            the lower and the upper half of the number of such keys that its row has had: so it never has one twice.
+    """
+    upper = philox_word(rng, 1).to(tl.int64) & 0x7FFFFFFF
+    return (upper << 32) | philox_word(rng, 0).to(tl.int64)

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.quick
 
 PUBLIC = {
     "operant_gpu": """ActionError Array AutoresetMode BackendError CheckpointError CudaEnvironment Environment
-        ExportError InvalidConfig OperantError ProcessError ResetNeeded Table TableError TrainingError
-        UnsupportedConstruct VecEnv __version__ envs list_envs make register verify""",
+        ExportError InvalidConfig OperantError ProcessError ResetNeeded Snapshot Table TableError
+        TrainingError UnsupportedConstruct VecEnv __version__ envs list_envs make register verify""",
     "operant_gpu.adapters": "ADAPTERS Adapter",
     "operant_gpu.adapters.rsl_rl": "RslRlVecEnv",
     "operant_gpu.adapters.sb3": "SB3VecEnv",
@@ -40,7 +40,7 @@ PUBLIC = {
     "operant_gpu.monitor": "JSONLines Run RunReader TensorBoard View WeightsAndBiases Writer draw_curve",
     "operant_gpu.random": "integers normal uniform",
     "operant_gpu.randomization": "Choice LogUniform Normal Uniform",
-    "operant_gpu.vector": "VecEnv",
+    "operant_gpu.vector": "Snapshot VecEnv",
     "operant_gpu.verification": "Check Report verify",
 }
 # Each alone breaks a contract of pyproject.toml.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 
-from operant_gpu.backends import threads
+from operant_gpu.backends import rows, threads
 from operant_gpu.backends.base import Backend, Batch
 from operant_gpu.backends.lowering.trial import Trial
 from operant_gpu.cuda_environment import CudaEnvironment
@@ -112,6 +113,19 @@ def create(name: str, batch: Batch) -> Backend:
     module = importlib.import_module(f"operant_gpu.backends.{name}.backend")
     backend: Backend = getattr(module, f"{name.capitalize()}Backend")(batch)
     return backend
+
+
+def row_copier(name: str) -> Callable[..., None]:
+    """Return the function that copies rows of the environments that a backend steps, `backends.rows.copy_rows`.
+
+    Raises:
+        BackendError: If it needs Triton, on a GPU where that is missing.
+    """
+    if not BACKENDS[name].on_gpu:
+        return rows.copy_rows
+    needed("copying environments on a GPU", "triton.language", ", or use device='cpu'")
+    copy: Callable[..., None] = importlib.import_module("operant_gpu.backends.triton.rows").copy_rows
+    return copy
 
 
 def spelled(device: str | torch.device) -> str | torch.device:

@@ -5,5 +5,6 @@ all that users give (`checks.py`, `actions.py`), and knows neither how a backend
 """
 
 from operant_gpu.vector.env import VecEnv
+from operant_gpu.vector.snapshots import Snapshot
 
-__all__ = ["VecEnv"]
+__all__ = ["Snapshot", "VecEnv"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
@@ -14,8 +15,8 @@ from operant_gpu.environment import Definition
 from operant_gpu.errors import InvalidConfig, as_integer, mapping, one_of, whole
 from operant_gpu.tensors import as_tensor
 
-# Of state dictionaries. In those of format 1, some columns are narrower.
-STATE_FORMAT, _OLDER_FORMATS = 2, (1,)
+# Of state dictionaries. In those of format 1, some columns are narrower; before 3 nobody had branches.
+STATE_FORMAT, _OLDER_FORMATS = 3, (1, 2)
 _INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 
 
@@ -86,6 +87,50 @@ def indices(given: Any, num_envs: int) -> list[int]:
     return [number for number in numbers if number is not None]
 
 
+def rows_chosen(param: str, given: Any, num_rows: int, device: torch.device, distinct: bool = False) -> Tensor:
+    """Return the numbers of some rows, int64 (rows,) on a device.
+
+    What is given on a GPU is not looked at, which would wait for it.
+
+    Args:
+        param: What they are given as.
+        given: An integer, or some, as a list, an array or a tensor.
+        num_rows: How many rows there are.
+        device: Where they are wanted.
+        distinct: Whether no row may be there twice.
+
+    Raises:
+        InvalidConfig: If they are no integers, out of range, or not distinct.
+    """
+    number = as_integer(given)
+    try:
+        rows = as_tensor([number] if number is not None else given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidConfig(param, f"expected numbers of rows, got {given!r}: {error}") from error
+    if not rows.numel():
+        raise InvalidConfig(param, "expected numbers of rows, got none")
+    if rows.dtype not in _INTEGERS or rows.ndim != 1 or rows.is_meta:
+        hint = ": of a mask, give mask.nonzero()[:, 0]" if rows.dtype is torch.bool else ""
+        found = f"{rows.dtype} {tuple(rows.shape)}"
+        raise InvalidConfig(param, f"expected integers of one axis, the numbers of rows, got {found}{hint}")
+    if "cpu" in (rows.device.type, device.type):
+        _check_rows(param, rows.to("cpu", torch.int64), num_rows, distinct)
+    return rows.to(device, torch.int64).contiguous()
+
+
+def _check_rows(param: str, rows: Tensor, num_rows: int, distinct: bool) -> None:
+    wrong = (rows < 0) | (rows >= num_rows)
+    if wrong.any():
+        first = int(wrong.int().argmax())
+        raise InvalidConfig(param, f"row {int(rows[first])} is out of range: there are {num_rows}")
+    if distinct:
+        # NumPy sorts several times as fast.
+        ordered = np.sort(rows.numpy())
+        again = ordered[1:][ordered[1:] == ordered[:-1]]
+        if again.size:
+            raise InvalidConfig(param, f"row {again[0]} is there {(ordered == again[0]).sum()} times: name each once")
+
+
 def _plain(given: Any) -> Any:
     """Return arrays, tensors and columns of tables as lists, and all else as it is."""
     try:
@@ -115,6 +160,8 @@ def saved(
             one = kept.get(name)
             if version == 1 and part == "columns" and isinstance(one, Tensor):
                 one = one.to(column.dtype)
+            if version < STATE_FORMAT and name == "branches":
+                one = torch.zeros_like(column)
             pairs.append((column, _saved_column(f"{part}[{name!r}]", one, column)))
     return pairs
 

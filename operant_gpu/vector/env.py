@@ -21,13 +21,15 @@ from operant_gpu.backends.lowering.trial import try_out
 from operant_gpu.environment import Definition
 from operant_gpu.errors import InvalidConfig, ResetNeeded, flag
 from operant_gpu.memory import allocation
-from operant_gpu.memory.columns import Columns, Outputs
+from operant_gpu.memory.columns import Outputs
+from operant_gpu.memory.rows import NewStreams, Rows, rows_of
 from operant_gpu.memory.trajectory import Storage
 from operant_gpu.mlp import MLP
 from operant_gpu.spaces import action_layout, observation_layout
 from operant_gpu.vector import checks, graphs
 from operant_gpu.vector.actions import ActionReader, faulty, helpless_ones, raise_helpless, raise_outside, raise_refused
 from operant_gpu.vector.results import Results
+from operant_gpu.vector.snapshots import Place, Snapshot, fitted
 from operant_gpu.vector.starts import random_steps
 from operant_gpu.vector.turns import Turns
 
@@ -147,6 +149,10 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self._turns = Turns() if self._debug and not self._copy else None
         metrics, how = self._metrics_in(self._columns.metrics), (self._export, self._copy, self._turns)
         self._results = Results(self._outputs, self._columns, metrics, self._shape, *how)
+        self._rows = rows_of(self._state, self._columns, self._memory)
+        self._streams = NewStreams(self._env_ids, torch.zeros_like(self._columns.seed))
+        # Pairs of rows out of range, where nobody could look before.
+        self._misses = torch.zeros((), dtype=torch.int64, device=self.device)
         self._all = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
         self._none = torch.zeros_like(self._all)
 
@@ -332,6 +338,101 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             self._results.present()
         return {name: self._export(tensor) for name, tensor in tensors.items()}
 
+    def snapshot(self, indices: Any = None) -> Snapshot:
+        """Return some environments as they are now: state, clock, key of the draws, drawn parameters, statistics.
+
+        These are of the episode under way. Sums over episodes that have finished, and what `check` counts, stay here.
+        Nothing waits for the device.
+
+        Args:
+            indices: Which: integers as a list, an array or a tensor; all if None.
+
+        Raises:
+            InvalidConfig: If there is no such environment; indices on a GPU are looked at by `check`.
+            ResetNeeded: Before the first reset.
+        """
+        self._check_started()
+        chosen = None if indices is None else checks.rows_chosen("indices", indices, self.num_envs, self.device)
+        count = self.num_envs if chosen is None else len(chosen)
+        taken = self._rows.empty(count)
+        self._move(count, self._rows, chosen, taken, None)
+        numbers = {name: value for name, value in self.params._asdict().items() if not isinstance(value, Tensor)}
+        return Snapshot(self.environment.id, self.autoreset_mode.value, numbers, *taken)
+
+    def restore(self, snapshot: Snapshot, indices: Any = None, *, new_streams: bool = False) -> None:
+        """Put a snapshot's environments into some of these: they go on as they would have where it was taken.
+
+        They may have been on another backend or device, or of another number. What is of the whole batch stays: the
+        time limit, when ended episodes are reset, tables, parameters that are shared. `observe` gives the observations.
+
+        Args:
+            snapshot: As many environments as there are indices; `snapshot[[0] * 64]` has one 64 times.
+            indices: Which of these become so, each once; all if None. With all, no reset is needed before.
+            new_streams: As for `branch`.
+
+        Raises:
+            InvalidConfig: If the snapshot is of another definition, of other numbers as parameters, or of another
+                length, or if there is no such environment; nothing is changed then.
+            ResetNeeded: If there was no reset yet, and `indices` are given; or after `close`.
+        """
+        self._check_open() if indices is None else self._check_started()
+        place = Place(self.environment.id, self.autoreset_mode.value, self.params, self._rows, self._metric_rows)
+        rows = fitted(snapshot, place)
+        chosen, count = None, self.num_envs
+        if indices is not None:
+            chosen = checks.rows_chosen("indices", indices, self.num_envs, self.device, distinct=True)
+            count = len(chosen)
+        if count != len(snapshot):
+            raise InvalidConfig("snapshot", f"has {len(snapshot)} rows, for {count} environments: snapshot[indices]")
+        self._move(count, rows, None, self._rows, chosen, flag("new_streams", new_streams))
+        self._started = True
+
+    def branch(self, sources: Any, targets: Any = None, *, new_streams: bool = False) -> None:
+        """Copy environments onto others: number `targets[i]` becomes as `sources[i]` is now.
+
+        All of an episode is copied, as in a `snapshot`: a branch has its source's future, if it gets the same actions.
+        It is as if all sources were read before any target is written. No step is taken, and nothing waits for the
+        device, so a CUDA graph can capture it, whose replays read the indices anew. `observe` gives the observations
+        after it.
+
+        Args:
+            sources: Which are copied, integers as a list, an array or a tensor; one may be there several times.
+            targets: Which they become, as many, each once; all environments if None.
+            new_streams: Whether each target draws its own from now on, in the episode under way too. It gets back
+                its own environment id, and a seed made from its source's seed, its id, and how many it has had since
+                `reset(seed=...)`: no environment ever draws what it or another has drawn (but by a chance of 2**-63).
+
+        Raises:
+            InvalidConfig: If there is no such environment, or a target is there twice. Of indices on a GPU, pairs out
+                of range are left out, and `check` tells; of equal targets it is not said what they become.
+            ResetNeeded: Before the first reset.
+        """
+        self._check_started()
+        read = checks.rows_chosen("sources", sources, self.num_envs, self.device)
+        written, count = None, self.num_envs
+        if targets is not None:
+            written = checks.rows_chosen("targets", targets, self.num_envs, self.device, distinct=True)
+            count = len(written)
+        if len(read) != count:
+            raise InvalidConfig("sources", f"{len(read)} sources for {count} targets: give one for each")
+        self._move(count, self._rows, read, self._rows, written, flag("new_streams", new_streams))
+
+    def _move(
+        self,
+        count: int,
+        sources: Rows,
+        source_rows: Tensor | None,
+        targets: Rows,
+        target_rows: Tensor | None,
+        new_streams: bool = False,
+    ) -> None:
+        """Copy rows onto rows, as `backends.rows.copy_rows`."""
+        streams = self._streams if new_streams else None
+        copy_rows = select.row_copier(self.backend)
+        copy_rows(count, sources, source_rows, targets, target_rows, streams, self._misses)
+        if self._debug:
+            self._check_misses()
+
     def compile(self, *calls: Callable[[VecEnv], Any]) -> int:
         """Compile what resets and steps run, so that the first of each does not wait for it.
 
@@ -512,7 +613,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             "started": self._started,
             "first_env_id": self._first_env_id,
             "state": {name: column.clone() for name, column in self.state._asdict().items()},
-            "columns": {name: column.clone() for name, column in _kept(self._columns).items()},
+            "columns": {name: column.clone() for name, column in self._kept().items()},
             "memory": {name: tensor.clone() for name, tensor in self._memory.items()},
             "tables": {name: table.clone() for name, table in self._tables._asdict().items()},
         }
@@ -525,7 +626,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             ResetNeeded: After `close`.
         """
         self._check_open()
-        tensors = {"state": self.state._asdict(), "columns": _kept(self._columns), "memory": self._memory}
+        tensors = {"state": self.state._asdict(), "columns": self._kept(), "memory": self._memory}
         tensors["tables"] = self._tables._asdict()
         pairs = checks.saved(state_dict, self._identity(), tensors)
         started = flag("state_dict", state_dict.get("started", False))
@@ -617,6 +718,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         """Do as `check`, with the action mask of the present states."""
         if not self._faulty(mask):
             return
+        self._check_misses()
         raise_refused(self._columns, self.single_action_space)
         if self._columns.outside is not None:
             raise_outside(self._columns.outside, self._tables)
@@ -632,7 +734,13 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         """Return whether `_check` raises, on the device."""
         mask = mask if self._started else None
         helpless = None if mask is None else helpless_ones(mask, self._over, self._reader.layout)
-        return faulty(self._columns, helpless)
+        return faulty(self._columns, helpless) | (self._misses != 0)
+
+    def _check_misses(self) -> None:
+        if count := int(self._misses):
+            self._misses.zero_()
+            message = f"{count} pairs with a row out of range were not copied: there are {self.num_envs} environments"
+            raise InvalidConfig("indices", message)
 
     def _check_open(self) -> None:
         if self.closed:
@@ -655,8 +763,9 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         columns.seed.copy_(torch.where(mask, seeds, columns.seed))
         columns.env_id.copy_(torch.where(mask, env_ids, columns.env_id))
         columns.episode.masked_fill_(mask, -1)
+        self._streams.counts.masked_fill_(mask, 0)
 
-
-def _kept(columns: Columns) -> dict[str, Tensor]:
-    """Return the columns that decide the future."""
-    return {name: one for name, one in columns._asdict().items() if one is not None and name != "outside"}
+    def _kept(self) -> dict[str, Tensor]:
+        """Return the columns that decide the future."""
+        kept = {name: one for name, one in self._columns._asdict().items() if one is not None and name != "outside"}
+        return {**kept, "branches": self._streams.counts}

@@ -80,7 +80,7 @@ def choose(condition, chosen, other, ENV: tl.constexpr):
 
 
 @triton.jit
-def _cells(row, mask, row_stride, cell_stride, SIZE: tl.constexpr):
+def places(row, mask, row_stride, cell_stride, SIZE: tl.constexpr):
     """Return where the cells of the environments' arrays are, and which exist: blocks (BLOCK, width)."""
     cell = cells(SIZE)
     # Always 0, which the compiler does not know. Of cells that it knows to be aligned it gives a thread 16 in a row, so
@@ -103,7 +103,7 @@ def load_state(state_ptr, row, mask, num_envs, ENV: tl.constexpr):
         if ENV.ARRAYS[i] == 0:
             fields = fields + (tl.load(state_ptr[i] + row, mask=mask, other=0),)
         else:
-            at, exists = _cells(row, mask, 1, _array_stride(num_envs), ENV.ARRAYS[i])
+            at, exists = places(row, mask, 1, _array_stride(num_envs), ENV.ARRAYS[i])
             fields = fields + (tl.load(state_ptr[i] + at, mask=exists, other=0),)
     return ENV.STATE(*fields)
 
@@ -115,7 +115,7 @@ def store_state(state_ptr, state, row, mask, num_envs, ENV: tl.constexpr):
         if ENV.ARRAYS[i] == 0:
             tl.store(state_ptr[i] + row, state[i], mask=mask)
         else:
-            at, exists = _cells(row, mask, 1, _array_stride(num_envs), ENV.ARRAYS[i])
+            at, exists = places(row, mask, 1, _array_stride(num_envs), ENV.ARRAYS[i])
             tl.store(state_ptr[i] + at, state[i], mask=exists)
 
 
@@ -259,7 +259,7 @@ def store_observation(ptr, components, row, mask, strides, SIZE: tl.constexpr):
         store_components(ptr, components, row, mask, strides)
     else:
         row_stride, column_stride = _row_and_column(strides)
-        at, exists = _cells(row, mask, row_stride, column_stride, SHARE)
+        at, exists = places(row, mask, row_stride, column_stride, SHARE)
         for i in tl.static_range(len(components)):
             block = tl.where(exists, components[i], 0).to(ptr.dtype.element_ty)
             tl.store(ptr + at + i * SHARE * column_stride, block, mask=exists)

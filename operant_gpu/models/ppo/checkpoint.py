@@ -1,13 +1,7 @@
-"""Learners in files: written whole or not at all, proved by a digest, read without running what is in them.
-
-A checkpoint is what `torch.save` writes, a zip archive, with the SHA-256 of all that precedes it as the archive's
-comment.
-"""
+"""Learners in files: archives (`archives.py`) that are written whole or not at all."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 import itertools
 import os
 import re
@@ -20,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from operant_gpu.archives import archived, read_archive
 from operant_gpu.errors import CheckpointError, InvalidConfig, OperantError, one_line
 from operant_gpu.files import as_path, remove_partials, try_to_write, write_whole
 from operant_gpu.models.config import PPOConfig
@@ -106,7 +101,7 @@ def _content(learner: PPO) -> dict[str, Any]:
 
 def _write(target: Path, content: dict[str, Any]) -> None:
     try:
-        write_whole(target, _signed(content))
+        write_whole(target, archived(content))
     except OSError as error:
         raise CheckpointError(f"cannot write the checkpoint {str(target)!r}: {error}; nothing of it is left") from error
 
@@ -331,45 +326,6 @@ def _name(network: nn.Module) -> str:
     return type(network).__name__
 
 
-def _signed(content: dict[str, Any]) -> bytes:
-    """Return the file of a checkpoint."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    # The last field of an archive is the length of its comment, so far none.
-    body = buffer.getvalue()[:-2] + _DIGEST_BYTES.to_bytes(2, "little")
-    return body + hashlib.sha256(body).digest()
-
-
-_DIGEST_BYTES = hashlib.sha256().digest_size
-
-
 def _read(path: Path) -> dict[str, Any]:
-    """Return the content of a checkpoint that is whole, of this format, and of nothing but tensors and numbers."""
-    if not path.is_file():
-        raise InvalidConfig("path", f"there is no file {str(path)!r}")
-    try:
-        file = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"cannot read {str(path)!r}: {error}") from error
-    if not file.startswith(b"PK"):
-        raise CheckpointError(f"{str(path)!r} is not a checkpoint of PPO: it does not begin as torch.save's files do")
-    body, digest = file[:-_DIGEST_BYTES], file[-_DIGEST_BYTES:]
-    if hashlib.sha256(body).digest() != digest:
-        raise CheckpointError(
-            f"{str(path)!r} is damaged, or not a checkpoint of PPO: its digest is not that of its bytes"
-        )
-    try:
-        content = torch.load(io.BytesIO(file), map_location="cpu", weights_only=True)
-    except Exception as error:
-        # The first line says what; the rest is advice to load it all the same.
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        message = f"{str(path)!r} holds more than tensors and numbers, and is not loaded: {reason}"
-        raise CheckpointError(message) from error
-    if not isinstance(content, dict) or content.get("format") not in _FORMATS:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        known = " and ".join(map(str, _FORMATS))
-        raise CheckpointError(f"{str(path)!r} has format {found!r}, this version reads formats {known}")
-    absent = sorted(_KEYS - content.keys())
-    if absent:
-        raise CheckpointError(f"{str(path)!r} is damaged: it lacks {', '.join(absent)}")
-    return content
+    """Return the content of a checkpoint."""
+    return read_archive(path, "a checkpoint of PPO", _FORMATS, _KEYS)

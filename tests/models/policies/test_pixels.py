@@ -13,10 +13,10 @@ from learning_envs import Screen
 from torch import Tensor
 
 from operant_gpu import CheckpointError
+from operant_gpu.archives import archived
 from operant_gpu.models import PPO, MLPPolicy, PPOConfig, evaluate
 from operant_gpu.models.policies.making import make_policy
 from operant_gpu.models.policies.policy import Policy
-from operant_gpu.models.ppo.checkpoint import _signed
 
 ACTIONS = spaces.Discrete(3)
 
@@ -108,6 +108,6 @@ def test_a_policy_that_was_trained_on_unscaled_pixels_is_refused(tmp_path: Path)
     content = torch.load(path, weights_only=True)
     for name in ("shift", "scale"):
         del content["policy"][f"normalizer.{name}"]
-    path.write_bytes(_signed(content))
+    path.write_bytes(archived(content))
     with pytest.raises(CheckpointError, match=r"was trained on observations from 0 to 255.*train anew$"):
         PPO.load(path, Screen(4, device="cpu"))

@@ -15,9 +15,9 @@ import torch
 
 import operant_gpu
 from operant_gpu import CheckpointError, InvalidConfig
+from operant_gpu.archives import archived
 from operant_gpu.files import as_path, make_whole, remove_partials, try_to_write, write_whole
 from operant_gpu.models import PPO, PPOConfig
-from operant_gpu.models.ppo.checkpoint import _signed
 from operant_gpu.monitor import Run, RunReader
 
 pytestmark = pytest.mark.quick
@@ -87,7 +87,7 @@ def test_code_in_a_file_is_never_run(kind: str, folder: Path, tmp_path: Path) ->
     elif kind == "torch":
         torch.save(content, folder / NEWEST)
     else:
-        (folder / NEWEST).write_bytes(_signed(content))
+        (folder / NEWEST).write_bytes(archived(content))
     reasons = {"pickle": "is not a checkpoint", "torch": "its digest", "signed": "holds more than tensors and numbers"}
     assert_the_one_before_is_taken(folder, reasons[kind])
     assert not sprung.exists()
@@ -100,16 +100,16 @@ def test_code_in_a_file_is_never_run(kind: str, folder: Path, tmp_path: Path) ->
 
 def test_a_file_of_another_format_says_which(folder: Path) -> None:
     content = {**torch.load(folder / NEWEST, weights_only=True), "format": 99}
-    (folder / NEWEST).write_bytes(_signed(content))
+    (folder / NEWEST).write_bytes(archived(content))
     assert_the_one_before_is_taken(folder, "has format 99, this version reads formats 3 and 4")
-    (folder / NEWEST).write_bytes(_signed([1, 2]))
+    (folder / NEWEST).write_bytes(archived([1, 2]))
     assert_the_one_before_is_taken(folder, "has format 'list'")
 
 
 def test_a_file_whose_tensors_do_not_fit_is_refused(folder: Path) -> None:
     content = torch.load(folder / NEWEST, weights_only=True)
     content["environments"]["state"]["theta"] = torch.zeros(3)
-    (folder / NEWEST).write_bytes(_signed(content))
+    (folder / NEWEST).write_bytes(archived(content))
     with pytest.raises(InvalidConfig, match="does not fit"):
         PPO.load(folder)
 
@@ -164,7 +164,7 @@ def test_a_checkpoint_can_be_moved_to_where_its_engine_is_not(folder: Path) -> N
     content = torch.load(folder / NEWEST, weights_only=True)
     content["config"]["engine"] = "graph"
     content["generators"]["device"] = "cuda"
-    (folder / NEWEST).write_bytes(_signed(content))
+    (folder / NEWEST).write_bytes(archived(content))
     learner = PPO.load(folder, device="cpu")
     assert learner.config.engine == "auto"
     assert learner.resume(640).timesteps == 640
@@ -263,7 +263,7 @@ def test_a_home_folder_that_is_nobodys_is_refused() -> None:
 )
 def test_what_does_not_hold_together_is_one_clear_line(change: dict[str, Any], folder: Path) -> None:
     content = {**torch.load(folder / NEWEST, weights_only=True), **change}
-    (folder / NEWEST).write_bytes(_signed(content))
+    (folder / NEWEST).write_bytes(archived(content))
     with pytest.raises((CheckpointError, InvalidConfig), match=NEWEST) as caught:
         PPO.load(folder / NEWEST)
     assert "\n" not in str(caught.value)
@@ -271,7 +271,7 @@ def test_what_does_not_hold_together_is_one_clear_line(change: dict[str, Any], f
 
 def test_a_checkpoint_of_an_environment_that_is_unknown_here_says_what_to_do(folder: Path) -> None:
     content = {**torch.load(folder / NEWEST, weights_only=True), "env": "Mine-v0"}
-    (folder / NEWEST).write_bytes(_signed(content))
+    (folder / NEWEST).write_bytes(archived(content))
     with pytest.raises(InvalidConfig, match=r"of 'Mine-v0', which is not registered: import .* FILE\.py:NAME"):
         PPO.load(folder / NEWEST)
 

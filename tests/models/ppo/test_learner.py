@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import operant_gpu
 from operant_gpu import BackendError, CheckpointError, InvalidConfig, TrainingError
+from operant_gpu.archives import archived
 from operant_gpu.backends import select
 from operant_gpu.models import PPO, RND, IntrinsicReward, PPOConfig
-from operant_gpu.models.ppo.checkpoint import _signed
 
 TIMES = {"seconds", "sps", "env_sps", "learner_sps"}
 NAMES = {"timesteps", "iterations", "lr", "episodes", "episodic_return", "episodic_length", "policy_loss", "value_loss"}
@@ -378,7 +378,7 @@ def test_a_file_that_lacks_a_part_is_refused(tmp_path) -> None:
     PPO(cartpole(), small()).save(tmp_path / "policy.pt")
     saved = torch.load(tmp_path / "policy.pt", weights_only=True)
     del saved["optimizer"]
-    (tmp_path / "policy.pt").write_bytes(_signed(saved))
+    (tmp_path / "policy.pt").write_bytes(archived(saved))
     with pytest.raises(CheckpointError, match="it lacks optimizer"):
         PPO.load(tmp_path / "policy.pt")
 

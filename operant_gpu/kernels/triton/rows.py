@@ -1,0 +1,78 @@
+"""Rows of environments copied onto others, all columns in one launch.
+
+Arguments of the kernel:
+    sources, targets: Tuples of columns, (rows,) or (rows, cells), with their strides in elements.
+    source_rows_ptr, target_rows_ptr: Which rows, (num_pairs,); None for the first ones.
+    misses_ptr: Where to count pairs with a row that does not exist, int64 ().
+    own_ids_ptr, counts_ptr: `NewStreams`; None if branches draw as their sources do.
+    SIZES: Cells of each column, 0 for (rows,). BLOCK: Pairs per program, a power of two.
+The reference is `backends/rows.py`, in NumPy.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from operant_gpu.kernels.triton.blocks import load, places, settle
+from operant_gpu.random import BRANCH_STREAM, Rng
+from operant_gpu.sampling import branch_seed
+
+# Where they stand among the columns, as `memory.rows.CLOCK` has them.
+SEED, ENV_ID = tl.constexpr(0), tl.constexpr(1)
+
+
+@triton.jit
+def _row(ptr, pair, exists):
+    """Return the rows of pairs: as many, one after the other, if nobody says which."""
+    if ptr is None:
+        return pair
+    else:
+        return load(ptr, pair, exists).to(tl.int64)
+
+
+@triton.jit
+def copy_rows_kernel(
+    sources,
+    source_strides,
+    source_rows_ptr,
+    num_sources,
+    targets,
+    target_strides,
+    target_rows_ptr,
+    num_targets,
+    num_pairs,
+    misses_ptr,
+    own_ids_ptr,
+    counts_ptr,
+    SIZES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Copy row number `source_rows[i]` of `sources` onto row `target_rows[i]` of `targets`, for each pair i.
+
+    No row may be written that another pair reads. A pair with a row that does not exist is counted, and nothing else.
+    """
+    pair = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    exists = pair < num_pairs
+    source, target = _row(source_rows_ptr, pair, exists), _row(target_rows_ptr, pair, exists)
+    found = exists & (source >= 0) & (source < num_sources) & (target >= 0) & (target < num_targets)
+    missed = tl.sum((exists & ~found).to(tl.int64), 0)
+    if missed > 0:
+        tl.atomic_add(misses_ptr, missed)
+    for i in tl.static_range(len(SIZES)):
+        if SIZES[i] == 0:
+            block = tl.load(sources[i] + source * source_strides[i][0], mask=found, other=0)
+            tl.store(targets[i] + target * target_strides[i][0], block, mask=found)
+        else:
+            at, is_cell = places(source, found, source_strides[i][0], source_strides[i][1], SIZES[i])
+            block = tl.load(sources[i] + at, mask=is_cell, other=0)
+            at, is_cell = places(target, found, target_strides[i][0], target_strides[i][1], SIZES[i])
+            tl.store(targets[i] + at, block, mask=is_cell)
+    if counts_ptr is not None:
+        own_id, count = load(own_ids_ptr, target, found), load(counts_ptr, target, found)
+        seed, lower, upper = load(sources[SEED], source, found), count.to(tl.int32), (count >> 32).to(tl.int32)
+        seed = branch_seed(Rng(seed, own_id, lower, upper, BRANCH_STREAM))
+        settle(pair)
+        tl.store(targets[SEED] + target, seed, mask=found)
+        tl.store(targets[ENV_ID] + target, own_id, mask=found)
+        tl.store(counts_ptr + target, count + 1, mask=found)
