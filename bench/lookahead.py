@@ -74,10 +74,10 @@ class Lookahead:
             raise SystemExit(f"--policy: expected discrete actions and a gamma that stays, got {actions} and {gamma}")
         self._learner, self._samples, self._steps, self._gamma = learner, samples, steps, gamma
         self._choices = int(actions.n)
-        copies = games * self._choices * samples
-        self._copies = operant_gpu.make(env, copies, device="cpu", autoreset_mode="disabled", max_episode_steps=-1)
-        self._copies.reset(seed=0)
+        self._sources = torch.arange(games).repeat_interleave(self._choices * samples)
         self._first = torch.arange(self._choices).repeat_interleave(samples).repeat(games)
+        copies = len(self._sources)
+        self._copies = operant_gpu.make(env, copies, device="cpu", autoreset_mode="disabled", max_episode_steps=-1)
         # The critic values scaled rewards.
         scaler = learner.reward_normalizer
         self._scale = 1.0 if scaler is None else 1.0 / float(scaler.scale)
@@ -85,9 +85,7 @@ class Lookahead:
     def __call__(self, env: VecEnv) -> Tensor:
         """Return actions (games,)."""
         copies, gamma = self._copies, self._gamma
-        copies.reset()
-        for copied, present in zip(copies.state, env.state, strict=True):
-            copied.copy_(present.repeat_interleave(self._choices * self._samples, 0))
+        copies.restore(env.snapshot(self._sources), new_streams=True)
         total, running, actions = torch.zeros(copies.num_envs), torch.ones(copies.num_envs), self._first
         for step in range(self._steps + 1):
             obs, reward, terminated, _, _ = copies.step(actions)

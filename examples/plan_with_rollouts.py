@@ -33,8 +33,8 @@ class Planner:
 
     def __init__(self, env: VecEnv, sequences: int, horizon: int = 25, iterations: int = 4, best: float = 0.02) -> None:
         self._env, self._iterations = env, iterations
-        self._plan = operant_gpu.make("Pendulum-v1", sequences, device=env.device, max_episode_steps=horizon)
-        self._plan.reset(seed=1)
+        self._plan = operant_gpu.make("Pendulum-v1", sequences, device=env.device, max_episode_steps=-1)
+        self._present = torch.zeros(sequences, dtype=torch.int64, device=env.device)
         self._best = max(2, int(best * sequences))
         self._actions = torch.empty(horizon, sequences, 1, device=env.device)
         self._reward = {"reward": torch.empty(horizon, sequences, device=env.device)}
@@ -43,9 +43,7 @@ class Planner:
 
     def returns(self) -> Tensor:
         """Return what each of the present sequences earns from the present state, (sequences,)."""
-        self._plan.reset()
-        for copies, present in zip(self._plan.state, self._env.state, strict=True):
-            copies.copy_(present.expand_as(copies))
+        self._plan.restore(self._env.snapshot(self._present))
         self._plan.rollout(len(self._actions), self._actions, out=self._reward)
         return self._reward["reward"].sum(0)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from operant_gpu.memory.columns import Columns
@@ -32,8 +33,10 @@ class Rows(NamedTuple):
 
     @property
     def columns(self) -> list[Tensor]:
-        """All of them as (rows,) or (rows, cells), in the same memory, the clock first."""
-        every = (*self.clock.values(), *self.state.values(), *self.params.values())
+        """All of them as (rows,) or (rows, cells), in the same memory, the clock first; each metric by itself."""
+        clock = {name: one for name, one in self.clock.items() if one.ndim == 1}
+        metrics = self.clock["metrics"].unbind(1) if "metrics" in self.clock else ()
+        every = (*clock.values(), *metrics, *self.state.values(), *self.params.values())
         return [one if one.ndim == 1 else one.flatten(1) for one in every]
 
     @property
@@ -43,7 +46,7 @@ class Rows(NamedTuple):
 
     def empty(self, size: int) -> Rows:
         """Return memory for so many rows like these."""
-        return self.mapped(lambda one: one.new_empty(size, *one.shape[1:]))
+        return self.mapped(lambda one: torch.empty(size, *one.shape[1:], dtype=one.dtype, device=one.device))
 
     def mapped(self, function: Any) -> Rows:
         """Return the rows that a function makes of each column."""

@@ -337,9 +337,7 @@ def test_looking_ahead_adds_rewards_and_what_the_critic_expects_of_the_rest_and_
     chosen = lookahead.Lookahead(learner, "Game2048-v0", games, samples=1, steps=0)(env)
     # The copies' draws: lane by lane, an action each.
     copies = operant_gpu.make("Game2048-v0", 4 * games, device="cpu", autoreset_mode="disabled")
-    copies.reset(seed=0)
-    copies.reset()
-    copies.state[0].copy_(env.state[0].repeat_interleave(4, 0))
+    copies.restore(env.snapshot(torch.arange(games).repeat_interleave(4)), new_streams=True)
     obs, reward, terminated, *_ = copies.step(torch.arange(4).repeat(games))
     with torch.no_grad():
         rest = learner.policy.value(obs, None, None) / learner.reward_normalizer.scale

@@ -44,6 +44,7 @@ from operant_gpu.backends.triton.backend import (
     step_arguments,
 )
 from operant_gpu.backends.triton.constants import environment_constants, learner_constants
+from operant_gpu.backends.triton.rows import copy_arguments
 from operant_gpu.backends.triton.update import (
     CHUNK,
     PIECES,
@@ -61,9 +62,11 @@ from operant_gpu.kernels.triton.draw import draw_kernel
 from operant_gpu.kernels.triton.gradient import gradient_kernel
 from operant_gpu.kernels.triton.objective import moments_kernel
 from operant_gpu.kernels.triton.rollout import rollout_kernel
+from operant_gpu.kernels.triton.rows import copy_rows_kernel
 from operant_gpu.kernels.triton.shuffle import shuffle_kernel
 from operant_gpu.kernels.triton.step import reset_kernel, step_kernel
 from operant_gpu.memory.allocation import allocate_columns, allocate_state
+from operant_gpu.memory.rows import NewStreams, rows_of
 from operant_gpu.memory.trajectory import NETWORK_OUTPUTS, Storage, Trajectory
 from operant_gpu.mlp import MLP, MLPLayout
 from operant_gpu.parameters import allocated
@@ -247,6 +250,7 @@ def steps_of(batch: Batch) -> list[Launch]:
     if mode is AutoresetMode.SAME_STEP:
         mask = torch.zeros(1, dtype=torch.bool)
         launches.append(launch_of(reset_kernel, batch, "", reset_arguments(batch, mask, outputs), shape))
+        launches += copies_of(batch)
     return launches
 
 
@@ -304,6 +308,20 @@ def draw_of(batch: Batch) -> Launch:
     log_std = None if actions.is_discrete else torch.zeros(1)
     values = draw_arguments(batch, torch.zeros(ROWS_OF_BATCH, outputs), log_std, mask, (drawn, drawn, torch.zeros(1)))
     return launch_of(draw_kernel, batch, "", values, launch_shape(BATCH_SIZE), OUTPUTS=outputs)
+
+
+def copies_of(batch: Batch) -> list[Launch]:
+    """Return the copying of environments onto others: in a batch, and from a snapshot onto what draws its own."""
+    rows, ids = rows_of(batch.state, batch.columns, batch.memory), torch.zeros(ROWS_OF_BATCH, dtype=torch.int64)
+    misses = torch.zeros((), dtype=torch.int64)
+    streams = NewStreams(batch.columns.env_id, ids)
+    launches = []
+    for variant, sources, own in (("", rows, None), ("new streams", rows.empty(ROWS_OF_BATCH), streams)):
+        chosen = ids if own is None else None
+        values, constants, shape = copy_arguments(BATCH_SIZE, sources, rows, (chosen, ids), own, misses)
+        arguments = dict(zip(copy_rows_kernel.arg_names, values, strict=False))
+        launches.append(Launch(copy_rows_kernel, batch.environment.id, variant, arguments, constants, shape[1]))
+    return launches
 
 
 def gradient_of(batch: Batch, shape: Shape, *hidden_sizes: int, precision: str = "tf32", **kind: Any) -> Launch:

@@ -5,6 +5,7 @@ Arguments of the kernel:
     source_rows_ptr, target_rows_ptr: Which rows, (num_pairs,); None for the first ones.
     misses_ptr: Where to count pairs with a row that does not exist, int64 ().
     own_ids_ptr, counts_ptr: `NewStreams`; None if branches draw as their sources do.
+    GATHERED: Whether `sources` has the sources alone, in the order of the pairs; `num_sources` is as it was before.
     SIZES: Cells of each column, 0 for (rows,). BLOCK: Pairs per program, a power of two.
 The reference is `backends/rows.py`, in NumPy.
 """
@@ -31,7 +32,7 @@ def _row(ptr, pair, exists):
         return load(ptr, pair, exists).to(tl.int64)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_sources", "num_targets", "num_pairs"])
 def copy_rows_kernel(
     sources,
     source_strides,
@@ -45,34 +46,43 @@ def copy_rows_kernel(
     misses_ptr,
     own_ids_ptr,
     counts_ptr,
+    GATHERED: tl.constexpr,
     SIZES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Copy row number `source_rows[i]` of `sources` onto row `target_rows[i]` of `targets`, for each pair i.
 
-    No row may be written that another pair reads. A pair with a row that does not exist is counted, and nothing else.
+    No row may be written that another pair reads. A pair with a row that does not exist is counted; what is new memory
+    has zeros for it, and other targets stay.
     """
     pair = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     exists = pair < num_pairs
     source, target = _row(source_rows_ptr, pair, exists), _row(target_rows_ptr, pair, exists)
-    found = exists & (source >= 0) & (source < num_sources) & (target >= 0) & (target < num_targets)
-    missed = tl.sum((exists & ~found).to(tl.int64), 0)
-    if missed > 0:
-        tl.atomic_add(misses_ptr, missed)
+    has_source = exists & (source >= 0) & (source < num_sources)
+    found = has_source & (target >= 0) & (target < num_targets)
+    if GATHERED:
+        # Pairs without a source were counted before.
+        missed, source = has_source & ~found, pair
+    else:
+        missed = exists & ~found
+    tl.atomic_add(misses_ptr + pair * 0, missed.to(tl.int64), mask=missed)
+    written = found
+    if target_rows_ptr is None:
+        written = exists
     for i in tl.static_range(len(SIZES)):
         if SIZES[i] == 0:
             block = tl.load(sources[i] + source * source_strides[i][0], mask=found, other=0)
-            tl.store(targets[i] + target * target_strides[i][0], block, mask=found)
+            tl.store(targets[i] + target * target_strides[i][0], block, mask=written)
         else:
             at, is_cell = places(source, found, source_strides[i][0], source_strides[i][1], SIZES[i])
             block = tl.load(sources[i] + at, mask=is_cell, other=0)
-            at, is_cell = places(target, found, target_strides[i][0], target_strides[i][1], SIZES[i])
+            at, is_cell = places(target, written, target_strides[i][0], target_strides[i][1], SIZES[i])
             tl.store(targets[i] + at, block, mask=is_cell)
     if counts_ptr is not None:
-        own_id, count = load(own_ids_ptr, target, found), load(counts_ptr, target, found)
-        seed, lower, upper = load(sources[SEED], source, found), count.to(tl.int32), (count >> 32).to(tl.int32)
+        own_id, given = load(own_ids_ptr, target, found), load(counts_ptr, target, found)
+        seed, lower, upper = load(sources[SEED], source, found), given.to(tl.int32), (given >> 32).to(tl.int32)
         seed = branch_seed(Rng(seed, own_id, lower, upper, BRANCH_STREAM))
         settle(pair)
         tl.store(targets[SEED] + target, seed, mask=found)
         tl.store(targets[ENV_ID] + target, own_id, mask=found)
-        tl.store(counts_ptr + target, count + 1, mask=found)
+        tl.store(counts_ptr + target, given + 1, mask=found)
