@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from operant_gpu.errors import CheckpointError, InvalidConfig
+from operant_gpu.files import as_path, write_whole
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -26,6 +28,19 @@ def archived(content: dict[str, Any]) -> bytes:
     # The last field of an archive is the length of its comment, so far none.
     body = buffer.getvalue()[:-2] + _DIGEST_BYTES.to_bytes(2, "little")
     return body + hashlib.sha256(body).digest()
+
+
+def write_archive(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
+    """Write a file that has this content, whole or not at all.
+
+    Raises:
+        CheckpointError: If that cannot be done.
+    """
+    file = as_path("path", path)
+    try:
+        write_whole(file, archived(content))
+    except OSError as error:
+        raise CheckpointError(f"cannot write {str(file)!r}: {error}; nothing of it is left") from error
 
 
 def read_archive(path: Path, what: str, formats: Collection[int], keys: Collection[str]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ PUBLIC = {
     "operant_gpu.monitor": "JSONLines Run RunReader TensorBoard View WeightsAndBiases Writer draw_curve",
     "operant_gpu.random": "integers normal uniform",
     "operant_gpu.randomization": "Choice LogUniform Normal Uniform",
-    "operant_gpu.vector": "Snapshot VecEnv",
+    "operant_gpu.vector": "Explanation Faults Snapshot VecEnv",
     "operant_gpu.verification": "Check Report verify",
 }
 # Each alone breaks a contract of pyproject.toml.

@@ -1,6 +1,6 @@
 """The command line: `operant-gpu train CartPole-v1`, `monitor`, `eval`, `record`, `export`, `play`, and what helps.
 
-In come words, a dataclass for each command (`train.py`, `watch.py`, `policies.py`, `play.py`, `machine.py`); out come
+In come words, a dataclass for each command (`train.py`, `watch.py`, `policies.py`, `machine.py`, ...); out come
 what is printed and an exit status. It may know everything, and nothing knows it.
 """
 
@@ -41,6 +41,7 @@ from operant_gpu.cli.machine import Bench, Doctor, Envs
 from operant_gpu.cli.options import OPTIONS, split_parameters
 from operant_gpu.cli.play import Play
 from operant_gpu.cli.policies import Eval, Export, Record
+from operant_gpu.cli.replay import Replay
 from operant_gpu.cli.train import Settings, Train, recommended
 from operant_gpu.cli.watch import Monitor
 from operant_gpu.errors import OperantError
@@ -68,6 +69,7 @@ _COMMANDS: dict[str, Callable[..., Command]] = {
     "bench": Bench,
     "compile": Compile,
     "doctor": Doctor,
+    "replay": Replay,
 }
 
 

@@ -37,7 +37,7 @@ from operant_gpu.models.ppo import checkpoint
 from operant_gpu.models.ppo.checkpoint import FOLDER, has_newer
 from operant_gpu.models.presets import BY_SIZE, PRESETS
 from operant_gpu.monitor.reader import read_description
-from operant_gpu.monitor.run import Run, free_folder
+from operant_gpu.monitor.run import FAULTS, Run, free_folder
 from operant_gpu.monitor.writers import TensorBoard, WeightsAndBiases, Writer
 from operant_gpu.processes import present
 from operant_gpu.registry import list_envs, make
@@ -128,7 +128,8 @@ class Train(OfAnEnvironment):
         id = environment_id(self.env)
         if self.size != "auto" and self.env not in PRESETS:
             raise InvalidConfig("size", f"{self.env} has no presets: leave --size out")
-        env = make(id, config.num_envs, device=self.device, params=self.params)
+        debug = False if config.on_fault is None else "faults"
+        env = make(id, config.num_envs, device=self.device, params=self.params, debug=debug)
         use_one_thread(env.device)
         goal = env.environment.reward_threshold if self.goal is None else self.goal
         learner = PPO(env, config)
@@ -211,16 +212,17 @@ def _account(run: Run, env: str | None) -> list[str]:
     """Return what a training came to, and what to do next, in lines."""
     view, learner, folder = run.view, run.learner, run.folder
     verb = {"solved": "Solved", "finished": "Trained", "failed": "Failed at"}.get(view.state, "Stopped")
+    # As a shell takes them, and with the definition, if it is not one of the library's.
+    name, own = shlex.quote(str(folder)), env if env is not None and ":" in env else None
+    definition = "" if own is None else f" --env {shlex.quote(own)}"
+    replay = [f"  operant-gpu replay {name}{definition}"] if (folder / FAULTS).exists() else []
     if not view.latest:
-        return [f"{verb} {view.title} before the first iteration was over", f"Run: {folder}"]
+        return [f"{verb} {view.title} before the first iteration was over", f"Run: {folder}", *replay]
     count = min(100, int(view.latest["episodes"]))
     score = f"mean return {view.latest['episodic_return']:.4g} over the last {count} episodes"
     target = "" if view.goal is None else f" (goal {view.goal:g})"
     steps = f"{learner.timesteps:,} steps in {learner.seconds:.1f} s"
     lines = [f"{verb} {view.title}: {score if count else 'no episode finished'}{target}, {steps}", f"Run: {folder}"]
-    # As a shell takes them, and with the definition, if it is not one of the library's.
-    name, own = shlex.quote(str(folder)), env if env is not None and ":" in env else None
-    definition = "" if own is None else f" --env {shlex.quote(own)}"
     if view.state in ("solved", "finished"):
         video = shlex.quote(f"{view.title}.gif")
         lines.append(f"  operant-gpu eval {name}{definition}")
@@ -228,7 +230,7 @@ def _account(run: Run, env: str | None) -> list[str]:
             lines.append(f"  operant-gpu record {name}{definition} --out {video}")
     elif view.state == "stopped" or (view.state == "failed" and learner.processes.size > 1):
         lines.append(f"  operant-gpu train {'' if own is None else f'{shlex.quote(own)} '}--resume {name}")
-    return lines
+    return lines + replay
 
 
 def _finite(goal: float | None) -> float | None:

@@ -25,6 +25,7 @@ else:
 
 Activation = Literal["tanh", "relu", "elu", "silu", "gelu"]
 Engine = Literal["auto", "fused", "graph", "eager"]
+OnFault = Literal["stop", "skip"]
 Size = Literal["usual", "large"]
 # What a hyperparameter may be: a number; or a line over the training, from its usual value to 0, or from start to end.
 Schedule = float | Literal["linear"] | tuple[float, float]
@@ -138,6 +139,10 @@ class PPOConfig:
     engine: Engine = _setting("auto")
     """"fused" runs rollout and update in kernels of the library's own, for an `MLPPolicy`; "graph" captures those of
     PyTorch as CUDA graphs; "eager" does neither. "auto" takes the first of them that can be had."""
+    on_fault: OnFault | None = _setting(None)
+    """What to do with steps of environments that go wrong (a number is not finite, an action is refused), where those
+    are made with `debug="faults"`, as the command line then does: "stop" ends the training, also if None; "skip" leaves
+    the environment out of the iteration, and lets it begin a new episode after it."""
     seed: int = _setting(0, _SEED)
     """Seed of initialisation, environments, sampling and shuffles."""
     log_interval: int = _setting(1, _COUNT)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from operant_gpu.errors import InvalidConfig, one_line
+from operant_gpu.errors import CheckpointError, InvalidConfig, one_line
 from operant_gpu.files import as_path, remove_partials, try_to_write, write_whole
 from operant_gpu.machine import Usage, describe, process_since
 from operant_gpu.models.evaluation import check_learner
@@ -40,6 +40,8 @@ from operant_gpu.vector import VecEnv
 # The first readings are all kept, later ones at most so often (seconds): an hour is then some 6 MB.
 _ALL_READINGS, _INTERVAL = 300, 0.25
 _LOCK = "lock"
+# Steps of environments that went wrong.
+FAULTS = "faults.pt"
 # How a disk, such as one of a network, says that it does not lock files.
 _LOCKLESS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 # Seconds in which a signal may come twice, where there are several processes.
@@ -62,7 +64,9 @@ class Run:
     - `metrics.jsonl`, and `tensorboard/`: the metrics (see `writers`), all of the first 300 readings and then four a
       second;
     - `checkpoints/`: `config.checkpoint_keep` of them, each `config.checkpoint_interval` iterations;
-    - `curve.png`: the mean return, once the training is over.
+    - `curve.png`: the mean return, once the training is over;
+    - `faults.pt`: steps of environments that went wrong, for `operant-gpu replay`, if the environments keep them
+      (`faults-1.pt` are those of a process of rank 1).
 
     Of several processes that train together all make one, and the first one writes.
 
@@ -102,7 +106,7 @@ class Run:
         self._opened: contextlib.ExitStack | None = None
         self._usage = Usage(learner.env.device)
         self._sessions: list[dict[str, Any]] = []
-        self._readings, self._due = 0, 0.0
+        self._readings, self._due, self._faults = 0, 0.0, 0
         self._unwritten: dict[str, float] | None = None
 
     def __enter__(self) -> Run:
@@ -141,6 +145,7 @@ class Run:
         view = self.view
         view.begin(self.learner)
         view.add(record)
+        self._keep_faults()
         if self._processes.rank == 0 and self._described != (view.start, view.target, view.details):
             self._describe(patient=True)
         self._readings, self._unwritten = self._readings + 1, record
@@ -244,7 +249,17 @@ class Run:
         if self.learner.timesteps:
             self.view.returns = RunReader(self.folder).refresh().returns
 
+    def _keep_faults(self) -> None:
+        """Write the steps of environments that went wrong, each time when there are more."""
+        env, rank = self.learner.env, self._processes.rank
+        count = 0 if env.fault_count is None else int(env.fault_count)
+        if count > self._faults:
+            self._faults = count
+            with self._patience(CheckpointError):
+                env.save_faults(self.folder / (f"faults-{rank}.pt" if rank else FAULTS))
+
     def _end(self, error: BaseException | None) -> None:
+        self._keep_faults()
         view = self.view
         view.end(self.learner.timesteps, error)
         if self._processes.rank:

@@ -5,6 +5,8 @@ all that users give (`checks.py`, `actions.py`), and knows neither how a backend
 """
 
 from operant_gpu.vector.env import VecEnv
+from operant_gpu.vector.explaining import Explanation
+from operant_gpu.vector.faults import Faults
 from operant_gpu.vector.snapshots import Snapshot
 
-__all__ = ["Snapshot", "VecEnv"]
+__all__ = ["Explanation", "Faults", "Snapshot", "VecEnv"]

@@ -107,6 +107,18 @@ class ActionReader:
             if tensor is not None and tensor.shape != shape:
                 raise InvalidConfig("policy", f"{name} must be of shape {shape}, got {tuple(tensor.shape)}")
 
+    def read_one(self, action: Any) -> np.ndarray[Any, Any]:
+        """Return the action of one environment, () or (k,).
+
+        Raises:
+            ActionError: If it has another shape, or is of no numbers.
+        """
+        shape = self.layout.shape
+        tensor = self._imported(action, shape) if not isinstance(action, Tensor) else action.detach().cpu()
+        if tensor.shape != shape:
+            raise ActionError(f"expected the action of one environment, of shape {shape}, got {tuple(tensor.shape)}")
+        return tensor.numpy()
+
     def _read(self, actions: Any, shape: tuple[int, ...]) -> Tensor:
         tensor = actions if isinstance(actions, Tensor) else self._imported(actions, shape)
         if tensor.shape != shape or tensor.dtype not in self._dtypes or tensor.device != self._device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -16,18 +17,21 @@ from torch import Tensor
 
 from operant_gpu import parameters, tables
 from operant_gpu.backends import compilations, select
-from operant_gpu.backends.base import NO_LIMIT, Batch
+from operant_gpu.backends.base import NO_LIMIT, Backend, Batch
 from operant_gpu.backends.lowering.trial import try_out
 from operant_gpu.environment import Definition
-from operant_gpu.errors import InvalidConfig, ResetNeeded, flag
+from operant_gpu.errors import InvalidConfig, ResetNeeded, flag, one_of
 from operant_gpu.memory import allocation
 from operant_gpu.memory.columns import Outputs
 from operant_gpu.memory.rows import NewStreams, Rows, rows_of
 from operant_gpu.memory.trajectory import Storage
 from operant_gpu.mlp import MLP
+from operant_gpu.parameters import saveable
 from operant_gpu.spaces import action_layout, observation_layout
 from operant_gpu.vector import checks, graphs
 from operant_gpu.vector.actions import ActionReader, faulty, helpless_ones, raise_helpless, raise_outside, raise_refused
+from operant_gpu.vector.explaining import Explanation, Subject, explain_step
+from operant_gpu.vector.faults import FaultKeeper, Faults
 from operant_gpu.vector.results import Results
 from operant_gpu.vector.snapshots import Place, Snapshot, fitted
 from operant_gpu.vector.starts import random_steps
@@ -62,7 +66,9 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         debug: Whether each step, reset and rollout synchronises and raises at once: `ActionError` for invalid action
             values, and where no action is legal, as `check` does; `TableError` for indices beyond a table. What `reset`
             and `step` return are then copies, in three sets of memory in turn, and a warning says once if something
-            still uses what `step` returned two steps ago.
+            still uses what `step` returned two steps ago. "faults" keeps the steps that go wrong, and nothing waits:
+            where an action is refused, or where state, reward or observation is not finite, the environment stops. It
+            stays as it was, with reward 0, until it is reset, and `faults` has what preceded.
         render_mode: "rgb_array" if `render` is to be called, else None.
         first_env_id: Id of the first environment in the random streams: processes that share a set of environments
             each give their own.
@@ -102,7 +108,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         max_episode_steps: int | None = None,
         output: str = "torch",
         copy: bool = False,
-        debug: bool = False,
+        debug: bool | str = False,
         render_mode: str | None = None,
         first_env_id: int = 0,
     ) -> None:
@@ -113,7 +119,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self.autoreset_mode = checks.autoreset_mode(autoreset_mode)
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 30, "autoreset_mode": self.autoreset_mode}
         self.render_mode = checks.render_mode(render_mode, environment)
-        self._debug = flag("debug", debug)
+        self._keeps_faults = isinstance(debug, str) and one_of("debug", debug, ("faults",), ", or True or False") != ""
+        self._debug = not self._keeps_faults and flag("debug", debug)
         notes = self._debug and environment.has_tables
         trial = try_out(environment, as_given, as_tables, notes)
         self.device, self.backend = select.resolve(environment, trial, device, backend)
@@ -142,7 +149,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         batch = Batch(
             environment, as_given, *memory, obs, layout, self._outputs, self._limit, self.autoreset_mode, trial
         )
-        self._backend = select.create(self.backend, batch)
+        self._backend: Backend = select.create(self.backend, batch)
         self.output, self._export = allocation.exporter(output, self.device)
         self.action_mask = None if self._outputs.action_mask is None else self._export(self._outputs.action_mask)
         self._copy, self._started = flag("copy", copy), False
@@ -150,6 +157,9 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         metrics, how = self._metrics_in(self._columns.metrics), (self._export, self._copy, self._turns)
         self._results = Results(self._outputs, self._columns, metrics, self._shape, *how)
         self._rows = rows_of(self._state, self._columns, self._memory)
+        self._keeper = None
+        if self._keeps_faults:
+            self._backend = self._keeper = FaultKeeper(self._backend, batch, self._rows, self._storage)
         self._streams = NewStreams(self._env_ids, torch.zeros_like(self._columns.seed))
         # Pairs of rows out of range, where nobody could look before.
         self._misses = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -356,8 +366,11 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         count = self.num_envs if chosen is None else len(chosen)
         taken = self._rows.empty(count)
         self._move(count, self._rows, chosen, taken, None)
+        return self._snapshot_of(taken)
+
+    def _snapshot_of(self, rows: Rows) -> Snapshot:
         numbers = {name: value for name, value in self.params._asdict().items() if not isinstance(value, Tensor)}
-        return Snapshot(self.environment.id, self.autoreset_mode.value, numbers, *taken)
+        return Snapshot(self.environment.id, self.autoreset_mode.value, numbers, *rows)
 
     def restore(self, snapshot: Snapshot, indices: Any = None, *, new_streams: bool = False) -> None:
         """Put a snapshot's environments into some of these: they go on as they would have where it was taken.
@@ -416,6 +429,71 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         if len(read) != count:
             raise InvalidConfig("sources", f"{len(read)} sources for {count} targets: give one for each")
         self._move(count, self._rows, read, self._rows, written, flag("new_streams", new_streams))
+
+    @property
+    def stopped(self) -> Tensor | None:
+        """Which environments a fault has stopped, bool (num_envs,), live; None without `debug="faults"`."""
+        return None if self._keeper is None else self._keeper.stopped
+
+    @property
+    def fault_count(self) -> Tensor | None:
+        """How many steps have gone wrong, int64 (), live; None without `debug="faults"`."""
+        return None if self._keeper is None else self._keeper.total
+
+    def faults(self) -> Faults:
+        """Return the first hundred steps that went wrong, with what preceded them. Waits for the device.
+
+        `explain(faults.snapshot, faults[0].action)` takes the first of them apart.
+
+        Raises:
+            InvalidConfig: Without `debug="faults"`.
+        """
+        if self._keeper is None:
+            raise InvalidConfig("debug", "no faults are kept: make the environments with debug='faults'")
+        given = saveable(self.given_params._asdict())
+        own = [name for name, one in given.items() if isinstance(one, Tensor) and one.ndim]
+        params = {name: self._memory.get(name, one) if isinstance(one, Tensor) else one for name, one in given.items()}
+        about = {
+            "params": {name: one for name, one in params.items() if name not in own},
+            "tables": self._tables._asdict(),
+            "max_episode_steps": self.max_episode_steps,
+        }
+        return Faults(self._keeper.content(self._snapshot_of, about))
+
+    def save_faults(self, path: str | os.PathLike[str]) -> None:
+        """Write what `faults` returns to a file, which `operant-gpu replay` reads; whole or not at all.
+
+        Raises:
+            InvalidConfig: Without `debug="faults"`.
+            CheckpointError: If it cannot be written.
+        """
+        self.faults().save(path)
+
+    def explain(self, snapshot: Snapshot, action: Any, row: int = 0) -> Explanation:
+        """Take a step of one environment on NumPy, from the author's source, and tell what each statement comes to.
+
+        Nothing here is changed. Of an environment in CUDA C++ it tells state and draws, and what the "cpp" backend
+        does under the sanitizers of addresses and of undefined behaviour.
+
+        Args:
+            snapshot: Of environments like these.
+            action: What it is given: a number, or (k,) numbers.
+            row: Which of the snapshot's environments.
+
+        Raises:
+            InvalidConfig: If the snapshot is of others, or has no such row.
+            ActionError: If the action has another shape.
+        """
+        mode = getattr(snapshot, "autoreset_mode", "")
+        place = Place(self.environment.id, mode, self.params, self._rows, self._metric_rows)
+        rows = fitted(snapshot, place)
+        alone = snapshot.with_rows(rows)[row].to("cpu")
+        shared = {name: own.cpu() for name, own in self._memory.items() if not own.ndim}
+        tables_here = type(self._tables)(*(table.cpu() for table in self._tables))
+        subject = Subject(
+            self.environment, self.given_params, shared, tables_here, self._reader.layout, self.max_episode_steps
+        )
+        return explain_step(subject, alone, self._reader.read_one(action))
 
     def _move(
         self,
@@ -646,7 +724,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             "max_episode_steps": -1 if self.max_episode_steps is None else self.max_episode_steps,
             "output": self.output,
             "copy": self._copy,
-            "debug": self._debug,
+            "debug": "faults" if self._keeper is not None else self._debug,
             "render_mode": self.render_mode,
         }
         twin = functools.partial(type(self), **settings)

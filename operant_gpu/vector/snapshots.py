@@ -11,9 +11,9 @@ import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from operant_gpu.archives import archived, read_archive
+from operant_gpu.archives import read_archive, write_archive
 from operant_gpu.errors import CheckpointError, InvalidConfig
-from operant_gpu.files import as_path, write_whole
+from operant_gpu.files import as_path
 from operant_gpu.memory.rows import Rows
 from operant_gpu.metrics import Row
 from operant_gpu.vector.checks import rows_chosen
@@ -77,11 +77,11 @@ class Snapshot:
         if isinstance(indices, slice):
             indices = torch.arange(len(self))[indices]
         chosen = rows_chosen("indices", indices, len(self), self.device)
-        return self._of(self.rows.mapped(lambda one: one[chosen]))
+        return self.with_rows(self.rows.mapped(lambda one: one[chosen]))
 
     def to(self, device: str | torch.device) -> Snapshot:
         """Return the same on another device."""
-        return self._of(self.rows.mapped(lambda one: one.to(device)))
+        return self.with_rows(self.rows.mapped(lambda one: one.to(device)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it to a file, whole or not at all.
@@ -89,7 +89,7 @@ class Snapshot:
         Raises:
             CheckpointError: If that cannot be done.
         """
-        write_snapshot(path, self.to("cpu")._content())
+        write_archive(path, self.to("cpu").content())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Snapshot:
@@ -102,39 +102,36 @@ class Snapshot:
         file = as_path("path", path)
         content = read_archive(file, "a snapshot", (_FORMAT,), _KEYS)
         try:
-            return _from(content).to(device)
+            return cls.of(content).to(device)
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise CheckpointError(f"what is in {str(file)!r} does not hold together: {error}") from error
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _from, (self._content(),)
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Snapshot:
+        """Return the snapshot that has this content.
 
-    def _content(self) -> dict[str, Any]:
+        Raises:
+            TypeError, ValueError, KeyError, AttributeError: If it is none.
+        """
+        if content["format"] != _FORMAT:
+            raise ValueError(f"a snapshot has format {content['format']!r}, this version reads {_FORMAT}")
+        snapshot = cls(*(content[name] for name in _KEYS))
+        if not isinstance(snapshot.env, str) or any(len(one) != len(snapshot) for one in snapshot.rows.columns):
+            raise ValueError("its columns have not as many rows each")
+        return snapshot
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Snapshot.of, (self.content(),)
+
+    def content(self) -> dict[str, Any]:
+        """Return it as files and pickles have it."""
         columns = {part: dict(own) for part, own in self.rows._asdict().items()}
         own = {"env": self.env, "autoreset_mode": self.autoreset_mode, "numbers": dict(self.numbers)}
         return {"format": _FORMAT, **own, **columns}
 
-    def _of(self, rows: Rows) -> Snapshot:
+    def with_rows(self, rows: Rows) -> Snapshot:
+        """Return a snapshot of others of these environments."""
         return Snapshot(self.env, self.autoreset_mode, self.numbers, *rows)
-
-
-def _from(content: Mapping[str, Any]) -> Snapshot:
-    """Return the snapshot that has this content, as files and pickles have it."""
-    if content["format"] != _FORMAT:
-        raise ValueError(f"a snapshot has format {content['format']!r}, this version reads {_FORMAT}")
-    snapshot = Snapshot(*(content[name] for name in _KEYS))
-    if not isinstance(snapshot.env, str) or any(len(one) != len(snapshot) for one in snapshot.rows.columns):
-        raise ValueError("its columns have not as many rows each")
-    return snapshot
-
-
-def write_snapshot(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
-    """Write the content of a snapshot, and what else it may have, whole or not at all."""
-    file = as_path("path", path)
-    try:
-        write_whole(file, archived(content))
-    except OSError as error:
-        raise CheckpointError(f"cannot write {str(file)!r}: {error}; nothing of it is left") from error
 
 
 class Place(NamedTuple):

@@ -358,7 +358,7 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 def test_files_that_are_no_snapshots_are_refused(case: str, tmp_path: Path) -> None:
     change, message = BROKEN[case]
     path = tmp_path / "snapshot.pt"
-    path.write_bytes(archived(change(stepped().snapshot()._content())))
+    path.write_bytes(archived(change(stepped().snapshot().content())))
     with pytest.raises(CheckpointError, match=message):
         Snapshot.load(path)
 

@@ -11,7 +11,7 @@ from operant_gpu import arrays, sampling
 from operant_gpu.backends.lowering import arrays as lowered_arrays
 from operant_gpu.backends.lowering import operations
 from operant_gpu.backends.lowering.operations import NumpyRng, TableSeen, cast
-from operant_gpu.backends.lowering.rewriting import lower
+from operant_gpu.backends.lowering.rewriting import Also, lower
 from operant_gpu.backends.lowering.tracing import Program, Tape
 from operant_gpu.environment import Environment
 from operant_gpu.lang import constexpr_value
@@ -35,9 +35,9 @@ _INTRINSICS: dict[Any, Callable[..., Any]] = {
 }
 
 
-def lower_to_numpy(function: Any, done: dict[Any, Any] | None = None) -> Any:
-    """Return the NumPy form of a jit function; `done` as for `lower`."""
-    return lower(function, operations, _INTRINSICS, done)
+def lower_to_numpy(function: Any, done: dict[Any, Any] | None = None, also: Also | None = None) -> Any:
+    """Return the NumPy form of a jit function; `done` and `also` as for `lower`."""
+    return lower(function, operations, _INTRINSICS, done, also)
 
 
 class Programs(NamedTuple):

@@ -30,6 +30,8 @@ _OPERATORS = {
 }  # fmt: skip
 _BUILTINS = {"range": "runtime_range", "min": "minimum", "max": "maximum", "len": "length"}
 _UNKNOWN_TO_TRITON = (ast.Dict, ast.Set, ast.DictComp, ast.SetComp, ast.GeneratorExp, ast.Lambda, ast.Try)
+# What may be added to a function, by its tree and the names that it knows.
+Also = Callable[[FunctionType, ast.FunctionDef, dict[str, Any]], ast.FunctionDef]
 _PLAIN = (ast.Constant, ast.Tuple, ast.Load, ast.Store, ast.Pass, ast.keyword, ast.Starred)
 
 
@@ -38,6 +40,7 @@ def lower(
     ops: ModuleType,
     intrinsics: dict[Any, Callable[..., Any]],
     done: dict[FunctionType, Callable[..., Any]] | None = None,
+    also: Also | None = None,
 ) -> Callable[..., Any]:
     """Return a Python function that does what the jit function `function` does, over `ops`.
 
@@ -46,12 +49,13 @@ def lower(
         ops: Module of operations: `add`, `where`, `sin`, ...
         intrinsics: Jit functions that are replaced rather than lowered.
         done: Collects the functions that are lowered, each once; of one environment, whose globals may change later.
+        also: Adds to the body of each function that is lowered, given the function, its tree and the names it knows.
 
     Raises:
         UnsupportedConstruct: Naming file and line, if the function uses what the lowering does not know.
     """
     replaced = {jit.fn: python for jit, python in intrinsics.items()}
-    return _lower(function.fn, _Target(ops, replaced, {} if done is None else done), ())
+    return _lower(function.fn, _Target(ops, replaced, {} if done is None else done, also), ())
 
 
 class _Target(NamedTuple):
@@ -61,6 +65,7 @@ class _Target(NamedTuple):
     # By the functions inside the jit functions: a jit function's own hash has Triton analyse its source.
     intrinsics: dict[FunctionType, Callable[..., Any]]
     done: dict[FunctionType, Callable[..., Any]]
+    also: Also | None
 
 
 def _lower(original: FunctionType, target: _Target, callers: tuple[FunctionType, ...]) -> Callable[..., Any]:
@@ -78,7 +83,8 @@ def _rewritten(original: FunctionType, target: _Target, callers: tuple[FunctionT
     definition = tree.body[0]
     assert isinstance(definition, ast.FunctionDef)
     namespace: dict[str, Any] = {}
-    tree.body = [_Rewriter(original, target, callers, namespace).definition(definition)]
+    lowered = _Rewriter(original, target, callers, namespace).definition(definition)
+    tree.body = [lowered if target.also is None else target.also(original, lowered, namespace)]
     code = compile(ast.fix_missing_locations(tree), original.__code__.co_filename, "exec")
     exec(code, namespace)  # noqa: S102
     result: FunctionType = namespace[definition.name]

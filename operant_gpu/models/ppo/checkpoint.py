@@ -192,7 +192,9 @@ def read(
         if env is None:
             definition = _definition(path, whole)
             saved = dealt(saved, definition, processes)
-        own_env = _environments(definition, saved, device) if env is None else env
+        on_fault = (saved["config"] if config is None else vars(config)).get("on_fault")
+        debug = False if on_fault is None else "faults"
+        own_env = _environments(definition, saved, device, debug) if env is None else env
         before = _settings(path, whole, own_env.num_envs, processes)
         if config is None:
             config = _fitting(before, own_env)
@@ -262,10 +264,13 @@ def _definition(path: Path, saved: Mapping[str, Any]) -> Definition:
     return registered(saved["env"])
 
 
-def _environments(definition: Definition, saved: Mapping[str, Any], device: str | torch.device) -> VecEnv:
+def _environments(
+    definition: Definition, saved: Mapping[str, Any], device: str | torch.device, debug: bool | str
+) -> VecEnv:
     """Return new environments like those of a checkpoint."""
     limit = saved["max_episode_steps"]
-    return make(definition.id, saved["num_envs"], device=device, max_episode_steps=limit, **saved["params"])
+    own = {"device": device, "max_episode_steps": limit, "debug": debug, **saved["params"]}
+    return make(definition.id, saved["num_envs"], **own)
 
 
 def _check_same(path: Path, saved: Mapping[str, Any], before: PPOConfig, learner: PPO, has_own_network: bool) -> None:

@@ -80,6 +80,7 @@ class Loop:
 
         def gather() -> None:
             watch.start()
+            update.revive(rollout)
             rollout.note(update.env, 0)
             update.collect(rollout)
             rollout.note(update.env, 1)
@@ -127,26 +128,35 @@ class Loop:
         # A product with 0 is 0, or it is not a number: two kernels for all parameters.
         update, processes = self.update, self.update.processes
         parameters = torch.cat([parameter.detach().flatten() for parameter in update.policy.parameters()])
-        others = [update.schedules.exactly("lr"), (parameters * 0).sum(), update.env.would_raise()]
-        if processes.size > 1:
-            others.append(digest(update.learned()))
-        measured, faults, read = update.telemetry.read(is_due, others, processes)
-        lr, _, would_raise, *_ = read[processes.rank]
+        count = update.env.fault_count
+        stops = count is not None and update.config.on_fault != "skip"
+        others = {
+            "lr": update.schedules.exactly("lr"),
+            "policy": (parameters * 0).sum(),
+            "would_raise": update.env.would_raise(),
+            **({"stopped": count} if count is not None and stops else {}),
+            **({"digest": digest(update.learned())} if processes.size > 1 else {}),
+        }
+        measured, faults, rows = update.telemetry.read(is_due, list(others.values()), processes)
+        read = [dict(zip(others, row, strict=True)) for row in rows]
+        own = read[processes.rank]
         if faults:
             self.update.telemetry.faults.clear()
             # The environments count the actions that came of it; they are of no use to the next call.
             with contextlib.suppress(OperantError):
                 self.update.env.check()
             raise TrainingError(_account(faults))
-        if any(row[1] != 0 for row in read):
+        if any(row["policy"] != 0 for row in read):
             message = f"the policy is not finite after iteration {iterations}: lower lr, from a checkpoint"
             raise TrainingError(message)
-        if difference := difference_of([row[3] for row in read if len(row) > 3]):
+        if stops and any(row["stopped"] for row in read):
+            raise TrainingError(_account_of_stops(update, [int(row["stopped"]) for row in read]))
+        if difference := difference_of([row["digest"] for row in read if "digest" in row]):
             advice = "a machine computes otherwise, or a callback changed one process; go on from a checkpoint"
             raise TrainingError(f"after iteration {iterations} {difference}: {advice}")
-        if would_raise:
+        if own["would_raise"]:
             self.update.env.check()
-        return {"lr": lr, **measured}
+        return {"lr": own["lr"], **measured}
 
     def read_speeds(self) -> Metrics:
         """Return the environment steps per second that each part takes by itself; the device must have finished."""
@@ -172,6 +182,16 @@ def difference_of(digests: Sequence[float]) -> str:
         return ""
     others = "the other processes" if len(odd) < len(digests) / 2 else f"rank {digests.index(usual)}"
     return f"{' and '.join(odd)} learned other numbers than {others}"
+
+
+def _account_of_stops(update: Update, counts: Sequence[int]) -> str:
+    """Return what to say of steps of environments that went wrong, so many in each process."""
+    rank = next(rank for rank, count in enumerate(counts) if count)
+    where = "" if len(counts) == 1 else f" of rank {rank}"
+    first = f", first {update.env.faults()[0]}" if rank == update.processes.rank else ""
+    advice = "env.save_faults keeps them for `operant-gpu replay`; on_fault='skip' goes on without them"
+    plural = "step" if counts[rank] == 1 else "steps"
+    return f"{counts[rank]} {plural}{where} went wrong{first}. The policy is as it was before; {advice}"
 
 
 def _account(faults: list[Fault]) -> str:

@@ -110,6 +110,26 @@ class Rollout:
         for place, column in enumerate(env.metric_sums.values()):
             self.reported[moment, place] = column
 
+    def leave_out(self, stopped: Tensor) -> None:
+        """Put the steps of others in the place of those of some environments (num_envs,): nothing tells of them then.
+
+        Where all have stopped, nothing is changed.
+        """
+        own = torch.arange(len(stopped), device=stopped.device)
+        sound = stopped.byte().argsort(stable=True)
+        others = sound[own % (~stopped).sum().clamp(min=1)]
+        source = torch.where(stopped & ~stopped.all(), others, own)
+        for tensor in (*self.steps, self.obs, self.action_mask, self.starts, self.states):
+            if tensor is not None:
+                tensor.copy_(tensor.index_select(1, source))
+
+    def begin_anew(self, env: VecEnv, stopped: Tensor) -> None:
+        """Let some environments (num_envs,) begin new episodes, from the rollout's last row on."""
+        env.reset(options={"reset_mask": stopped})
+        self.follow(env)
+        if self.starts is not None:
+            self.starts[-1] |= stopped
+
     def memory(self) -> dict[str, Tensor]:
         """Return what a recurrent policy remembers after the last step, and where it is to forget."""
         if self.states is None or self.starts is None:

@@ -50,6 +50,9 @@ def checked_config(env: VecEnv, config: PPOConfig | None, intrinsic: IntrinsicRe
     config = config.fitted(env.num_envs, usual_settings(env, config))
     if config.staggered_starts and env.max_episode_steps is None:
         raise InvalidConfig("staggered_starts", "environments without a time limit have none to reach: give it up")
+    if config.on_fault is not None and env.stopped is None:
+        message = f"{config.on_fault!r} is for environments that keep faults: make them with debug='faults'"
+        raise InvalidConfig("on_fault", message)
     if intrinsic is not None and config.rnd_coef:
         raise InvalidConfig("rnd_coef", "an intrinsic reward was given: set rnd_coef=0, or leave intrinsic out")
     if intrinsic is not None and not isinstance(intrinsic, IntrinsicReward):

@@ -91,8 +91,13 @@ class Telemetry:
         if table.own is not None:
             self.faults.inspect_own(table.own[:, :3], counts)
 
-    def add_iteration(self, rollout: Rollout, explained_variance: Tensor) -> None:
-        """Take in an iteration's episodes, and how well the values foresaw its returns."""
+    def add_iteration(self, rollout: Rollout, explained_variance: Tensor, stopped: Tensor | None = None) -> None:
+        """Take in an iteration's episodes, and how well the values foresaw its returns.
+
+        Those of environments that a fault has stopped are left out; they begin anew after it.
+        """
+        if stopped is not None:
+            self._is_whole &= ~stopped
         self._iterations += torch.stack([self._one, explained_variance.double()])
         # What was collected belongs to episodes that ended, but for what those under way have gained.
         returns = rollout.reward.sum(0, dtype=torch.float64)
@@ -103,6 +108,8 @@ class Telemetry:
         self._episodes += found.where(self._is_whole, 0.0).sum(1)
         # What else ended in the steps in which a part of an episode did is left out with it.
         self._is_whole |= ended > 0
+        if stopped is not None:
+            self._is_whole |= stopped
 
     def read(
         self, clear: bool, others: Sequence[Tensor] = (), processes: Processes = ALONE

@@ -104,6 +104,20 @@ class Update:
         tensors = [tensor for one in modules for tensor in (*one.parameters(), *one.buffers())]
         return [*self.policy.parameters(), *tensors, own.means, own.squares, own.count, self.schedules.values]
 
+    def revive(self, rollout: Rollout) -> None:
+        """Let environments that a fault has stopped begin anew, where training goes on without them."""
+        if self.config.on_fault == "skip" and self.env.stopped is not None:
+            rollout.begin_anew(self.env, self.env.stopped.clone())
+
+    def _leave_out(self, rollout: Rollout) -> None:
+        """Learn nothing of environments that a fault has stopped; nothing at all where that is to end the training."""
+        if self.env.stopped is None:
+            return
+        skips = self.config.on_fault == "skip"
+        if skips:
+            rollout.leave_out(self.env.stopped)
+        self.telemetry.faults.follow(self.env.stopped.all() if skips else self.env.stopped.any())
+
     def collect(self, rollout: Rollout) -> None:
         """Step the environments `n_steps` times, into the rollout."""
         collect(self.env, self.policy, rollout, self.generator)
@@ -111,9 +125,11 @@ class Update:
     def __call__(self, rollout: Rollout) -> None:
         """Learn from a rollout."""
         self.schedules.advance()
+        self._leave_out(rollout)
         self.telemetry.faults.inspect_rollout(rollout)
         advantages = self.advantages(rollout)
-        self.telemetry.add_iteration(rollout, self._explained_variance(rollout.value, advantages + rollout.value))
+        explained = self._explained_variance(rollout.value, advantages + rollout.value)
+        self.telemetry.add_iteration(rollout, explained, self.env.stopped)
         self.climb(rollout, advantages)
         # Not before: the policy is to be judged as it saw the observations when it acted.
         if isinstance(self.policy.normalizer, ObservationNormalizer):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from contract_envs import CUDA_MAKERS, FORMS
 from here import PYTHONPATH, SUPPORT
 
-SANITIZERS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+from operant_gpu.backends.cpp import sanitizers
+
+SANITIZERS = sanitizers.FLAGS
 PLAY = f"""
 import dataclasses, sys
 import torch
@@ -64,17 +63,7 @@ print("clean")
 """
 
 
-def runtime() -> str | None:
-    """Return the sanitizer's library, which has to be loaded before Python."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        return None
-    command = [compiler, "-print-file-name=libasan.so"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    return found if os.path.isabs(found) else None
-
-
-needs_sanitizers = pytest.mark.skipif(runtime() is None, reason="needs g++ with its sanitizers")
+needs_sanitizers = pytest.mark.skipif(sanitizers.runtime() is None, reason="needs g++ with its sanitizers")
 
 
 # With CUDA's functions, they run every line of the headers.
@@ -94,15 +83,8 @@ def play(cache: Path, *names: str, source: str = "") -> subprocess.CompletedProc
 
 
 def run(cache: Path, *program: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | {
-        "PYTHONPATH": PYTHONPATH,
-        "OPERANT_GPU_CACHE": str(cache),
-        "LD_PRELOAD": str(runtime()),
-        "ASAN_OPTIONS": "detect_leaks=0",
-        "CXX": "g++",
-    }
-    command = [sys.executable, "-c", *program]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    variables = {"PYTHONPATH": PYTHONPATH, "OPERANT_GPU_CACHE": str(cache)}
+    return sanitizers.run(list(program), str(sanitizers.runtime()), variables)
 
 
 @pytest.mark.thorough

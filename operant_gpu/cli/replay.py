@@ -1,0 +1,52 @@
+"""`operant-gpu replay`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from operant_gpu.backends.select import backends_of
+from operant_gpu.cli.common import busy, environment_id, say
+from operant_gpu.errors import InvalidConfig
+from operant_gpu.files import as_path
+from operant_gpu.monitor.run import FAULTS
+from operant_gpu.registry import find, list_envs
+from operant_gpu.vector import VecEnv
+from operant_gpu.vector.faults import Faults
+
+
+@dataclass
+class Replay:
+    """Take a step that went wrong apart: on NumPy, from the environment's source, statement by statement."""
+
+    faults: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FAULTS")]
+    """File of faults, or directory of a run that has one."""
+    row: int = 0
+    """Which of the faults in the file, from 0."""
+    env: str | None = None
+    """FILE.py:NAME of the environment, if it is none of the library's."""
+
+    def run(self, console: Console) -> int:
+        """Print what there is, and the step; return the exit status."""
+        path = as_path("faults", self.faults)
+        faults = Faults.load(path / FAULTS if path.is_dir() else path)
+        count = len(faults)
+        if not 0 <= self.row < count:
+            raise InvalidConfig("row", f"expected a number from 0 to {count - 1}, got {self.row}")
+        id = faults.snapshot.env if self.env is None else environment_id(self.env)
+        if id not in list_envs():
+            message = f"{str(path)!r} is of {id!r}, which is none of the library's: give --env FILE.py:NAME"
+            raise InvalidConfig("env", message)
+        definition = find(id)
+        with busy(console, "taking the step"):
+            # The plainest backend: no step is taken on it.
+            env = VecEnv(definition, 1, device="cpu", backend=backends_of(definition)[-1], **faults.settings(self.row))
+            told = str(env.explain(faults.snapshot, faults[self.row].action, self.row))
+        kept = "" if count == faults.total else f" of {faults.total}, the first"
+        say(console, *(f"{place}: {fault}" for place, fault in enumerate(faults)))
+        say(console, f"{count} kept{kept}; number {self.row}:", "", told)
+        return 0

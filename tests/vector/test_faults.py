@@ -1,0 +1,189 @@
+"""Steps that go wrong are found, kept and undone; everything else goes on as if nobody looked."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from contract_envs import assert_same_tensors, every_form, everything, invalid_actions, make_cpu, random_actions
+from faulty_envs import Ball, Plates
+from mlp_policies import policy_for
+from numpy.random import default_rng
+from rollouts import all_names
+
+import operant_gpu
+from operant_gpu import AutoresetMode, CheckpointError, InvalidConfig, VecEnv
+from operant_gpu.archives import archived
+from operant_gpu.vector import Faults
+from operant_gpu.vector.faults import CAPACITY
+
+
+def outputs(result: tuple[Any, ...]) -> dict[str, torch.Tensor]:
+    obs, reward, terminated, truncated, info = result
+    named = {"obs": obs, "reward": reward, "terminated": terminated, "truncated": truncated}
+    return {name: one.clone() for name, one in {**named, "final_obs": info["final_obs"], **info["episode"]}.items()}
+
+
+def pair(name: str, backend: str, mode: AutoresetMode) -> tuple[VecEnv, VecEnv]:
+    """Return environments that are alike, of which the second keep faults."""
+    settings = {"autoreset_mode": mode, "max_episode_steps": 5}
+    return make_cpu(name, 21, backend, **settings), make_cpu(name, 21, backend, **settings, debug="faults")
+
+
+@pytest.mark.quick
+@every_form
+def test_environments_that_keep_faults_do_what_others_do(name: str, backend: str, mode: AutoresetMode) -> None:
+    usual, keeping = pair(name, backend, mode)
+    for env in (usual, keeping):
+        env.reset(seed=4)
+    for step in range(8):
+        actions = random_actions(usual, default_rng(step))
+        results = [outputs(env.step(actions)) for env in (usual, keeping)]
+        assert_same_tensors(results[1], results[0])
+        if mode is AutoresetMode.DISABLED:
+            for env in (usual, keeping):
+                env.reset(options={"reset_mask": results[0]["terminated"] | results[0]["truncated"]})
+    actions = torch.stack([random_actions(usual, default_rng(step)) for step in range(7)])
+    for policy in (actions, policy_for(usual)):
+        names = [one for one in all_names(usual) if policy is not actions or one not in POLICY_OUTPUTS]
+        stored = [env.rollout(7, policy, out=names) for env in (usual, keeping)]
+        assert_same_tensors(stored[1], stored[0])
+    assert_same_tensors(everything(keeping), everything(usual))
+    assert not len(keeping.faults())
+    assert not keeping.stopped.any()
+
+
+POLICY_OUTPUTS = ("policy_action", "log_prob", "value", "final_value")
+
+
+@pytest.mark.quick
+@every_form
+def test_a_refused_action_stops_its_environment_alone(name: str, backend: str, mode: AutoresetMode) -> None:
+    usual, keeping = pair(name, backend, mode)
+    for env in (usual, keeping):
+        env.reset(seed=4)
+        env.step(random_actions(env, default_rng(0)))
+    before = {key: one.clone() for key, one in everything(keeping).items()}
+    sound = random_actions(usual, default_rng(1))
+    bad = (~keeping._columns.ended).nonzero()[:2, 0].tolist()
+    others = [row for row in range(21) if row not in bad]
+    expected = outputs(usual.step(sound))
+    found = outputs(keeping.step(invalid_actions(keeping, sound, bad)))
+    assert_same_tensors(*({key: one[others] for key, one in part.items()} for part in (found, expected)))
+    assert (found["reward"][bad] == 0).all()
+    assert not (found["terminated"] | found["truncated"])[bad].any()
+    # What a refused step left, and one that was never taken.
+    after = everything(keeping)
+    clock = ("columns.elapsed", "columns.ended", "columns.episode_return")
+    for key in after:
+        if key not in clock:
+            assert after[key][bad].equal(before[key][bad]), key
+    assert keeping.stopped.nonzero()[:, 0].tolist() == bad
+    faults = keeping.faults()
+    assert [(fault.row, fault.found) for fault in faults] == [(row, ("the action is refused",)) for row in bad]
+    assert (len(faults), faults.total) == (2, 2)
+    if mode is not AutoresetMode.DISABLED:
+        keeping.check()
+    # They stay so, whatever comes, until they are reset.
+    state = {key: one[bad].clone() for key, one in keeping.state._asdict().items()}
+    keeping.rollout(4, torch.stack([sound] * 4))
+    assert_same_tensors({key: one[bad] for key, one in keeping.state._asdict().items()}, state)
+    keeping.reset(options={"reset_mask": torch.arange(21) == bad[0]})
+    assert keeping.stopped.nonzero()[:, 0].tolist() == bad[1:]
+    assert len(keeping.faults()) == 2
+
+
+def fallen(kind: int, num_envs: int = 8, steps: int = 25, **settings: Any) -> VecEnv:
+    """Return balls most of which have gone wrong: of kind 2 all."""
+    env = Ball(num_envs, device="cpu", debug="faults", kind=kind, **settings)
+    env.reset(seed=1)
+    env.rollout(steps, torch.zeros(steps, num_envs, dtype=torch.int64))
+    return env
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("kind", [0, 1, 2])
+def test_what_is_not_finite_stops_before_it_is_seen(kind: int, backend: str) -> None:
+    env = fallen(kind, backend=backend)
+    assert env.stopped.all()
+    faults = env.faults()
+    assert sorted(fault.row for fault in faults) == list(range(8))
+    assert {fault.found for fault in faults} == {("the state is not finite", "the observation is not finite")}
+    assert env.observe().isfinite().all()
+    assert all(column.isfinite().all() for column in env.state)
+    # The same step goes wrong anywhere.
+    again = Ball(len(faults), device="cpu", kind=kind, autoreset_mode="disabled")
+    again.restore(faults.snapshot)
+    for fault, row in zip(faults, again.step([0] * 8)[0], strict=True):
+        assert not row.isfinite().all(), fault
+        assert (fault.seed, fault.env_id, fault.episode) == (1, fault.row, 0)
+
+
+def test_boards_and_rewards_are_looked_at_too() -> None:
+    env = Plates(64, device="cpu", debug="faults")
+    env.reset(seed=1)
+    env.rollout(60)
+    faults = env.faults()
+    assert faults.total >= 10
+    assert any("the reward is not finite" in fault.found for fault in faults)
+    assert all(column.isfinite().all() for column in env.state)
+
+
+def test_statistics_leave_out_what_went_wrong() -> None:
+    env = fallen(0, num_envs=200, steps=60)
+    logs, usual = env.get_logs(), Ball(200, device="cpu", kind=0)
+    usual.reset(seed=1)
+    usual.rollout(60, torch.zeros(60, 200, dtype=torch.int64))
+    assert usual.get_logs()["episode_count"] > logs["episode_count"] >= 0
+
+
+def test_the_first_hundred_are_kept_and_all_are_counted() -> None:
+    env = fallen(2, num_envs=CAPACITY + 30)
+    faults = env.faults()
+    assert (len(faults), faults.total) == (CAPACITY, CAPACITY + 30)
+    assert repr(faults) == f"Faults(Ball-v0, {CAPACITY} of {CAPACITY + 30})"
+    assert [fault.row for fault in faults[:3]] == [faults[0].row, faults[1].row, faults[2].row]
+    assert faults[-1].row == faults[CAPACITY - 1].row
+    first = {fault.row for fault in faults}
+    env.reset(options={"reset_mask": torch.ones(CAPACITY + 30, dtype=torch.bool)})
+    env.rollout(10)
+    assert {fault.row for fault in env.faults()} == first
+    assert env.faults().total == 2 * (CAPACITY + 30)
+
+
+def test_faults_in_a_file_are_the_same(tmp_path: Path) -> None:
+    env = fallen(1)
+    path = tmp_path / "faults.pt"
+    env.save_faults(path)
+    read, faults = Faults.load(path), env.faults()
+    assert list(read) == list(faults)
+    assert list(map(str, read)) == list(map(str, faults))
+    assert_same_tensors(dict(read.snapshot.state), dict(faults.snapshot.state))
+    assert read.settings(2)["params"] == {"kind": 1, "drag": pytest.approx(0.1)}
+    path.write_bytes(archived({"format": 1}))
+    with pytest.raises(CheckpointError, match="it lacks actions"):
+        Faults.load(path)
+    env.snapshot().save(path)
+    with pytest.raises(CheckpointError, match="it lacks actions"):
+        Faults.load(path)
+    with pytest.raises(InvalidConfig, match=r"^path: there is no file .*"):
+        Faults.load(tmp_path / "none.pt")
+
+
+def test_without_the_mode_nothing_is_kept() -> None:
+    env = operant_gpu.make("CartPole-v1", 4, device="cpu")
+    assert env.stopped is env.fault_count is None
+    with pytest.raises(InvalidConfig, match=r"^debug: no faults are kept: make the environments with debug='faults'"):
+        env.faults()
+    with pytest.raises(InvalidConfig, match=r"^debug: expected 'faults', or True or False, got 'all'"):
+        operant_gpu.make("CartPole-v1", 4, device="cpu", debug="all")
+
+
+def test_twins_keep_faults_of_their_own() -> None:
+    env = fallen(2)
+    twin = copy.deepcopy(env)
+    assert twin.faults().total == 0
+    assert not twin.stopped.any()
