@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from here import ROOT
+
+import operant_gpu
+from operant_gpu.models import MLPPolicy
 
 EXAMPLES = ROOT / "examples"
 MAX_LINES = 45
@@ -45,6 +49,65 @@ def test_trading_earns_on_prices_that_it_has_not_seen(capsys: pytest.CaptureFixt
 def test_planning_swings_the_pendulum_up() -> None:
     """Random torques earn about -1,200 in 200 steps; one swing up and standing still costs 120 to 400."""
     assert load("plan_with_rollouts").main(sequences=500, steps=100) > -450
+
+
+def test_search_finds_twice_the_best_of_random_play(capsys: pytest.CaptureFixture[str]) -> None:
+    example = load("search")
+    env = operant_gpu.make("Game2048-v0", 256, device="cpu", autoreset_mode="disabled")
+    env.reset(seed=0)
+    mean, highest = example.random_play(env, 600)
+    # Of 20,000 games the mean is 1,089.
+    assert 1000 < mean < 1200
+    assert example.main("Game2048-v0", 256, 600) > 2 * highest
+    assert f"random play: mean return {mean:,.1f}, best {highest:,.0f}\n" in capsys.readouterr().out
+
+
+def test_a_search_returns_the_state_with_the_highest_return_and_ends_with_the_last_row() -> None:
+    """Rows of FrozenLake end in holes with nothing and at the goal with 1; those that go on have 0."""
+    env = operant_gpu.make("FrozenLake-v1", 64, device="cpu", autoreset_mode="disabled")
+    env.reset(seed=0)
+    best = load("search").search(env, 200)
+    assert best.clock["episode_return"].tolist() == [1.0]
+    assert best.clock["ended"].all()
+    assert (best.state["row"] * 4 + best.state["column"]).tolist() == [15]
+    assert env.snapshot().clock["ended"].all()
+
+
+def test_hard_starts_are_states_before_failures() -> None:
+    """With the same policy and the same draws, those and no others fail within a chunk."""
+    example = load("hard_starts")
+    env, again = (operant_gpu.make("Bridge-v0", 512, device="cpu", corridor=3, bridge=2) for _ in range(2))
+    env.reset(seed=0)
+    policy, found = MLPPolicy(env.single_observation_space, env.single_action_space), 0
+    for _ in range(4):
+        before, rows = example.failures(env, policy)
+        again.restore(before)
+        reward, over = again.rollout(example.CHUNK, policy, out=["reward", "terminated"]).values()
+        first = over.int().argmax(0), torch.arange(512)
+        # Who gets across is paid for the last step too.
+        fails = over[first] & (reward[first] < 0.01)
+        assert torch.equal(fails.nonzero()[:, 0], rows)
+        assert (over[first] & ~fails).any()
+        found += len(rows)
+    assert found > 200
+
+
+def test_training_from_hard_starts_restores_them_and_counts_the_steps_of_the_scout(monkeypatch: Any) -> None:
+    example, restored = load("hard_starts"), []
+    restore = operant_gpu.VecEnv.restore
+
+    def noted(self: Any, snapshot: Any, indices: Any = None, *, new_streams: bool = False) -> None:
+        restore(self, snapshot, indices, new_streams=new_streams)
+        if new_streams:
+            restored.append((self.num_envs, len(indices), int(snapshot.state["x"].min())))
+
+    monkeypatch.setattr(operant_gpu.VecEnv, "restore", noted)
+    assert 0 < example.train(0, True, steps=60_000) < 1.2
+    # An iteration is 2,048 steps and a chunk 512; hard starts are there once the scout has come to the bridge.
+    assert 10 < len(restored) < 60_000 / 2_560 + 1
+    # A chunk of 8 steps before the bridge at the earliest.
+    assert {one[:2] for one in restored} == {(example.LEARNERS, example.HARD)}
+    assert min(x for *_, x in restored) >= 100 - example.CHUNK
 
 
 def test_evaluation_counts_every_episode_once() -> None:

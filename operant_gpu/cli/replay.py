@@ -35,6 +35,8 @@ class Replay:
         path = as_path("faults", self.faults)
         faults = Faults.load(path / FAULTS if path.is_dir() else path)
         count = len(faults)
+        if not count:
+            raise InvalidConfig("faults", f"{str(path)!r} has no faults: nothing went wrong")
         if not 0 <= self.row < count:
             raise InvalidConfig("row", f"expected a number from 0 to {count - 1}, got {self.row}")
         id = faults.snapshot.env if self.env is None else environment_id(self.env)

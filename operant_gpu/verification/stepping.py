@@ -12,8 +12,9 @@ from torch import Tensor
 from operant_gpu.backends.select import BACKENDS
 from operant_gpu.errors import BackendError, one_line
 from operant_gpu.spaces import action_layout
-from operant_gpu.vector import VecEnv, graphs
+from operant_gpu.vector import Snapshot, VecEnv, graphs
 from operant_gpu.verification.comparing import Differs, Inapplicable, Unavailable, assert_equal, assert_near
+from operant_gpu.verification.statements import first_difference
 
 Maker = Callable[..., VecEnv]
 
@@ -60,8 +61,9 @@ def compare_steps(make: Maker, plain: str, mode: AutoresetMode) -> str:
     differing: Counter[str] = Counter()
     has_floats = any(column.is_floating_point() for column in reference.state)
     ulps, on_a_bound, total = _compare("the first state", _state(env), _state(reference)), 0, STEPS * env.num_envs
+    parted: tuple[Snapshot, Tensor] | None = None
     for step in range(STEPS):
-        start = reference.state_dict()
+        start, before = reference.state_dict(), reference.snapshot()
         env.load_state_dict(start)
         # Two, since for one alone Triton compiles another kernel.
         drawn, actions = (
@@ -79,15 +81,26 @@ def compare_steps(make: Maker, plain: str, mode: AutoresetMode) -> str:
                 differing[name] += int((~same).sum())
                 agree &= same
         on_a_bound += int((~agree).sum())
+        parted = parted or (None if agree.all() else (before, actions))
         kept, wanted = ({name: one.cpu()[agree] for name, one in named.items()} for named in (found, expected))
-        ulps = max(ulps, _compare(f"step {step}", kept, wanted))
+        try:
+            ulps = max(ulps, _compare(f"step {step}", kept, wanted))
+        except Differs as error:
+            raise Differs(f"{error}{_first(env, reference, (before, actions))}") from None
         if mode is AutoresetMode.DISABLED:
             reference.reset(options={"reset_mask": expected["terminated"] | expected["truncated"]})
     listed = ", ".join(f"{name} in {count}" for name, count in differing.most_common(3))
     if on_a_bound > _ON_A_BOUND * total:
-        raise Differs(f"integers differ in {on_a_bound} of {total} steps, expected at most 1 in 1,000: {listed}")
+        counted = f"integers differ in {on_a_bound} of {total} steps, expected at most 1 in 1,000: {listed}"
+        raise Differs(f"{counted}{_first(env, reference, parted)}")
     beyond = f" but in {on_a_bound}, as where a float is near a bound: {listed}" if on_a_bound else ""
     return f"{total:,} steps: draws equal, floats within {ulps:.3g} ulps, integers equal{beyond}"
+
+
+def _first(env: VecEnv, reference: VecEnv, parted: tuple[Snapshot, Tensor] | None) -> str:
+    """Return the first statement that differs in a step, behind a semicolon; nothing if none does."""
+    place = None if parted is None else first_difference(env, reference, *parted)
+    return "" if place is None else f"; {place}"
 
 
 def compare_rollouts(make: Maker, mode: AutoresetMode) -> str:

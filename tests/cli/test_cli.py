@@ -183,7 +183,7 @@ def test_a_training_that_fails_keeps_the_last_good_policy(capsys: pytest.Capture
     assert all(parameter.isfinite().all() for parameter in learner.policy.parameters())
 
 
-COMMANDS = ("train", "monitor", "eval", "record", "export", "play", "envs", "bench", "compile", "doctor")
+COMMANDS = ("train", "monitor", "eval", "record", "export", "play", "envs", "bench", "compile", "doctor", "replay")
 
 
 def test_help_names_the_commands_and_their_options(capsys: pytest.CaptureFixture[str]) -> None:

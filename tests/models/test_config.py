@@ -57,6 +57,7 @@ OUT_OF_RANGE = [
     ("seed", 2**63),
     ("activation", "sigmoid"),
     ("engine", "fast"),
+    ("on_fault", "ignore"),
 ]
 WRONG_TYPE = [
     *((name, value) for name in INTEGERS for value in (1.5, math.inf, math.nan, "1", True)),
@@ -70,6 +71,7 @@ WRONG_TYPE = [
     ("activation", None),
     ("activation", 1),
     ("engine", True),
+    ("on_fault", False),
     ("checkpoint_dir", 1),
 ]
 EDGES = [
@@ -100,7 +102,7 @@ def test_the_edge_of_a_rule_is_allowed(name: str, value: object) -> None:
 
 
 def test_every_field_is_tested_above() -> None:
-    tested = {*INTEGERS, *NUMBERS, *FLAGS, *WIDTHS, "activation", "engine", "checkpoint_dir"}
+    tested = {*INTEGERS, *NUMBERS, *FLAGS, *WIDTHS, "activation", "engine", "on_fault", "checkpoint_dir"}
     assert tested == {setting.name for setting in fields(PPOConfig)}
 
 
@@ -283,6 +285,7 @@ VALID = st.fixed_dictionaries(
         **{name: st.lists(st.integers(1, 10**6), max_size=4).map(tuple) for name in WIDTHS},
         "activation": st.sampled_from(["tanh", "relu", "elu", "silu", "gelu"]),
         "engine": st.sampled_from(["auto", "fused", "graph", "eager"]),
+        "on_fault": st.sampled_from([None, "stop", "skip"]),
         "log_std_init": st.floats(allow_nan=False, allow_infinity=False),
         "seed": st.integers(0, 2**63 - 1),
         "checkpoint_dir": st.none() | TEXT.filter(lambda text: text.lower() != "none"),

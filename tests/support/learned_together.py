@@ -11,6 +11,7 @@ from unittest import mock
 
 import torch
 from contract_envs import MaskedDials
+from faulty_envs import Ball
 from torch import Generator, Tensor
 
 from operant_gpu import VecEnv
@@ -243,3 +244,16 @@ def play(path: str) -> tuple[Any, Any]:
     learner = PPO.load(path, processes=Processes())
     found = [evaluate(learner, 9, deterministic=one, processes=present()) for one in (True, False)]
     return found[0].returns, found[1].returns
+
+
+def faults_of_one(on_fault: str | None) -> list[Tensor]:
+    """Train on; from some iteration on the steps of one process go wrong. Return what has been learned."""
+    env = VecEnv(Ball, NUM_ENVS, device="cpu", debug="faults", params={"kind": 0})
+    settings = {"num_envs": NUM_ENVS, "n_steps": 4, "batch_size": 16, "hidden_sizes": (16,), "on_fault": on_fault}
+    learner = PPO(env, PPOConfig(**settings))
+    steps = 4 * NUM_ENVS * present().size
+    learner.learn(steps)
+    if present().rank == 1:
+        env.state.height[:3] = 0.0
+    learner.learn(3 * steps)
+    return [parameter.detach() for parameter in learner.policy.parameters()]

@@ -97,6 +97,38 @@ def test_what_is_wrong_is_named_and_ends_with_1(
     assert re.search(r"ok      Pendulum-v1: rollout kernel beside single steps, SAME_STEP", said)
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong", "told"),
+    [
+        (
+            "Pendulum-v1",
+            ("sin", "({}) * float32(1.001)"),
+            r"pendulum.py:\d+: acceleration = 3.0 .*: acceleration, \(300,\)",
+        ),
+        ("CartPole-v1", ("greater", "not ({})"), r"cartpole.py:\d+: terminated = .*: terminated, \(300,\)"),
+        ("GridWalk-v0", ("fmax", "({}) + 1"), r"grid_walk.py:\d+: x = .*: x, \(300,\)"),
+    ],
+    ids=["floats", "flags", "integers"],
+)
+def test_the_first_statement_that_two_backends_compute_differently_is_named(
+    name: str, wrong: tuple[str, str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("numba")
+    from operant_gpu.backends.numba import source
+
+    expression = source._expression
+
+    def planted(call: Any) -> str:
+        own = expression(call)
+        return wrong[1].format(own) if getattr(call.function, "__name__", "") == wrong[0] else own
+
+    # As a compiler would get a function wrong.
+    monkeypatch.setattr(source, "_expression", planted)
+    check = next(check for check in examine(name) if check.name.endswith("step kernel beside numpy, SAME_STEP"))
+    assert check.state == "failed"
+    assert re.search(rf"; first in .*{told}", check.text), check.text
+
+
 def test_what_raises_is_a_failure_and_others_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise BackendError("no such luck")

@@ -1,0 +1,153 @@
+"""Training on environments that go wrong: it stops with the policy as it was, or goes on without their steps."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import learned_together as program
+import pytest
+import torch
+from contract_envs import assert_same_tensors
+from faulty_envs import Ball
+from together import results, together
+
+from operant_gpu import InvalidConfig, TrainingError, VecEnv
+from operant_gpu.models import PPO, PPOConfig
+from operant_gpu.models.ppo.rollout import Rollout
+from operant_gpu.monitor import Run
+from operant_gpu.vector import Faults
+
+NUM_ENVS, STEPS = 24, 8
+ENGINES = {"fused": {}, "eager": {"engine": "eager"}, "GRU": {"gru_size": 8, "engine": "eager"}}
+every_engine = pytest.mark.parametrize("engine", ENGINES)
+
+
+def balls(kind: int = 0, num_envs: int = NUM_ENVS, **settings: Any) -> VecEnv:
+    return Ball(num_envs, device="cpu", debug="faults", kind=kind, **settings)
+
+
+def learner_of(env: VecEnv, **settings: Any) -> PPO:
+    usual = {"num_envs": env.num_envs, "n_steps": STEPS, "batch_size": 64, "n_epochs": 2, "seed": 3}
+    return PPO(env, PPOConfig(**{**usual, **settings}))
+
+
+def parameters(learner: PPO) -> dict[str, torch.Tensor]:
+    return {name: one.detach().clone() for name, one in learner.policy.named_parameters()}
+
+
+@pytest.mark.quick
+@every_engine
+def test_training_stops_before_it_learns_of_what_went_wrong(engine: str) -> None:
+    learner = learner_of(balls(), **ENGINES[engine])
+    policies: list[dict[str, torch.Tensor]] = []
+    with pytest.raises(TrainingError, match=r"went wrong, first environment \d+, episode 0, step \d+, action \d: "):
+        learner.learn(NUM_ENVS * STEPS * 50, lambda _: policies.append(parameters(learner)))
+    # The readings before it saw none.
+    assert policies
+    assert_same_tensors(parameters(learner), policies[-1])
+    assert learner.env.faults().total > 0
+
+
+@every_engine
+def test_readings_that_are_far_apart_learn_nothing_in_between(engine: str) -> None:
+    often, seldom = (learner_of(balls(), log_interval=interval, **ENGINES[engine]) for interval in (1, 50))
+    for learner in (often, seldom):
+        with pytest.raises(TrainingError, match="went wrong"):
+            learner.learn(NUM_ENVS * STEPS * 50)
+    assert_same_tensors(parameters(seldom), parameters(often))
+
+
+@pytest.mark.quick
+@every_engine
+def test_training_goes_on_without_them(engine: str) -> None:
+    env = balls(kind=1)
+    learner = learner_of(env, on_fault="skip", **ENGINES[engine])
+    before, seen = parameters(learner), []
+    learner.learn(NUM_ENVS * STEPS * 30, lambda metrics: seen.append(dict(metrics)))
+    assert env.faults().total > 5
+    assert learner.timesteps == NUM_ENVS * STEPS * 30
+    after = parameters(learner)
+    assert all(one.isfinite().all() for one in after.values())
+    assert any(not one.equal(before[name]) for name, one in after.items())
+    assert all(metrics["entropy"] > 0 for metrics in seen)
+    assert seen[-1]["episodes"] > 0
+
+
+@every_engine
+def test_steps_of_stopped_environments_are_those_of_others(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[tuple[torch.Tensor, dict[str, torch.Tensor]]] = []
+    leave_out = Rollout.leave_out
+
+    def noting(self: Rollout, stopped: torch.Tensor) -> None:
+        own = {name: one.clone() for name, one in self.steps._asdict().items() if one is not None}
+        leave_out(self, stopped)
+        changed = {name: one.clone() for name, one in self.steps._asdict().items() if one is not None}
+        if stopped.any():
+            kept.append((stopped.clone(), {"own": own, "changed": changed}))  # type: ignore[dict-item]
+
+    monkeypatch.setattr(Rollout, "leave_out", noting)
+    learner_of(balls(), on_fault="skip", **ENGINES[engine]).learn(NUM_ENVS * STEPS * 20)
+    assert kept
+    for stopped, both in kept:
+        own, changed = both["own"], both["changed"]
+        sound = (~stopped).nonzero()[:, 0]
+        for name, tensor in changed.items():
+            assert tensor[:, sound].equal(own[name][:, sound])
+        for place, row in enumerate(stopped.nonzero()[:, 0].tolist()):
+            # Of one sound environment all of it.
+            sources = [
+                j for j in sound.tolist() if all(one[:, row].equal(own[name][:, j]) for name, one in changed.items())
+            ]
+            assert sources, place
+
+
+def test_where_all_have_stopped_an_iteration_learns_nothing_and_the_next_begins_anew() -> None:
+    env = balls(kind=2, num_envs=8)
+    learner = learner_of(env, on_fault="skip")
+    before = parameters(learner)
+    learner.learn(8 * STEPS * 3)
+    # Heat overflows in the second step, whatever is done.
+    assert env.faults().total == 3 * 8
+    assert_same_tensors(parameters(learner), before)
+
+
+def test_the_setting_is_for_environments_that_keep_faults() -> None:
+    env = Ball(8, device="cpu")
+    with pytest.raises(InvalidConfig, match=r"^on_fault: 'skip' is for environments that keep faults: make them with"):
+        learner_of(env, on_fault="skip")
+    with pytest.raises(InvalidConfig, match=r"^on_fault: .*"):
+        PPOConfig(on_fault="go on")
+
+
+def test_copies_and_files_keep_the_setting(tmp_path: Any) -> None:
+    learner = learner_of(balls(), on_fault="skip").learn(NUM_ENVS * STEPS * 4)
+    learner.save(tmp_path / "policy.pt")
+    twin = copy.deepcopy(learner)
+    for other in (twin, learner):
+        other.learn(NUM_ENVS * STEPS * 3)
+    assert_same_tensors(parameters(twin), parameters(learner))
+
+
+def test_a_run_keeps_the_faults(tmp_path: Any) -> None:
+    with Run(learner_of(balls(), on_fault="skip"), tmp_path / "skips") as run:
+        run.learner.learn(NUM_ENVS * STEPS * 20, run)
+    faults = Faults.load(tmp_path / "skips" / "faults.pt")
+    assert list(faults) == list(run.learner.env.faults())
+    with pytest.raises(TrainingError, match="went wrong"), Run(learner_of(balls()), tmp_path / "stops") as run:
+        run.learner.learn(NUM_ENVS * STEPS * 20, run)
+    assert Faults.load(tmp_path / "stops" / "faults.pt").total == run.learner.env.faults().total
+    with Run(learner_of(Ball(8, device="cpu")), tmp_path / "usual") as run:
+        run.learner.learn(8 * STEPS, run)
+    assert not (tmp_path / "usual" / "faults.pt").exists()
+
+
+def test_all_processes_stop_where_the_steps_of_one_go_wrong() -> None:
+    first, second = together(program.faults_of_one, "stop")
+    assert first.error.startswith("TrainingError: 3 steps of rank 1 went wrong. The policy is as it was before; ")
+    assert "3 steps of rank 1 went wrong, first environment 0, episode " in second.error
+
+
+def test_all_processes_go_on_without_the_steps_of_one() -> None:
+    one, other = results(program.faults_of_one, "skip")
+    assert all(map(torch.equal, one, other))
