@@ -55,10 +55,10 @@ def test_search_finds_twice_the_best_of_random_play(capsys: pytest.CaptureFixtur
     example = load("search")
     env = operant_gpu.make("Game2048-v0", 256, device="cpu", autoreset_mode="disabled")
     env.reset(seed=0)
-    mean, highest = example.random_play(env, 600)
+    mean, highest = example.random_play(env, 400)
     # Of 20,000 games the mean is 1,089.
     assert 1000 < mean < 1200
-    assert example.main("Game2048-v0", 256, 600) > 2 * highest
+    assert example.main("Game2048-v0", 256, 400) > 2 * highest
     assert f"random play: mean return {mean:,.1f}, best {highest:,.0f}\n" in capsys.readouterr().out
 
 
@@ -104,10 +104,10 @@ def test_training_from_hard_starts_restores_them_and_counts_the_steps_of_the_sco
     monkeypatch.setattr(operant_gpu.VecEnv, "restore", noted)
     assert 0 < example.train(0, True, steps=60_000) < 1.2
     # An iteration is 2,048 steps and a chunk 512; hard starts are there once the scout has come to the bridge.
-    assert 10 < len(restored) < 60_000 / 2_560 + 1
+    assert 4 < len(restored) < 60_000 / 2_560 + 1
     # A chunk of 8 steps before the bridge at the earliest.
     assert {one[:2] for one in restored} == {(example.LEARNERS, example.HARD)}
-    assert min(x for *_, x in restored) >= 100 - example.CHUNK
+    assert min(x for *_, x in restored) >= 200 - example.CHUNK
 
 
 def test_evaluation_counts_every_episode_once() -> None:

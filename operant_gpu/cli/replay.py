@@ -43,6 +43,8 @@ class Replay:
         if id not in list_envs():
             message = f"{str(path)!r} is of {id!r}, which is none of the library's: give --env FILE.py:NAME"
             raise InvalidConfig("env", message)
+        if id != faults.snapshot.env:
+            raise InvalidConfig("env", f"{str(path)!r} is of {faults.snapshot.env}, got {id}: give its own")
         definition = find(id)
         with busy(console, "taking the step"):
             # The plainest backend: no step is taken on it.

@@ -107,9 +107,9 @@ def rows_chosen(param: str, given: Any, num_rows: int, device: torch.device, dis
         rows = as_tensor([number] if number is not None else given)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidConfig(param, f"expected numbers of rows, got {given!r}: {error}") from error
-    if not rows.numel():
-        raise InvalidConfig(param, "expected numbers of rows, got none")
-    if rows.dtype not in _INTEGERS or rows.ndim != 1 or rows.is_meta:
+    # Of none, an empty list has no dtype.
+    is_right = rows.dtype in _INTEGERS or (not rows.numel() and rows.dtype is not torch.bool)
+    if not is_right or rows.ndim != 1 or rows.is_meta:
         hint = ": of a mask, give mask.nonzero()[:, 0]" if rows.dtype is torch.bool else ""
         found = f"{rows.dtype} {tuple(rows.shape)}"
         raise InvalidConfig(param, f"expected integers of one axis, the numbers of rows, got {found}{hint}")

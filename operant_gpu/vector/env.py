@@ -506,6 +506,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
     ) -> None:
         """Copy rows onto rows, as `backends.rows.copy_rows`."""
         streams = self._streams if new_streams else None
+        if not count:
+            return
         copy_rows = select.row_copier(self.backend)
         copy_rows(count, sources, source_rows, targets, target_rows, streams, self._misses)
         if self._debug:

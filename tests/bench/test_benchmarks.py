@@ -13,6 +13,7 @@ import gymnasium
 import pytest
 import torch
 from here import ROOT
+from PIL import Image
 
 import operant_gpu
 from operant_gpu.models import PPO, PPOConfig
@@ -344,6 +345,32 @@ def test_looking_ahead_adds_rewards_and_what_the_critic_expects_of_the_rest_and_
     worth = (reward + 0.9 * rest * ~terminated).reshape(games, 4)
     assert not mask.all()
     assert torch.equal(chosen, worth.masked_fill(~mask, -torch.inf).argmax(1))
+
+
+def test_searches_and_hard_starts_are_measured_and_shown(bench: Any, tmp_path: Path, capsys: Any) -> None:
+    searching, data, game = bench("searching"), tmp_path / "search.json", "MinAtar-Breakout-v1"
+    settings = searching.Settings((game,), seeds=2, trainings=0, rows=64, steps=30, images=tmp_path, json=data)
+    searching.main(settings)
+    report = json.loads(data.read_text())
+    entry = report["search"][game]
+    assert [run["seed"] for run in entry["runs"]] == [0, 1]
+    assert all(run["best"] >= run["random_best"] > 0 for run in entry["runs"])
+    with Image.open(tmp_path / "search-breakout.png") as picture:
+        assert picture.size == (240, 240)
+    alike = {"seed": 0, "random_mean": 0.25, "random_best": 5.0, "best": 40.0, "length": 1000, "seconds": 2.0}
+    entry = {"rows": 4096, "steps": 1000, "runs": [alike, alike | {"best": 44.0, "random_best": 7.0, "length": 500}]}
+    starts = [{"seed": seed, "with": 1.1, "without": 0.5 + seed / 10} for seed in range(3)]
+    data.write_text(json.dumps({"search": {game: entry}, "hard_starts": starts}))
+    capsys.readouterr()
+    searching.main(dataclasses.replace(settings, table=True))
+    printed = capsys.readouterr().out
+    # 1.54 M steps a second are 4,096 times 1,500 in 4 s. Half of the interval: 4.303 times 0.1, by the root of 3.
+    assert f"| `{game}` | 0.2 | 7 | 40, 44 | 2.0 | 1.54 | {searching.LEVELS[game].mean_return:.1f} ± " in printed
+    assert "| with | 1.1 ± 0.0 | 1.10, 1.10, 1.10 |" in printed
+    assert "| without | 0.600 ± 0.248 | 0.50, 0.60, 0.70 |" in printed
+    assert "| difference | 0.500 ± 0.248 | 0.60, 0.50, 0.40 |" in printed
+    with pytest.raises(SystemExit, match="--seeds: expected at least 1, got 0"):
+        searching.main(dataclasses.replace(settings, seeds=0))
 
 
 def test_a_prototype_learns_plays_and_is_written(bench: Any, tmp_path: Path) -> None:

@@ -70,7 +70,10 @@ def test_what_cannot_be_replayed_is_refused_in_a_line(
     for arguments, message in (
         (["faults.pt"], "env: 'faults.pt' is of 'Ball-v0', which is none of the library's: give --env FILE.py:NAME"),
         (["faults.pt", "--env", BALL, "--row", "4"], "row: expected a number from 0 to 3, got 4"),
-        (["faults.pt", "--env", "CartPole-v1"], "snapshot: is of Ball-v0, these environments are CartPole-v1"),
+        (
+            ["faults.pt", "--env", "CartPole-v1"],
+            "env: 'faults.pt' is of Ball-v0, got CartPole-v1: give its own",
+        ),
         (["none.pt", "--env", BALL], "faults: 'none.pt' has no faults: nothing went wrong"),
         (["there.pt"], "path: there is no file 'there.pt'"),
         (["snapshot.pt"], "'snapshot.pt' is damaged: it lacks actions"),
