@@ -9,14 +9,12 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from operant_gpu.backends.select import backends_of
 from operant_gpu.cli.common import busy, environment_id, say
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.files import as_path
 from operant_gpu.monitor.run import FAULTS
 from operant_gpu.registry import find, list_envs
-from operant_gpu.vector import VecEnv
-from operant_gpu.vector.faults import Faults
+from operant_gpu.vector import Faults
 
 
 @dataclass
@@ -43,13 +41,8 @@ class Replay:
         if id not in list_envs():
             message = f"{str(path)!r} is of {id!r}, which is none of the library's: give --env FILE.py:NAME"
             raise InvalidConfig("env", message)
-        if id != faults.snapshot.env:
-            raise InvalidConfig("env", f"{str(path)!r} is of {faults.snapshot.env}, got {id}: give its own")
-        definition = find(id)
         with busy(console, "taking the step"):
-            # The plainest backend: no step is taken on it.
-            env = VecEnv(definition, 1, device="cpu", backend=backends_of(definition)[-1], **faults.settings(self.row))
-            told = str(env.explain(faults.snapshot, faults[self.row].action, self.row))
+            told = str(faults.explain(find(id), self.row))
         kept = "" if count == faults.total else f" of {faults.total}, the first"
         say(console, *(f"{place}: {fault}" for place, fault in enumerate(faults)))
         say(console, f"{count} kept{kept}; number {self.row}:", "", told)

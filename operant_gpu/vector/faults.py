@@ -17,12 +17,16 @@ from torch import Tensor
 
 from operant_gpu.archives import read_archive, write_archive
 from operant_gpu.backends.base import Backend, Batch
-from operant_gpu.errors import CheckpointError
+from operant_gpu.environment import Definition
+from operant_gpu.errors import CheckpointError, InvalidConfig
 from operant_gpu.files import as_path
 from operant_gpu.memory.columns import Outputs
 from operant_gpu.memory.rows import Rows
 from operant_gpu.memory.trajectory import Storage, Trajectory
 from operant_gpu.mlp import MLP
+from operant_gpu.parameters import checked
+from operant_gpu.spaces import action_layout
+from operant_gpu.vector.explaining import Explanation, Subject, explain_step
 from operant_gpu.vector.snapshots import Snapshot
 
 CAPACITY = 100
@@ -114,13 +118,28 @@ class Faults(Sequence[StepFault]):
     def __repr__(self) -> str:
         return f"Faults({self.snapshot.env}, {len(self)} of {self.total})"
 
-    def settings(self, place: int) -> dict[str, Any]:
-        """Return what makes a `VecEnv` of one environment like the one of a fault."""
-        snapshot = self.snapshot[place]
-        own = {name: one for name, one in snapshot.params.items() if name not in self.params}
-        limit = -1 if self.max_episode_steps is None else self.max_episode_steps
-        params = {**self.params, **own, **self.tables}
-        return {"params": params, "autoreset_mode": snapshot.autoreset_mode, "max_episode_steps": limit}
+    def explain(self, environment: Definition, place: int = 0) -> Explanation:
+        """Take a fault apart, as `VecEnv.explain` does a step.
+
+        Args:
+            environment: The definition.
+            place: Which of the faults.
+
+        Raises:
+            InvalidConfig: If the definition is another one than that of the faults.
+        """
+        if environment.id != self.snapshot.env:
+            raise InvalidConfig("env", f"the faults are of {self.snapshot.env}, got {environment.id}: give its own")
+        alone = self.snapshot[range(len(self))[place]]
+        # As they were, without the author's `validate`, which may refuse what was written to them.
+        values = {**alone.params, **self.params}
+        defaults = environment.params._field_defaults
+        given = environment.params(**{name: checked(name, values[name], one) for name, one in defaults.items()})
+        tables = environment.table_class(**self.tables)
+        actions = action_layout(environment.spaces(given, tables)[1])
+        shared = {name: one for name, one in self.params.items() if isinstance(one, Tensor)}
+        subject = Subject(environment, given, shared, tables, actions, self.max_episode_steps)
+        return explain_step(subject, alone, self._content["actions"][place].numpy())
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write them to a file, whole or not at all.

@@ -347,7 +347,9 @@ def test_looking_ahead_adds_rewards_and_what_the_critic_expects_of_the_rest_and_
     assert torch.equal(chosen, worth.masked_fill(~mask, -torch.inf).argmax(1))
 
 
-def test_searches_and_hard_starts_are_measured_and_shown(bench: Any, tmp_path: Path, capsys: Any) -> None:
+def test_searches_and_hard_starts_are_measured_and_shown(
+    bench: Any, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
     searching, data, game = bench("searching"), tmp_path / "search.json", "MinAtar-Breakout-v1"
     settings = searching.Settings((game,), seeds=2, trainings=0, rows=64, steps=30, images=tmp_path, json=data)
     searching.main(settings)
@@ -360,15 +362,20 @@ def test_searches_and_hard_starts_are_measured_and_shown(bench: Any, tmp_path: P
     alike = {"seed": 0, "random_mean": 0.25, "random_best": 5.0, "best": 40.0, "length": 1000, "seconds": 2.0}
     entry = {"rows": 4096, "steps": 1000, "runs": [alike, alike | {"best": 44.0, "random_best": 7.0, "length": 500}]}
     starts = [{"seed": seed, "with": 1.1, "without": 0.5 + seed / 10} for seed in range(3)]
-    data.write_text(json.dumps({"search": {game: entry}, "hard_starts": starts}))
+    data.write_text(json.dumps({"search": {game: entry}, "hard_starts": {"Bridge-v0": {"runs": starts}}}))
     capsys.readouterr()
     searching.main(dataclasses.replace(settings, table=True))
     printed = capsys.readouterr().out
     # 1.54 M steps a second are 4,096 times 1,500 in 4 s. Half of the interval: 4.303 times 0.1, by the root of 3.
     assert f"| `{game}` | 0.2 | 7 | 40, 44 | 2.0 | 1.54 | {searching.LEVELS[game].mean_return:.1f} ± " in printed
-    assert "| with | 1.1 ± 0.0 | 1.10, 1.10, 1.10 |" in printed
-    assert "| without | 0.600 ± 0.248 | 0.50, 0.60, 0.70 |" in printed
-    assert "| difference | 0.500 ± 0.248 | 0.60, 0.50, 0.40 |" in printed
+    assert "| `Bridge-v0` | with | 1.1 ± 0.0 | 1.10, 1.10, 1.10 |" in printed
+    assert "| `Bridge-v0` | without | 0.600 ± 0.248 | 0.50, 0.60, 0.70 |" in printed
+    assert "| `Bridge-v0` | difference | 0.500 ± 0.248 | 0.60, 0.50, 0.40 |" in printed
+    monkeypatch.setattr(searching, "STARTS", {"FrozenLake-v1": 3_000})
+    searching.main(dataclasses.replace(settings, games=(), trainings=2))
+    report = json.loads(data.read_text())
+    assert [run["seed"] for run in report["hard_starts"]["FrozenLake-v1"]["runs"]] == [0, 1]
+    assert report["search"] == {game: entry}
     with pytest.raises(SystemExit, match="--seeds: expected at least 1, got 0"):
         searching.main(dataclasses.replace(settings, seeds=0))
 

@@ -72,7 +72,7 @@ def test_what_cannot_be_replayed_is_refused_in_a_line(
         (["faults.pt", "--env", BALL, "--row", "4"], "row: expected a number from 0 to 3, got 4"),
         (
             ["faults.pt", "--env", "CartPole-v1"],
-            "env: 'faults.pt' is of Ball-v0, got CartPole-v1: give its own",
+            "env: the faults are of Ball-v0, got CartPole-v1: give its own",
         ),
         (["none.pt", "--env", BALL], "faults: 'none.pt' has no faults: nothing went wrong"),
         (["there.pt"], "path: there is no file 'there.pt'"),

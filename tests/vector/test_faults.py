@@ -162,7 +162,9 @@ def test_faults_in_a_file_are_the_same(tmp_path: Path) -> None:
     assert list(read) == list(faults)
     assert list(map(str, read)) == list(map(str, faults))
     assert_same_tensors(dict(read.snapshot.state), dict(faults.snapshot.state))
-    assert read.settings(2)["params"] == {"kind": 1, "drag": pytest.approx(0.1)}
+    assert str(read.explain(Ball, 2)) == str(env.explain(faults.snapshot, faults[2].action, 2))
+    with pytest.raises(InvalidConfig, match=r"^env: the faults are of Ball-v0, got Plates-v0: give its own"):
+        read.explain(Plates)
     path.write_bytes(archived({"format": 1}))
     with pytest.raises(CheckpointError, match="it lacks actions"):
         Faults.load(path)
@@ -187,3 +189,18 @@ def test_twins_keep_faults_of_their_own() -> None:
     twin = copy.deepcopy(env)
     assert twin.faults().total == 0
     assert not twin.stopped.any()
+
+
+def test_what_was_written_to_a_parameter_is_replayed_though_nobody_may_give_it(tmp_path: Path) -> None:
+    lengths = torch.full((6,), 0.5)
+    env = operant_gpu.make("CartPole-v1", 6, length=lengths, gravity=torch.tensor(9.0), device="cpu", debug="faults")
+    env.reset(seed=0)
+    env.params.length[4] = 0.0
+    env.params.gravity.fill_(1.5)
+    env.rollout(3)
+    env.save_faults(tmp_path / "faults.pt")
+    explanation = Faults.load(tmp_path / "faults.pt").explain(env.environment)
+    first = explanation.first_fault
+    assert first is not None
+    assert first.text.startswith("theta_acc = (params.gravity * sin")
+    assert str(explanation) == str(env.explain(env.faults().snapshot, env.faults()[0].action))
