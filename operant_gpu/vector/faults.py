@@ -198,6 +198,8 @@ class FaultKeeper:
         own = batch.columns
         sums = (own.bad_actions, own.log_count, own.log_return, own.log_length, own.late_steps)
         self._sums = [*sums, *(() if own.log_metrics is None else own.log_metrics)]
+        # What is on the host can be looked at.
+        self._may_wait = self.stopped.device.type == "cpu"
         self._starts = [row.start for row in batch.environment.metric_rows]
 
     def reset(self, mask: Tensor, outputs: Outputs) -> None:
@@ -240,6 +242,8 @@ class FaultKeeper:
         """
         rows, sums = before
         kinds = self._found(sums[0], written, shown).masked_fill(self.stopped, 0)
+        if self._may_wait and not bool(self.stopped.any() | kinds.any()):
+            return
         self._keep(kinds, actions, rows)
         self.stopped |= kinds != 0
         for one, old in zip((*self._rows.columns, *self._sums), (*rows.columns, *sums), strict=True):

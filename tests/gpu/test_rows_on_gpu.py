@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from contract_envs import EVERY_MAKER, assert_same_tensors, everything, random_actions
+from faulty_envs import Ball
 from gpu_checks import NUM_ENVS, needs, no_synchronisation, reference_of
 
 from operant_gpu import InvalidConfig, VecEnv
+from operant_gpu.models import PPO, PPOConfig
 
 pytestmark = pytest.mark.gpu
 
@@ -107,3 +109,38 @@ def test_rows_that_do_not_exist_are_left_out_and_told() -> None:
     with pytest.raises(InvalidConfig, match=r"^indices: .* pairs with a row out of range were not copied"):
         env.check()
     env.check()
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2])
+def test_faults_are_those_of_a_cpu(kind: int) -> None:
+    gpu, cpu = (Ball(200, device=device, debug="faults", kind=kind) for device in ("cuda", "cpu"))
+    for env in (gpu, cpu):
+        env.reset(seed=3)
+        env.rollout(12)
+    found, expected = gpu.faults(), cpu.faults()
+    assert found.total == expected.total > 5
+    assert list(found) == list(expected)
+    assert gpu.stopped.cpu().equal(cpu.stopped)
+    assert gpu.observe().isfinite().all()
+
+
+@needs("waiting")
+def test_keeping_faults_does_not_wait() -> None:
+    env = Ball(200, device="cuda", debug="faults", kind=1)
+    env.reset(seed=3)
+    actions = torch.zeros(200, dtype=torch.int64, device="cuda")
+    env.step(actions)
+    env.rollout(2)
+    with no_synchronisation():
+        env.step(actions)
+        env.rollout(2)
+    assert env.faults().total == 200
+
+
+def test_training_without_what_went_wrong_is_captured() -> None:
+    settings = {"num_envs": 64, "n_steps": 8, "batch_size": 128, "on_fault": "skip"}
+    learner = PPO(Ball(64, device="cuda", debug="faults", kind=1), PPOConfig(**settings))
+    learner.learn(64 * 8 * 6)
+    assert learner.env.faults().total > 20
+    assert all(parameter.isfinite().all() for parameter in learner.policy.parameters())
+    assert learner.engine in ("fused", "graph")
