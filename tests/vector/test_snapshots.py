@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from contract_envs import assert_same_tensors, everything
+from faulty_envs import Ball
 from gymnasium import spaces
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -28,6 +29,7 @@ from operant_gpu.metrics import Max
 from operant_gpu.philox import philox
 from operant_gpu.random import integers
 from operant_gpu.randomization import Uniform
+from operant_gpu.vector import Faults
 
 SEED, ROWS, LIMIT = 11, 5, 6
 CELLS = tl.constexpr(3)
@@ -403,3 +405,21 @@ def test_a_step_of_an_older_release_has_no_branches() -> None:
     )
     assert_same_tensors(everything(other), everything(env))
     assert operant_gpu.Snapshot is Snapshot
+
+
+FILES = Path(__file__).parent / "files"
+
+
+def test_files_of_the_first_format_are_read() -> None:
+    snapshot = Snapshot.load(FILES / "snapshot-format-1.pt")
+    assert snapshot.state["day"].tolist() == [3, 1]
+    env = varied(Market, **MARKET)(4, device="cpu", backend="numpy")
+    env.reset(seed=9)
+    env.restore(snapshot, [3, 1])
+    assert env.state.paid[[3, 1]].tolist() == snapshot.state["paid"].tolist()
+    assert env._columns.metrics[:, [3, 1]].T.equal(snapshot.clock["metrics"])
+    faults = Faults.load(FILES / "faults-format-1.pt")
+    assert str(faults[1]).startswith("environment 1, episode 0, step 1, action 1: the state is not finite, the obs")
+    first = faults.explain(Ball, 1).first_fault
+    assert first is not None
+    assert first.text == "root = tl.sqrt(speed + 1.0)"
