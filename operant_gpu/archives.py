@@ -56,9 +56,9 @@ def read_archive(path: Path, what: str, formats: Collection[int], keys: Collecti
         InvalidConfig: If there is no such file.
         CheckpointError: If it is damaged, or something else.
     """
-    if not path.is_file():
-        raise InvalidConfig("path", f"there is no file {str(path)!r}")
     try:
+        if not path.is_file():
+            raise InvalidConfig("path", f"there is no file {str(path)!r}")
         file = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"cannot read {str(path)!r}: {error}") from error

@@ -114,10 +114,19 @@ class ActionReader:
             ActionError: If it has another shape, or is of no numbers.
         """
         shape = self.layout.shape
-        tensor = self._imported(action, shape) if not isinstance(action, Tensor) else action.detach().cpu()
-        if tensor.shape != shape:
-            raise ActionError(f"expected the action of one environment, of shape {shape}, got {tuple(tensor.shape)}")
-        return tensor.numpy()
+        expected = (
+            f"the action of one environment, {'integers' if self.layout.is_discrete else 'numbers'} of shape {shape}"
+        )
+        try:
+            tensor = as_tensor(action).detach().cpu()
+            dtype = tensor.dtype
+            is_real = not (dtype.is_complex or dtype is torch.bool)
+            is_right = is_real and not (self.layout.is_discrete and dtype.is_floating_point) and tensor.shape == shape
+        except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+            raise ActionError(f"expected {expected}, got {action!r}: {error}") from error
+        if not is_right or tensor.is_meta:
+            raise ActionError(f"expected {expected}, got {_name(dtype)} {tuple(tensor.shape)}")
+        return tensor.to(torch.int64 if self.layout.is_discrete else torch.float32).numpy()
 
     def _read(self, actions: Any, shape: tuple[int, ...]) -> Tensor:
         tensor = actions if isinstance(actions, Tensor) else self._imported(actions, shape)

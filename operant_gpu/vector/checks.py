@@ -107,12 +107,14 @@ def rows_chosen(param: str, given: Any, num_rows: int, device: torch.device, dis
         rows = as_tensor([number] if number is not None else given)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidConfig(param, f"expected numbers of rows, got {given!r}: {error}") from error
+    dtype = rows.dtype
     # Of none, an empty list has no dtype.
-    is_right = rows.dtype in _INTEGERS or (not rows.numel() and rows.dtype is not torch.bool)
-    if not is_right or rows.ndim != 1 or rows.is_meta:
+    is_right = not (dtype.is_floating_point or dtype.is_complex or dtype is torch.bool) or not rows.numel()
+    if rows.is_nested or rows.is_meta or rows.ndim > 1 or not is_right:
         hint = ": of a mask, give mask.nonzero()[:, 0]" if rows.dtype is torch.bool else ""
-        found = f"{rows.dtype} {tuple(rows.shape)}"
+        found = f"{dtype} {'of several shapes' if rows.is_nested else tuple(rows.shape)}"
         raise InvalidConfig(param, f"expected integers of one axis, the numbers of rows, got {found}{hint}")
+    rows = rows.reshape(-1)
     if "cpu" in (rows.device.type, device.type):
         _check_rows(param, rows.to("cpu", torch.int64), num_rows, distinct)
     return rows.to(device, torch.int64).contiguous()

@@ -20,7 +20,7 @@ from operant_gpu.backends import compilations, select
 from operant_gpu.backends.base import NO_LIMIT, Backend, Batch
 from operant_gpu.backends.lowering.trial import try_out
 from operant_gpu.environment import Definition
-from operant_gpu.errors import InvalidConfig, ResetNeeded, flag, one_of
+from operant_gpu.errors import InvalidConfig, ResetNeeded, flag, one_of, whole
 from operant_gpu.memory import allocation
 from operant_gpu.memory.columns import Outputs
 from operant_gpu.memory.rows import NewStreams, Rows, rows_of
@@ -160,7 +160,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self._keeper = None
         if self._keeps_faults:
             self._backend = self._keeper = FaultKeeper(self._backend, batch, self._rows, self._storage)
-        self._streams = NewStreams(self._env_ids, torch.zeros_like(self._columns.seed))
+        self._streams = NewStreams(self._env_ids.clone(), torch.zeros_like(self._columns.seed))
         # Pairs of rows out of range, where nobody could look before.
         self._misses = torch.zeros((), dtype=torch.int64, device=self.device)
         self._all = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
@@ -487,7 +487,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         mode = getattr(snapshot, "autoreset_mode", "")
         place = Place(self.environment.id, mode, self.params, self._rows, self._metric_rows)
         rows = fitted(snapshot, place)
-        alone = snapshot.with_rows(rows)[row].to("cpu")
+        alone = snapshot.with_rows(rows)[whole("row", row, 0, len(snapshot) - 1)].to("cpu")
         shared = {name: own.cpu() for name, own in self._memory.items() if not own.ndim}
         tables_here = type(self._tables)(*(table.cpu() for table in self._tables))
         subject = Subject(
@@ -506,6 +506,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
     ) -> None:
         """Copy rows onto rows, as `backends.rows.copy_rows`."""
         streams = self._streams if new_streams else None
+        if self._keeper is not None and targets is self._rows:
+            self._keeper.release(target_rows)
         if not count:
             return
         copy_rows = select.row_copier(self.backend)
@@ -563,7 +565,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             return function
         if self._debug:
             raise InvalidConfig("debug", "with debug=True each step waits for the device: capture without it")
-        start = self.state_dict()
+        start, stopped = self.state_dict(), None if self._keeper is None else self._keeper.so_far()
         shown = Outputs(*(one if one is None else one.clone() for one in self._outputs))  # type: ignore[arg-type]
         # PyTorch makes what belongs to a graph on the current device.
         with torch.cuda.device(self.device):
@@ -572,6 +574,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             finally:
                 self.load_state_dict(start)
                 self._show(shown)
+                if self._keeper is not None and stopped is not None:
+                    self._keeper.go_on_from(stopped)
             graph, result = graphs.captured(function, stream)
 
         # It also keeps what the graph reads, which the function knows.
@@ -714,6 +718,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         for column, saved_column in pairs:
             column.copy_(saved_column)
         self._started = started
+        if self._keeper is not None:
+            self._keeper.release(None)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle a twin, in memory of its own: with the same future, and the outputs of the last step."""
@@ -834,6 +840,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
     def _reseed(self, seed: Any, mask: Tensor) -> None:
         """Restart the streams where the mask holds."""
         columns, given = self._columns, checks.seeds(seed, self.num_envs)
+        restarts = mask is self._all and (isinstance(given, int) or None not in given)
         if isinstance(given, int):
             seeds, env_ids = torch.full_like(columns.seed, given), self._env_ids
         else:
@@ -843,7 +850,10 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         columns.seed.copy_(torch.where(mask, seeds, columns.seed))
         columns.env_id.copy_(torch.where(mask, env_ids, columns.env_id))
         columns.episode.masked_fill_(mask, -1)
-        self._streams.counts.masked_fill_(mask, 0)
+        if restarts:
+            # Not of some alone: a place might be given a key again that it has had.
+            self._streams.counts.zero_()
+            self._streams.env_ids.copy_(self._env_ids)
 
     def _kept(self) -> dict[str, Tensor]:
         """Return the columns that decide the future."""

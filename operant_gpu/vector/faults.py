@@ -18,7 +18,7 @@ from torch import Tensor
 from operant_gpu.archives import read_archive, write_archive
 from operant_gpu.backends.base import Backend, Batch
 from operant_gpu.environment import Definition
-from operant_gpu.errors import CheckpointError, InvalidConfig
+from operant_gpu.errors import CheckpointError, InvalidConfig, whole
 from operant_gpu.files import as_path
 from operant_gpu.memory.columns import Outputs
 from operant_gpu.memory.rows import Rows
@@ -26,6 +26,7 @@ from operant_gpu.memory.trajectory import Storage, Trajectory
 from operant_gpu.mlp import MLP
 from operant_gpu.parameters import checked
 from operant_gpu.spaces import action_layout
+from operant_gpu.vector import checks
 from operant_gpu.vector.explaining import Explanation, Subject, explain_step
 from operant_gpu.vector.snapshots import Snapshot
 
@@ -126,11 +127,12 @@ class Faults(Sequence[StepFault]):
             place: Which of the faults.
 
         Raises:
-            InvalidConfig: If the definition is another one than that of the faults.
+            InvalidConfig: If the definition is another one than that of the faults, or there is no such fault.
         """
-        if environment.id != self.snapshot.env:
+        place = whole("place", place, 0, len(self) - 1)
+        if checks.definition(environment).id != self.snapshot.env:
             raise InvalidConfig("env", f"the faults are of {self.snapshot.env}, got {environment.id}: give its own")
-        alone = self.snapshot[range(len(self))[place]]
+        alone = self.snapshot[place]
         # As they were, without the author's `validate`, which may refuse what was written to them.
         values = {**alone.params, **self.params}
         defaults = environment.params._field_defaults
@@ -161,11 +163,15 @@ class Faults(Sequence[StepFault]):
         content = read_archive(file, "a file of faults", (_FORMAT,), _KEYS)
         try:
             faults = cls({name: content[name] for name in _KEYS})
-            lengths = {len(faults.snapshot), len(content["kinds"]), len(content["actions"])}
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            # Each of them, and what makes its environment.
+            told = [str(fault) for fault in faults]
+            is_whole = len(told) == len(faults.snapshot) == len(content["kinds"]) == len(content["actions"])
+            tensors = isinstance(faults.params, dict) and all(isinstance(one, Tensor) for one in faults.tables.values())
+        except Exception as error:
             raise CheckpointError(f"what is in {str(file)!r} does not hold together: {error}") from error
-        if lengths != {len(faults)}:
-            raise CheckpointError(f"what is in {str(file)!r} does not hold together: it has {lengths} rows")
+        numbers = isinstance(faults.total, int) and isinstance(faults.max_episode_steps, int | None)
+        if not is_whole or not tensors or not numbers:
+            raise CheckpointError(f"what is in {str(file)!r} does not hold together: it is no file of faults")
         return faults
 
 
@@ -223,9 +229,29 @@ class FaultKeeper:
             named = {name: getattr(looked_at, name)[0] for name in _LOOKED_AT}
             action = named.pop("action")
             self._look(before, action, outputs._replace(**named), outputs)
-            if stored.final_value is not None and step < num_steps - 1:
+            if stored.final_value is not None:
                 # Of a step that is not the last, the value of what follows is the next one's.
-                stored.final_value[0].masked_fill_(named["terminated"] | ~named["truncated"], 0.0)
+                goes_on = named["terminated"] | ~named["truncated"] if step < num_steps - 1 else self.stopped
+                stored.final_value[0].masked_fill_(self.stopped | goes_on, 0.0)
+
+    def release(self, rows: Tensor | None) -> None:
+        """Let environments go on that have become others, int64 (rows,), or all if None."""
+        if rows is None:
+            self.stopped.fill_(False)
+            return
+        # On a GPU nobody has looked at the indices: those out of range fall on a place of their own.
+        size = len(self.stopped)
+        places = torch.where((rows >= 0) & (rows < size), rows, size)
+        self.stopped.copy_(torch.cat([self.stopped, self._nobody[:1]]).index_fill(0, places, False)[:size])
+
+    def so_far(self) -> tuple[Tensor, Tensor]:
+        """Return copies of what has stopped, and of how many steps went wrong."""
+        return self.stopped.clone(), self.total.clone()
+
+    def go_on_from(self, so_far: tuple[Tensor, Tensor]) -> None:
+        """Be as when `so_far` was called: what was kept since is overwritten."""
+        for own, before in zip((self.stopped, self.total), so_far, strict=True):
+            own.copy_(before)
 
     def _before(self) -> tuple[Rows, list[Tensor]]:
         """Return copies of all that moves: the rows, and what is summed up."""

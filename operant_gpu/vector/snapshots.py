@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +12,8 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from operant_gpu.archives import read_archive, write_archive
-from operant_gpu.errors import CheckpointError, InvalidConfig
+from operant_gpu.backends.select import existing
+from operant_gpu.errors import CheckpointError, InvalidConfig, as_integer
 from operant_gpu.files import as_path
 from operant_gpu.memory.rows import Rows
 from operant_gpu.metrics import Row
@@ -75,13 +76,42 @@ class Snapshot:
             InvalidConfig: If there is no such row.
         """
         if isinstance(indices, slice):
-            indices = torch.arange(len(self))[indices]
+            indices = range(len(self))[indices]
+        elif (number := as_integer(indices)) is not None and -len(self) <= number < 0:
+            indices = number + len(self)
         chosen = rows_chosen("indices", indices, len(self), self.device)
         return self.with_rows(self.rows.mapped(lambda one: one[chosen]))
 
+    def __iter__(self) -> Iterator[Snapshot]:
+        """Yield the rows one by one."""
+        return (self[row] for row in range(len(self)))
+
     def to(self, device: str | torch.device) -> Snapshot:
-        """Return the same on another device."""
-        return self.with_rows(self.rows.mapped(lambda one: one.to(device)))
+        """Return the same on another device.
+
+        Raises:
+            InvalidConfig, BackendError: If there is no such device.
+        """
+        where = existing(device)
+        return self.with_rows(self.rows.mapped(lambda one: one.to(where)))
+
+    @classmethod
+    def join(cls, snapshots: Iterable[Snapshot]) -> Snapshot:
+        """Return the rows of several snapshots of one kind of environments, one after the other.
+
+        Raises:
+            InvalidConfig: If there are none, or they are of different environments or devices.
+        """
+        joined = list(snapshots)
+        if not joined or not all(isinstance(one, Snapshot) for one in joined):
+            raise InvalidConfig("snapshots", f"expected some snapshots, got {joined!r}")
+        first = joined[0]
+        for one in joined:
+            if one._kind() != first._kind():
+                raise InvalidConfig("snapshots", f"expected all to be like {first}, in parameters too, got {one}")
+        rows = [one.rows for one in joined]
+        parts = ({name: torch.cat([one[name] for one in same]) for name in same[0]} for same in zip(*rows, strict=True))
+        return first.with_rows(Rows(*parts))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it to a file, whole or not at all.
@@ -103,7 +133,7 @@ class Snapshot:
         content = read_archive(file, "a snapshot", (_FORMAT,), _KEYS)
         try:
             return cls.of(content).to(device)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
             raise CheckpointError(f"what is in {str(file)!r} does not hold together: {error}") from error
 
     @classmethod
@@ -116,7 +146,11 @@ class Snapshot:
         if content["format"] != _FORMAT:
             raise ValueError(f"a snapshot has format {content['format']!r}, this version reads {_FORMAT}")
         snapshot = cls(*(content[name] for name in _KEYS))
-        if not isinstance(snapshot.env, str) or any(len(one) != len(snapshot) for one in snapshot.rows.columns):
+        AutoresetMode(snapshot.autoreset_mode)
+        columns = [column for part in snapshot.rows for column in part.values()]
+        if not isinstance(snapshot.env, str) or not isinstance(snapshot.numbers, Mapping):
+            raise TypeError("it does not say what it is of")
+        if any(one.layout is not torch.strided or len(one) != len(snapshot) for one in columns):
             raise ValueError("its columns have not as many rows each")
         return snapshot
 
@@ -128,6 +162,11 @@ class Snapshot:
         columns = {part: dict(own) for part, own in self.rows._asdict().items()}
         own = {"env": self.env, "autoreset_mode": self.autoreset_mode, "numbers": dict(self.numbers)}
         return {"format": _FORMAT, **own, **columns}
+
+    def _kind(self) -> tuple[Any, ...]:
+        """Return what snapshots have to have in common to be joined."""
+        columns = [{name: (one.dtype, one.shape[1:]) for name, one in part.items()} for part in self.rows]
+        return self.env, self.autoreset_mode, dict(self.numbers), self.device, columns
 
     def with_rows(self, rows: Rows) -> Snapshot:
         """Return a snapshot of others of these environments."""
@@ -164,6 +203,8 @@ def fitted(snapshot: Any, place: Place) -> Rows:
         raise InvalidConfig("snapshot", f"is of {snapshot.env}, these environments are {place.env}")
     device = place.rows.clock["seed"].device
     rows = snapshot.to(device).rows._replace(params=_params(snapshot, place, device))
+    # In the order of the place's own, by which they are copied.
+    rows = Rows(*({name: given[name] for name in own if name in given} | given for own, given in zip(place.rows, rows)))
     for part, own, given in zip(Rows._fields, place.rows, rows, strict=True):
         here, there = ({name: (one.dtype, *one.shape[1:]) for name, one in columns.items()} for columns in (own, given))
         if here != there:

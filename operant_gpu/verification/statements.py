@@ -26,6 +26,9 @@ from operant_gpu.metrics import Last
 from operant_gpu.vector import Snapshot, VecEnv
 from operant_gpu.verification.comparing import Differs, assert_near
 
+# What is added has names that begin so.
+_OWN = "operant_gpu_own_"
+
 
 class _Probe(NamedTuple):
     """What is looked at: what a name stands for after a statement."""
@@ -33,6 +36,7 @@ class _Probe(NamedTuple):
     metric: str
     line: int
     name: str
+    text: str
 
 
 def first_difference(env: VecEnv, reference: VecEnv, snapshot: Snapshot, actions: Tensor) -> str | None:
@@ -58,7 +62,7 @@ def first_difference(env: VecEnv, reference: VecEnv, snapshot: Snapshot, actions
     definition, probes, file = made
     found, expected = (_measured(one, definition, snapshot, actions) for one in (env, reference))
     told = (_difference(probe.name, found[probe.metric], expected[probe.metric]) for probe in probes)
-    places = (f"{file}:{probe.line}: {linecache.getline(file, probe.line).strip()}" for probe in probes)
+    places = (f"{file}:{probe.line}: {probe.text}" for probe in probes)
     return next((f"first in {place}: {one}" for place, one in zip(places, told, strict=True) if one), None)
 
 
@@ -97,28 +101,30 @@ def _probed(environment: Environment, seen: list[Statement]) -> tuple[Environmen
     function = tree.body[0]
     assert isinstance(function, ast.FunctionDef)
     *body, last = function.body
-    if not isinstance(last, ast.Return) or not isinstance(last.value, ast.Tuple):
+    returns = sum(isinstance(node, ast.Return) for node in ast.walk(function))
+    if returns != 1 or not isinstance(last, ast.Return) or not isinstance(last.value, ast.Tuple):
         return None
+    texts = {one.line: one.text for one in seen}
     numbers = {(one.line, name) for one in seen for name, value in one.values.items() if _is_number(value)}
     probes: list[_Probe] = []
     written: list[ast.stmt] = []
     for statement in body:
         written.append(statement)
-        for name in dict.fromkeys(_names(statement)):
-            if (statement.lineno, name) in numbers:
-                probe = _Probe(f"probe_{len(probes)}", statement.lineno, name)
-                probes.append(probe)
-                written += ast.parse(f"{probe.metric} = {name}").body
+        # Of names that are assigned within it again and again, what they come to last.
+        found = sorted((line, name) for node in ast.walk(statement) for line, name in _assigned(node))
+        for name, line in {name: line for line, name in found if (line, name) in numbers}.items():
+            probes.append(_Probe(f"probe_{len(probes)}", line, name, texts[line]))
+            written += ast.parse(f"{_OWN}{probes[-1].metric} = {name}").body
     if not probes:
         return None
     # Of a tuple's members the first three are kept.
-    given = ", ".join(f"{probe.metric}={probe.metric}" for probe in probes)
-    last.value.elts[3:] = [ast.parse(f"_Probes({given})", mode="eval").body]
+    given = ", ".join(f"{probe.metric}={_OWN}{probe.metric}" for probe in probes)
+    last.value.elts[3:] = [ast.parse(f"{_OWN}metrics({given})", mode="eval").body]
     function.body, function.decorator_list = [*written, last], []
     names = [probe.metric for probe in probes]
-    metrics: Any = namedtuple("_Probes", names, defaults=[0.0] * len(names))  # type: ignore[misc]
+    metrics: Any = namedtuple(f"{_OWN}metrics", names, defaults=[0.0] * len(names))  # type: ignore[misc]
     metrics.__annotations__ = dict.fromkeys(metrics._fields, Last)
-    namespace = {**original.__globals__, **enclosed(original), "_Probes": metrics}
+    namespace = {**original.__globals__, **enclosed(original), f"{_OWN}metrics": metrics}
     step = _function(ast.unparse(ast.fix_missing_locations(tree)), original.__name__, namespace)
     made = dataclasses.replace(environment, step=jit(step), metrics=metrics)
     return made, probes, original.__code__.co_filename
@@ -129,12 +135,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.ndim == 1
 
 
-def _names(statement: ast.stmt) -> Iterator[str]:
-    """Yield the names that a statement assigns to, but not one within another."""
-    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-    for target in targets:
-        if target is not None and not isinstance(statement, ast.For):
-            yield from (one.id for one in ast.walk(target) if isinstance(one, ast.Name))
+def _assigned(node: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield the line of a statement with each name that it assigns to, but not those of statements within it."""
+    if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        names = (one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name))
+        yield from ((node.lineno, name) for name in names)
 
 
 def _function(source: str, name: str, namespace: dict[str, Any]) -> Any:

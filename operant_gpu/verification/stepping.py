@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 
@@ -98,8 +99,11 @@ def compare_steps(make: Maker, plain: str, mode: AutoresetMode) -> str:
 
 
 def _first(env: VecEnv, reference: VecEnv, parted: tuple[Snapshot, Tensor] | None) -> str:
-    """Return the first statement that differs in a step, behind a semicolon; nothing if none does."""
-    place = None if parted is None else first_difference(env, reference, *parted)
+    """Return the first statement that differs in a step, behind a semicolon; nothing if that cannot be told."""
+    place = None
+    # That something differs is to be told, whatever becomes of this.
+    with contextlib.suppress(Exception):
+        place = None if parted is None else first_difference(env, reference, *parted)
     return "" if place is None else f"; {place}"
 
 

@@ -106,7 +106,12 @@ def test_rows_that_do_not_exist_are_left_out_and_told() -> None:
         if not any(part in name for part in ("log_", "bad_actions", "late_steps", "branches")):
             tensor[4] = tensor[5]
     assert_same_tensors(on_cpu(env), expected)
-    with pytest.raises(InvalidConfig, match=r"^indices: .* pairs with a row out of range were not copied"):
+    every = torch.arange(NUM_ENVS, device="cuda")
+    every[7] = NUM_ENVS
+    env.branch(every)
+    assert_same_tensors(on_cpu(env), expected)
+    assert env.snapshot(every).state["x"][7] == 0
+    with pytest.raises(InvalidConfig, match=r"^indices: 5 pairs with a row out of range were not copied"):
         env.check()
     env.check()
 

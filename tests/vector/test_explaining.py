@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -12,14 +12,16 @@ import torch
 from contract_envs import MAKERS, Ledge, make_cpu, random_actions
 from cuda_twins import FOLDER, twin
 from faulty_envs import Ball, Plates
+from gymnasium import spaces
 from numpy.random import default_rng
 from reporting_envs import MARKET, Market
 from varied_envs import LEDGE, varied
 
 import operant_gpu
-from operant_gpu import ActionError, InvalidConfig, VecEnv
+from operant_gpu import ActionError, Environment, InvalidConfig, VecEnv
 from operant_gpu.backends.cpp import sanitizers
 from operant_gpu.backends.lowering.watching import Statement
+from operant_gpu.lang import jit, tl
 from operant_gpu.philox import philox
 from operant_gpu.vector import Explanation
 
@@ -94,6 +96,60 @@ def test_a_planted_fault_is_found_kept_and_its_line_named(planted: str, backend:
         assert f"\n> {first.line:4}  {text}\n" in told
 
 
+class PairState(NamedTuple):
+    x: tl.float32
+    y: tl.float32
+
+
+@jit
+def pair_reset(rng, params):
+    return PairState(1.0, 0.0)
+
+
+@jit
+def pair_step(state, action, rng, params):
+    a = state.x * 2.0
+    b = state.x / state.y
+    c: tl.constexpr = 3
+    d = a + b
+    for i in tl.static_range(2):
+        d += i * c
+    return PairState(d, state.y), 0.0, d < 0.0
+
+
+@jit
+def pair_observe(state, params):
+    return state.x, state.y
+
+
+Pair = Environment(
+    id="Pair-v0",
+    state=PairState,
+    reset=pair_reset,
+    step=pair_step,
+    observe=pair_observe,
+    observation_space=spaces.Box(-np.inf, np.inf, (2,)),
+    action_space=spaces.Discrete(2),
+)
+
+
+def test_statements_are_told_one_by_one_wherever_they_stand() -> None:
+    env = Pair(2, device="cpu")
+    env.reset(seed=1)
+    explanation = env.explain(env.snapshot(), 1)
+    texts = [one.text for one in explanation.statements if one.function == "pair_step"]
+    expected = [
+        "a = state.x * 2.0",
+        "b = state.x / state.y",
+        "c: tl.constexpr = 3",
+        "d = a + b",
+        "d += i * c",
+        "d += i * c",
+    ]
+    assert texts[:-1] == expected
+    assert explanation.first_fault is explanation.statements[1]
+
+
 def test_a_refused_action_is_said_to_be() -> None:
     for env, action, message in (
         (Ball(2, device="cpu"), 7, "the action 7 is out of range: it may be 0 to 2"),
@@ -150,12 +206,15 @@ def test_what_makes_no_sense_is_refused() -> None:
     env, other = Ball(2, device="cpu"), Plates(2, device="cpu")
     for one in (env, other):
         one.reset(seed=1)
-    with pytest.raises(ActionError, match=r"expected the action of one environment, of shape \(\), got \(2,\)"):
+    with pytest.raises(
+        ActionError, match=r"expected the action of one environment, integers of shape \(\), got int64 \(2,\)"
+    ):
         env.explain(env.snapshot(), [1, 1])
     with pytest.raises(InvalidConfig, match=r"^snapshot: is of Plates-v0, these environments are Ball-v0"):
         env.explain(other.snapshot(), 1)
-    with pytest.raises(InvalidConfig, match=r"^indices: row 2 is out of range"):
-        env.explain(env.snapshot(), 1, 2)
+    for row in (2, -1, [0, 1], None):
+        with pytest.raises(InvalidConfig, match=r"^row: expected an integer from 0 to 1, got "):
+            env.explain(env.snapshot(), 1, row)
     with pytest.raises(InvalidConfig, match=r"^snapshot: expected what `snapshot` returned"):
         env.explain({}, 1)
 

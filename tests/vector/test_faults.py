@@ -204,3 +204,75 @@ def test_what_was_written_to_a_parameter_is_replayed_though_nobody_may_give_it(t
     assert first is not None
     assert first.text.startswith("theta_acc = (params.gravity * sin")
     assert str(explanation) == str(env.explain(env.faults().snapshot, env.faults()[0].action))
+
+
+def test_what_becomes_another_environment_goes_on() -> None:
+    def broken(row: int) -> VecEnv:
+        env = operant_gpu.make("CartPole-v1", 4, length=torch.full((4,), 0.5), device="cpu", debug="faults")
+        env.reset(seed=0)
+        env.params.length[row] = 0.0
+        env.rollout(3)
+        assert env.stopped.tolist() == [place == row for place in range(4)]
+        return env
+
+    good = operant_gpu.make("CartPole-v1", 4, length=torch.full((4,), 0.5), device="cpu")
+    good.reset(seed=0)
+    for make_well in (
+        lambda env: env.restore(good.snapshot([1]), [2]),
+        lambda env: env.restore(good.snapshot()),
+        lambda env: env.branch([1], [2]),
+        lambda env: env.branch([1, 1, 1, 1]),
+        lambda env: env.load_state_dict(good.state_dict()),
+    ):
+        env = broken(2)
+        make_well(env)
+        assert not env.stopped.any()
+        x = env.state.x.clone()
+        env.rollout(3)
+        assert (env.state.x != x).all()
+        assert env.faults().total == 1
+    # Others stay where they are.
+    env = broken(2)
+    env.branch([1], [3])
+    assert env.stopped.tolist() == [False, False, True, False]
+
+
+def test_values_of_what_has_stopped_are_none() -> None:
+    env = Ball(16, device="cpu", debug="faults", kind=1)
+    env.reset(seed=1)
+    stored = env.rollout(3, policy_for(env), out=["value", "final_value", "reward", "obs", "final_obs"])
+    assert env.stopped.any()
+    assert all(tensor.isfinite().all() for tensor in stored.values())
+    assert (stored["final_value"][-1, env.stopped] == 0).all()
+    assert (stored["final_value"][-1, ~env.stopped] != 0).all()
+
+
+BROKEN = {
+    "rows": None,
+    "kinds": torch.zeros(8, 2),
+    "actions": torch.zeros(3),
+    "params": [1],
+    "tables": {"prices": 1},
+    "max_episode_steps": "ten",
+    "total": None,
+    "snapshot": {},
+}
+
+
+@pytest.mark.parametrize("part", BROKEN)
+def test_files_that_hold_something_else_are_refused(part: str, tmp_path: Path) -> None:
+    path = tmp_path / "faults.pt"
+    fallen(1).save_faults(path)
+    content = torch.load(path, weights_only=True)
+    path.write_bytes(archived({**content, part: BROKEN[part]}))
+    with pytest.raises(CheckpointError, match="does not hold together"):
+        Faults.load(path)
+
+
+def test_a_fault_that_is_not_there_is_refused() -> None:
+    faults = fallen(1).faults()
+    for place in (8, -1, 1.5, None, "a"):
+        with pytest.raises(InvalidConfig, match=r"^place: expected an integer from 0 to 7"):
+            faults.explain(Ball, place)
+    with pytest.raises(InvalidConfig, match=r"^environment: expected an Environment or a CudaEnvironment"):
+        faults.explain("Ball-v0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,16 @@ from reporting_envs import MARKET, Market
 from varied_envs import varied
 
 import operant_gpu
-from operant_gpu import AutoresetMode, CheckpointError, Environment, InvalidConfig, ResetNeeded, Snapshot, VecEnv
+from operant_gpu import (
+    AutoresetMode,
+    CheckpointError,
+    Environment,
+    InvalidConfig,
+    OperantError,
+    ResetNeeded,
+    Snapshot,
+    VecEnv,
+)
 from operant_gpu.archives import archived
 from operant_gpu.arrays import cells
 from operant_gpu.envs import CartPole, Snake
@@ -235,6 +245,72 @@ def test_a_snapshot_has_memory_of_its_own_and_parts() -> None:
     assert len(snapshot[1]) == 1
     assert len(snapshot[1:]) == 2
     assert len(snapshot[[0] * 64]) == 64
+    assert part.state["x"].tolist() == snapshot.with_rows(part.rows)[::-1].state["x"].tolist()[::-1]
+    assert [len(one) for one in part] == [1, 1]
+    assert part[-1].state["x"].tolist() == [x[3].item()]
+    for index in (
+        torch.tensor(1),
+        np.uint8(1),
+        torch.tensor([1], dtype=torch.uint32),
+        torch.tensor([1], dtype=torch.int8),
+    ):
+        assert part[index].state["x"].tolist() == [x[3].item()]
+
+
+def test_snapshots_are_joined() -> None:
+    env = stepped(gravity=torch.linspace(1.0, 20.0, 8))
+    one = env.snapshot([3, 1])
+    env.rollout(3)
+    other = env.snapshot([5])
+    joined = Snapshot.join([one, env.snapshot([]), other])
+    assert len(joined) == 3
+    for name, column in joined.rows.clock.items():
+        assert column.tolist() == [*one.clock[name].tolist(), *other.clock[name].tolist()]
+    assert joined.params["gravity"].tolist() == env.params.gravity[[3, 1, 5]].tolist()
+    for wrong, message in (
+        ([], r"expected some snapshots, got \[\]"),
+        ([one, 3], r"expected some snapshots, got \[Snapshot"),
+        ([one, stepped().snapshot()], r"expected all to be like Snapshot\(CartPole-v1, 2 rows"),
+        ([one, stepped(Snake).snapshot()], r"expected all to be like .*, got Snapshot\(Snake-v0, 8 rows"),
+    ):
+        with pytest.raises(InvalidConfig, match=f"^snapshots: {message}"):
+            Snapshot.join(wrong)
+
+
+def test_columns_are_found_by_their_names() -> None:
+    env = stepped()
+    snapshot, expected = env.snapshot(), {name: one.clone() for name, one in env.state._asdict().items()}
+    env.rollout(4)
+    turned = dataclasses.replace(
+        snapshot,
+        state=dict(reversed(list(snapshot.state.items()))),
+        clock=dict(reversed(list(snapshot.clock.items()))),
+    )
+    env.restore(turned)
+    assert_same_tensors(env.state._asdict(), expected)
+
+
+def test_what_is_given_a_key_never_gets_it_again() -> None:
+    env = stepped()
+    keys: set[tuple[int, int]] = set()
+    for again in range(6):
+        env.branch([0] * 7, range(1, 8), new_streams=True)
+        columns = env.state_dict()["columns"]
+        keys |= set(zip(columns["seed"][1:].tolist(), columns["env_id"][1:].tolist(), strict=True))
+        # Neither of these restarts all streams.
+        if again == 1:
+            env.reset(seed=1, options={"reset_mask": torch.arange(8) == 3})
+        if again == 3:
+            env.first_env_id = 1
+        if again == 4:
+            env.reset(seed=[*[None] * 7, 5])
+    assert len(keys) == 6 * 7
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "meta", "there", 3.5, torch.float64])
+def test_a_device_that_is_none_is_refused(device: Any) -> None:
+    with pytest.raises(OperantError, match=r"device|cuda"):
+        stepped().snapshot().to(device)
 
 
 def test_environments_that_were_never_reset_begin_with_a_snapshot() -> None:
@@ -361,6 +437,10 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "missing": (lambda saved: {key: one for key, one in saved.items() if key != "clock"}, "it lacks clock"),
     "lengths": (lambda saved: saved | {"state": {"x": torch.zeros(3)}}, "does not hold together"),
     "no tensor": (lambda saved: saved | {"state": {"x": [1.0]}}, "does not hold together"),
+    "mode": (lambda saved: saved | {"autoreset_mode": "at times"}, "does not hold together"),
+    "numbers": (lambda saved: saved | {"numbers": [1.0]}, "does not hold together"),
+    "sparse": (lambda saved: saved | {"state": {"x": torch.zeros(8, 2).to_sparse()}}, "does not hold together"),
+    "no axis": (lambda saved: saved | {"state": {"x": torch.tensor(1.0)}}, "does not hold together"),
     "no seed": (lambda saved: saved | {"clock": {}}, "does not hold together"),
 }
 

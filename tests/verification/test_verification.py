@@ -9,7 +9,7 @@ import math
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -20,11 +20,13 @@ from gymnasium import spaces
 from here import ROOT
 
 import operant_gpu
-from operant_gpu import BackendError, InvalidConfig
+from operant_gpu import BackendError, Environment, InvalidConfig
 from operant_gpu.backends import select
 from operant_gpu.backends.failures import KernelError
 from operant_gpu.cli import main
+from operant_gpu.lang import jit, tl
 from operant_gpu.machine import machine_name, versions
+from operant_gpu.random import uniform
 from operant_gpu.verification import Check, Report, examine, learning, stepping
 from operant_gpu.verification.comparing import MAX_ULPS, Differs, assert_equal, assert_near
 
@@ -127,6 +129,73 @@ def test_the_first_statement_that_two_backends_compute_differently_is_named(
     check = next(check for check in examine(name) if check.name.endswith("step kernel beside numpy, SAME_STEP"))
     assert check.state == "failed"
     assert re.search(rf"; first in .*{told}", check.text), check.text
+
+
+@jit
+def loops_step(state, action, rng, params):
+    x = state.x + (action * 0.5)
+    for _ in tl.static_range(3):
+        x -= tl.sin(x)
+    y = x * 2.0
+    return LoopsState(x), y, x > 100.0
+
+
+@jit
+def early_step(state, action, rng, params):
+    x = state.x + tl.sin(action * 0.5)
+    if params.returns:
+        return LoopsState(x), x, x > 100.0
+    return LoopsState(x + 1.0), x, x > 100.0
+
+
+class LoopsState(NamedTuple):
+    x: tl.float32
+
+
+class LoopsParams(NamedTuple):
+    returns: bool = True
+
+
+@jit
+def loops_reset(rng, params):
+    return LoopsState(uniform(rng, 0, 1.0, 2.0))
+
+
+@jit
+def loops_observe(state, params):
+    return (state.x,)
+
+
+@pytest.mark.parametrize(
+    ("step", "told"),
+    [(loops_step, r"; first in .*\.py:\d+: x -= tl.sin\(x\): x, \(300,\)"), (early_step, r"expected -?\d[^;]*$")],
+    ids=["loop", "early return"],
+)
+def test_statements_are_named_wherever_they_stand_and_the_difference_in_any_case(
+    step: Any, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("numba")
+    from operant_gpu.backends.numba import source
+
+    expression = source._expression
+    monkeypatch.setattr(
+        source,
+        "_expression",
+        lambda call: f"({expression(call)}) * float32(1.001)" if call.function is np.sin else expression(call),
+    )
+    own = Environment(
+        id="Loops-v0",
+        state=LoopsState,
+        params=LoopsParams,
+        reset=loops_reset,
+        step=step,
+        observe=loops_observe,
+        observation_space=spaces.Box(-np.inf, np.inf, (1,)),
+        action_space=spaces.Discrete(3),
+    )
+    check = next(check for check in examine(own) if check.name.endswith("step kernel beside numpy, SAME_STEP"))
+    assert check.state == "failed"
+    assert re.search(told, check.text), check.text
 
 
 def test_what_raises_is_a_failure_and_others_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

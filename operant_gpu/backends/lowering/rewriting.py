@@ -156,7 +156,8 @@ class _Rewriter(ast.NodeTransformer):
             self._refuse(node, "a declaration without a value")
         assigned = self.visit(node.value)
         constant = ast.unparse(node.annotation).endswith("constexpr")
-        return ast.Assign([node.target], assigned if constant else self._op("value", assigned), lineno=node.lineno)
+        value = assigned if constant else self._op("value", assigned)
+        return ast.copy_location(ast.Assign([node.target], value), node)
 
     def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST:
         # Never in place: the name may stand for a column of memory.

@@ -51,12 +51,12 @@ def watched(function: Any, tell: Callable[[Statement], None]) -> Any:
         lines, first = inspect.getsourcelines(original)
         texts = _texts("".join(lines), first)
 
-        def note(line: int, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
+        def note(line: int, column: int, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
             named = {name: one for own, value in zip(names, values, strict=True) for name, one in _parts(own, value)}
             # Columns may be written once the function has returned.
             kept = {name: np.array(one) if _is_block(one) else one for name, one in named.items()}
             file = original.__code__.co_filename
-            tell(Statement(file, line, original.__name__, texts.get(line, ""), kept))
+            tell(Statement(file, line, original.__name__, texts.get((line, column), ""), kept))
 
         namespace[_NOTE] = note
         watching: ast.FunctionDef = _Watching().visit(tree)
@@ -87,7 +87,12 @@ class _Watching(ast.NodeTransformer):
     @staticmethod
     def _call(node: ast.stmt, names: list[str], values: list[ast.expr]) -> ast.stmt:
         texts: list[ast.expr] = [ast.Constant(name) for name in names]
-        given = [ast.Constant(node.lineno), ast.Tuple(texts, ast.Load()), ast.Tuple(values, ast.Load())]
+        given = [
+            ast.Constant(node.lineno),
+            ast.Constant(node.col_offset),
+            ast.Tuple(texts, ast.Load()),
+            ast.Tuple(values, ast.Load()),
+        ]
         return ast.copy_location(ast.Expr(ast.Call(_name(_NOTE), given, [])), node)
 
 
@@ -95,12 +100,12 @@ def _name(name: str) -> ast.expr:
     return ast.Name(name, ast.Load())
 
 
-def _texts(source: str, first_line: int) -> dict[int, str]:
-    """Return the statements of a function, each in one line, by their first lines."""
+def _texts(source: str, first_line: int) -> dict[tuple[int, int], str]:
+    """Return the statements of a function, each in one line, by the line and the column where they begin."""
     tree = ast.parse(textwrap.dedent(source))
     kinds = ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Return
     simple = (node for node in ast.walk(tree) if isinstance(node, kinds))
-    return {node.lineno + first_line - 1: ast.unparse(node) for node in simple}
+    return {(node.lineno + first_line - 1, node.col_offset): ast.unparse(node) for node in simple}
 
 
 def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:

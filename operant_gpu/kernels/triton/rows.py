@@ -67,7 +67,7 @@ def copy_rows_kernel(
         missed = exists & ~found
     tl.atomic_add(misses_ptr + pair * 0, missed.to(tl.int64), mask=missed)
     written = found
-    if target_rows_ptr is None:
+    if target_rows_ptr is None and not GATHERED:
         written = exists
     for i in tl.static_range(len(SIZES)):
         if SIZES[i] == 0:

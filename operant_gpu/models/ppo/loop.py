@@ -39,7 +39,7 @@ class Loop:
         self.rollout: Rollout | None = None
         self.stages: list[Stage] = []
         self._fingerprint: object = None
-        self._has_warned = False
+        self._has_warned, self._faults_before = False, 0
 
     @property
     def is_captured(self) -> bool:
@@ -70,6 +70,10 @@ class Loop:
             # Graphs read the memory, and do the work, of the time when they were captured.
             self._fingerprint, self._has_warned = fingerprint, False
             self.stages = self._make_stages(self.rollout)
+        if update.env.stopped is not None:
+            # Whatever went wrong before is none of this training's.
+            update.env.reset(options={"reset_mask": update.env.stopped.clone()})
+            self._faults_before = int(update.env.fault_count or 0)
         self.rollout.begin(update.env)
         if memory:
             self.rollout.remember(memory, update.env)
@@ -134,7 +138,7 @@ class Loop:
             "lr": update.schedules.exactly("lr"),
             "policy": (parameters * 0).sum(),
             "would_raise": update.env.would_raise(),
-            **({"stopped": count} if count is not None and stops else {}),
+            **({"stopped": count - self._faults_before} if count is not None and stops else {}),
             **({"digest": digest(update.learned())} if processes.size > 1 else {}),
         }
         measured, faults, rows = update.telemetry.read(is_due, list(others.values()), processes)

@@ -13,6 +13,7 @@ from faulty_envs import Ball
 from together import results, together
 
 from operant_gpu import InvalidConfig, TrainingError, VecEnv
+from operant_gpu.envs import CartPole
 from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.models.ppo.rollout import Rollout
 from operant_gpu.monitor import Run
@@ -100,6 +101,26 @@ def test_steps_of_stopped_environments_are_those_of_others(engine: str, monkeypa
                 j for j in sound.tolist() if all(one[:, row].equal(own[name][:, j]) for name, one in changed.items())
             ]
             assert sources, place
+
+
+@every_engine
+def test_the_fault_is_named_in_whatever_step_of_an_iteration_it_is(engine: str) -> None:
+    env = CartPole(8, device="cpu", debug="faults", length=torch.full((8,), 0.5))
+    learner = learner_of(env, **ENGINES[engine]).learn(8 * STEPS)
+    before = parameters(learner)
+    env.params.length[3] = 0.0
+    with pytest.raises(TrainingError, match=r"^1 step went wrong, first environment 3, "):
+        learner.learn(8 * STEPS)
+    assert_same_tensors(parameters(learner), before)
+    # What is mended is learned from: faults of before are none of this training's.
+    env.params.length.fill_(0.5)
+    learner.learn(8 * STEPS * 2)
+    assert not env.stopped.any()
+    assert any(not one.equal(before[name]) for name, one in parameters(learner).items())
+    # Heat overflows in the second step, here the last.
+    last = learner_of(balls(kind=2), n_steps=2, batch_size=None, **ENGINES[engine])
+    with pytest.raises(TrainingError, match=rf"^{NUM_ENVS} steps went wrong, first environment 0, episode 0, step 1, "):
+        last.learn(NUM_ENVS * 2)
 
 
 def test_where_all_have_stopped_an_iteration_learns_nothing_and_the_next_begins_anew() -> None:
