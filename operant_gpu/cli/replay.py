@@ -22,7 +22,7 @@ class Replay:
     """Take a step that went wrong apart: on NumPy, from the environment's source, statement by statement."""
 
     faults: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FAULTS")]
-    """File of faults, or directory of a run that has one."""
+    """File of faults, or directory of a run that has some, for the latest."""
     row: int = 0
     """Which of the faults in the file, from 0."""
     env: str | None = None
@@ -31,7 +31,13 @@ class Replay:
     def run(self, console: Console) -> int:
         """Print what there is, and the step; return the exit status."""
         path = as_path("faults", self.faults)
-        faults = Faults.load(path / FAULTS if path.is_dir() else path)
+        if path.is_dir():
+            # Of a run with several sessions that of the last one.
+            found = sorted(path.glob(FAULTS), key=lambda file: file.stat().st_mtime)
+            if not found:
+                raise InvalidConfig("faults", f"there are no files {FAULTS} in the folder {str(path)!r}")
+            path = found[-1]
+        faults = Faults.load(path)
         count = len(faults)
         if not count:
             raise InvalidConfig("faults", f"{str(path)!r} has no faults: nothing went wrong")

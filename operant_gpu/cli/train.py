@@ -215,7 +215,7 @@ def _account(run: Run, env: str | None) -> list[str]:
     # As a shell takes them, and with the definition, if it is not one of the library's.
     name, own = shlex.quote(str(folder)), env if env is not None and ":" in env else None
     definition = "" if own is None else f" --env {shlex.quote(own)}"
-    replay = [f"  operant-gpu replay {name}{definition}"] if (folder / FAULTS).exists() else []
+    replay = [f"  operant-gpu replay {name}{definition}"] if any(folder.glob(FAULTS)) else []
     if not view.latest:
         return [f"{verb} {view.title} before the first iteration was over", f"Run: {folder}", *replay]
     count = min(100, int(view.latest["episodes"]))

@@ -40,8 +40,8 @@ from operant_gpu.vector import VecEnv
 # The first readings are all kept, later ones at most so often (seconds): an hour is then some 6 MB.
 _ALL_READINGS, _INTERVAL = 300, 0.25
 _LOCK = "lock"
-# Steps of environments that went wrong.
-FAULTS = "faults.pt"
+# Files of steps that went wrong in environments.
+FAULTS = "faults*.pt"
 # How a disk, such as one of a network, says that it does not lock files.
 _LOCKLESS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 # Seconds in which a signal may come twice, where there are several processes.
@@ -65,8 +65,8 @@ class Run:
       second;
     - `checkpoints/`: `config.checkpoint_keep` of them, each `config.checkpoint_interval` iterations;
     - `curve.png`: the mean return, once the training is over;
-    - `faults.pt`: steps of environments that went wrong, for `operant-gpu replay`, if the environments keep them
-      (`faults-1.pt` are those of a process of rank 1).
+    - `faults.pt`: steps of environments that went wrong, for `operant-gpu replay`, if the environments keep them; of a
+      session that goes on after 5,120 steps `faults-after-5120.pt`, and of a process of rank 1 `faults-rank-1.pt`.
 
     Of several processes that train together all make one, and the first one writes.
 
@@ -216,6 +216,9 @@ class Run:
         """Open everything; what is opened is closed in the reverse order."""
         learner = self.learner
         self.signal, self._is_ending = None, False
+        rank, before = self._processes.rank, learner.timesteps
+        name = f"faults{f'-after-{before}' if before else ''}{f'-rank-{rank}' if rank else ''}.pt"
+        self._faults_file = self.folder / name
         self.view.begin(learner)
         self._by_the_first(self._go_on_with_what_is_there)
         learner.keep_checkpoints(self.folder / FOLDER)
@@ -251,12 +254,12 @@ class Run:
 
     def _keep_faults(self) -> None:
         """Write the steps of environments that went wrong, each time when there are more."""
-        env, rank = self.learner.env, self._processes.rank
+        env = self.learner.env
         count = 0 if env.fault_count is None else int(env.fault_count)
         if count > self._faults:
             self._faults = count
             with self._patience(CheckpointError):
-                env.save_faults(self.folder / (f"faults-{rank}.pt" if rank else FAULTS))
+                env.save_faults(self._faults_file)
 
     def _end(self, error: BaseException | None) -> None:
         self._keep_faults()

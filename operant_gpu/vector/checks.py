@@ -15,7 +15,8 @@ from operant_gpu.environment import Definition
 from operant_gpu.errors import InvalidConfig, as_integer, mapping, one_of, whole
 from operant_gpu.tensors import as_tensor
 
-# Of state dictionaries. In those of format 1, some columns are narrower; before 3 nobody had branches.
+# Of state dictionaries. In those of format 1, some columns are narrower; before 3 nobody had branches. What has stopped
+# is in those of environments that keep faults.
 STATE_FORMAT, _OLDER_FORMATS = 3, (1, 2)
 _INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 
@@ -162,7 +163,7 @@ def saved(
             one = kept.get(name)
             if version == 1 and part == "columns" and isinstance(one, Tensor):
                 one = one.to(column.dtype)
-            if version < STATE_FORMAT and name == "branches":
+            if one is None and (name == "stopped" or (name == "branches" and version < STATE_FORMAT)):
                 one = torch.zeros_like(column)
             pairs.append((column, _saved_column(f"{part}[{name!r}]", one, column)))
     return pairs

@@ -565,7 +565,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             return function
         if self._debug:
             raise InvalidConfig("debug", "with debug=True each step waits for the device: capture without it")
-        start, stopped = self.state_dict(), None if self._keeper is None else self._keeper.so_far()
+        start, count = self.state_dict(), None if self.fault_count is None else self.fault_count.clone()
         shown = Outputs(*(one if one is None else one.clone() for one in self._outputs))  # type: ignore[arg-type]
         # PyTorch makes what belongs to a graph on the current device.
         with torch.cuda.device(self.device):
@@ -574,8 +574,9 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             finally:
                 self.load_state_dict(start)
                 self._show(shown)
-                if self._keeper is not None and stopped is not None:
-                    self._keeper.go_on_from(stopped)
+                if self._keeper is not None and count is not None:
+                    # What the trial has kept is overwritten.
+                    self._keeper.total.copy_(count)
             graph, result = graphs.captured(function, stream)
 
         # It also keeps what the graph reads, which the function knows.
@@ -718,8 +719,6 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         for column, saved_column in pairs:
             column.copy_(saved_column)
         self._started = started
-        if self._keeper is not None:
-            self._keeper.release(None)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle a twin, in memory of its own: with the same future, and the outputs of the last step."""
@@ -858,4 +857,5 @@ class VecEnv(VectorEnv[Any, Any, Any]):
     def _kept(self) -> dict[str, Tensor]:
         """Return the columns that decide the future."""
         kept = {name: one for name, one in self._columns._asdict().items() if one is not None and name != "outside"}
-        return {**kept, "branches": self._streams.counts}
+        own = {} if self._keeper is None else {"stopped": self._keeper.stopped}
+        return {**kept, "branches": self._streams.counts, **own}

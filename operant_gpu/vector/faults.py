@@ -26,6 +26,7 @@ from operant_gpu.memory.trajectory import Storage, Trajectory
 from operant_gpu.mlp import MLP
 from operant_gpu.parameters import checked
 from operant_gpu.spaces import action_layout
+from operant_gpu.tensors import torch_dtype
 from operant_gpu.vector import checks
 from operant_gpu.vector.explaining import Explanation, Subject, explain_step
 from operant_gpu.vector.snapshots import Snapshot
@@ -133,6 +134,7 @@ class Faults(Sequence[StepFault]):
         if checks.definition(environment).id != self.snapshot.env:
             raise InvalidConfig("env", f"the faults are of {self.snapshot.env}, got {environment.id}: give its own")
         alone = self.snapshot[place]
+        self._check_same(environment)
         # As they were, without the author's `validate`, which may refuse what was written to them.
         values = {**alone.params, **self.params}
         defaults = environment.params._field_defaults
@@ -140,8 +142,28 @@ class Faults(Sequence[StepFault]):
         tables = environment.table_class(**self.tables)
         actions = action_layout(environment.spaces(given, tables)[1])
         shared = {name: one for name, one in self.params.items() if isinstance(one, Tensor)}
+        kinds = {name: torch_dtype(column.dtype) for name, column in environment.column_types(given).items()}
+        is_same = kinds == {name: column.dtype for name, column in alone.state.items()}
+        if not is_same or actions.shape != self._content["actions"].shape[1:]:
+            message = f"the state or the actions of {environment.id} had other dtypes when the faults were kept"
+            raise InvalidConfig("env", message)
         subject = Subject(environment, given, shared, tables, actions, self.max_episode_steps)
         return explain_step(subject, alone, self._content["actions"][place].numpy())
+
+    def _check_same(self, environment: Definition) -> None:
+        """Check that a definition has what it had when the faults were kept."""
+        own = {
+            "params": {*self.params, *self.snapshot.params},
+            "tables": {*self.tables},
+            "state": {*self.snapshot.state},
+        }
+        for part, names in own.items():
+            cls = environment.table_class if part == "tables" else getattr(environment, part)
+            if names != set(cls._fields):
+                was, now = (", ".join(sorted(one)) or "none" for one in (names, cls._fields))
+                raise InvalidConfig(
+                    "env", f"{part} of {environment.id} were {was} when the faults were kept, now {now}"
+                )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write them to a file, whole or not at all.
@@ -243,15 +265,6 @@ class FaultKeeper:
         size = len(self.stopped)
         places = torch.where((rows >= 0) & (rows < size), rows, size)
         self.stopped.copy_(torch.cat([self.stopped, self._nobody[:1]]).index_fill(0, places, False)[:size])
-
-    def so_far(self) -> tuple[Tensor, Tensor]:
-        """Return copies of what has stopped, and of how many steps went wrong."""
-        return self.stopped.clone(), self.total.clone()
-
-    def go_on_from(self, so_far: tuple[Tensor, Tensor]) -> None:
-        """Be as when `so_far` was called: what was kept since is overwritten."""
-        for own, before in zip((self.stopped, self.total), so_far, strict=True):
-            own.copy_(before)
 
     def _before(self) -> tuple[Rows, list[Tensor]]:
         """Return copies of all that moves: the rows, and what is summed up."""

@@ -87,7 +87,7 @@ class Snapshot:
         return (self[row] for row in range(len(self)))
 
     def to(self, device: str | torch.device) -> Snapshot:
-        """Return the same on another device.
+        """Return the same on a device, as PyTorch's `to`: its memory is shared where it is there already.
 
         Raises:
             InvalidConfig, BackendError: If there is no such device.

@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import inspect
 import linecache
+import re
 import textwrap
 from collections import namedtuple
 from collections.abc import Iterator
@@ -54,7 +55,9 @@ def first_difference(env: VecEnv, reference: VecEnv, snapshot: Snapshot, actions
     environment = env.environment
     if not isinstance(environment, Environment):
         return None
-    seen = env.explain(snapshot, actions.cpu()[0]).statements
+    # One that takes a step: in NEXT_STEP mode what has ended is reset.
+    row = int((~snapshot.clock["ended"]).int().argmax())
+    seen = env.explain(snapshot, actions.cpu()[row], row).statements
     own = [one for one in seen if one.function == environment.step.fn.__name__]
     made = _probed(environment, own)
     if made is None:
@@ -105,16 +108,19 @@ def _probed(environment: Environment, seen: list[Statement]) -> tuple[Environmen
     if returns != 1 or not isinstance(last, ast.Return) or not isinstance(last.value, ast.Tuple):
         return None
     texts = {one.line: one.text for one in seen}
-    numbers = {(one.line, name) for one in seen for name, value in one.values.items() if _is_number(value)}
+    # In order, each once.
+    numbers = dict.fromkeys((one.line, name) for one in seen for name, value in one.values.items() if _is_number(value))
     probes: list[_Probe] = []
     written: list[ast.stmt] = []
     for statement in body:
         written.append(statement)
         # Of names that are assigned within it again and again, what they come to last.
         found = sorted((line, name) for node in ast.walk(statement) for line, name in _assigned(node))
-        for name, line in {name: line for line, name in found if (line, name) in numbers}.items():
-            probes.append(_Probe(f"probe_{len(probes)}", line, name, texts[line]))
-            written += ast.parse(f"{_OWN}{probes[-1].metric} = {name}").body
+        for name, line in {name: line for line, name in found}.items():
+            # Of a tuple its members.
+            for part in (part for own, part in numbers if own == line and re.match(rf"{name}(\W|$)", part)):
+                probes.append(_Probe(f"probe_{len(probes)}", line, part, texts[line]))
+                written += ast.parse(f"{_OWN}{probes[-1].metric} = {part}").body
     if not probes:
         return None
     # Of a tuple's members the first three are kept.

@@ -234,6 +234,11 @@ def test_new_streams_depend_on_nothing_but_the_seed_and_what_was_asked(backend: 
             assert keys["seed"][row] == (int(upper) & 0x7FFFFFFF) << 32 | int(lower)
         assert keys["env_id"].tolist() == list(range(num_envs))
         assert keys["branches"].tolist() == [0, 1, 1, 0, 0, 1, *[0] * (num_envs - 6)]
+        # After as many as fill a word of the counter.
+        env._streams.counts[4] = 2**32 * 3 + 7
+        env.branch([0], [4], new_streams=True)
+        lower, upper, *_ = philox(seed, 4, 7, 3, 6 << 28)
+        assert env.state_dict()["columns"]["seed"][4] == (int(upper) & 0x7FFFFFFF) << 32 | int(lower)
         env.branch([1], [2], new_streams=True)
         env.rollout(2)
         return [env.state.thrown[:6].tolist(), env.state.begun[:6].tolist()]

@@ -15,7 +15,7 @@ from faulty_envs import Ball, Plates
 from gymnasium import spaces
 from numpy.random import default_rng
 from reporting_envs import MARKET, Market
-from varied_envs import LEDGE, varied
+from varied_envs import LEDGE, Tiles, varied
 
 import operant_gpu
 from operant_gpu import ActionError, Environment, InvalidConfig, VecEnv
@@ -23,6 +23,7 @@ from operant_gpu.backends.cpp import sanitizers
 from operant_gpu.backends.lowering.watching import Statement
 from operant_gpu.lang import jit, tl
 from operant_gpu.philox import philox
+from operant_gpu.randomization import Uniform
 from operant_gpu.vector import Explanation
 
 
@@ -176,6 +177,16 @@ def test_the_reset_that_follows_is_explained_too() -> None:
     fresh = returned(explanation, "ledge_reset")
     for field, column in env.state._asdict().items():
         assert np.ravel(fresh[f"{type(env.state).__name__}.{field}"]).item() == column[5].item()
+
+
+def test_the_parameters_of_the_next_episode_are_drawn() -> None:
+    env = Tiles(40, device="cpu", max_episode_steps=1, growth=Uniform(0.1, 0.9))
+    env.reset(seed=2)
+    snapshot, actions = env.snapshot(), random_actions(env, default_rng(0))
+    env.step(actions)
+    fresh = returned(env.explain(snapshot, actions[5], 5), "tiles_reset")["TilesState.heights"].ravel()[:6]
+    assert fresh.max() == env.params.growth[5]
+    assert fresh.tolist() == env.state.heights[5].flatten().tolist()
 
 
 @pytest.mark.parametrize("mode", ["next_step", "disabled"])

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from contract_envs import assert_same_tensors, every_form, everything, invalid_actions, make_cpu, random_actions
 from faulty_envs import Ball, Plates
+from gymnasium import spaces
 from mlp_policies import policy_for
 from numpy.random import default_rng
 from rollouts import all_names
 
 import operant_gpu
-from operant_gpu import AutoresetMode, CheckpointError, InvalidConfig, VecEnv
+from operant_gpu import AutoresetMode, CheckpointError, Environment, InvalidConfig, VecEnv
 from operant_gpu.archives import archived
+from operant_gpu.lang import jit, tl
+from operant_gpu.random import integers
 from operant_gpu.vector import Faults
 from operant_gpu.vector.faults import CAPACITY
 
@@ -188,7 +193,9 @@ def test_twins_keep_faults_of_their_own() -> None:
     env = fallen(2)
     twin = copy.deepcopy(env)
     assert twin.faults().total == 0
-    assert not twin.stopped.any()
+    assert twin.stopped.equal(env.stopped)
+    twin.reset(options={"reset_mask": torch.ones(8, dtype=torch.bool)})
+    assert env.stopped.all()
 
 
 def test_what_was_written_to_a_parameter_is_replayed_though_nobody_may_give_it(tmp_path: Path) -> None:
@@ -276,3 +283,112 @@ def test_a_fault_that_is_not_there_is_refused() -> None:
             faults.explain(Ball, place)
     with pytest.raises(InvalidConfig, match=r"^environment: expected an Environment or a CudaEnvironment"):
         faults.explain("Ball-v0")
+
+
+def test_a_definition_that_has_changed_since_is_refused() -> None:
+    faults = fallen(1).faults()
+
+    class OtherParams(NamedTuple):
+        kind: int = 0
+        friction: float = 0.1
+
+    class OtherState(NamedTuple):
+        height: tl.float32
+        speed: tl.float64
+        heat: tl.float32
+
+    for change, message in (
+        ({"params": OtherParams}, "params of Ball-v0 were drag, kind when the faults were kept, now friction, kind"),
+        (
+            {"state": Plates.state},
+            "state of Ball-v0 were heat, height, speed when .* now heights, place",
+        ),
+        ({"state": OtherState}, "the state or the actions of Ball-v0 had other dtypes when"),
+        ({"action_space": spaces.MultiDiscrete([3, 3])}, "the state or the actions of Ball-v0 had other dtypes when"),
+    ):
+        with pytest.raises(InvalidConfig, match=f"^env: {message}"):
+            faults.explain(dataclasses.replace(Ball, **change))
+
+
+class ShadeState(NamedTuple):
+    left: tl.int32
+
+
+@jit
+def shade_reset(rng, params):
+    return ShadeState(integers(rng, 0, 2, 6))
+
+
+@jit
+def shade_step(state, action, rng, params):
+    left = state.left - 1
+    return ShadeState(left), 1.0, left < params.last
+
+
+@jit
+def shade_observe(state, params):
+    return (1.0 / state.left,)
+
+
+class ShadeParams(NamedTuple):
+    last: int = 1
+
+
+# What is seen alone is not finite: in the last step of an episode, or of one that goes on.
+Shade = Environment(
+    id="Shade-v0",
+    state=ShadeState,
+    params=ShadeParams,
+    reset=shade_reset,
+    step=shade_step,
+    observe=shade_observe,
+    observation_space=spaces.Box(-np.inf, np.inf, (1,)),
+    action_space=spaces.Discrete(2),
+)
+
+
+@pytest.mark.parametrize("last", [1, 0], ids=["final observation", "observation"])
+@pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.name.lower())
+def test_an_observation_that_is_not_finite_is_found_and_leaves_no_trace(last: int, mode: AutoresetMode) -> None:
+    env = Shade(40, device="cpu", debug="faults", autoreset_mode=mode, last=last)
+    env.reset(seed=1)
+    left = env.state.left.clone()
+    for step in range(1, 8):
+        obs, reward, terminated, truncated, info = env.step([0] * 40)
+        wrong = left - step == 0
+        assert env.stopped.equal(left - step <= 0)
+        # Whoever stopped, in this step or before, is as it was, and has not ended.
+        assert obs.isfinite().all()
+        assert info["final_obs"].isfinite().all()
+        assert (reward[env.stopped] == 0).all()
+        assert not (terminated | truncated)[env.stopped].any()
+        assert (env.state.left[wrong] == 1).all()
+        assert (obs[env.stopped] == 1.0).all()
+        assert (info["final_obs"][env.stopped] == 1.0).all()
+        assert not info["_episode"][env.stopped].any()
+    faults = env.faults()
+    assert faults.total == 40
+    assert {fault.found for fault in faults} == {("the observation is not finite",)}
+    # The rows before, and not after.
+    assert faults.snapshot.state["left"].tolist() == [1] * 40
+    assert [fault.step for fault in faults] == [int(left[fault.row]) - 1 for fault in faults]
+    assert env.get_logs()["episode_count"] == 0
+
+
+def test_what_stops_at_the_beginning_of_an_episode_ended_the_one_before_once() -> None:
+    env = Ball(30, device="cpu", debug="faults", kind=1, max_episode_steps=1)
+    env.reset(seed=2)
+    pushes = torch.full((30,), 2)
+    env.step(pushes)
+    assert env._columns.ended.all()
+    # A push down, from a speed that is below -1.
+    env.state.speed[:9] = -5.0
+    for _ in range(3):
+        *_, info = env.step(pushes)
+        assert env.stopped.nonzero()[:, 0].tolist() == list(range(9))
+        assert not info["_episode"][:9].any()
+        assert (info["episode"]["l"][:9] == 0).all()
+        assert (info["episode"]["r"][:9] == 0).all()
+        assert (info["metrics"]["way"][:9] == 0).all()
+        assert info["_episode"][9:].all()
+    assert env.get_logs()["episode_count"] == 30 + 3 * 21

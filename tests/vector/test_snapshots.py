@@ -418,8 +418,10 @@ def test_numbers_of_rows_that_do_not_fit_are_refused() -> None:
         (lambda: env.restore(snapshot, [4, 5], new_streams=1), "^new_streams: expected True or False"),
         (lambda: env.restore({"x": 1}), "^snapshot: expected what `snapshot` returned"),
     ):
+        before = everything(env)
         with pytest.raises(InvalidConfig, match=message):
             call()
+        assert_same_tensors(everything(env), before)
 
 
 def test_before_the_first_reset_and_after_close_there_are_no_rows() -> None:

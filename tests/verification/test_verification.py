@@ -141,6 +141,18 @@ def loops_step(state, action, rng, params):
 
 
 @jit
+def _sines(x):
+    return LoopsState(tl.sin(x))
+
+
+@jit
+def tuple_step(state, action, rng, params):
+    turned = _sines(state.x + action * 0.5)
+    y = turned.x * 2.0
+    return turned, y, y > 100.0
+
+
+@jit
 def early_step(state, action, rng, params):
     x = state.x + tl.sin(action * 0.5)
     if params.returns:
@@ -168,8 +180,12 @@ def loops_observe(state, params):
 
 @pytest.mark.parametrize(
     ("step", "told"),
-    [(loops_step, r"; first in .*\.py:\d+: x -= tl.sin\(x\): x, \(300,\)"), (early_step, r"expected -?\d[^;]*$")],
-    ids=["loop", "early return"],
+    [
+        (tuple_step, r"; first in .*\.py:\d+: turned = _sines\(.*\): turned.x, \(300,\)"),
+        (loops_step, r"; first in .*\.py:\d+: x -= tl.sin\(x\): x, \(300,\)"),
+        (early_step, r"expected -?\d[^;]*$"),
+    ],
+    ids=["tuple", "loop", "early return"],
 )
 def test_statements_are_named_wherever_they_stand_and_the_difference_in_any_case(
     step: Any, told: str, monkeypatch: pytest.MonkeyPatch

@@ -53,10 +53,8 @@ def watched(function: Any, tell: Callable[[Statement], None]) -> Any:
 
         def note(line: int, column: int, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
             named = {name: one for own, value in zip(names, values, strict=True) for name, one in _parts(own, value)}
-            # Columns may be written once the function has returned.
-            kept = {name: np.array(one) if _is_block(one) else one for name, one in named.items()}
             file = original.__code__.co_filename
-            tell(Statement(file, line, original.__name__, texts.get((line, column), ""), kept))
+            tell(Statement(file, line, original.__name__, texts.get((line, column), ""), named))
 
         namespace[_NOTE] = note
         watching: ast.FunctionDef = _Watching().visit(tree)

@@ -192,7 +192,7 @@ def read(
         if env is None:
             definition = _definition(path, whole)
             saved = dealt(saved, definition, processes)
-        on_fault = (saved["config"] if config is None else vars(config)).get("on_fault")
+        on_fault = saved["config"].get("on_fault") if config is None else getattr(config, "on_fault", None)
         debug = False if on_fault is None else "faults"
         own_env = _environments(definition, saved, device, debug) if env is None else env
         before = _settings(path, whole, own_env.num_envs, processes)

@@ -39,7 +39,8 @@ class Loop:
         self.rollout: Rollout | None = None
         self.stages: list[Stage] = []
         self._fingerprint: object = None
-        self._has_warned, self._faults_before = False, 0
+        self._has_warned = self._has_told = False
+        self._faults_before = 0
 
     @property
     def is_captured(self) -> bool:
@@ -73,7 +74,7 @@ class Loop:
         if update.env.stopped is not None:
             # Whatever went wrong before is none of this training's.
             update.env.reset(options={"reset_mask": update.env.stopped.clone()})
-            self._faults_before = int(update.env.fault_count or 0)
+            self._faults_before, self._has_told = int(update.env.fault_count or 0), False
         self.rollout.begin(update.env)
         if memory:
             self.rollout.remember(memory, update.env)
@@ -158,9 +159,20 @@ class Loop:
         if difference := difference_of([row["digest"] for row in read if "digest" in row]):
             advice = "a machine computes otherwise, or a callback changed one process; go on from a checkpoint"
             raise TrainingError(f"after iteration {iterations} {difference}: {advice}")
+        self._tell_of_faults()
         if own["would_raise"]:
             self.update.env.check()
         return {"lr": own["lr"], **measured}
+
+    def _tell_of_faults(self) -> None:
+        """Warn, once a training, that it goes on without steps that went wrong."""
+        env = self.update.env
+        if env.fault_count is None or self._has_told or int(env.fault_count) == self._faults_before:
+            return
+        self._has_told = True
+        message = f"steps go wrong in the environments, first {env.faults()[0]}; training goes on without them"
+        # Of the call of `learn` or `resume`.
+        warnings.warn(message, RuntimeWarning, stacklevel=6)
 
     def read_speeds(self) -> Metrics:
         """Return the environment steps per second that each part takes by itself; the device must have finished."""

@@ -107,7 +107,10 @@ class Update:
     def revive(self, rollout: Rollout) -> None:
         """Let environments that a fault has stopped begin anew, where training goes on without them."""
         if self.config.on_fault == "skip" and self.env.stopped is not None:
-            rollout.begin_anew(self.env, self.env.stopped.clone())
+            stopped = self.env.stopped.clone()
+            rollout.begin_anew(self.env, stopped)
+            if self._reward_normalizer is not None:
+                self._reward_normalizer.begin(stopped)
 
     def _leave_out(self, rollout: Rollout) -> None:
         """Learn nothing of environments that a fault has stopped; nothing at all where that is to end the training."""

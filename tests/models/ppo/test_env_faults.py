@@ -12,6 +12,7 @@ from contract_envs import assert_same_tensors
 from faulty_envs import Ball
 from together import results, together
 
+import operant_gpu
 from operant_gpu import InvalidConfig, TrainingError, VecEnv
 from operant_gpu.envs import CartPole
 from operant_gpu.models import PPO, PPOConfig
@@ -26,6 +27,10 @@ every_engine = pytest.mark.parametrize("engine", ENGINES)
 
 def balls(kind: int = 0, num_envs: int = NUM_ENVS, **settings: Any) -> VecEnv:
     return Ball(num_envs, device="cpu", debug="faults", kind=kind, **settings)
+
+
+# That training goes on is said; one test looks at it.
+pytestmark = pytest.mark.filterwarnings("ignore:steps go wrong in the environments:RuntimeWarning")
 
 
 def learner_of(env: VecEnv, **settings: Any) -> PPO:
@@ -65,7 +70,8 @@ def test_training_goes_on_without_them(engine: str) -> None:
     env = balls(kind=1)
     learner = learner_of(env, on_fault="skip", **ENGINES[engine])
     before, seen = parameters(learner), []
-    learner.learn(NUM_ENVS * STEPS * 30, lambda metrics: seen.append(dict(metrics)))
+    with pytest.warns(RuntimeWarning, match=r"^steps go wrong in the environments, first .*; training goes on without"):
+        learner.learn(NUM_ENVS * STEPS * 30, lambda metrics: seen.append(dict(metrics)))
     assert env.faults().total > 5
     assert learner.timesteps == NUM_ENVS * STEPS * 30
     after = parameters(learner)
@@ -148,6 +154,27 @@ def test_copies_and_files_keep_the_setting(tmp_path: Any) -> None:
     for other in (twin, learner):
         other.learn(NUM_ENVS * STEPS * 3)
     assert_same_tensors(parameters(twin), parameters(learner))
+
+
+@every_engine
+def test_a_training_that_is_gone_on_with_is_the_same(engine: str, tmp_path: Any) -> None:
+    settings = {"on_fault": "skip", "normalize_rewards": True, **ENGINES[engine]}
+    whole, half = (learner_of(balls(kind=1), **settings) for _ in range(2))
+    steps = NUM_ENVS * STEPS
+    whole.learn(8 * steps)
+    half.learn(8 * steps, lambda metrics: metrics["timesteps"] < 4 * steps)
+    assert half.env.stopped.any()
+    half.save(tmp_path / "half.pt")
+    again = resumed(tmp_path / "half.pt")
+    again.resume()
+    assert again.timesteps == whole.timesteps
+    assert_same_tensors(parameters(again), parameters(whole))
+
+
+def resumed(path: Any) -> PPO:
+    if Ball.id not in operant_gpu.list_envs():
+        operant_gpu.register(Ball)
+    return PPO.load(path, device="cpu")
 
 
 def test_a_run_keeps_the_faults(tmp_path: Any) -> None:
