@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 from machine import command, describe, refuse_below, write
-from page import table
+from page import fill, table
 
 import operant_gpu
 from operant_gpu.cli.timing import Contender, race, waiter
 
+PAGE = Path(__file__).parent.parent / "docs" / "branch_restore_replay.md"
 NAMES = ("CartPole-v1", "MinAtar-Breakout-v1", "Game2048-v0", "Snake-v0")
 
 
@@ -81,6 +82,8 @@ def main(settings: Settings) -> None:
     path = write(report, settings.out, "branching-{}")
     print(table_of(report))
     print(f"written to {path}")
+    if settings.out is None:
+        fill(PAGE, "branching", table_of(report))
 
 
 def table_of(report: dict[str, Any]) -> str:

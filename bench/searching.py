@@ -2,7 +2,7 @@
 
     python bench/searching.py                  # all games and trainings; about half an hour on one core
     python bench/searching.py --games MinAtar-Breakout-v1 --trainings 0
-    python bench/searching.py --table          # what is on record, as Markdown
+    python bench/searching.py --table          # the guide's tables anew, of what is on record
 
 Beside each game's search stand random play with as many steps, and the level of PPO's preset on record. The two are not
 alike: the search looks for one lucky episode in a simulator, PPO's level is the mean of episodes that a policy played.
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from levels import half_interval
 from machine import RESULTS, command, describe, refuse_below, write
-from page import table
+from page import fill, table
 from PIL import Image
 
 import operant_gpu
@@ -30,7 +30,7 @@ from operant_gpu import Snapshot
 from operant_gpu.models.presets import LEVELS, Level, mean_with
 
 ROOT = Path(__file__).parent.parent
-DATA = RESULTS / "search.json"
+DATA, PAGE = RESULTS / "search.json", ROOT / "docs" / "branch_restore_replay.md"
 MINATAR = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
 GAMES = ("Game2048-v0", *(f"MinAtar-{name}-v1" for name in MINATAR))
 # Environments of the trainings, and their steps.
@@ -58,7 +58,7 @@ class Settings:
     json: Path = DATA
     """Where to write what was measured; what was not measured now stays."""
     table: bool = False
-    """Whether to print what is on record, and measure nothing."""
+    """Whether to write the guide's tables of what is on record, and measure nothing."""
 
 
 def example(name: str) -> Any:
@@ -94,11 +94,11 @@ def draw(game: str, best: Snapshot, path: Path) -> None:
 
 
 def main(settings: Settings) -> None:
-    """Search, train, write; or print what is on record."""
+    """Search, train, write; or write the tables alone."""
     refuse_below(settings, seeds=1, trainings=0, rows=1, steps=1)
     report = json.loads(settings.json.read_text()) if settings.json.exists() else {"search": {}, "hard_starts": {}}
     if settings.table:
-        print(table_of(report, LEVELS), hard_starts_table(report["hard_starts"]), sep="\n\n")
+        render(report, settings.json)
         return
     torch.set_num_threads(1)
     for game in settings.games:
@@ -122,6 +122,15 @@ def main(settings: Settings) -> None:
             print(env, run, flush=True)
             runs.append(run)
         write(report | describe(), settings.json)
+    render(report, settings.json)
+
+
+def render(report: dict[str, Any], path: Path) -> None:
+    """Print the tables; write those of the record into the guide."""
+    texts = {"search": table_of(report, LEVELS), "hard_starts": hard_starts_table(report["hard_starts"])}
+    print(*texts.values(), sep="\n\n")
+    for mark, text in texts.items() if path == DATA else ():
+        fill(PAGE, mark, text)
 
 
 def table_of(report: dict[str, Any], levels: Mapping[str, Level]) -> str:

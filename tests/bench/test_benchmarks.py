@@ -414,3 +414,15 @@ def test_a_job_that_fails_says_why(bench: Any) -> None:
     run = runner.in_process(runner.Job("CartPol-v1"))
     assert run.outcome == "failed"
     assert "did you mean 'CartPole-v1'" in run.error
+
+
+def test_copies_are_measured_beside_a_plain_copy_and_a_step(bench: Any, tmp_path: Path) -> None:
+    branching, out = bench("branching"), tmp_path / "branching.json"
+    branching.main(branching.Settings(num_envs=300, repeats=1, seconds=0.001, out=out))
+    rows = json.loads(out.read_text())["rows"]
+    assert {row["what"] for row in rows} == {"step", "branch", "branch, new streams", "copy"}
+    # State, and 29 bytes of clock and key.
+    assert next(row["bytes"] for row in rows if row["env"] == "CartPole-v1" and row.get("rows") == 64) == 64 * (16 + 29)
+    table = branching.table_of({"rows": rows}).splitlines()
+    assert len(table) == 2 + 3 * len(branching.NAMES)
+    assert table[2].startswith("| CartPole-v1 (numba) | 1 | 45 | ")
