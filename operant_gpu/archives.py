@@ -30,7 +30,7 @@ def archived(content: dict[str, Any]) -> bytes:
     return body + hashlib.sha256(body).digest()
 
 
-def write_archive(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
+def write_archive(path: str | os.PathLike[str], content: dict[str, Any], what: str = "the file") -> None:
     """Write a file that has this content, whole or not at all.
 
     Raises:
@@ -40,7 +40,7 @@ def write_archive(path: str | os.PathLike[str], content: dict[str, Any]) -> None
     try:
         write_whole(file, archived(content))
     except OSError as error:
-        raise CheckpointError(f"cannot write {str(file)!r}: {error}; nothing of it is left") from error
+        raise CheckpointError(f"cannot write {what} {str(file)!r}: {error}; nothing of it is left") from error
 
 
 def read_archive(path: Path, what: str, formats: Collection[int], keys: Collection[str]) -> dict[str, Any]:

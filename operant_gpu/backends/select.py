@@ -115,6 +115,7 @@ def create(name: str, batch: Batch) -> Backend:
     return backend
 
 
+@functools.cache
 def row_copier(name: str) -> Callable[..., None]:
     """Return the function that copies rows of the environments that a backend steps, `backends.rows.copy_rows`.
 

@@ -262,7 +262,8 @@ class Run:
                 env.save_faults(self._faults_file)
 
     def _end(self, error: BaseException | None) -> None:
-        self._keep_faults()
+        with self._patience(Exception):
+            self._keep_faults()
         view = self.view
         view.end(self.learner.timesteps, error)
         if self._processes.rank:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from operant_gpu.backends.base import NO_LIMIT
 from operant_gpu.environment import Definition
-from operant_gpu.errors import InvalidConfig, as_integer, mapping, one_of, whole
+from operant_gpu.errors import InvalidConfig, as_integer, flag, mapping, one_of, whole
 from operant_gpu.tensors import as_tensor
 
 # Of state dictionaries. In those of format 1, some columns are narrower; before 3 nobody had branches. What has stopped
@@ -34,6 +34,14 @@ def autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
     if isinstance(mode, AutoresetMode):
         return mode
     return AutoresetMode[one_of("autoreset_mode", mode, list(AutoresetMode.__members__))]
+
+
+def debug(given: Any) -> tuple[bool, bool]:
+    """Return whether each step is looked at, and whether steps that go wrong are kept."""
+    if isinstance(given, str):
+        one_of("debug", given, ("faults",), ", or True or False")
+        return False, True
+    return flag("debug", given), False
 
 
 def render_mode(mode: str | None, environment: Definition) -> str | None:

@@ -20,7 +20,7 @@ from operant_gpu.backends import compilations, select
 from operant_gpu.backends.base import NO_LIMIT, Backend, Batch
 from operant_gpu.backends.lowering.trial import try_out
 from operant_gpu.environment import Definition
-from operant_gpu.errors import InvalidConfig, ResetNeeded, flag, one_of, whole
+from operant_gpu.errors import InvalidConfig, ResetNeeded, flag, whole
 from operant_gpu.memory import allocation
 from operant_gpu.memory.columns import Outputs
 from operant_gpu.memory.rows import NewStreams, Rows, rows_of
@@ -119,8 +119,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self.autoreset_mode = checks.autoreset_mode(autoreset_mode)
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 30, "autoreset_mode": self.autoreset_mode}
         self.render_mode = checks.render_mode(render_mode, environment)
-        self._keeps_faults = isinstance(debug, str) and one_of("debug", debug, ("faults",), ", or True or False") != ""
-        self._debug = not self._keeps_faults and flag("debug", debug)
+        self._debug, keeps_faults = checks.debug(debug)
         notes = self._debug and environment.has_tables
         trial = try_out(environment, as_given, as_tables, notes)
         self.device, self.backend = select.resolve(environment, trial, device, backend)
@@ -158,7 +157,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         self._results = Results(self._outputs, self._columns, metrics, self._shape, *how)
         self._rows = rows_of(self._state, self._columns, self._memory)
         self._keeper = None
-        if self._keeps_faults:
+        if keeps_faults:
             self._backend = self._keeper = FaultKeeper(self._backend, batch, self._rows, self._storage)
         self._streams = NewStreams(self._env_ids.clone(), torch.zeros_like(self._columns.seed))
         # Pairs of rows out of range, where nobody could look before.
@@ -352,7 +351,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         """Return some environments as they are now: state, clock, key of the draws, drawn parameters, statistics.
 
         These are of the episode under way. Sums over episodes that have finished, and what `check` counts, stay here.
-        Nothing waits for the device.
+        Nothing waits for the device, if the indices are there.
 
         Args:
             indices: Which: integers as a list, an array or a tensor; all if None.
@@ -404,16 +403,17 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         """Copy environments onto others: number `targets[i]` becomes as `sources[i]` is now.
 
         All of an episode is copied, as in a `snapshot`: a branch has its source's future, if it gets the same actions.
-        It is as if all sources were read before any target is written. No step is taken, and nothing waits for the
-        device, so a CUDA graph can capture it, whose replays read the indices anew. `observe` gives the observations
-        after it.
+        It is as if all sources were read before any target is written. No step is taken. With indices that are int64
+        tensors on the device nothing waits for it, and a CUDA graph can capture it, whose replays read them anew.
+        `observe` gives the observations after it.
 
         Args:
             sources: Which are copied, integers as a list, an array or a tensor; one may be there several times.
             targets: Which they become, as many, each once; all environments if None.
             new_streams: Whether each target draws its own from now on, in the episode under way too. It gets back
                 its own environment id, and a seed made from its source's seed, its id, and how many it has had since
-                `reset(seed=...)`: no environment ever draws what it or another has drawn (but by a chance of 2**-63).
+                `reset(seed=...)`. So no environment of these ever draws what it or another has drawn, but with
+                probability 2**-63. Another batch with the same ids would: give it a `first_env_id` of its own.
 
         Raises:
             InvalidConfig: If there is no such environment, or a target is there twice. Of indices on a GPU, pairs out
@@ -646,6 +646,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         Synchronises with the device. The counts start again from zero.
 
         Raises:
+            InvalidConfig: With the number of rows that `branch`, `snapshot` and `restore` left out, since indices on a
+                GPU were out of range.
             ResetNeeded: If an environment has begun more than 2**31 episodes.
             TableError: With `debug`, for indices beyond a table.
             ActionError: With the number of such actions and the first environment that got one; or with the number of
@@ -676,7 +678,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             "episode_count", and "mean_reward", "mean_length" and each metric of an episode (NaN while there is none).
 
         Raises:
-            ActionError, ResetNeeded, TableError: As `check`.
+            ActionError, InvalidConfig, ResetNeeded, TableError: As `check`.
         """
         clear = flag("clear", clear)
         self.check()

@@ -7,7 +7,7 @@ the rows where something is not finite, or where the action was refused. So no k
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -50,8 +50,8 @@ class StepFault(NamedTuple):
 
     Attributes:
         row: Number of the environment in its batch.
-        seed: Of its draws.
-        env_id: Likewise.
+        seed: The seed and
+        env_id: the environment id that its random numbers are made of.
         episode: Counted from 0.
         step: Within the episode, from 0.
         action: What it was given: a number, or a list of them.
@@ -113,9 +113,6 @@ class Faults(Sequence[StepFault]):
             self._content["actions"][place].tolist(),
             tuple(text for bit, text in _SAID.items() if kinds & bit),
         )
-
-    def __iter__(self) -> Iterator[StepFault]:
-        return (self[place] for place in range(len(self)))
 
     def __repr__(self) -> str:
         return f"Faults({self.snapshot.env}, {len(self)} of {self.total})"
@@ -219,7 +216,8 @@ class FaultKeeper:
         self._kept = rows.empty(CAPACITY + 1)
         action = storage.allocate("action")
         self._actions = torch.zeros(CAPACITY + 1, *action.shape[1:], dtype=action.dtype, device=action.device)
-        self._numbers, self._kinds = (torch.zeros(CAPACITY + 1, dtype=torch.int64, device=action.device) for _ in "ab")
+        self._numbers = torch.zeros(CAPACITY + 1, dtype=torch.int64, device=action.device)
+        self._kinds = torch.zeros_like(self._numbers)
         self._spare = storage.trajectory({name: storage.allocate(name, 1) for name in _LOOKED_AT})
         self._places = torch.arange(batch.num_envs, device=action.device)
         self._nobody = torch.zeros_like(self.stopped)

@@ -73,7 +73,7 @@ class Snapshot:
             indices: Which: an integer, or integers as a list, an array or a tensor; or a slice.
 
         Raises:
-            InvalidConfig: If there is no such row.
+            InvalidConfig: If there is no such row; of indices on a GPU PyTorch tells.
         """
         if isinstance(indices, slice):
             indices = range(len(self))[indices]

@@ -56,7 +56,9 @@ def test_environments_that_keep_faults_do_what_others_do(name: str, backend: str
         names = [one for one in all_names(usual) if policy is not actions or one not in POLICY_OUTPUTS]
         stored = [env.rollout(7, policy, out=names) for env in (usual, keeping)]
         assert_same_tensors(stored[1], stored[0])
-    assert_same_tensors(everything(keeping), everything(usual))
+    found = everything(keeping)
+    assert not found.pop("columns.stopped").any()
+    assert_same_tensors(found, everything(usual))
     assert not len(keeping.faults())
     assert not keeping.stopped.any()
 
@@ -82,7 +84,7 @@ def test_a_refused_action_stops_its_environment_alone(name: str, backend: str, m
     assert not (found["terminated"] | found["truncated"])[bad].any()
     # What a refused step left, and one that was never taken.
     after = everything(keeping)
-    clock = ("columns.elapsed", "columns.ended", "columns.episode_return")
+    clock = ("columns.elapsed", "columns.ended", "columns.episode_return", "columns.stopped")
     for key in after:
         if key not in clock:
             assert after[key][bad].equal(before[key][bad]), key

@@ -52,7 +52,7 @@ def copy_arguments(
     read, written = tuple(sources.columns), tuple(targets.columns)
     sizes = tuple(0 if column.ndim == 1 else column.shape[1] for column in written)
     shape = launch_shape(count, max(1, *(triton.next_power_of_2(size) for size in sizes)))
-    ends = ((columns, tuple(column.stride() for column in columns)) for columns in (read, written))
-    size = targets.size if gathered else sources.size
-    given = (*next(ends), rows[0], size, *next(ends), rows[1], targets.size, count, misses, *(streams or (None, None)))
+    strides = [tuple(column.stride() for column in columns) for columns in (read, written)]
+    source = read, strides[0], rows[0], targets.size if gathered else sources.size
+    given = (*source, written, strides[1], rows[1], targets.size, count, misses, *(streams or (None, None)))
     return given, {"GATHERED": gathered, "SIZES": sizes, "BLOCK": shape[0]}, shape

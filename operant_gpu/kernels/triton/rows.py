@@ -16,11 +16,12 @@ import triton
 import triton.language as tl
 
 from operant_gpu.kernels.triton.blocks import load, places, settle
+from operant_gpu.memory.rows import CLOCK
 from operant_gpu.random import BRANCH_STREAM, Rng
 from operant_gpu.sampling import branch_seed
 
-# Where they stand among the columns, as `memory.rows.CLOCK` has them.
-SEED, ENV_ID = tl.constexpr(0), tl.constexpr(1)
+# The first of the columns.
+SEED, ENV_ID = tl.constexpr(CLOCK.index("seed")), tl.constexpr(CLOCK.index("env_id"))
 
 
 @triton.jit
@@ -69,7 +70,8 @@ def copy_rows_kernel(
     written = found
     if target_rows_ptr is None and not GATHERED:
         written = exists
-    for i in tl.static_range(len(SIZES)):
+    # Of branches with draws of their own, the first two are not their sources'.
+    for i in tl.static_range(0 if counts_ptr is None else ENV_ID + 1, len(SIZES)):
         if SIZES[i] == 0:
             block = tl.load(sources[i] + source * source_strides[i][0], mask=found, other=0)
             tl.store(targets[i] + target * target_strides[i][0], block, mask=written)

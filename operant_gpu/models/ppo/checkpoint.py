@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from operant_gpu.archives import archived, read_archive
+from operant_gpu.archives import read_archive, write_archive
 from operant_gpu.errors import CheckpointError, InvalidConfig, OperantError, one_line
-from operant_gpu.files import as_path, remove_partials, try_to_write, write_whole
+from operant_gpu.files import as_path, remove_partials, try_to_write
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.policies.normalization import Scaler
 from operant_gpu.models.ppo.setup import check_env, have_same_units
@@ -100,10 +100,7 @@ def _content(learner: PPO) -> dict[str, Any]:
 
 
 def _write(target: Path, content: dict[str, Any]) -> None:
-    try:
-        write_whole(target, archived(content))
-    except OSError as error:
-        raise CheckpointError(f"cannot write the checkpoint {str(target)!r}: {error}; nothing of it is left") from error
+    write_archive(target, content, "the checkpoint")
 
 
 def begin(param: str, folder: Path, learner: PPO) -> None:

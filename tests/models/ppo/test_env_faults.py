@@ -147,13 +147,40 @@ def test_the_setting_is_for_environments_that_keep_faults() -> None:
         PPOConfig(on_fault="go on")
 
 
-def test_copies_and_files_keep_the_setting(tmp_path: Any) -> None:
-    learner = learner_of(balls(), on_fault="skip").learn(NUM_ENVS * STEPS * 4)
-    learner.save(tmp_path / "policy.pt")
+def test_copies_keep_the_setting() -> None:
+    learner = learner_of(balls(kind=1), on_fault="skip").learn(NUM_ENVS * STEPS * 4)
+    assert learner.env.stopped.any()
     twin = copy.deepcopy(learner)
     for other in (twin, learner):
         other.learn(NUM_ENVS * STEPS * 3)
     assert_same_tensors(parameters(twin), parameters(learner))
+
+
+def test_what_begins_anew_has_no_memory_and_counts_in_no_mean() -> None:
+    learner = learner_of(balls(kind=1), on_fault="skip", gru_size=8, normalize_rewards=True)
+    learner.learn(NUM_ENVS * STEPS)
+    rollout, telemetry, normalizer = learner._loop.rollout, learner._telemetry, learner.reward_normalizer
+    assert rollout is not None
+    assert normalizer is not None
+    stopped = learner.env.stopped.clone()
+    assert 0 < stopped.sum() < NUM_ENVS
+    rollout.starts[-1], rollout.states[-1] = False, 1.0
+    normalizer.returns.fill_(7.0)
+    learner._loop.update.revive(rollout)
+    assert rollout.starts[-1].equal(stopped)
+    assert normalizer.returns.equal(torch.where(stopped, 0.0, 7.0))
+    assert rollout.obs[-1].equal(learner.env.observe())
+    # One step later three environments have ended their episodes, of which one has stopped.
+    rollout.under_way.zero_()
+    rollout.terminated.zero_()
+    rollout.truncated.zero_()
+    rollout.terminated[0, :3] = True
+    telemetry._is_whole.fill_(True)
+    before = telemetry._episodes.clone()
+    one = torch.arange(NUM_ENVS) == 1
+    telemetry.add_iteration(rollout, torch.tensor(0.0), one)
+    assert (telemetry._episodes - before)[0] == 2
+    assert telemetry._is_whole.all()
 
 
 @every_engine
