@@ -100,7 +100,7 @@ def table_of(report: dict[str, Any]) -> str:
         )
         own = row["seconds_per_call"]
         micro = (f"{seconds * 1e6:,.0f}" for seconds in (own, fresh))
-        shares = (f"{own / other:,.2g}" for other in (copy, step))
+        shares = (f"{share:.2g}" if share < 10 else f"{share:,.0f}" for share in (own / copy, own / step))
         lines.append([f"{name} ({row['backend']})", f"{count:,}", f"{row['bytes']:,}", *micro, *shares])
     headings = ("environment", "rows", "bytes", "µs", "µs, new streams", "of a plain copy", "of a step of all")
     return table(headings, lines)

@@ -218,8 +218,8 @@ class _Run:
         )
         self._tables = (type(subject.tables)(*seen),) if subject.tables else ()
         self._cells = [column.cells for column in environment.column_types(subject.given).values()]
-        columns = (one if one.ndim == 1 else one.flatten(1) for one in snapshot.state.values())
-        self._state = self._seen(environment.state(*(column.numpy() for column in columns)))
+        columns = {name: one if one.ndim == 1 else one.flatten(1) for name, one in snapshot.state.items()}
+        self._state = self._seen(environment.state(**{name: column.numpy() for name, column in columns.items()}))
 
     def _seen(self, state: Any) -> Any:
         """Return a state's columns as functions see them."""
