@@ -84,6 +84,10 @@ class PlatesState(NamedTuple):
     place: tl.int32
 
 
+class PlatesParams(NamedTuple):
+    kind: int = 0
+
+
 @jit
 def plates_reset(rng, params):
     return PlatesState(cells(WIDTH) * 0.0 + 1.0, 0)
@@ -94,7 +98,12 @@ def plates_step(state, action, rng, params):
     place = (state.place + action) % WIDTH
     chosen = cells(WIDTH) == place[:, None]
     here = get(state.heights, place)
-    shares = state.heights / (here[:, None] - 0.25 * action[:, None])
+    if params.kind == 0:
+        shares = state.heights / (here[:, None] - 0.25 * action[:, None])
+    elif params.kind == 1:
+        shares = tl.sqrt(state.heights - 0.3 * (1 - action)[:, None])
+    else:
+        shares = state.heights * tl.exp(state.heights * 20.0)
     heights = tl.where(chosen, state.heights * 0.5, shares)
     return PlatesState(heights, place), tl.max(heights, 1), here > 100.0
 
@@ -104,10 +113,12 @@ def plates_observe(state, params):
     return (state.heights,)
 
 
-# Divides by zero where a height was halved twice.
+# Kind 0 divides by zero where a height was halved twice, 1 takes the root of a height that fell, 2 overflows in a few
+# steps.
 Plates = Environment(
     id="Plates-v0",
     state=PlatesState,
+    params=PlatesParams,
     reset=plates_reset,
     step=plates_step,
     observe=plates_observe,

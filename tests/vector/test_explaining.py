@@ -71,7 +71,24 @@ PLANTED: dict[str, tuple[Any, dict[str, Any], str, str]] = {
     "division by zero": (Ball, {"kind": 0}, "ball_step", "share = 1.0 / state.height"),
     "root of a negative number": (Ball, {"kind": 1}, "drag_of", "root = tl.sqrt(speed + 1.0)"),
     "overflow": (Ball, {"kind": 2}, "ball_step", "heat = tl.exp(state.heat * 40.0)"),
-    "on a board": (Plates, {}, "plates_step", "shares = state.heights / (here[:, None] - 0.25 * action[:, None])"),
+    "division on a board": (
+        Plates,
+        {"kind": 0},
+        "plates_step",
+        "shares = state.heights / (here[:, None] - 0.25 * action[:, None])",
+    ),
+    "root on a board": (
+        Plates,
+        {"kind": 1},
+        "plates_step",
+        "shares = tl.sqrt(state.heights - 0.3 * (1 - action)[:, None])",
+    ),
+    "overflow on a board": (
+        Plates,
+        {"kind": 2},
+        "plates_step",
+        "shares = state.heights * tl.exp(state.heights * 20.0)",
+    ),
 }
 
 
@@ -155,6 +172,7 @@ def test_a_refused_action_is_said_to_be() -> None:
     for env, action, message in (
         (Ball(2, device="cpu"), 7, "the action 7 is out of range: it may be 0 to 2"),
         (operant_gpu.make("Pendulum-v1", 2, device="cpu"), [float("nan")], "the action nan is not finite"),
+        (Plates(2, device="cpu"), -1, "the action -1 is out of range: it may be 0 to 1"),
         (make_cpu("Dials-v0", 2, "numpy"), [0, -3], r"the action [0, -3] is out of range: it may be "),
     ):
         env.reset(seed=1)
