@@ -38,7 +38,6 @@ def pair(name: str, backend: str, mode: AutoresetMode) -> tuple[VecEnv, VecEnv]:
     return make_cpu(name, 21, backend, **settings), make_cpu(name, 21, backend, **settings, debug="faults")
 
 
-@pytest.mark.quick
 @every_form
 def test_environments_that_keep_faults_do_what_others_do(name: str, backend: str, mode: AutoresetMode) -> None:
     usual, keeping = pair(name, backend, mode)

@@ -167,7 +167,6 @@ OPERATIONS = st.one_of(
 )
 
 
-@pytest.mark.quick
 @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(list(AutoresetMode)), st.lists(OPERATIONS, min_size=100, max_size=100))
 def test_ten_thousand_operations_agree_with_a_model_that_copies_whole_environments(
