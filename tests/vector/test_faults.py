@@ -65,7 +65,6 @@ def test_environments_that_keep_faults_do_what_others_do(name: str, backend: str
 POLICY_OUTPUTS = ("policy_action", "log_prob", "value", "final_value")
 
 
-@pytest.mark.quick
 @every_form
 def test_a_refused_action_stops_its_environment_alone(name: str, backend: str, mode: AutoresetMode) -> None:
     usual, keeping = pair(name, backend, mode)
