@@ -35,6 +35,11 @@ AFTER = 4 if HAS_TRITON else 50
 OF_PLACES = ("log_", "bad_actions", "late_steps", "branches")
 
 
+def quick_on_triton(test: Any) -> Any:
+    """Mark a test that stands for the others where kernels are executed or interpreted."""
+    return pytest.mark.quick(test) if HAS_TRITON else test
+
+
 def started(name: str, backend: str, mode: AutoresetMode, num_envs: int = NUM_ENVS, seed: int = 3) -> VecEnv:
     """Return environments in the middle of episodes of different lengths, some of which have ended."""
     env = make_cpu(name, num_envs, backend, autoreset_mode=mode, max_episode_steps=LIMIT)
@@ -88,7 +93,7 @@ def test_branches_have_the_future_of_their_sources(name: str, backend: str, mode
         assert_same_tensors(*({name: one[i] for name, one in step.items()} for i in (0, 2)))
 
 
-@pytest.mark.quick
+@quick_on_triton
 @every_form
 def test_all_rows_at_once_and_rollouts_go_on_as_single_steps(name: str, backend: str, mode: AutoresetMode) -> None:
     env, single = (started(name, backend, mode) for _ in range(2))
@@ -115,7 +120,7 @@ PAIRS = [
 ]
 
 
-@pytest.mark.quick
+@quick_on_triton
 @pytest.mark.parametrize(("name", "backend", "other"), PAIRS)
 def test_a_snapshot_goes_on_elsewhere_as_it_would_there(name: str, backend: str, other: str) -> None:
     taken, places = torch.tensor([4, 30, 11, 11, 0]), torch.tensor([40, 3, 21, 8, 0])
