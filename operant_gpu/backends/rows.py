@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from torch import Tensor
 
 from operant_gpu.backends.base import numpy_view
 from operant_gpu.backends.lowering.operations import NumpyRng
 from operant_gpu.backends.lowering.programs import lower_to_numpy
 from operant_gpu.lang import constexpr_value
-from operant_gpu.memory.rows import NewStreams, Rows
+from operant_gpu.memory.rows import Copy
 from operant_gpu.random import BRANCH_STREAM
 from operant_gpu.sampling import branch_seed
 
@@ -18,32 +17,14 @@ _FEW = 256
 _BRANCH_STREAM, _branch_seed = constexpr_value(BRANCH_STREAM), lower_to_numpy(branch_seed)
 
 
-def copy_rows(
-    count: int,
-    sources: Rows,
-    source_rows: Tensor | None,
-    targets: Rows,
-    target_rows: Tensor | None,
-    streams: NewStreams | None,
-    misses: Tensor,
-) -> None:
-    """Copy rows onto rows, as if all were read before any is written.
-
-    Args:
-        count: How many.
-        sources: Where they are.
-        source_rows: Which, int64 (count,); the first ones if None.
-        targets: Where they are copied to; what has other columns has no place there.
-        target_rows: Which they become, likewise; no row twice.
-        streams: What gives them draws of their own, or None.
-        misses: int64 (), to which pairs are added that do not exist; here whoever calls has looked.
-    """
-    first = slice(count)
-    source, target = (first if rows is None else numpy_view(rows) for rows in (source_rows, target_rows))
+def copy_rows(copy: Copy) -> None:
+    """Copy rows onto rows. That all of them exist, whoever calls has seen."""
+    first, (sources, targets, streams) = slice(copy.pairs), (copy.sources, copy.targets, copy.streams)
+    source, target = (first if rows is None else numpy_view(rows) for rows in (copy.source_rows, copy.target_rows))
     seeds = numpy_view(sources.clock["seed"])[source].copy() if streams is not None else None
     for given, column in zip(sources.columns, targets.columns, strict=True):
         read, written = numpy_view(given), numpy_view(column)
-        if read.ndim == 1 or count < _FEW:
+        if read.ndim == 1 or copy.pairs < _FEW:
             written[target] = read[source]
             continue
         # As they lie in memory: NumPy takes a third of the time.

@@ -65,6 +65,28 @@ class NewStreams(NamedTuple):
     counts: Tensor
 
 
+class Copy(NamedTuple):
+    """Rows that are to be copied onto others, as if all were read before any is written.
+
+    Attributes:
+        pairs: How many.
+        sources: Where they are.
+        source_rows: Which, int64 (pairs,); the first ones if None.
+        targets: Where they are copied to, with the same columns.
+        target_rows: Which they become, likewise; no row twice.
+        misses: int64 (), to which pairs are added that have a row which does not exist.
+        streams: What gives them draws of their own, or None.
+    """
+
+    pairs: int
+    sources: Rows
+    source_rows: Tensor | None
+    targets: Rows
+    target_rows: Tensor | None
+    misses: Tensor
+    streams: NewStreams | None = None
+
+
 def rows_of(state: Any, columns: Columns, memory: Mapping[str, Tensor]) -> Rows:
     """Return the live rows of a batch."""
     found = {name: getattr(columns, name) for name in CLOCK}

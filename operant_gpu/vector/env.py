@@ -23,7 +23,7 @@ from operant_gpu.environment import Definition
 from operant_gpu.errors import InvalidConfig, ResetNeeded, flag, whole
 from operant_gpu.memory import allocation
 from operant_gpu.memory.columns import Outputs
-from operant_gpu.memory.rows import NewStreams, Rows, rows_of
+from operant_gpu.memory.rows import Copy, NewStreams, Rows, rows_of
 from operant_gpu.memory.trajectory import Storage
 from operant_gpu.mlp import MLP
 from operant_gpu.parameters import saveable
@@ -364,7 +364,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         chosen = None if indices is None else checks.rows_chosen("indices", indices, self.num_envs, self.device)
         count = self.num_envs if chosen is None else len(chosen)
         taken = self._rows.empty(count)
-        self._move(count, self._rows, chosen, taken, None)
+        self._move(Copy(count, self._rows, chosen, taken, None, self._misses))
         return self._snapshot_of(taken)
 
     def _snapshot_of(self, rows: Rows) -> Snapshot:
@@ -388,15 +388,14 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             ResetNeeded: If there was no reset yet, and `indices` are given; or after `close`.
         """
         self._check_open() if indices is None else self._check_started()
-        place = Place(self.environment.id, self.autoreset_mode.value, self.params, self._rows, self._metric_rows)
-        rows = fitted(snapshot, place)
+        rows, streams = self._fitted(snapshot, self.autoreset_mode.value), self._new_streams(new_streams)
         chosen, count = None, self.num_envs
         if indices is not None:
             chosen = checks.rows_chosen("indices", indices, self.num_envs, self.device, distinct=True)
             count = len(chosen)
         if count != len(snapshot):
             raise InvalidConfig("snapshot", f"has {len(snapshot)} rows, for {count} environments: snapshot[indices]")
-        self._move(count, rows, None, self._rows, chosen, flag("new_streams", new_streams))
+        self._move(Copy(count, rows, None, self._rows, chosen, self._misses, streams))
         self._started = True
 
     def branch(self, sources: Any, targets: Any = None, *, new_streams: bool = False) -> None:
@@ -428,7 +427,11 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             count = len(written)
         if len(read) != count:
             raise InvalidConfig("sources", f"{len(read)} sources for {count} targets: give one for each")
-        self._move(count, self._rows, read, self._rows, written, flag("new_streams", new_streams))
+        streams = self._new_streams(new_streams)
+        self._move(Copy(count, self._rows, read, self._rows, written, self._misses, streams))
+
+    def _new_streams(self, wanted: bool) -> NewStreams | None:
+        return self._streams if flag("new_streams", wanted) else None
 
     @property
     def stopped(self) -> Tensor | None:
@@ -451,13 +454,10 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         if self._keeper is None:
             raise InvalidConfig("debug", "no faults are kept: make the environments with debug='faults'")
         given = saveable(self.given_params._asdict())
-        own = [name for name, one in given.items() if isinstance(one, Tensor) and one.ndim]
-        params = {name: self._memory.get(name, one) if isinstance(one, Tensor) else one for name, one in given.items()}
-        about = {
-            "params": {name: one for name, one in params.items() if name not in own},
-            "tables": self._tables._asdict(),
-            "max_episode_steps": self.max_episode_steps,
-        }
+        # What each was given for itself is in the rows.
+        shared = {name: self._memory[name] for name, one in given.items() if isinstance(one, Tensor) and not one.ndim}
+        params = {name: one for name, one in given.items() if not isinstance(one, Tensor)} | shared
+        about = {"params": params, "tables": self._tables._asdict(), "max_episode_steps": self.max_episode_steps}
         return Faults(self._keeper.content(self._snapshot_of, about))
 
     def save_faults(self, path: str | os.PathLike[str]) -> None:
@@ -484,9 +484,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             InvalidConfig: If the snapshot is of others, or has no such row.
             ActionError: If the action has another shape.
         """
-        mode = getattr(snapshot, "autoreset_mode", "")
-        place = Place(self.environment.id, mode, self.params, self._rows, self._metric_rows)
-        rows = fitted(snapshot, place)
+        rows = self._fitted(snapshot, getattr(snapshot, "autoreset_mode", ""))
         alone = snapshot.with_rows(rows)[whole("row", row, 0, len(snapshot) - 1)].to("cpu")
         shared = {name: own.cpu() for name, own in self._memory.items() if not own.ndim}
         tables_here = type(self._tables)(*(table.cpu() for table in self._tables))
@@ -495,25 +493,17 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         )
         return explain_step(subject, alone, self._reader.read_one(action))
 
-    def _move(
-        self,
-        count: int,
-        sources: Rows,
-        source_rows: Tensor | None,
-        targets: Rows,
-        target_rows: Tensor | None,
-        new_streams: bool = False,
-    ) -> None:
-        """Copy rows onto rows, as `backends.rows.copy_rows`."""
-        streams = self._streams if new_streams else None
-        if self._keeper is not None and targets is self._rows:
-            self._keeper.release(target_rows)
-        if not count:
-            return
-        copy_rows = select.row_copier(self.backend)
-        copy_rows(count, sources, source_rows, targets, target_rows, streams, self._misses)
+    def _move(self, copy: Copy) -> None:
+        if self._keeper is not None and copy.targets is self._rows:
+            self._keeper.release(copy.target_rows)
+        if copy.pairs:
+            select.row_copier(self.backend)(copy)
         if self._debug:
             self._check_misses()
+
+    def _fitted(self, snapshot: Any, mode: str) -> Rows:
+        """Return a snapshot's rows as environments like these have them, in an auto-reset mode."""
+        return fitted(snapshot, Place(self.environment.id, mode, self.params, self._rows, self._metric_rows))
 
     def compile(self, *calls: Callable[[VecEnv], Any]) -> int:
         """Compile what resets and steps run, so that the first of each does not wait for it.

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import inspect
 import linecache
 import re
-import textwrap
 from collections import namedtuple
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -20,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from operant_gpu.backends.lowering.rewriting import source_of
 from operant_gpu.backends.lowering.watching import Statement
 from operant_gpu.environment import Environment
 from operant_gpu.lang import enclosed, jit
@@ -98,8 +97,8 @@ def _probed(environment: Environment, seen: list[Statement]) -> tuple[Environmen
     None if its `step` ends otherwise than with one tuple.
     """
     original = environment.step.fn
-    lines, first_line = inspect.getsourcelines(original)
-    tree = ast.parse(textwrap.dedent("".join(lines)))
+    source, first_line = source_of(original)
+    tree = ast.parse(source)
     ast.increment_lineno(tree, first_line - 1)
     function = tree.body[0]
     assert isinstance(function, ast.FunctionDef)

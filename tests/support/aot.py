@@ -66,7 +66,7 @@ from operant_gpu.kernels.triton.rows import copy_rows_kernel
 from operant_gpu.kernels.triton.shuffle import shuffle_kernel
 from operant_gpu.kernels.triton.step import reset_kernel, step_kernel
 from operant_gpu.memory.allocation import allocate_columns, allocate_state
-from operant_gpu.memory.rows import NewStreams, rows_of
+from operant_gpu.memory.rows import Copy, NewStreams, rows_of
 from operant_gpu.memory.trajectory import NETWORK_OUTPUTS, Storage, Trajectory
 from operant_gpu.mlp import MLP, MLPLayout
 from operant_gpu.parameters import allocated
@@ -318,7 +318,7 @@ def copies_of(batch: Batch) -> list[Launch]:
     launches = []
     for variant, sources, own in (("", rows, None), ("new streams", rows.empty(ROWS_OF_BATCH), streams)):
         chosen = ids if own is None else None
-        values, constants, shape = copy_arguments(BATCH_SIZE, sources, rows, (chosen, ids), own, misses)
+        values, constants, shape = copy_arguments(Copy(BATCH_SIZE, sources, chosen, rows, ids, misses, own))
         arguments = dict(zip(copy_rows_kernel.arg_names, values, strict=False))
         launches.append(Launch(copy_rows_kernel, batch.environment.id, variant, arguments, constants, shape[1]))
     return launches

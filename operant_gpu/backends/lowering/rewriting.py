@@ -77,7 +77,7 @@ def _lower(original: FunctionType, target: _Target, callers: tuple[FunctionType,
 
 
 def _rewritten(original: FunctionType, target: _Target, callers: tuple[FunctionType, ...]) -> Callable[..., Any]:
-    source, first_line = _source(original)
+    source, first_line = source_of(original)
     tree = ast.parse(source)
     ast.increment_lineno(tree, first_line - 1)
     definition = tree.body[0]
@@ -100,7 +100,12 @@ def _constants(defaults: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
     return defaults and tuple(constexpr_value(default) for default in defaults)
 
 
-def _source(function: FunctionType) -> tuple[str, int]:
+def source_of(function: FunctionType) -> tuple[str, int]:
+    """Return a function's source, not indented, and the line where it begins.
+
+    Raises:
+        UnsupportedConstruct: If it stands in no file.
+    """
     try:
         lines, first_line = inspect.getsourcelines(function)
     except OSError:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
-import textwrap
 from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -13,6 +11,7 @@ import numpy as np
 
 from operant_gpu.backends.lowering.operations import TableSeen
 from operant_gpu.backends.lowering.programs import lower_to_numpy
+from operant_gpu.backends.lowering.rewriting import source_of
 
 # Functions of the library that authors call: what they come to is told, how they do it is not.
 _LIBRARY = ("operant_gpu.arrays", "operant_gpu.random", "operant_gpu.sampling", "operant_gpu.metrics")
@@ -48,8 +47,7 @@ def watched(function: Any, tell: Callable[[Statement], None]) -> Any:
     def also(original: FunctionType, tree: ast.FunctionDef, namespace: dict[str, Any]) -> ast.FunctionDef:
         if original.__module__ in _LIBRARY:
             return tree
-        lines, first = inspect.getsourcelines(original)
-        texts = _texts("".join(lines), first)
+        texts = _texts(*source_of(original))
 
         def note(line: int, column: int, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
             named = {name: one for own, value in zip(names, values, strict=True) for name, one in _parts(own, value)}
@@ -100,7 +98,7 @@ def _name(name: str) -> ast.expr:
 
 def _texts(source: str, first_line: int) -> dict[tuple[int, int], str]:
     """Return the statements of a function, each in one line, by the line and the column where they begin."""
-    tree = ast.parse(textwrap.dedent(source))
+    tree = ast.parse(source)
     kinds = ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Return
     simple = (node for node in ast.walk(tree) if isinstance(node, kinds))
     return {(node.lineno + first_line - 1, node.col_offset): ast.unparse(node) for node in simple}

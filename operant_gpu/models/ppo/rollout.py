@@ -119,7 +119,9 @@ class Rollout:
         sound = stopped.byte().argsort(stable=True)
         others = sound[own % (~stopped).sum().clamp(min=1)]
         source = torch.where(stopped & ~stopped.all(), others, own)
-        for tensor in (*self.steps, self.obs, self.action_mask, self.starts, self.states):
+        # Of what has a row behind the last step, that one too.
+        steps = self.steps._replace(obs=self.obs, action_mask=self.action_mask)
+        for tensor in (*steps, self.starts, self.states):
             if tensor is not None:
                 tensor.copy_(tensor.index_select(1, source))
 
