@@ -23,7 +23,11 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")))
+PAGES = sorted(
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))
+    if path.parent.name != "includes"
+)
 CATCH = ROOT / "examples" / "catch.cu"
 # What is shown, and not to be run: outputs, pictures, and the guide's file in C++, which a test below compares.
 SHOWN = {"text", "mermaid", "cpp"}
