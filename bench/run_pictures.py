@@ -50,7 +50,7 @@ def main(settings: Settings) -> None:
         for seed in (1, 2, 3):
             run = train("CartPole-v1", 475.0, None, seed=seed)
             views = [RunReader(path).refresh() for path in sorted(Path("runs").iterdir())]
-        draw(comparison(views, WIDTH), images / "monitor.svg", "operant-gpu monitor runs/*")
+        draw(comparison([[view] for view in views], WIDTH), images / "monitor.svg", "operant-gpu monitor runs/*")
         (images / "curve.png").write_bytes((run.folder / "curve.png").read_bytes())
         # A quarter of an episode says it all.
         record(run.learner, images / "cartpole.gif", max_steps=120)

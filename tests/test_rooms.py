@@ -37,7 +37,8 @@ PUBLIC = {
         distributed evaluate export record""",
     "operant_gpu.models.exporting": "Actor",
     "operant_gpu.models.networks": "ActorCritic RecurrentActorCritic",
-    "operant_gpu.monitor": "JSONLines Run RunReader TensorBoard View WeightsAndBiases Writer draw_curve",
+    "operant_gpu.monitor": "Comparison Estimate JSONLines Measure Run RunReader TensorBoard View WeightsAndBiases "
+    "Writer compare draw_curve",
     "operant_gpu.random": "integers normal uniform",
     "operant_gpu.randomization": "Choice LogUniform Normal Uniform",
     "operant_gpu.vector": "Explanation Faults Snapshot VecEnv",

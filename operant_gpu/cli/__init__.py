@@ -27,6 +27,7 @@ from operant_gpu.cli.common import (
     FAILED,
     INTERRUPTED,
     USER_ERROR,
+    AsGiven,
     Command,
     Terminated,
     complain,
@@ -36,6 +37,7 @@ from operant_gpu.cli.common import (
     show_parameters,
     take_parameters,
 )
+from operant_gpu.cli.compare import Compare
 from operant_gpu.cli.compiling import Compile
 from operant_gpu.cli.machine import Bench, Doctor, Envs
 from operant_gpu.cli.options import OPTIONS, split_parameters
@@ -61,6 +63,7 @@ _TOGETHER = ("train", "eval", "bench")
 _COMMANDS: dict[str, Callable[..., Command]] = {
     "train": Train,
     "monitor": Monitor,
+    "compare": Compare,
     "eval": Eval,
     "record": Record,
     "export": Export,
@@ -122,6 +125,7 @@ def _silent(is_silent: bool) -> Iterator[None]:
 
 def _command(arguments: Sequence[str]) -> int:
     """Run a command, and return its exit status."""
+    given = arguments
     arguments, params = split_parameters(arguments)
     train = functools.partial(Train, ppo=Settings(**vars(recommended(arguments))))
     commands: dict[str, Callable[..., Any]] = {**_COMMANDS, "train": train}
@@ -129,6 +133,8 @@ def _command(arguments: Sequence[str]) -> int:
         command: Command = _parsed(commands, arguments)
     if params:
         take_parameters(command, params)
+    if isinstance(command, AsGiven):
+        command.given = given
     return command.run(_console())
 
 

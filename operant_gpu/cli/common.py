@@ -8,7 +8,7 @@ import importlib.util
 import json
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Protocol, cast, get_args
@@ -94,6 +94,17 @@ class OfAnEnvironment:
 
     # No field of a dataclass, which would be an option of its own.
     params: Mapping[str, str] = MappingProxyType({})
+
+
+class AsGiven:
+    """A command that begins processes of its own.
+
+    Attributes:
+        given: The words of the command line.
+    """
+
+    # No field of a dataclass, as above.
+    given: Sequence[str] = ()
 
 
 def take_parameters(command: Command, params: dict[str, str]) -> None:

@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 from rich.console import Console
 
 from operant_gpu.cli.common import OfAnEnvironment, busy, load, plain_table, say, say_json
+from operant_gpu.errors import InvalidConfig
 from operant_gpu.files import as_path
 from operant_gpu.models import Evaluation, evaluate, export, record
 from operant_gpu.models.evaluation import STEP_LIMIT
+from operant_gpu.models.statistics import bootstrap, interquartile_mean
+from operant_gpu.monitor.reader import FILE, runs_in
 from operant_gpu.parameters import described
 from operant_gpu.processes import present
 
@@ -21,14 +25,16 @@ _Checkpoint = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECK
 
 @dataclass
 class Eval(OfAnEnvironment):
-    """Let a policy play whole episodes, taking its likeliest actions and drawing them, and tell how good it is.
+    """Let policies play whole episodes, taking their likeliest actions and drawing them, and tell how good they are.
 
-    The interval holds the true interquartile mean in 95 of 100 cases (bootstrap). The environment has the parameters of
-    the training, ranges too, but for those given as `--env.NAME VALUE`.
+    Of one policy, the interval is that of the interquartile mean over its episodes; of several runs, such as those of
+    several seeds, also that of the interquartile mean over runs. It holds the true value in 95 of 100 cases
+    (bootstrap). The environment has the parameters of the training, ranges too, but for those given as
+    `--env.NAME VALUE`.
     """
 
-    checkpoint: _Checkpoint
-    """A run's directory (for its newest checkpoint) or a checkpoint's file."""
+    checkpoints: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="CHECKPOINT")]
+    """Directories of runs (for the newest checkpoint) or of several seeds, or checkpoints' files."""
     episodes: int = 100
     """Episodes of each kind, each in an environment of its own."""
     seed: int = 1_000_000
@@ -42,7 +48,24 @@ class Eval(OfAnEnvironment):
 
     def run(self, console: Console) -> int:
         """Evaluate; return the exit status."""
-        learner = load(self.checkpoint, self.env, self.device)
+        paths = [run for path in self.checkpoints for run in _policies_in(path)]
+        if not paths:
+            raise InvalidConfig("eval", "expected directories of runs or checkpoints' files, got none")
+        found = [self._play(path) for path in paths]
+        if self.json:
+            say_json(console, _as_json(found))
+            return 0
+        other = "".join(f", {name}={text}" for name, text in self.params.items())
+        if len(found) == 1:
+            _show_one(found[0], other, console)
+        for env in dict.fromkeys(one.env for one in found) if len(found) > 1 else ():
+            _show_several([one for one in found if one.env == env], other, console)
+        if cut := sum(kind.cut for one in found for kind in one.kinds.values()):
+            say(console, f"{cut} episodes without an end were cut after {STEP_LIMIT:,} steps")
+        return 0
+
+    def _play(self, path: Path) -> _Played:
+        learner = load(path, self.env, self.device)
         kinds = {
             name: evaluate(
                 learner,
@@ -54,31 +77,86 @@ class Eval(OfAnEnvironment):
             )
             for name in ("deterministic", "stochastic")
         }
-        id = learner.env.environment.id
-        if self.json:
-            rows = {name: _numbers(evaluation) for name, evaluation in kinds.items()}
-            params = {**learner.env.parameters(self.episodes), **self.params}
-            played = described({**params, **learner.env.environment.make_params(params)._asdict()})
-            say_json(console, {"env": id, "params": played, "timesteps": learner.timesteps, **rows})
-            return 0
-        other = "".join(f", {name}={text}" for name, text in self.params.items())
-        title = f"{id}{other} after {learner.timesteps:,} steps: {self.episodes:,} episodes each"
-        headings = ("actions", "mean return", "deviation", "interquartile mean", "95 % interval", "mean length")
-        table = plain_table(*headings, title=title)
-        for name, evaluation in kinds.items():
-            low, high = evaluation.interval()
-            numbers = (evaluation.mean, evaluation.std, evaluation.iqm)
-            interval, length = f"{low:.4g} to {high:.4g}", f"{evaluation.lengths.mean():.4g}"
-            table.add_row(name, *(f"{number:.4g}" for number in numbers), interval, length)
+        params = {**learner.env.parameters(self.episodes), **self.params}
+        played = described({**params, **learner.env.environment.make_params(params)._asdict()})
+        return _Played(path, learner.env.environment.id, played, learner.timesteps, kinds)
+
+
+@dataclass(frozen=True)
+class _Played:
+    """The episodes of a policy, with its likeliest actions and with drawn ones."""
+
+    path: Path
+    env: str
+    params: dict[str, Any]
+    timesteps: int
+    kinds: dict[str, Evaluation]
+
+    def numbers(self) -> dict[str, Any]:
+        """Return all of it in a form fit for JSON."""
+        kinds = {name: _numbers(evaluation) for name, evaluation in self.kinds.items()}
+        return {"env": self.env, "params": self.params, "timesteps": self.timesteps, **kinds}
+
+
+def _policies_in(path: Path) -> list[Path]:
+    """Return a checkpoint or a run by itself, or the runs in a directory of several."""
+    return runs_in(path) if any(as_path("path", path).glob(f"*/{FILE}")) else [path]
+
+
+def _as_json(found: list[_Played]) -> dict[str, Any]:
+    """Return one policy's numbers; of several, those of each, and the interquartile means over them by environment."""
+    if len(found) == 1:
+        return found[0].numbers()
+    envs = {env: [one for one in found if one.env == env] for env in dict.fromkeys(one.env for one in found)}
+    over = {
+        env: {
+            kind: {"iqm": value, "iqm_interval_95": interval}
+            for kind in played[0].kinds
+            for value, interval in [_over_runs(played, kind)]
+        }
+        for env, played in envs.items()
+    }
+    return {"runs": [{"run": str(one.path), **one.numbers()} for one in found], "over_runs": over}
+
+
+def _over_runs(played: list[_Played], kind: str) -> tuple[float, tuple[float, float]]:
+    """Return the interquartile mean over policies of their mean returns, and its 95 % interval."""
+    means = np.array([one.kinds[kind].mean for one in played])
+    low, high = bootstrap([means], interquartile_mean)
+    return float(interquartile_mean(means)), (float(low), float(high))
+
+
+def _show_one(played: _Played, other: str, console: Console) -> None:
+    kinds = played.kinds
+    episodes = len(kinds["deterministic"].returns)
+    title = f"{played.env}{other} after {played.timesteps:,} steps: {episodes:,} episodes each"
+    headings = ("actions", "mean return", "deviation", "interquartile mean", "95 % interval", "mean length")
+    table = plain_table(*headings, title=title)
+    for name, evaluation in kinds.items():
+        low, high = evaluation.interval()
+        numbers = (evaluation.mean, evaluation.std, evaluation.iqm)
+        interval, length = f"{low:.4g} to {high:.4g}", f"{evaluation.lengths.mean():.4g}"
+        table.add_row(name, *(f"{number:.4g}" for number in numbers), interval, length)
+    console.print(table)
+    if own := list(kinds["stochastic"].metrics):
+        table = plain_table("metric", *kinds)
+        for metric in own:
+            table.add_row(metric, *(f"{kind.metrics[metric].mean():.4g}" for kind in kinds.values()))
         console.print(table)
-        if own := list(kinds["stochastic"].metrics):
-            table = plain_table("metric", *kinds)
-            for metric in own:
-                table.add_row(metric, *(f"{kind.metrics[metric].mean():.4g}" for kind in kinds.values()))
-            console.print(table)
-        if cut := sum(evaluation.cut for evaluation in kinds.values()):
-            say(console, f"{cut} episodes without an end were cut after {STEP_LIMIT:,} steps")
-        return 0
+
+
+def _show_several(played: list[_Played], other: str, console: Console) -> None:
+    kinds = list(played[0].kinds)
+    episodes = len(played[0].kinds[kinds[0]].returns)
+    title = f"{played[0].env}{other}: mean returns of {episodes:,} episodes each"
+    table = plain_table("run", "steps", *kinds, title=title)
+    for one in played:
+        table.add_row(str(one.path), f"{one.timesteps:,}", *(f"{one.kinds[kind].mean:.4g}" for kind in kinds))
+    console.print(table)
+    for kind in kinds:
+        value, (low, high) = _over_runs(played, kind)
+        interval = f"(95 % interval {low:.4g} to {high:.4g})"
+        say(console, f"{kind}: interquartile mean over {len(played)} runs {value:.4g} {interval}")
 
 
 @dataclass

@@ -12,13 +12,16 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import tyro
 from rich.console import Console
 
+from operant_gpu.backends.select import spelled
 from operant_gpu.cli.common import (
     FAILED,
     INTERRUPTED,
     AnySize,
+    AsGiven,
     OfAnEnvironment,
     Terminated,
     busy,
@@ -29,7 +32,16 @@ from operant_gpu.cli.common import (
     use_one_thread,
 )
 from operant_gpu.cli.options import whole_number
-from operant_gpu.errors import CheckpointError, InvalidConfig, OperantError, ProcessError, TrainingError, called_here
+from operant_gpu.cli.seeds import PLAN, begun, resumed, train_all, usable_cores
+from operant_gpu.errors import (
+    CheckpointError,
+    InvalidConfig,
+    OperantError,
+    ProcessError,
+    TrainingError,
+    called_here,
+    whole,
+)
 from operant_gpu.files import as_path
 from operant_gpu.models import PPO, PPOConfig, record
 from operant_gpu.models.config import GONE, unknown_setting
@@ -61,7 +73,7 @@ class Settings(PPOConfig):
 
 
 @dataclass
-class Train(OfAnEnvironment):
+class Train(OfAnEnvironment, AsGiven):
     """Train a policy with PPO until the environment counts as solved, in a directory that keeps everything.
 
     Ctrl-C, and SIGTERM, end the iteration under way and save; `--resume RUN` goes on as if nothing had happened.
@@ -73,7 +85,10 @@ class Train(OfAnEnvironment):
     env: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="ENV")] = None
     """Environment, such as CartPole-v1 (its tuned settings are the defaults below), or FILE.py:NAME; before options."""
     resume: Path | None = None
-    """Directory of a run to go on with; its settings are the defaults below."""
+    """Directory of a run, or of several seeds, to go on with; a run's settings are the defaults below."""
+    seeds: int | None = None
+    """Train with so many seeds, from --seed on: each in a process of its own, as many at once as there are cores (on a
+    GPU one after the other). --run is then the directory of all of them."""
     run_dir: Annotated[Path | None, tyro.conf.arg(name="run", aliases=("--run-dir",))] = None
     """Directory of the run; the next free one, such as runs/CartPole-v1-1, if not given. torchrun takes --run for an
     option of its own: write --run-dir there."""
@@ -93,6 +108,8 @@ class Train(OfAnEnvironment):
 
     def run(self, console: Console) -> int:
         """Train, report and save, also what was learned until an interruption; return the exit status."""
+        if self.seeds is not None or (self.resume is not None and (as_path("resume", self.resume) / PLAN).exists()):
+            return self._several(console)
         config = PPOConfig(**{setting.name: getattr(self.ppo, setting.name) for setting in fields(PPOConfig)})
         if config.checkpoint_dir is not None:
             raise InvalidConfig("checkpoint_dir", "a run keeps its checkpoints itself: leave it out, and give --run")
@@ -120,6 +137,31 @@ class Train(OfAnEnvironment):
         self._record(run, console, status)
         say(console, *_account(run, self.env))
         return status
+
+    def _several(self, console: Console) -> int:
+        """Train with several seeds; return the exit status."""
+        if present().size > 1:
+            raise InvalidConfig(
+                "seeds", "torchrun's processes train in one run together: leave --seeds out, or torchrun"
+            )
+        if self.resume is not None:
+            if self.seeds is not None or self.run_dir is not None:
+                name = "seeds" if self.seeds is not None else "run"
+                raise InvalidConfig(name, f"runs go on with their seeds, in their directories: leave --{name} out")
+            trainings = resumed(self.given, as_path("resume", self.resume))
+        else:
+            count = whole("seeds", self.seeds, 1)
+            if self.env is None:
+                raise InvalidConfig("env", "expected an environment, such as CartPole-v1, before --seeds, got none")
+            id = environment_id(self.env)
+            folder = free_folder(id) if self.run_dir is None else as_path("run", self.run_dir)
+            trainings = begun(self.given, folder, range(self.ppo.seed, self.ppo.seed + count))
+        # Trainings that share a GPU only wait for each other.
+        on_gpu = torch.cuda.is_available() if spelled(self.device) == "auto" else spelled(self.device) != "cpu"
+        at_once = 1 if on_gpu else min(usable_cores(), len(trainings))
+        several = f", {at_once} at once" if at_once > 1 else ", one after the other"
+        say(console, f"{len(trainings)} seeds in {trainings[0].folder.parent}{several}")
+        return train_all(trainings, at_once, console)
 
     def _new(self, config: PPOConfig) -> tuple[PPO, float | None, Path]:
         """Return a new learner, the goal of its training, and the run's directory."""
@@ -289,6 +331,9 @@ def recommended(arguments: Sequence[str]) -> PPOConfig:
     _check_names(arguments)
     _check_order(arguments)
     known = reader.parse_known_args(arguments)[0]
+    if known.resume is not None and (as_path("resume", known.resume) / PLAN).exists():
+        # Each of several runs has its own.
+        return PPOConfig()
     if known.resume is not None:
         return _with_file(_settings_of(as_path("resume", known.resume)), known.config)
     # Of one that comes later, `main` complains.

@@ -11,27 +11,27 @@ from rich.console import Console
 
 from operant_gpu.cli.common import say
 from operant_gpu.errors import InvalidConfig
-from operant_gpu.files import as_path
-from operant_gpu.monitor.curve import draw_curve
-from operant_gpu.monitor.reader import latest_run
-from operant_gpu.monitor.watch import watch
+from operant_gpu.monitor.curve import draw_curve, png
+from operant_gpu.monitor.reader import latest_run, runs_in
+from operant_gpu.monitor.watch import Watcher, are_running, watch
 
 
 @dataclass
 class Monitor:
     """Watch runs, under way or over, by reading their files; training does not notice.
 
-    One run is shown in full, several as a table. It ends when they do, or by Ctrl-C.
+    One run is shown in full, several as a table. Below the runs of one directory, as `train --seeds` makes it, stands
+    the interquartile mean of their returns. It ends when they do, or by Ctrl-C.
     """
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")] = ()
-    """Directories of runs, such as runs/CartPole-v1-1."""
+    """Directories of runs, such as runs/CartPole-v1-1, or of several runs."""
     latest: bool = False
     """Take the run below runs/ in which something happened last."""
     once: bool = False
     """Show how they stand, and end."""
     curve: Path | None = None
-    """Also draw their learning curves into this PNG."""
+    """Also draw their learning curves into this PNG: a line for each run, and one with a band for several seeds."""
 
     def run(self, console: Console) -> int:
         """Watch; return the exit status."""
@@ -39,10 +39,9 @@ class Monitor:
             given = "both" if self.latest else "neither"
             raise InvalidConfig("monitor", f"expected directories of runs, or --latest, got {given}")
         folders = [latest_run(Path("runs"))] if self.latest else list(self.runs)
-        curve = None if self.curve is None else as_path("curve", self.curve)
-        if curve is not None and curve.suffix.lower() != ".png":
-            raise InvalidConfig("curve", f"expected a file that ends in .png, got {str(curve)!r}")
-        views = watch(folders, console, self.once)
+        curve = None if self.curve is None else png("curve", self.curve)
+        watcher = Watcher(lambda: [runs_in(folder) for folder in folders])
+        views = watch(watcher, console, lambda groups: not self.once and are_running(groups))
         if curve is not None:
             try:
                 draw_curve(views, curve)

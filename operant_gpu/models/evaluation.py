@@ -18,15 +18,13 @@ from operant_gpu.models.policies.controller import Controller
 from operant_gpu.models.policies.policy import Policy
 from operant_gpu.models.ppo.learner import PPO
 from operant_gpu.models.ppo.shares import seed_of
+from operant_gpu.models.statistics import Numbers, bootstrap, interquartile_mean
 from operant_gpu.processes import ALONE, EVALUATION, Processes
 from operant_gpu.vector import VecEnv
 from operant_gpu.vector.shares import part_of
 
-Returns = np.ndarray[Any, np.dtype[np.float64]]
-
 # Steps after which an episode is cut, in environments without a limit of their own.
 STEP_LIMIT = 10_000
-_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -40,10 +38,10 @@ class Evaluation:
         metrics: What each of the environment's metrics came to, by name (episodes,).
     """
 
-    returns: Returns
-    lengths: Returns
+    returns: Numbers
+    lengths: Numbers
     cut: int = 0
-    metrics: Mapping[str, Returns] = field(default_factory=dict)
+    metrics: Mapping[str, Numbers] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         numbers = f"mean={self.mean:.4g}, std={self.std:.4g}, iqm={self.iqm:.4g}"
@@ -65,7 +63,7 @@ class Evaluation:
         return float(interquartile_mean(self.returns))
 
     def interval(
-        self, statistic: Callable[[Returns], Returns] | None = None, level: float = 0.95, seed: int = 0
+        self, statistic: Callable[[Numbers], Numbers] | None = None, level: float = 0.95, seed: int = 0
     ) -> tuple[float, float]:
         """Return a confidence interval by the percentile bootstrap, over 2000 samples of as many episodes.
 
@@ -77,24 +75,10 @@ class Evaluation:
         Raises:
             InvalidConfig: If the level is not between 0 and 1, or another argument makes no sense.
         """
-        if not isinstance(level, int | float | np.number) or not 0 < level < 1:
-            raise InvalidConfig("level", f"expected a number between 0 and 1, got {level!r}")
         if statistic is not None and not callable(statistic):
             raise InvalidConfig("statistic", f"expected a function of an array, or None, got {statistic!r}")
-        statistic, rng = statistic or interquartile_mean, np.random.default_rng(whole("seed", seed, 0))
-        size = len(self.returns)
-        # One after the other, for a million episodes would not fit in memory as often.
-        samples = [statistic(self.returns[rng.integers(size, size=size)]) for _ in range(_RESAMPLES)]
-        low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+        low, high = bootstrap([self.returns], statistic or interquartile_mean, level, seed)
         return float(low), float(high)
-
-
-def interquartile_mean(values: Returns) -> Returns:
-    """Return the mean of the middle half of the last axis; Agarwal et al., 2021, advise it for returns."""
-    size = values.shape[-1]
-    cut = size // 4
-    middle: Returns = np.partition(values, (cut, size - cut - 1), axis=-1)[..., cut : size - cut].mean(-1)
-    return middle
 
 
 def evaluate(

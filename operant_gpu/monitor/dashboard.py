@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
+import numpy as np
 from rich import box
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from operant_gpu.models.statistics import bootstrap, interquartile_mean
 from operant_gpu.monitor.view import View
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -74,11 +77,11 @@ def dashboard(view: View, width: int) -> RenderableType:
     )
 
 
-def comparison(views: Sequence[View], width: int) -> RenderableType:
+def comparison(groups: Sequence[Sequence[View]], width: int) -> RenderableType:
     """Return several runs as rows of a table.
 
     Args:
-        views: The runs.
+        groups: The runs; those of several seeds together, above a row for the interquartile mean of their returns.
         width: Columns of the terminal.
     """
     table = Table(width=width, box=box.SIMPLE_HEAD, pad_edge=False)
@@ -87,22 +90,43 @@ def comparison(views: Sequence[View], width: int) -> RenderableType:
     for name in ("return", "done", *(("steps", "steps/s", "left") if width >= _WIDE else ())):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("curve", no_wrap=True, overflow="crop", ratio=1)
-    for view in views:
-        latest = view.latest
-        details = (
-            f"{int(latest.get('timesteps', view.start)):,}",
-            short(latest.get("sps", math.nan)),
-            _clock(view.seconds_left),
-        )
-        table.add_row(
-            Text(_end(view.folder or view.title, max(12, width // 3))),
-            Text(view.state, style=_COLORS[view.state]),
-            _score(view),
-            f"{view.progress:.0%}",
-            *(details if width >= _WIDE else ()),
-            Text(sparkline((value for _, value in view.returns), max(8, width // 6)), style="cyan"),
-        )
-    return table
+    notes = []
+    for group in groups:
+        for view in group:
+            latest = view.latest
+            details = (
+                f"{int(latest.get('timesteps', view.start)):,}",
+                short(latest.get("sps", math.nan)),
+                _clock(view.seconds_left),
+            )
+            table.add_row(
+                Text(_end(view.folder or view.title, max(12, width // 3))),
+                Text(view.state, style=_COLORS[view.state]),
+                _score(view),
+                f"{view.progress:.0%}",
+                *(details if width >= _WIDE else ()),
+                Text(sparkline((value for _, value in view.returns), max(8, width // 6)), style="cyan"),
+            )
+        if len(group) > 1 and (text := over_runs(group)):
+            name = str(Path(group[0].folder).parent) if group[0].folder else group[0].title
+            notes.append(Text(f"{name}: {text}"))
+            table.add_section()
+    return Group(table, *notes)
+
+
+def over_runs(views: Sequence[View]) -> str:
+    """Return what several runs came to together, in a line; nothing if none has finished an episode."""
+    returns = [view.latest.get("episodic_return", math.nan) for view in views]
+    found = np.array([value for value in returns if math.isfinite(value)])
+    if not len(found):
+        return ""
+    low, high = bootstrap([found], interquartile_mean)
+    over = sum(view.state != "running" for view in views)
+    states = f"{sum(view.state == 'solved' for view in views)} solved, " if views[0].goal is not None else ""
+    return (
+        f"{len(views)} runs, {over} over: {states}interquartile mean of the returns "
+        f"{interquartile_mean(found):.4g} (95 % interval {low:.4g} to {high:.4g})"
+    )
 
 
 def line(view: View) -> str:

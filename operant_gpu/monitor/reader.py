@@ -6,8 +6,9 @@ import contextlib
 import json
 import math
 import os
+import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,16 @@ class RunReader:
         view.state, view.message = description["state"], description["message"]
         if view.state == "running" and not is_alive(description):
             view.state = "killed"
+        for record in self.readings():
+            view.add(record)
+        return view
+
+    def readings(self) -> Iterator[dict[str, float]]:
+        """Yield the readings that have been added since the last time, the oldest first."""
         for line in self._new_lines():
             # Half a line that a kill has left, or a disk's damage: the others stand.
             with contextlib.suppress(ArithmeticError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                view.add(_record(line))
-        return view
+                yield _record(line)
 
     def _new_lines(self) -> list[bytes]:
         """Return the whole lines that were added."""
@@ -139,6 +145,24 @@ def is_alive(description: dict[str, Any]) -> bool:
         return True
     since = process_since(session["pid"])
     return since is not None and abs(since - session["pid_since"]) < 1.0
+
+
+def runs_in(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the runs that a directory stands for: itself, or those in it, as `operant-gpu train --seeds` makes them.
+
+    Raises:
+        InvalidConfig: If there are none.
+    """
+    folder = as_path("run", folder)
+    if (folder / FILE).exists() or not folder.is_dir():
+        return [folder]
+    runs = [path.parent for path in folder.glob(f"*/{FILE}")]
+    if not runs:
+        raise InvalidConfig("run", f"{str(folder)!r} is not a run's directory: it has no {FILE}, and no runs in it")
+    # seed-2 before seed-10.
+    return sorted(
+        runs, key=lambda run: [int(word) if word.isdigit() else word for word in re.split(r"(\d+)", run.name)]
+    )
 
 
 def latest_run(folder: Path) -> Path:

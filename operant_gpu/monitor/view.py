@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Reading = Mapping[str, float]
 
 STATES = ("running", "solved", "finished", "stopped", "failed", "killed")
-_LEAST_EPISODES = 100
+LEAST_EPISODES = 100
 # Points of a curve that are kept, at most; a sparkline or a picture shows no more.
 _POINTS = 2048
 
@@ -68,7 +68,7 @@ class View:
     start: int = 0
     target: int = 0
     goal: float | None = None
-    least_episodes: int = _LEAST_EPISODES
+    least_episodes: int = LEAST_EPISODES
     details: str = ""
     state: str = "running"
     message: str = ""
@@ -86,7 +86,7 @@ class View:
         """Take what a learner knows of its training, which is under way; its engine is known once it runs."""
         env, processes = learner.env, learner.processes.size
         self.start, self.target, self.state, self.message = learner.start, learner.target, "running", ""
-        self.least_episodes = max(_LEAST_EPISODES, processes * env.num_envs)
+        self.least_episodes = max(LEAST_EPISODES, processes * env.num_envs)
         several = "" if processes == 1 else f"{processes} processes of "
         machine = f"{env.backend} on {env.device}, {learner.engine} engine"
         self.details = f"{several}{env.num_envs:,} environments, {machine}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console, RenderableType
@@ -16,34 +16,67 @@ from operant_gpu.monitor.view import View
 
 _PAUSE = 0.5
 
+Groups = list[list[View]]
 
-def watch(folders: Sequence[Path], console: Console, once: bool = False) -> list[View]:
-    """Show runs until all are over or the user interrupts; return them as they stood last.
+
+class Watcher:
+    """Follows runs in groups, such as those of several seeds.
 
     Args:
-        folders: The runs' directories.
+        find: Returns the directories of the runs of each group; called anew each time, since a group may grow.
+    """
+
+    def __init__(self, find: Callable[[], Sequence[Sequence[Path]]]) -> None:
+        self._find, self._readers = find, dict[Path, RunReader]()
+
+    def refresh(self) -> Groups:
+        """Return the runs as they stand.
+
+        Raises:
+            InvalidConfig: If one is no run's directory.
+        """
+        return [[self._reader(folder).refresh() for folder in group] for group in self._find()]
+
+    def _reader(self, folder: Path) -> RunReader:
+        if folder not in self._readers:
+            self._readers[folder] = RunReader(folder)
+        return self._readers[folder]
+
+
+def watch(watcher: Watcher, console: Console, goes_on: Callable[[Groups], bool]) -> Groups:
+    """Show runs while they go on, or until the user interrupts; return them as they stood last.
+
+    Args:
+        watcher: What follows the runs.
         console: Where to draw; one picture only where it is no terminal.
-        once: Whether to draw one picture only.
+        goes_on: Tells whether there is more to see.
 
     Raises:
         InvalidConfig: If one is no run's directory.
     """
-    readers = [RunReader(folder) for folder in folders]
-    views = [reader.refresh() for reader in readers]
-    if not once and is_lively(console) and _are_running(views):
+    groups = watcher.refresh()
+    if is_lively(console) and goes_on(groups):
         # On a screen apart, which a resize of the window leaves without traces.
         with Live(console=console, screen=True, auto_refresh=False) as live:
-            while _are_running(views):
-                live.update(_picture(views, console.width), refresh=True)
+            while goes_on(groups):
+                live.update(picture(groups, console.width), refresh=True)
                 time.sleep(_PAUSE)
-                views = [reader.refresh() for reader in readers]
-    console.print(_picture(views, console.width))
-    return views
+                groups = watcher.refresh()
+    console.print(picture(groups, console.width))
+    return groups
 
 
-def _are_running(views: Sequence[View]) -> bool:
-    return any(view.state == "running" for view in views)
+def are_running(groups: Groups) -> bool:
+    """Tell whether one of the runs goes on."""
+    return any(view.state == "running" for group in groups for view in group)
 
 
-def _picture(views: Sequence[View], width: int) -> RenderableType:
-    return dashboard(views[0], width) if len(views) == 1 else comparison(views, width)
+def picture(groups: Groups, width: int) -> RenderableType:
+    """Return one run in full, or several as a table.
+
+    Args:
+        groups: The runs.
+        width: Columns of the terminal.
+    """
+    is_one = [len(group) for group in groups] == [1]
+    return dashboard(groups[0][0], width) if is_one else comparison(groups, width)

@@ -153,7 +153,7 @@ def test_lines_are_complete_by_themselves() -> None:
 @pytest.mark.parametrize("width", [50, 80, 120])
 def test_a_comparison_has_a_row_for_each_run(width: int) -> None:
     deep = View(title="new", folder=f"/home/{'deep/' * 40}runs/2", state="killed")
-    text = shown(comparison([view(), deep], width), width)
+    text = shown(comparison([[view()], [deep]], width), width)
     assert all(len(row) <= width for row in text.splitlines())
     assert re.search(r"runs/\[1\] +running +48\.25", text)
     assert re.search(r"…\S*runs/2 +killed +- ", text)
