@@ -56,13 +56,15 @@ many steps are left, by backward induction.
 on record. That takes some seconds, and 10 to 40 minutes for a game."""
 
 GAME_LEVELS = """\
-[`bench/levels.py`](../bench/levels.py) trains the presets, by the games' own rules and by those of gymnax
-([raw data](../bench/results/levels.json)). The latter have no sticky actions and end an episode after 1,000 steps, in
-Freeway after 2,500. The columns are those of [the results](results.md#levels-at-equal-steps); the policies play
-{episodes:,} episodes of at most 10,000 steps.
-"5 M of 10 M" is a training of 10 M steps after 5 M ({machines}). Figures with "≈" are read off plots. After 10 M steps
-pgx's curves are still low, so these rows show its figures after 20 M. By gymnax's rules only figures of PPO are known
-to us. The figures are from
+[`bench/levels.py`](../bench/levels.py) trains the presets by two sets of rules: the games' own, and those of gymnax
+([raw data](../bench/results/levels.json)). gymnax has no sticky actions, and ends an episode after 1,000 steps (Freeway
+after 2,500). The columns are explained with [the results](results.md#levels-at-equal-steps). Here a policy plays
+{episodes:,} episodes of at most 10,000 steps. "5 M of 10 M" is the state after 5 M steps of a training of 10 M steps.
+Measured on {machines}.
+
+The column "published" has the figures of others. Figures with "≈" were read from plots. pgx's curves are still low
+after 10 M steps, so these rows show its figures after 20 M. By gymnax's rules we only know figures of PPO. The sources
+are
 {sources}.
 {below}"""
 
