@@ -1,4 +1,4 @@
-"""How pictures of the documentation look: on no ground of their own, so that they are read on a light and a dark page."""
+"""How pictures of the documentation look: they have no ground of their own, and are read on light and dark pages."""
 
 from __future__ import annotations
 
