@@ -37,15 +37,19 @@ OTHER_SEED = 1_000_000
 NAME = "adapters"
 PAGE = Path(__file__).parents[1] / "docs" / "migration" / "results.md"
 ABOUT = """\
-These trainers train with the same settings on this library's environments, through its adapters, and on Gymnasium's. An
-environment counts as solved when the policy's likeliest actions have a mean return of 475 (CartPole-v1) or -200
-(Pendulum-v1) over 20 new episodes. The policy is judged every 500 to 4,000 steps, and training ends there. On CartPole
-a policy may go from 20 to 500 between two looks, so that steps and seconds are luck in part. The processor time of a
-step is not: it is the trainer's own time and that of the environments.
+This page is for users of another trainer who ask what its [adapter](../migration.md) changes. Each trainer learns twice
+with the same settings: on this library's environments through the adapter, and on Gymnasium's environments.
 
-Each cell has ours / Gymnasium's. They are medians over the seeds. Seconds are of training alone. Gymnasium's
-environments are stepped as the trainer has them: one after the other in one process, but for skrl on CartPole-v1,
-where they are one vectorised by NumPy."""
+- **Solved** means that the policy's likeliest actions have a mean return of 475 (CartPole-v1) or -200 (Pendulum-v1)
+  over 20 new episodes. The policy is judged every 500 to 4,000 steps. The training ends when it has solved the
+  environment.
+- **Seconds** are those of the training alone. Seconds and steps are partly luck: on CartPole a policy may go from 20 to
+  500 between two judgements.
+- **Microseconds a step** are processor time, of the trainer and of the environments. Luck hardly changes them.
+
+Each cell shows this library's environments / Gymnasium's. Seconds and steps are medians over the seeds, and
+microseconds are the mean over all steps of all seeds. The trainers step Gymnasium's environments one after the other in
+one process. The exception is skrl on CartPole-v1, where Gymnasium steps all of them at once with NumPy."""
 OURS, GYMNASIUM = "ours", "gymnasium"
 PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3", "skrl", "torchrl", "rsl-rl-lib", "rl-games")
 
@@ -203,12 +207,9 @@ def page_of(report: dict[str, Any]) -> str:
         if all(sides.values())
     ]
     names = ("solved", "seconds", "steps", "microseconds a step")
-    texts = (
-        "---\nhide: [toc]\n---",
-        header("Trainers side by side", report),
-        ABOUT,
-        table(("trainer", "environment", *names), cells, left=2),
-    )
+    title, machine = header("Trainers side by side", report).split("\n\n", 1)
+    results = table(("trainer", "environment", *names), cells, left=2)
+    texts = ("---\nhide: [toc]\n---", title, ABOUT, results, f"Measured with {machine}")
     return "\n\n".join(texts) + "\n"
 
 

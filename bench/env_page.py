@@ -1,24 +1,18 @@
-"""The result of `env_throughput.py` as a Markdown page and a chart."""
+"""The result of `env_throughput.py` as a Markdown page."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from page import header, table
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot
 
 Report = dict[str, Any]
 
 
 def write_page(report: Report, path: Path) -> str:
-    """Write the page and the chart beside the JSON file; return the summary."""
+    """Write the page beside the JSON file; return the summary."""
     path.with_suffix(".md").write_text(page_of(report))
-    draw(report, path.with_suffix(".png"))
     return summary_of(report)
 
 
@@ -119,20 +113,3 @@ def first_call_table(report: Report) -> str:
         for row in report["first_calls"]
     ]
     return table(("backend", "seconds", *stages), cells)
-
-
-def draw(report: Report, path: Path) -> None:
-    """Draw steps a second against the number of environments."""
-    lines: dict[str, dict[int, float]] = {}
-    for size, rows in report["sizes"].items():
-        for row in rows:
-            lines.setdefault(row["contender"], {})[int(size)] = row["per_second"]
-    figure, axes = pyplot.subplots(figsize=(9, 5.5), layout="constrained")
-    for name, points in lines.items():
-        ours = any(backend in name for backend in ("numpy", "numba", "triton"))
-        axes.plot(list(points), list(points.values()), "o-" if ours else "s--", label=name, markersize=4)
-    axes.set(xscale="log", yscale="log", xlabel="environments", ylabel="environment steps a second")
-    axes.set_title(f"{report['env']} on {report['machine']}")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(path, dpi=110)

@@ -5,7 +5,7 @@
 Single steps, CUDA-graph replay and whole rollouts; every environment at one size; what each output of a rollout costs;
 how long the first call takes. Repeats are interleaved. Bytes and operations are counted from the environments'
 columns and networks, and compared with a copy and a matrix product measured in the same run. Writes
-bench/results/<machine>.json, .md and .png.
+bench/results/<machine>.json and .md; `front_page.py` draws the charts.
 """
 
 from __future__ import annotations

@@ -13,91 +13,133 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import front_page
 import lookahead
 import pqn
-from learning_plot import NAMES, draw_curves, draw_levels
+from learning_plot import NAMES, draw_curves, draw_levels, draw_seconds
 from learning_run import EPISODES, GRID_WALK_SHARE, PENDULUM_GOAL, Run
-from levels import DATA, EPISODES_OF_LONG, EPISODES_PLAYED, half_interval, measured, plays, reached, table_of, trained
+from levels import (
+    DATA,
+    EPISODES_OF_LONG,
+    EPISODES_PLAYED,
+    half_interval,
+    levels_table,
+    measured,
+    plays,
+    published_table,
+    reached,
+    trained,
+)
 from machine import RESULTS
-from page import fill, table
+from page import fill, small, table
 from peers_sb3_settings import ZOO
+from plots import pair
 from published import BOARDS, BY_OTHER_RULES, CLASSIC, GAMES, Target, sources_of
 
 from operant_gpu.models.presets import millions
 
-LEVELS_IMAGE, GAMES_IMAGE = Path("images") / "levels.png", Path("images") / "learning-games.png"
+LEVELS_IMAGE, GAMES_IMAGE = Path("images") / "levels.svg", Path("images") / "learning-games.svg"
+SECONDS_IMAGE = Path("images") / "seconds.svg"
+TRAINING = f"{front_page.MACHINE}-training"
+# The zoo does not have it: a ratio would compare a tuned preset with defaults.
+WITHOUT_SETTINGS = "GridWalk-v0"
 ON_GAMES_PAGE = (*GAMES, *BY_OTHER_RULES, *BOARDS)
 
 LEVELS = """\
 # Results
 
-This page shows what PPO learns with [the presets of the library](settings.md), beside the best that others have
-published. It also shows how soon PPO reaches a goal, beside PPO of Stable-Baselines3.
-[Games](games.md#what-ppo-learns) have a page of their own.
+This page shows what PPO learns with [the presets of the library](settings.md), and how long it takes to reach a goal.
+It compares that with the best that others have published, with PPO of Stable-Baselines3, and with a PPO in JAX that has
+the same settings. [Games](games.md#what-ppo-learns) have a page of their own. [What was tried](tried.md) says how the
+presets were found.
 
+## Time to the goal"""
+
+AT_EQUAL_STEPS = """\
 ## Levels at equal steps
 
-[`bench/levels.py`](../bench/levels.py) trains presets to the end of their steps, and for the numbers of steps at which
-others have published something ([raw data](../bench/results/levels.json)). "Policy" is the mean return of {episodes:,}
-episodes that the trained policy plays in other environments, with its likeliest actions. "In training" is the mean of
-the last 100 episodes of the training, with actions sampled. Both are means over the seeds, with half of their 95 %
-interval and [least, most] seed. The presets were chosen with up to forty seeds, which include those of the table, so
-the means are slightly too good.
-Seconds are medians of the processor time of a training with one thread ({machines}).
+[`bench/levels.py`](../bench/levels.py) trains each preset to the end of its steps. It also trains for the numbers of
+steps at which others have published something ([raw data](../bench/results/levels.json)).
 
-"Published" are the best of PPO and the best of any learner without a model of the environment, at no more steps than
-ours. Most are single runs. They are from
-{sources}.
-{below}
-"Best possible" is the mean return of the shortest walks for GridWalk, and for FrozenLake that of a walker who knows how
-many steps are left, by backward induction.
+- "Policy" is the mean return of {episodes:,} episodes that the trained policy plays in other environments, with its
+  likeliest actions.
+- "In training" is the mean of the last 100 episodes of the training, with actions sampled.
+- Both are means over the seeds, with half of their 95 % interval and, small, the [least, most] seed.
+- The presets were chosen with up to forty seeds, which include those of the table. So the means are slightly too good.
+- Seconds are medians of the processor time of a training with one thread ({machines}).
 
 `make level ENV=Pendulum-v1 SEED=3` does the trainings of one environment with one seed, and compares them with what is
 on record. That takes some seconds, and 10 to 40 minutes for a game."""
 
+PUBLISHED = """\
+### Beside what others have published
+
+The figures of others are the best of PPO and the best of any learner without a model of the environment, at no more
+steps than ours. Most are single runs. They are from
+{sources}.
+{below}
+"Best possible" is the mean return of the shortest walks for GridWalk. For FrozenLake it is that of a walker who knows
+how many steps are left, by backward induction."""
+
 GAME_LEVELS = """\
-[`bench/levels.py`](../bench/levels.py) trains the presets, by the games' own rules and by those of gymnax
-([raw data](../bench/results/levels.json)). The latter have no sticky actions and end an episode after 1,000 steps, in
-Freeway after 2,500. The columns are those of [the results](results.md#levels-at-equal-steps); the policies play
-{episodes:,} episodes of at most 10,000 steps.
-"5 M of 10 M" is a training of 10 M steps after 5 M ({machines}). Figures with "≈" are read off plots. After 10 M steps
-pgx's curves are still low, so these rows show its figures after 20 M. By gymnax's rules only figures of PPO are known
-to us. The figures are from
+[`bench/levels.py`](../bench/levels.py) trains the presets by two sets of rules: the games' own, and those of gymnax
+([raw data](../bench/results/levels.json)). gymnax has no sticky actions, and ends an episode after 1,000 steps (Freeway
+after 2,500). The columns are explained with [the results](results.md#levels-at-equal-steps). Here a policy plays
+{episodes:,} episodes of at most 10,000 steps. "5 M of 10 M" is the state after 5 M steps of a training of 10 M steps.
+Measured on {machines}."""
+
+GAMES_PUBLISHED = """\
+The next table compares with others. "Ours" is the mean return of the policy. In rows such as "5 M of 10 M" it is the
+mean return in training. The figures of others are those of the best PPO, and of the best other learner that has no
+model of the game. Figures with "≈" were read from plots. pgx's curves are still low after 10 M steps, so these rows
+show its figures after 20 M. By gymnax's rules we only know figures of PPO. The sources are
 {sources}.
 {below}"""
 
 INTRODUCTION = """\
-## Time to the goal
-
-PPO here beside PPO of Stable-Baselines3 (SB3), on one machine, one run at a time and in turn.
+PPO of this library ran beside PPO of Stable-Baselines3 (SB3) on one machine, one run at a time and in turn.
 [`bench/learning.py`](../bench/learning.py) measures, and writes this page, its pictures and [the raw data]({data}).
 
-An environment is solved once at least {episodes} episodes have ended and the mean return of the last {episodes} reaches
-the goal. Those are episodes of training, with actions sampled. The goals are those of the environments' authors;
-Pendulum and GridWalk have none, and take {pendulum:g} and {share:.0%} of the mean return of the shortest walks. Seconds
-are those of training until then, without imports and construction.
+- An environment is solved once at least {episodes} episodes have ended and the mean return of the last {episodes}
+  reaches the goal. These are episodes of training, with actions sampled.
+- The goals are those of the environments' authors. Pendulum and GridWalk have none. They take {pendulum:g} and
+  {share:.0%} of the mean return of the shortest walks.
+- Seconds are those of training until then, without imports and construction.
+- Figures are medians over all seeds. The least and the most are small, in brackets. A seed that was not solved counts
+  as slower than any that was.
+- Ours are the presets of the library. SB3 has [the settings of rl-baselines3-zoo]({zoo}).
+- SB3 steps Gymnasium's environments one by one, as the zoo does (`DummyVecEnv`). So seconds compare environments and
+  learners together, and steps compare how much experience each needs.
+- A run of SB3 may go on beyond the zoo's number of steps while it has time. The exception is a setting that follows a
+  schedule, which ends there (CartPole-v1)."""
 
-Ours are the presets of the library, SB3's are [the settings of rl-baselines3-zoo]({zoo}), and for GridWalk, which the
-zoo does not have, SB3's defaults with eight environments. SB3 steps Gymnasium's environments one by one, as the zoo
-does (`DummyVecEnv`), so seconds compare environments and learners together; steps compare how much experience each
-needs. A run of SB3 may go on beyond the zoo's number of steps while it has time, except where a setting follows a
-schedule, which ends there (CartPole-v1)."""
+NO_RATIO = """\
+GridWalk has no ratio. The zoo does not have it, so SB3 has its defaults there, with eight environments, and ours is a
+tuned preset."""
 
-MEDIANS = """\
-Medians are over all seeds, with [least, most]. A seed that was not solved counts as slower than any that was, so a
-median among such seeds is "not solved"."""
+SAME_SETTINGS = """\
+### With the same settings
+
+The table above compares two libraries with different settings, environments and languages. The next one compares ours
+with a PPO that was written in JAX for this purpose (`bench/peers_jax.py`). It has the settings of ours, and its
+environments, rollout and update are one compiled function. {said}
+JAX had both cores of the machine, ours one. The runs took turns (`{command}`, {date},
+[raw data](../bench/results/{name}.json)).
+They had the presets of that day, so the seconds are not those of the table above.
+[Performance](performance.md#the-fused-engine-on-a-cpu) has the other engines, and first runs with all that is
+compiled."""
 
 CURVES = """\
 ## Curves
 
-A line for each seed, to the goal or to where it was given up: the mean return of the last {episodes} episodes, or of
-all while there are fewer. Of episodes begun together the shortest end first, so where short episodes are good the first
-means are better than the policy, the more so the more environments there are. Time is on a logarithmic scale."""
+Each line is a seed, to the goal or to where it was given up. It shows the mean return of the last {episodes} episodes,
+or of all while there are fewer. Time is on a logarithmic scale. Of episodes that begin together the shortest end first.
+So where short episodes are good, the first means are better than the policy, and more so with more environments."""
 
 SETTINGS = """\
 ## Settings
 
-What differs from the defaults of [`PPOConfig`](../operant_gpu/models/config.py) and of SB3's PPO:"""
+This is what differs from the defaults of [`PPOConfig`](../operant_gpu/models/config.py) and of SB3's PPO."""
 
 RUN_IT = """\
 ## Run it again
@@ -137,7 +179,7 @@ class Sample:
         times = self.to_goal("seconds")
         if not times or math.isinf(times[0]):
             return "not solved" if times else "-"
-        return f"{number(self.median('seconds'))} [{number(times[0])}, {number(times[-1])}]"
+        return small(f"{number(self.median('seconds'))} [{number(times[0])}, {number(times[-1])}]")
 
 
 def write_page(report: dict[str, Any], data: Path, docs: Path) -> Path:
@@ -155,6 +197,7 @@ def write_page(report: dict[str, Any], data: Path, docs: Path) -> Path:
     runs = {env: [Run(**run) for run in entry["runs"]] for env, entry in report["environments"].items()}
     for env, entry in report["environments"].items():
         draw_curves(env, entry["goal"], runs[env], docs / image_of(env))
+    draw_seconds(seconds_of(runs), docs / SECONDS_IMAGE)
     draw_levels(levels, measured(levels, CLASSIC), docs / LEVELS_IMAGE)
     draw_levels(levels, measured(levels, ON_GAMES_PAGE), docs / GAMES_IMAGE)
     for mark, text in tables_of_games(levels).items():
@@ -167,9 +210,16 @@ def write_page(report: dict[str, Any], data: Path, docs: Path) -> Path:
 
 def tables_of_games(levels: dict[str, Any]) -> dict[str, str]:
     """Return what is learned of games, by the marks between which games.md has it."""
-    about = GAME_LEVELS.format(**about_levels(levels, ON_GAMES_PAGE, EPISODES_OF_LONG))
+    about = about_levels(levels, ON_GAMES_PAGE, EPISODES_OF_LONG)
+    parts = (
+        f"![Learning curves]({GAMES_IMAGE})",
+        GAME_LEVELS.format(**about),
+        levels_table(levels, ON_GAMES_PAGE),
+        GAMES_PUBLISHED.format(**about),
+        published_table(levels, ON_GAMES_PAGE),
+    )
     return {
-        "levels": f"![Learning curves]({GAMES_IMAGE})\n\n{about}\n\n{table_of(levels, ON_GAMES_PAGE)}",
+        "levels": "\n\n".join(parts),
         "pqn": pqn.table_of(json.loads(pqn.DATA.read_text())["runs"], partial(of_ppo, levels)),
         "lookahead": lookahead.table_of(json.loads(lookahead.DATA.read_text())["runs"]),
     }
@@ -179,7 +229,7 @@ def of_ppo(levels: dict[str, Any], env: str, steps: int) -> tuple[str, str]:
     """Return what the policy of a game plays, if the training has so many steps, and the mean return after so many."""
     (target,) = [one for one in GAMES if one.env == env and one.at is None]
     training = levels["trainings"][target.key]
-    return plays(training) if target.steps == steps else "", trained(training, steps)
+    return small(plays(training)) if target.steps == steps else "", small(trained(training, steps))
 
 
 def about_levels(levels: dict[str, Any], shown: Sequence[Target], episodes: int) -> dict[str, Any]:
@@ -194,35 +244,41 @@ def about_levels(levels: dict[str, Any], shown: Sequence[Target], episodes: int)
 
 def sections(report: dict[str, Any], levels: dict[str, Any], runs: dict[str, list[Run]], data: str) -> Iterator[str]:
     """Yield the page's parts."""
-    entries = report["environments"]
-    yield LEVELS.format(**about_levels(levels, CLASSIC, EPISODES_PLAYED))
-    yield table_of(levels, CLASSIC)
-    yield f"![Curves of the trainings]({LEVELS_IMAGE})"
+    entries, about = report["environments"], about_levels(levels, CLASSIC, EPISODES_PLAYED)
+    yield LEVELS
+    yield pair(str(SECONDS_IMAGE), "Seconds of training until the goal")
     yield INTRODUCTION.format(data=data, episodes=EPISODES, pendulum=PENDULUM_GOAL, share=GRID_WALK_SHARE, zoo=ZOO)
     yield table(
-        ["environment", "goal", "solved", "seconds", "steps", "SB3 solved", "SB3 seconds", "SB3 steps", "SB3 / ours"],
-        [goal_row(env, entries[env], runs[env]) for env in entries],
+        ["seconds to the goal", "goal", "ours", "SB3", "SB3 / ours"],
+        [seconds_row(env, entries[env], runs[env]) for env in entries],
     )
-    yield MEDIANS
+    yield NO_RATIO
+    yield "Steps until the goal say how much experience each needs:"
+    yield table(["steps to the goal", "ours", "SB3", "needs fewer"], [steps_row(env, runs[env]) for env in entries])
+    yield fewer(runs)
     yield unsolved(entries, runs)
-    yield f"## What was run\n\n{machine_of(report['machine'])}"
+    yield same_settings()
+    yield same_settings_table()
+    yield f"### What was run\n\n{machine_of(report['machine'])}"
     yield "\n".join(conditions(entries))
     yield disturbance(runs)
-    yield "Median seconds of a whole process, imports and construction included:"
+    yield "These are the median seconds of a whole process, imports and construction included:"
     yield table(
         ["environment", "ours", "SB3"],
         [[f"`{env}`", *(processes(sample(runs[env], name)) for name in NAMES)] for env in entries],
     )
+    yield AT_EQUAL_STEPS.format(**about)
+    yield levels_table(levels, CLASSIC)
+    yield PUBLISHED.format(**about)
+    yield published_table(levels, CLASSIC)
+    yield f"![Curves of the trainings]({LEVELS_IMAGE})"
     yield CURVES.format(episodes=EPISODES)
     yield from (f"![Learning curves of {env}]({image_of(env)})" for env in entries)
     yield SETTINGS
-    yield table(
-        ["environment", "ours", "SB3"],
-        [[f"`{env}`", *(preset(sample(runs[env], name)) for name in NAMES)] for env in entries],
-        left=3,
-    )
+    for env in entries:
+        ours, sb3 = (preset(sample(runs[env], name)) for name in NAMES)
+        yield f"`{env}`\n\n- ours: {ours}\n- SB3: {sb3}"
     yield RUN_IT
-    yield (RESULTS / "tried.md").read_text().strip()
     # What `bench/randomization.py` measured.
     yield (RESULTS / "randomization.md").read_text().strip()
 
@@ -256,7 +312,7 @@ def below(levels: dict[str, Any], shown: Sequence[Target]) -> str:
 
 def image_of(env: str) -> Path:
     """Return where the picture of an environment is, from the page."""
-    return Path("images") / f"learning-{env}.png"
+    return Path("images") / f"learning-{env}.svg"
 
 
 def sample(runs: Sequence[Run], contender: str) -> Sample:
@@ -264,15 +320,64 @@ def sample(runs: Sequence[Run], contender: str) -> Sample:
     return Sample(tuple(run for run in runs if run.contender == contender))
 
 
-def goal_row(env: str, entry: dict[str, Any], runs: Sequence[Run]) -> list[str]:
-    """Return one row of the first table."""
+def seconds_row(env: str, entry: dict[str, Any], runs: Sequence[Run]) -> list[str]:
+    """Return how long both take to the goal."""
     ours, sb3 = (sample(runs, name) for name in NAMES)
-    measured = [
-        cell
-        for each in (ours, sb3)
-        for cell in (each.solved(), each.seconds(), number(each.median("timesteps"), thousands=True))
+    times = ratio(ours, sb3, entry["cap"]) if env != WITHOUT_SETTINGS else "-"
+    return [f"`{env}`", f"{entry['goal']:.4g}", ours.seconds(), sb3.seconds(), times]
+
+
+def steps_row(env: str, runs: Sequence[Run]) -> list[str]:
+    """Return how many steps both take to the goal, and which takes fewer."""
+    ours, sb3 = (sample(runs, name).median("timesteps") for name in NAMES)
+    less, more = sorted((ours, sb3))
+    known = math.isfinite(less) and not math.isnan(more)
+    said = f"{'ours' if ours < sb3 else 'SB3'}{f', by {1 - less / more:.0%}' if math.isfinite(more) else ''}"
+    return [
+        f"`{env}`",
+        number(ours, thousands=True),
+        number(sb3, thousands=True),
+        said if known and less < more else "-",
     ]
-    return [f"`{env}`", f"{entry['goal']:.4g}", *measured, ratio(ours, sb3, entry["cap"])]
+
+
+def fewer(runs: dict[str, list[Run]]) -> str:
+    """Return in words where SB3 needs fewer steps."""
+    medians = {env: [sample(runs[env], name).median("timesteps") for name in NAMES] for env in runs}
+    names = [f"{env} ({sb3:,.0f} for {ours:,.0f})" for env, (ours, sb3) in medians.items() if sb3 < ours]
+    return f"SB3 needs fewer steps in {' and in '.join(names)}." if names else "SB3 needs fewer steps in none of them."
+
+
+def seconds_of(runs: dict[str, list[Run]]) -> dict[str, dict[str, list[float]]]:
+    """Return the seconds of each seed to the goal, by a row's name and a contender's."""
+    rows = {env: {name: sample(those, name).to_goal("seconds") for name in NAMES} for env, those in runs.items()}
+    for env, entry in front_page.read(TRAINING)["environments"].items():
+        taken = {name: [run["seconds"] for run in entry["runs"][name]] for name in ("fused", "jax")}
+        rows[f"{env}, same settings"] = {"operant_gpu": taken["fused"], "jax": taken["jax"]}
+    return rows
+
+
+def same_settings() -> str:
+    """Return what the comparison with JAX shows."""
+    report = front_page.read(TRAINING)
+    times = {env: front_page.medians_of(env) for env in report["environments"]}
+    said = " and ".join(
+        f"{median['jax'] / median['fused']:.1f} times as long for {env}" for env, median in times.items()
+    )
+    about = {name: report[name] for name in ("command", "date")}
+    return SAME_SETTINGS.format(said=f"It takes {said}.", name=TRAINING, **about)
+
+
+def same_settings_table() -> str:
+    """Return a row for each environment: seconds to the goal, ours and JAX's, and steps."""
+    rows = []
+    for env, entry in front_page.read(TRAINING)["environments"].items():
+        runs = {name: [run["seconds"] for run in entry["runs"][name]] for name in ("fused", "jax")}
+        seconds, steps = front_page.medians_of(env), front_page.medians_of(env, "timesteps")
+        cells = (small(f"{seconds[name]:.2f} [{min(one):.2f}, {max(one):.2f}]") for name, one in runs.items())
+        count = (f"{steps[name]:,.0f}" for name in runs)
+        rows.append((f"`{env}`", *cells, f"{seconds['jax'] / seconds['fused']:.1f}", *count))
+    return table(("same settings", "ours, s", "JAX, s", "JAX / ours", "steps, ours", "steps, JAX"), rows)
 
 
 def ratio(ours: Sample, sb3: Sample, cap: float) -> str:

@@ -21,14 +21,14 @@ import os
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from learning_run import Job, Rules, Run, in_pool
 from machine import RESULTS, command, describe, write
-from page import fill, table
+from page import fill, small, table
 from published import TARGETS, Target
 from scipy import stats
 
@@ -281,30 +281,50 @@ def measured(report: dict[str, Any], targets: Sequence[Target]) -> list[Target]:
     return [target for target in targets if target.key in report["trainings"]]
 
 
-def rows(report: dict[str, Any], targets: Sequence[Target]) -> Iterator[list[str]]:
-    """Yield a row for each target that has been measured."""
+def name_of(target: Target) -> str:
+    """Return an environment, and its rules where they are not its own."""
+    return f"`{target.env}`" + ("" if target.rules == "minatar" else f", rules of {target.rules}")
+
+
+def steps_of(target: Target) -> str:
+    """Return the steps of a target, and those of its training where that goes on."""
+    return f"{millions(target.at)} of {millions(target.steps)}" if target.at else millions(target.steps)
+
+
+def levels_table(report: dict[str, Any], targets: Sequence[Target]) -> str:
+    """Return a row for each target that has been measured: what is learned of it."""
+    rows = []
     for target in measured(report, targets):
         training = report["trainings"][target.key]
         # A training goes on to the end of its last iteration.
         after = target.at or training["runs"][0]["timesteps"]
-        yield [
-            f"`{target.env}`" + ("" if target.rules == "minatar" else f", rules of {target.rules}"),
-            f"{millions(target.at)} of {millions(target.steps)}" if target.at else millions(target.steps),
-            "" if target.at else plays(training),
-            trained(training, after),
-            str(len(training["runs"])),
-            "" if target.at else f"{median_seconds(training):,.1f}",
-            "; ".join(filter(None, map(str, filter(None, (target.ppo, target.other))))),
-            "" if target.ceiling is None else f"{target.ceiling:.3f}",
-        ]
+        rows.append(
+            (
+                name_of(target),
+                steps_of(target),
+                "" if target.at else small(plays(training)),
+                small(trained(training, after)),
+                str(len(training["runs"])),
+                "" if target.at else f"{median_seconds(training):,.1f}",
+            )
+        )
+    return table(("environment", "steps", "policy", "in training", "seeds", "seconds"), rows)
 
 
-def table_of(report: dict[str, Any], targets: Sequence[Target]) -> str:
-    """Return a table of ours beside theirs."""
-    headings = ["environment", "steps", "policy", "in training", "seeds", "seconds", "published", "best possible"]
+def published_table(report: dict[str, Any], targets: Sequence[Target]) -> str:
+    """Return a row for each target that has been measured and can be compared: ours, and the best of others."""
+    rows = []
+    for target in measured(report, targets):
+        if target.best is None and target.ceiling is None:
+            continue
+        ours = statistics.mean(reached(report["trainings"][target.key], target))
+        others = ("" if figure is None else str(figure) for figure in (target.ppo, target.other))
+        ceiling = "" if target.ceiling is None else f"{target.ceiling:.3f}"
+        rows.append((name_of(target), steps_of(target), number_like(ours, ours), *others, ceiling))
+    headings = ("environment", "steps", "ours", "others' PPO", "others' other learners", "best possible")
     # The last column is of few environments.
     shown = len(headings) if any(target.ceiling for target in targets) else -1
-    return table(headings[:shown], [cells[:shown] for cells in rows(report, targets)])
+    return table(headings[:shown], [cells[:shown] for cells in rows])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1)
     """Return a Markdown table, all but the first `left` columns aligned to the right."""
     rules = ["---" if column < left else "---:" for column in range(len(headings))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, rules, *rows))
+
+
+def small(text: str) -> str:
+    """Return a cell of which what is in brackets at its end, such as the least and the most, is small."""
+    return re.sub(r" (\[[^]]+\])$", r" <small>\1</small>", text)
 
 
 def between(mark: str, text: str) -> str:

@@ -51,7 +51,7 @@ class Figure:
     def __str__(self) -> str:
         """Return the figure for a table, with its steps."""
         about = "≈ " if self.approximate else ""
-        return f"{about}{self.mean:g}, {self.learner}, {self.source}, {millions(self.steps)}"
+        return f"{about}{self.mean:,g} <small>{self.learner}, {self.source}, {millions(self.steps)}</small>"
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,17 @@
 """Show what parameters in memory are for: trainings on drawn ones, a curriculum, and staggered starts.
 
-    python bench/randomization.py [--seeds 10] [--steps 300000] [--processes 2]
+    python bench/randomization.py [--seeds 10] [--steps 300000] [--processes 2] [--render-only]
 
 Pendulum is trained with g = 10, with g = 15, with g drawn from 5 to 15 for each episode, and with g raised while it
 learns, and each policy is evaluated from 5 to 15; and in 4,096 environments, beginning together or staggered. Writes
-bench/results/randomization.json, the section of docs/results.md, and docs/images/randomization.png.
+bench/results/randomization.json, the section of docs/results.md, and docs/images/randomization.svg.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import itertools
+import json
 import math
 import statistics
 from collections.abc import Iterable
@@ -18,18 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
 import tyro
 from machine import RESULTS, describe, write
-from page import table
+from matplotlib import pyplot
+from page import small, table
+from plots import BLUE, EITHER, ORANGE, on_any_ground, save
 
 import operant_gpu
 from operant_gpu.models import PPO, PPOConfig, evaluate
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot
 
 ENV = "Pendulum-v1"
 EASY, HARD, DRAWN = "10", "15", "5..15"
@@ -40,7 +38,8 @@ STAGGERED = {"num_envs": 4_096, "n_steps": 16, "batch_size": 8_192, "n_epochs": 
 STAGGERED_STEPS = 4_096 * 16 * 30
 # Iterations between two evaluations of their curve, and episodes of each.
 BETWEEN, EPISODES_BETWEEN = 2, 64
-SECTION, IMAGE = "randomization.md", Path(__file__).parents[1] / "docs" / "images" / "randomization.png"
+DATA, SECTION = RESULTS / "randomization.json", "randomization.md"
+IMAGE = Path(__file__).parents[1] / "docs" / "images" / "randomization.svg"
 
 
 @dataclass
@@ -57,6 +56,8 @@ class Settings:
     """Of each evaluation."""
     processes: int = 2
     """At once."""
+    render_only: bool = False
+    """Write the section and the picture from the raw data without training."""
 
 
 def train(kind: str, seed: int, steps: int, episodes: int) -> dict[str, Any]:
@@ -92,6 +93,15 @@ def train(kind: str, seed: int, steps: int, episodes: int) -> dict[str, Any]:
 
 def main(settings: Settings) -> None:
     """Train everything, write and draw."""
+    if not settings.render_only:
+        measure(settings)
+    report = json.loads(DATA.read_text())
+    (RESULTS / SECTION).write_text(section(report))
+    draw(report["runs"])
+
+
+def measure(settings: Settings) -> None:
+    """Train everything and write the raw data."""
     kinds = (EASY, HARD, DRAWN, "curriculum", "together", "staggered")
     jobs = [*itertools.product(range(settings.seeds), kinds[:4])]
     jobs += itertools.product(range(settings.staggered_seeds), kinds[4:])
@@ -103,9 +113,7 @@ def main(settings: Settings) -> None:
             print(f"{runs[-1]['kind']} {runs[-1]['seed']}: {[round(one) for one in runs[-1]['returns']]}", flush=True)
     runs.sort(key=lambda run: (kinds.index(run["kind"]), run["seed"]))
     report = {**describe(), "settings": vars(settings), "evaluated": EVALUATED, "runs": runs}
-    print(f"written to {write(report, None, 'randomization')}")
-    (RESULTS / SECTION).write_text(section(report))
-    draw(runs)
+    print(f"written to {write(report, DATA)}")
 
 
 def section(report: dict[str, Any]) -> str:
@@ -116,7 +124,7 @@ def section(report: dict[str, Any]) -> str:
         return [f"{statistics.mean(one):.0f} [{min(one):.0f}, {max(one):.0f}]" for one in zip(*found, strict=True)]
 
     names = {EASY: "10", HARD: "15", DRAWN: "drawn, 5 to 15", "curriculum": "raised from 5 to 15"}
-    rows = [[f"g {name}", *row(kind)] for kind, name in names.items()]
+    rows = [[f"g {name}", *map(small, row(kind))] for kind, name in names.items()]
     settings, evaluated = report["settings"], [f"g = {value:g}" for value in report["evaluated"]]
     same, other = (row(kind)[0] for kind in ("together", "staggered"))
     texts = (
@@ -129,33 +137,34 @@ def section(report: dict[str, Any]) -> str:
         "\nThe policy does not see g. With g = 10, 4,096 environments and minibatches of 8,192, after",
         f"{STAGGERED_STEPS:,} steps ({settings['staggered_seeds']} seeds): {same} where all episodes begin",
         f"together, and so end in the same steps, and {other} with `staggered_starts`.\n",
-        "![Curves of a curriculum and of staggered starts](images/randomization.png)",
+        "![Curves of a curriculum and of staggered starts](images/randomization.svg)",
     )
     return texts[0] + "\n\n" + "\n".join(texts[1:]) + "\n"
 
 
 def draw(runs: Iterable[dict[str, Any]]) -> None:
     """Draw the curves of the curriculum, and those of episodes that begin together or staggered."""
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), dpi=100, layout="constrained")
-    beside = left.twinx()
-    beside.set_ylabel("g (grey)")
-    colours = {"together": "tab:orange", "staggered": "tab:blue"}
-    for run in runs:
-        kind, curve = run["kind"], run["curve"]
-        steps, style = curve["timesteps"], {"linewidth": 1, "alpha": 0.7}
-        if kind == "curriculum":
-            left.plot(steps, curve["mean_return"], color="tab:blue", **style)
-            beside.plot(steps, curve["g"], color="grey", linewidth=1)
-        elif kind in colours:
-            label = kind if run["seed"] == 0 else None
-            right.plot(steps, curve["mean_return"], color=colours[kind], label=label, **style)
-    left.set_title("g raised while the policy learns")
-    right.set_title("4,096 environments, evaluated")
-    right.legend(loc="lower right")
-    for axes in (left, right):
-        axes.set_xlabel("steps")
-        axes.set_ylabel("mean return")
-    figure.savefig(IMAGE)
+    with on_any_ground(size=13):
+        figure, (left, right) = pyplot.subplots(2, 1, figsize=(7.2, 8), layout="constrained")
+        beside = left.twinx()
+        beside.set_ylabel("g (grey)")
+        colours = {"together": ORANGE, "staggered": BLUE}
+        for run in runs:
+            kind, curve = run["kind"], run["curve"]
+            steps, style = [count / 1e6 for count in curve["timesteps"]], {"linewidth": 1, "alpha": 0.8}
+            if kind == "curriculum":
+                left.plot(steps, curve["mean_return"], color=BLUE, **style)
+                beside.plot(steps, curve["g"], color=EITHER, linewidth=1)
+            elif kind in colours:
+                label = kind if run["seed"] == 0 else None
+                right.plot(steps, curve["mean_return"], color=colours[kind], label=label, **style)
+        left.set_title("g raised while the policy learns")
+        right.set_title("4,096 environments, evaluated")
+        right.legend(loc="lower right")
+        for axes in (left, right):
+            axes.set_xlabel("million steps")
+            axes.set_ylabel("mean return")
+        save(figure, IMAGE)
 
 
 if __name__ == "__main__":

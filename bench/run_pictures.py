@@ -12,8 +12,9 @@ import io
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from operant_gpu.monitor.dashboard import comparison, dashboard
 from operant_gpu.monitor.run import free_folder
 
 ROOT = Path(__file__).parent.parent
-WIDTH = 100
+# Columns of a terminal, and of the one that a telephone gets.
+WIDTH, NARROW = 100, 60
 FONTS = "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 
 
@@ -47,13 +49,13 @@ def main(settings: Settings) -> None:
     images.mkdir(parents=True, exist_ok=True)
     with in_temporary_folder():
         train("Pendulum-v1", None, images / "dashboard.svg")
-        for seed in (1, 2, 3):
-            run = train("CartPole-v1", 475.0, None, seed=seed)
-            views = [RunReader(path).refresh() for path in sorted(Path("runs").iterdir())]
-        draw(comparison([[view] for view in views], WIDTH), images / "monitor.svg", "operant-gpu monitor runs/*")
-        (images / "curve.png").write_bytes((run.folder / "curve.png").read_bytes())
+        # The first is what `operant-gpu train CartPole-v1` does.
+        runs = [train("CartPole-v1", 475.0, None, seed=seed) for seed in range(3)]
+        views = [RunReader(path).refresh() for path in sorted(Path("runs").iterdir())]
+        draw(partial(comparison, [[view] for view in views]), images / "monitor.svg", "operant-gpu monitor runs/*")
+        (images / "curve.png").write_bytes((runs[0].folder / "curve.png").read_bytes())
         # A quarter of an episode says it all.
-        record(run.learner, images / "cartpole.gif", max_steps=120)
+        record(runs[0].learner, images / "cartpole.gif", max_steps=120)
 
 
 def train(env: str, goal: float | None, picture: Path | None, **changes: Any) -> Run:
@@ -65,7 +67,7 @@ def train(env: str, goal: float | None, picture: Path | None, **changes: Any) ->
         def callback(metrics: dict[str, float]) -> bool:
             going_on = run(metrics)
             if picture is not None and not picture_is_taken and run.view.progress >= 0.55:
-                draw(dashboard(run.view, WIDTH), picture, f"operant-gpu train {env}")
+                draw(partial(dashboard, run.view), picture, f"operant-gpu train {env}")
                 picture_is_taken.append(True)
             return going_on
 
@@ -74,14 +76,15 @@ def train(env: str, goal: float | None, picture: Path | None, **changes: Any) ->
     return run
 
 
-def draw(shown: RenderableType, path: Path, title: str) -> None:
-    """Write what a terminal shows as an SVG."""
-    console = Console(width=WIDTH, record=True, file=io.StringIO(), force_terminal=True)
-    console.print(shown)
-    # The reader's own fonts, not some from elsewhere.
-    svg = re.sub(r"@font-face \{.*?\}", "", console.export_svg(title=title), flags=re.DOTALL)
-    path.write_text(svg.replace("Fira Code, monospace", FONTS))
-    print(path)
+def draw(shown: Callable[[int], RenderableType], path: Path, title: str) -> None:
+    """Write what a terminal and a narrow one show as SVGs."""
+    for width, file in ((WIDTH, path), (NARROW, path.with_stem(f"{path.stem}-narrow"))):
+        console = Console(width=width, record=True, file=io.StringIO(), force_terminal=True)
+        console.print(shown(width))
+        # The reader's own fonts, not some from elsewhere.
+        svg = re.sub(r"@font-face \{.*?\}", "", console.export_svg(title=title), flags=re.DOTALL)
+        file.write_text(svg.replace("Fira Code, monospace", FONTS))
+        print(file)
 
 
 @contextlib.contextmanager
