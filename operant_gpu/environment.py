@@ -218,7 +218,7 @@ class Definition:
 
         Returns:
             Of the parameters numbers, distributions and copies of tensors. Tables are tensors, which share the memory
-            of what was given where they can.
+                of what was given where they can.
 
         Raises:
             InvalidConfig: If a name is unknown, a table is missing, a value is of the wrong type or `validate` refuses

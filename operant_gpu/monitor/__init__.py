@@ -7,7 +7,7 @@ learns nothing; no failure of it reaches the training.
 from operant_gpu.monitor.curve import draw_curve
 from operant_gpu.monitor.reader import RunReader
 from operant_gpu.monitor.run import Run
-from operant_gpu.monitor.view import View
+from operant_gpu.monitor.view import Curve, View
 from operant_gpu.monitor.writers import JSONLines, TensorBoard, WeightsAndBiases, Writer
 
-__all__ = ["JSONLines", "Run", "RunReader", "TensorBoard", "View", "WeightsAndBiases", "Writer", "draw_curve"]
+__all__ = ["Curve", "JSONLines", "Run", "RunReader", "TensorBoard", "View", "WeightsAndBiases", "Writer", "draw_curve"]
