@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from posixpath import dirname, join, normpath, relpath
 from typing import Any
@@ -14,14 +14,18 @@ from mkdocs.exceptions import PluginError
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files, InclusionLevel
 
+ROOT = Path(__file__).parents[1]
 # Code, which has no links, or the relative target of a link or a picture, without its anchor.
 _CODE_OR_TARGET = re.compile(
     r"^(?P<fence>```+).*?^(?P=fence)`*[ ]*$|`[^`\n]+`|(?<=\]\()(?P<target>(?![a-zA-Z][a-zA-Z+.-]*:|[#/<])[^)#\s]+)",
     re.DOTALL | re.MULTILINE,
 )
+# A file of the repository's root as a part of a page; what pages share is in docs/includes.
+_INCLUDED = re.compile(r'^--8<-- "([^"/]+)"$', re.MULTILINE)
 # What browsers and programs read as it is.
 _DATA = {".json", ".jsonl", ".png", ".gif", ".svg", ".csv", ".ipynb", ".mp4", ".onnx"}
-_LANGUAGES = {"py": "python", "cu": "cpp", "cuh": "cpp", "hpp": "cpp", "cpp": "cpp", "toml": "toml", "yml": "yaml"}
+# Of suffixes that are not a language's name.
+_LANGUAGES = {"cu": "cpp", "cuh": "cpp", "hpp": "cpp", "yml": "yaml", "cff": "yaml"}
 _HEAD = "---\ntitle: {path}\nhide: [navigation, toc]\nsearch: {{exclude: true}}\n---\n\n"
 
 
@@ -44,16 +48,31 @@ def linked(markdown: str, path: str) -> Iterator[str]:
                 yield other
 
 
+def relinked(markdown: str, target: Callable[[str], str]) -> str:
+    """Return a text with other targets of its links."""
+
+    def part(match: re.Match[str]) -> str:
+        return target(match["target"]) if match["target"] else match.group()
+
+    return _CODE_OR_TARGET.sub(part, markdown)
+
+
 def moved(markdown: str, path: str) -> str:
     """Return the text of a file with links as they have to be where the file is on the site."""
+    folder = dirname(place(path)) or "."
+    return relinked(markdown, lambda target: relpath(place(normpath(join(dirname(path), target))), folder))
 
-    def target(match: re.Match[str]) -> str:
-        if not match["target"]:
+
+def with_root_files(markdown: str, path: str = "docs/index.md", root: Path = ROOT) -> str:
+    """Return the text of a page with the files of the root that it includes, whose links lead where they led there."""
+
+    def text(match: re.Match[str]) -> str:
+        file = root / match[1]
+        if not file.is_file():
             return match.group()
-        other = normpath(join(dirname(path), match["target"]))
-        return relpath(place(other), dirname(place(path)) or ".")
+        return relinked(file.read_text(encoding="utf-8"), lambda target: relpath(target, dirname(path)))
 
-    return _CODE_OR_TARGET.sub(target, markdown)
+    return _INCLUDED.sub(text, markdown)
 
 
 def page_of(path: str, text: str) -> str:
@@ -63,11 +82,12 @@ def page_of(path: str, text: str) -> str:
         return head + moved(text, path)
     # Longer than any fence within.
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 0)
-    language = _LANGUAGES.get(path.rpartition(".")[2], "text")
+    suffix = Path(path).suffix.removeprefix(".") or "text"
+    language = _LANGUAGES.get(suffix, suffix)
     return f'{head}# `{path}`\n\n{fence}{language} linenums="1"\n{text}{fence}\n'
 
 
-def gather(pages: dict[str, str], root: Path) -> dict[str, str | None]:
+def gather(pages: dict[str, str], root: Path = ROOT) -> dict[str, str | None]:
     """Find what pages link to outside of docs/, and what those files link to in turn.
 
     Args:
@@ -102,10 +122,10 @@ def gather(pages: dict[str, str], root: Path) -> dict[str, str | None]:
 @event_priority(-100)
 def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
     """Add the files that pages link to."""
-    root = Path(config.docs_dir).parent
-    pages = {f"docs/{file.src_uri}": file.content_string for file in files.documentation_pages()}
-    for path, page in gather(pages, root).items():
-        content = {"abs_src_path": os.fspath(root / path)} if page is None else {"content": page}
+    markdown = {f"docs/{file.src_uri}": file.content_string for file in files.documentation_pages()}
+    pages = {path: with_root_files(text, path) for path, text in markdown.items()}
+    for path, page in gather(pages).items():
+        content = {"abs_src_path": os.fspath(ROOT / path)} if page is None else {"content": page}
         files.append(File.generated(config, place(path), inclusion=InclusionLevel.NOT_IN_NAV, **content))
     return files
 
@@ -113,4 +133,7 @@ def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Lead links to files of the repository to where those are on the site."""
     uri = page.file.src_uri
-    return markdown if uri.startswith("source/") else moved(markdown, f"docs/{uri}")
+    if uri.startswith("source/"):
+        return markdown
+    path = f"docs/{uri}"
+    return moved(with_root_files(markdown, path), path)

@@ -32,8 +32,9 @@ def test_each_file_that_a_page_links_to_is_on_the_site(hooks: ModuleType) -> Non
     config = load_config(str(ROOT / "mkdocs.yml"))
     # With what other hooks add.
     files = config.plugins.run_event("files", get_files(config), config=config)
-    pages = {f"docs/{file.src_uri}": file.content_string for file in files.documentation_pages()}
-    linked = {path for page, text in pages.items() if "/source/" not in page for path in hooks.linked(text, page)}
+    markdown = {f"docs/{file.src_uri}": file.content_string for file in files.documentation_pages()}
+    pages = {page: hooks.with_root_files(text, page) for page, text in markdown.items() if "/source/" not in page}
+    linked = {path for page, text in pages.items() for path in hooks.linked(text, page)}
     assert len(linked) > 20
     assert [path for path in sorted(linked) if files.get_file_from_path(hooks.place(path)) is None] == []
     # The build checks where links lead. What it only copies it does not read.
@@ -56,7 +57,7 @@ def test_what_a_linked_page_links_to_is_there_too(hooks: ModuleType, repository:
     found = hooks.gather({"docs/b/c.md": "[how](../../bench/README.md#bench)"}, repository)
     assert found.keys() == {"bench/README.md", "bench/run.py", "bench/results/a.json"}
     assert found["bench/results/a.json"] is None
-    assert '````python linenums="1"\na = "```"\n````' in found["bench/run.py"]
+    assert '````py linenums="1"\na = "```"\n````' in found["bench/run.py"]
     assert (
         "[run](run.py.md), [numbers](../../raw/bench/results/a.json), [page](../../a.md#here)"
         in found["bench/README.md"]
@@ -78,3 +79,11 @@ f[0](x//2, "../bench/none.py")
 """
     assert hooks.moved(text, "docs/page.md") == text.replace("../bench/run.py", "source/bench/run.py.md")
     assert list(hooks.linked(text, "docs/page.md")) == ["bench/run.py"]
+
+
+def test_a_file_of_the_root_can_be_part_of_a_page(hooks: ModuleType, repository: Path) -> None:
+    (repository / "CHANGES.md").write_text("[run](bench/run.py), [page](docs/a.md#here), [site](https://a.org/b)\n")
+    text = '# Changes\n\n--8<-- "CHANGES.md"\n--8<-- "shared.md"\n'
+    whole = hooks.with_root_files(text, "docs/b/c.md", repository)
+    assert "[run](../../bench/run.py), [page](../a.md#here), [site](https://a.org/b)\n" in whole
+    assert '--8<-- "shared.md"' in whole
