@@ -1,12 +1,139 @@
-"""What mkdocs does beside turning Markdown into pages."""
+"""Puts files of the repository that pages link to on the site: sources as pages, data as files."""
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from posixpath import dirname, join, normpath, relpath
 from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.plugins import event_priority
+from mkdocs.structure.files import File, Files, InclusionLevel
+
+ROOT = Path(__file__).parents[1]
+# Code, which has no links, or the relative target of a link or a picture, without its anchor.
+_CODE_OR_TARGET = re.compile(
+    r"^(?P<fence>```+).*?^(?P=fence)`*[ ]*$|`[^`\n]+`|(?<=\]\()(?P<target>(?![a-zA-Z][a-zA-Z+.-]*:|[#/<])[^)#\s]+)",
+    re.DOTALL | re.MULTILINE,
+)
+# A file of the repository's root as a part of a page; what pages share is in docs/includes.
+_INCLUDED = re.compile(r'^--8<-- "([^"/]+)"$', re.MULTILINE)
+# What browsers and programs read as it is.
+_DATA = {".json", ".jsonl", ".png", ".gif", ".svg", ".csv", ".ipynb", ".mp4", ".onnx"}
+# Of suffixes that are not a language's name.
+_LANGUAGES = {"cu": "cpp", "cuh": "cpp", "hpp": "cpp", "yml": "yaml", "cff": "yaml"}
+_HEAD = "---\ntitle: {path}\nhide: [navigation, toc]\nsearch: {{exclude: true}}\n---\n\n"
+
+
+def place(path: str) -> str:
+    """Return where a file of the repository is among the sources of the site."""
+    if path.startswith("docs/"):
+        return path.removeprefix("docs/")
+    suffix = Path(path).suffix
+    if suffix in _DATA:
+        return f"raw/{path}"
+    return f"source/{path}" if suffix == ".md" else f"source/{path}.md"
+
+
+def linked(markdown: str, path: str) -> Iterator[str]:
+    """Yield the files outside of docs/ that a file links to, by their paths in the repository."""
+    for match in _CODE_OR_TARGET.finditer(markdown):
+        if match["target"]:
+            other = normpath(join(dirname(path), match["target"]))
+            if not other.startswith("docs/"):
+                yield other
+
+
+def relinked(markdown: str, target: Callable[[str], str]) -> str:
+    """Return a text with other targets of its links."""
+
+    def part(match: re.Match[str]) -> str:
+        return target(match["target"]) if match["target"] else match.group()
+
+    return _CODE_OR_TARGET.sub(part, markdown)
+
+
+def moved(markdown: str, path: str) -> str:
+    """Return the text of a file with links as they have to be where the file is on the site."""
+    folder = dirname(place(path)) or "."
+    return relinked(markdown, lambda target: relpath(place(normpath(join(dirname(path), target))), folder))
+
+
+def with_root_files(markdown: str, path: str = "docs/index.md", root: Path = ROOT) -> str:
+    """Return the text of a page with the files of the root that it includes, whose links lead where they led there."""
+
+    def text(match: re.Match[str]) -> str:
+        file = root / match[1]
+        if not file.is_file():
+            return match.group()
+        return relinked(file.read_text(encoding="utf-8"), lambda target: relpath(target, dirname(path)))
+
+    return _INCLUDED.sub(text, markdown)
+
+
+def page_of(path: str, text: str) -> str:
+    """Return the page that shows a source."""
+    head = _HEAD.format(path=path)
+    if path.endswith(".md"):
+        return head + moved(text, path)
+    # Longer than any fence within.
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 0)
+    suffix = Path(path).suffix.removeprefix(".") or "text"
+    language = _LANGUAGES.get(suffix, suffix)
+    return f'{head}# `{path}`\n\n{fence}{language} linenums="1"\n{text}{fence}\n'
+
+
+def gather(pages: dict[str, str], root: Path = ROOT) -> dict[str, str | None]:
+    """Find what pages link to outside of docs/, and what those files link to in turn.
+
+    Args:
+        pages: Texts of pages, by their paths in the repository.
+        root: The repository.
+
+    Returns:
+        By path in the repository, the page that shows a file; None for data.
+
+    Raises:
+        PluginError: If a page links to something that is not a file of the repository.
+    """
+    found: dict[str, str | None] = {}
+    waiting = list(pages.items())
+    while waiting:
+        page, markdown = waiting.pop()
+        for path in linked(markdown, page):
+            if path in found:
+                continue
+            if path.startswith("../") or not (root / path).is_file():
+                raise PluginError(f"{page} links to {path!r}, which is not a file of the repository")
+            found[path] = None
+            if not place(path).startswith("raw/"):
+                text = (root / path).read_text(encoding="utf-8")
+                found[path] = page_of(path, text)
+                if path.endswith(".md"):
+                    waiting.append((path, text))
+    return found
+
+
+# Last, so that pages which other hooks make are there.
+@event_priority(-100)
+def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
+    """Add the files that pages link to."""
+    markdown = {f"docs/{file.src_uri}": file.content_string for file in files.documentation_pages()}
+    pages = {path: with_root_files(text, path) for path, text in markdown.items()}
+    for path, page in gather(pages).items():
+        content = {"abs_src_path": os.fspath(ROOT / path)} if page is None else {"content": page}
+        files.append(File.generated(config, place(path), inclusion=InclusionLevel.NOT_IN_NAV, **content))
+    return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Leave links to sources, which are in the repository and not on the site, as their text, which names the file."""
-    upwards = page.file.src_uri.count("/") + 1
-    return re.sub(rf"\[([^]]+)\]\((?:\.\./){{{upwards}}}[^)]+\)", r"\1", markdown)
+    """Lead links to files of the repository to where those are on the site."""
+    uri = page.file.src_uri
+    if uri.startswith("source/"):
+        return markdown
+    path = f"docs/{uri}"
+    return moved(with_root_files(markdown, path), path)

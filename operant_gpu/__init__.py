@@ -8,7 +8,7 @@ from gymnasium.vector import AutoresetMode
 
 from operant_gpu import envs
 from operant_gpu.cuda_environment import CudaEnvironment
-from operant_gpu.environment import Environment
+from operant_gpu.environment import Definition, Environment
 from operant_gpu.errors import (
     ActionError,
     BackendError,
@@ -35,6 +35,7 @@ __all__ = [
     "BackendError",
     "CheckpointError",
     "CudaEnvironment",
+    "Definition",
     "Environment",
     "ExportError",
     "InvalidConfig",

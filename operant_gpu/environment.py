@@ -74,11 +74,15 @@ class Definition:
         metrics: NamedTuple class with one field per metric, annotated with `Last`, `Sum`, `Mean`, `Max` or `Min` of
             `operant_gpu.metrics`. `step` of an environment that has metrics returns one as its fourth value.
         max_episode_steps: Steps after which an episode is truncated, or None.
-        reward_threshold: Mean return at which the task counts as solved, or None.
-        validate: Raises `InvalidConfig` on params (and arrays of tables) that make no sense, or None.
-        draw: Function (state of plain numbers and arrays, params) -> uint8 array (height, width, 3), or None.
-        keys: Actions by the keys that a person plays with: "up", "down", "left", "right", "space", and "none" for no
-            key, without which the environment waits for one. None if it is not to be played.
+        reward_threshold: Mean return at which the task counts as solved. `operant-gpu train` ends there. None if there
+            is no such return.
+        validate: Function of the params that raises `InvalidConfig` where they make no sense. If the environment has
+            tables, their arrays are its second argument. None if all params make sense.
+        draw: Function (state, params) of one environment, in plain numbers and arrays, that returns a picture: a uint8
+            array (height, width, 3). With tables, their arrays are its third argument. None if there is no picture.
+        keys: The actions of a person who plays, by key: "up", "down", "left", "right", "space" and "none". The action
+            of "none" is taken while no key is pressed; without it the environment waits for a key. None if the
+            environment cannot be played.
 
     Raises:
         InvalidConfig: If a part is missing or of the wrong kind.
@@ -218,7 +222,7 @@ class Definition:
 
         Returns:
             Of the parameters numbers, distributions and copies of tensors. Tables are tensors, which share the memory
-            of what was given where they can.
+                of what was given where they can.
 
         Raises:
             InvalidConfig: If a name is unknown, a table is missing, a value is of the wrong type or `validate` refuses

@@ -79,7 +79,7 @@ class InvalidConfig(OperantError, ValueError):
     def __init__(self, param: str, message: str, listing: str = "") -> None:
         # As they are given, so that an error of another process can be made again.
         super().__init__(param, message, listing)
-        self.param = param
+        self.param: str = param
 
     def __str__(self) -> str:
         """Return the message in one line, and below it the listing, if there is one."""
@@ -129,7 +129,7 @@ class UnsupportedConstruct(OperantError, TypeError):
 
     def __init__(self, message: str, is_everywhere: bool = False) -> None:
         super().__init__(message)
-        self.is_everywhere = is_everywhere
+        self.is_everywhere: bool = is_everywhere
 
 
 def one_line(error: Exception) -> str:

@@ -86,15 +86,15 @@ def uniform(rng, i: tl.constexpr, low=0.0, high=1.0):
 def integers(rng, i: tl.constexpr, low, high):
     """Draw int32 numbers uniform on {low, ..., high - 1}.
 
-    Maps a 32-bit word w to low + floor(w * (high - low) / 2**32): no rejection, so that each draw costs the same.
-    With n = high - low values, a value's probability differs from 1/n by less than 2**-32 (relative
-    error below n / 2**32: under 3e-8 for n <= 100).
+    A 32-bit word `w` becomes `low + floor(w * (high - low) / 2**32)`. No draw is rejected, so each one costs the same.
+    With `n = high - low` values, the probability of a value differs from `1 / n` by less than `2**-32`. The relative
+    error is below `n / 2**32`, which is under 3e-8 for up to 100 values.
 
     Args:
         rng: The stream that the function was given.
         i: Number of the draw, from 0.
         low: Smallest value, a number or a block.
-        high: One more than the largest value; `high - low` must lie in [1, 2**31).
+        high: One more than the largest value; `high - low` must be at least 1 and less than `2**31`.
     """
     return low + tl.umulhi(philox_word(rng, i), tl.cast(high - low, tl.uint32)).to(tl.int32)
 

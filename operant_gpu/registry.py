@@ -21,10 +21,11 @@ _environments: dict[str, Definition] = {}
 
 
 def register(environment: Defined) -> Defined:
-    """Make an environment known to `make` and, as "operant_gpu/<id>", to `gymnasium.make_vec` and `gymnasium.make`.
+    """Make an environment known to `make` and, as `"operant_gpu/<id>"`, to `gymnasium.make_vec` and `gymnasium.make`.
 
-    `gymnasium.make_vec` does as Gymnasium's own vector environments do: the auto-reset mode defaults to NEXT_STEP, and
-    each step returns fresh arrays (`copy=True`). `gymnasium.make` makes a single environment with NumPy observations.
+    With `gymnasium.make_vec` the auto-reset mode defaults to NEXT_STEP, and each step returns fresh arrays
+    (`copy=True`), as with Gymnasium's own vector environments. `gymnasium.make` makes a single environment with NumPy
+    observations.
 
     Args:
         environment: The environment; it replaces one registered before with the same id.

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
+from api_pages import shown
 from here import ROOT
 
-from operant_gpu import BackendError
+from operant_gpu import BackendError, Definition
 
 pytestmark = pytest.mark.quick
 
 PUBLIC = {
-    "operant_gpu": """ActionError Array AutoresetMode BackendError CheckpointError CudaEnvironment Environment
-        ExportError InvalidConfig OperantError ProcessError ResetNeeded Snapshot Table TableError
+    "operant_gpu": """ActionError Array AutoresetMode BackendError CheckpointError CudaEnvironment Definition
+        Environment ExportError InvalidConfig OperantError ProcessError ResetNeeded Snapshot Table TableError
         TrainingError UnsupportedConstruct VecEnv __version__ envs list_envs make register verify""",
     "operant_gpu.adapters": "ADAPTERS Adapter",
     "operant_gpu.adapters.rsl_rl": "RslRlVecEnv",
@@ -35,13 +39,14 @@ PUBLIC = {
     "operant_gpu.metrics": "Last Max Mean Min Sum",
     "operant_gpu.models": """Controller Evaluation IntrinsicReward MLPPolicy PPO PPOConfig Policy Processes RND
         distributed evaluate export record""",
-    "operant_gpu.models.exporting": "Actor",
+    "operant_gpu.models.exporting": "Actor Exported",
     "operant_gpu.models.networks": "ActorCritic RecurrentActorCritic",
-    "operant_gpu.monitor": "Comparison Estimate JSONLines Measure Run RunReader TensorBoard View WeightsAndBiases "
+    "operant_gpu.models.recording": "Recording",
+    "operant_gpu.monitor": "Comparison Curve Estimate JSONLines Measure Run RunReader TensorBoard View WeightsAndBiases "
     "Writer compare draw_curve",
     "operant_gpu.random": "integers normal uniform",
     "operant_gpu.randomization": "Choice LogUniform Normal Uniform",
-    "operant_gpu.vector": "Explanation Faults Snapshot VecEnv",
+    "operant_gpu.vector": "Explanation Faults Snapshot Statement StepFault VecEnv",
     "operant_gpu.verification": "Check Report verify",
 }
 # Each alone breaks a contract of pyproject.toml.
@@ -63,6 +68,33 @@ def test_public_paths_import(path: str) -> None:
         # tests/adapters imports them where they are installed.
         pytest.skip(str(error))
     assert [name for name in PUBLIC[path].split() if not hasattr(module, name)] == []
+
+
+def value_of(whole: str) -> Any:
+    """Return what a name stands for; None for an adapter whose trainer is not installed."""
+    path, _, name = whole.rpartition(".")
+    try:
+        return getattr(importlib.import_module(path), name)
+    except BackendError:
+        return None
+
+
+def home(whole: str) -> str:
+    """Return a name as of where it is defined: some can be imported from several places."""
+    value = value_of(whole)
+    is_defined = isinstance(value, type) or inspect.isfunction(value)
+    return f"{value.__module__}.{value.__name__}" if is_defined else whole
+
+
+def test_each_public_name_is_on_one_page() -> None:
+    public = [f"{path}.{name}" for path, names in PUBLIC.items() for name in names.split()]
+    # Environments have pages of their own; `tl` is a module.
+    elsewhere = [
+        name for name in public if isinstance(value_of(name), Definition | ModuleType) and not name.endswith(".tl")
+    ]
+    wanted = {home(name) for name in public if name not in (*elsewhere, "operant_gpu.__version__")}
+    assert len(wanted) > 70
+    assert sorted(map(home, shown())) == sorted(wanted)
 
 
 def test_documents_and_examples_import_what_is_public() -> None:

@@ -51,7 +51,7 @@ class RslRlVecEnv(Adapted, VecEnv):
         settings: Other arguments of `operant_gpu.VecEnv` (device, backend, ...), and parameters of the environment.
 
     Attributes:
-        env: The `operant_gpu.VecEnv`.
+        env (operant_gpu.VecEnv): The environments.
 
     Raises:
         InvalidConfig: If a setting makes no sense, is the adapter's to choose, or the action space is no Box.
@@ -112,9 +112,12 @@ class RslRlVecEnv(Adapted, VecEnv):
             actions: (num_envs, k) float32.
 
         Returns:
-            Observations as `get_observations` has them, rewards (num_envs,), live, whether episodes ended (num_envs,)
-            int64, and {"time_outs": those that did by time alone}. If the environment has metrics, "log" has those of
-            episodes that ended, which rsl_rl averages; to find these waits for the device.
+            obs (TensorDict): Observations, as `get_observations` returns them.
+            reward (Tensor): Rewards `(num_envs,)`. They are live: the next step overwrites them.
+            done (Tensor): Which episodes ended, `(num_envs,)` int64.
+            extras (dict): `time_outs` says which episodes the time limit alone ended. If the environment has metrics,
+                `log` has those of the episodes that ended, which rsl_rl averages. To find them, the step waits for the
+                device.
 
         Raises:
             ActionError: If the actions have another shape.

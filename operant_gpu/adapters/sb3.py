@@ -41,7 +41,7 @@ class SB3VecEnv(Adapted, VecEnv):
         settings: Other arguments of `operant_gpu.VecEnv` (device, backend, ...), and parameters of the environment.
 
     Attributes:
-        env: The `operant_gpu.VecEnv`.
+        env (operant_gpu.VecEnv): The environments.
 
     Raises:
         InvalidConfig: If a setting makes no sense, or is the adapter's to choose.

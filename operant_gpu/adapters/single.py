@@ -35,7 +35,7 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         settings: Other arguments of `VecEnv` (backend, debug, ...) and parameters of the environment.
 
     Attributes:
-        env: The `VecEnv`.
+        env (operant_gpu.VecEnv): The environments.
 
     Raises:
         InvalidConfig: If a setting is unknown or makes no sense.

@@ -40,7 +40,7 @@ class SkrlEnv(Adapted, Wrapper):
             environment.
 
     Attributes:
-        env: The `operant_gpu.VecEnv`.
+        env (operant_gpu.VecEnv): The environments.
 
     Raises:
         InvalidConfig: If a setting makes no sense, or is the adapter's to choose.
@@ -91,8 +91,11 @@ class SkrlEnv(Adapted, Wrapper):
             actions: (num_envs, k), of any dtype.
 
         Returns:
-            Observations (num_envs, size), rewards, `terminated` and `truncated` (num_envs, 1), and the `info` of
-            `operant_gpu.VecEnv.step`, whose tensors are live.
+            obs (Tensor): Observations `(num_envs, size)`.
+            reward (Tensor): Rewards `(num_envs, 1)`.
+            terminated (Tensor): Whether the episode reached an end of the task, `(num_envs, 1)` bool.
+            truncated (Tensor): Whether the time limit alone cut the episode, `(num_envs, 1)` bool.
+            info (dict): That of `operant_gpu.VecEnv.step`, whose tensors are live.
         """
         obs, reward, terminated, truncated, self._info = self.env.step(self._action_units.read(actions))
         self._obs = self._kept(obs)

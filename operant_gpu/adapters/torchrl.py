@@ -38,7 +38,7 @@ class TorchRLEnv(Adapted, EnvBase):
         settings: Other arguments of `operant_gpu.VecEnv` (device, backend, ...), and parameters of the environment.
 
     Attributes:
-        env: The `operant_gpu.VecEnv`.
+        env (operant_gpu.VecEnv): The environments.
 
     Raises:
         InvalidConfig: If a setting makes no sense, or is the adapter's to choose.

@@ -51,10 +51,10 @@ class Exported:
 class Actor(nn.Module):
     """A policy as a function of tensors alone, for export.
 
-    Inputs are `obs` (batch, *shape) of the environment's dtype; `action_mask` (batch, choices) bool, if the environment
-    has one; for a recurrent policy `state` (batch, state_size) float32 and `starts` (batch,) bool, where an episode
-    begins. Outputs are `action` (batch, ...), the likeliest, as the environment takes it; `distribution` (batch, k),
-    logits or means; `value` (batch,); for a recurrent policy `next_state`.
+    Inputs are `obs` `(batch, *shape)` of the environment's dtype; `action_mask` `(batch, choices)` bool, if the
+    environment has one; for a recurrent policy `state` (batch, state_size) float32 and `starts` (batch,) bool, where an
+    episode begins. Outputs are `action` (batch, ...), the likeliest, as the environment takes it; `distribution`
+    (batch, k), logits or means; `value` (batch,); for a recurrent policy `next_state`.
 
     Args:
         policy: The policy, on the CPU; products are in float32.

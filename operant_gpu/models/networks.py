@@ -2,12 +2,12 @@
 
 What PPO needs of a network is one of two call signatures, which any `nn.Module` may have:
 
-- `forward(obs) -> (outputs, values)`: observations (batch, *shape), outputs (batch, k) that describe a distribution
-  over actions (`Distribution.outputs` says how many), and values (batch,).
+- `forward(obs) -> (outputs, values)`: observations `(batch, *shape)`, outputs `(batch, k)` that describe a
+  distribution over actions (`Distribution.outputs` says how many), and values `(batch,)`.
 - With an integer attribute `state_size`, a recurrent one: `forward(obs, state, starts) -> (outputs, values, state)`,
-  over sequences: observations (time, batch, *shape), the state before them (batch, state_size), and where an episode
-  starts (time, batch), bool: there the state counts as zero. Outputs (time, batch, k), values (time, batch), and
-  the state after.
+  over sequences: observations `(time, batch, *shape)`, the state before them `(batch, state_size)`, and where an
+  episode starts, `(time, batch)` bool: there the state counts as zero. It returns outputs `(time, batch, k)`, values
+  `(time, batch)`, and the state after them.
 
 Observations are float32, scaled if `normalize_observations` says so; pixels (uint8 up to 255) come divided by 255.
 """
@@ -65,6 +65,8 @@ class RecurrentActorCritic(nn.Module):
     Attributes:
         state_size: Width of the state: that of the GRUs together.
     """
+
+    state_size: int
 
     def __init__(self, trunks: nn.ModuleList, width: int, outputs: int, gru_size: int, generator: Generator) -> None:
         super().__init__()

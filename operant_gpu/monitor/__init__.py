@@ -8,11 +8,12 @@ from operant_gpu.monitor.comparing import Comparison, Estimate, Measure, compare
 from operant_gpu.monitor.curve import draw_curve
 from operant_gpu.monitor.reader import RunReader
 from operant_gpu.monitor.run import Run
-from operant_gpu.monitor.view import View
+from operant_gpu.monitor.view import Curve, View
 from operant_gpu.monitor.writers import JSONLines, TensorBoard, WeightsAndBiases, Writer
 
 __all__ = [
     "Comparison",
+    "Curve",
     "Estimate",
     "JSONLines",
     "Measure",

@@ -86,6 +86,11 @@ class Run:
         InvalidConfig: If the directory cannot be written, is in use by another process, or has another training.
     """
 
+    learner: PPO
+    folder: Path
+    view: View
+    signal: signal.Signals | None
+
     def __init__(
         self,
         learner: PPO,
@@ -96,7 +101,7 @@ class Run:
     ) -> None:
         _check(learner, goal, writers)
         self.learner, self.folder = learner, as_path("run", folder)
-        self.signal: signal.Signals | None = None
+        self.signal = None
         self._signalled = 0.0
         self.view = View.of(learner, folder=str(self.folder), goal=None if goal is None else float(goal))
         self._processes = learner.processes

@@ -21,7 +21,11 @@ _POINTS = 2048
 
 
 class Curve:
-    """A function of timesteps, thinned out as it grows."""
+    """The points of a learning curve.
+
+    `list(curve)` gives the points in order, as pairs (timesteps, value). A curve keeps at most 2,048 points: when it
+    has more, it drops every second one.
+    """
 
     def __init__(self) -> None:
         self._points: list[tuple[float, float]] = []
@@ -60,7 +64,7 @@ class View:
         state: One of `STATES`.
         message: Why, for a run that has failed.
         latest: The last metrics.
-        returns: Curve of the mean return.
+        returns: The mean return by timesteps: `steps, values = zip(*view.returns)`.
     """
 
     title: str

@@ -33,16 +33,16 @@ class Processes:
         is_echo: Whether this process has failed with the words of the first one, which has told them.
     """
 
-    rank = 0
-    size = 1
-    backend = ""
-    is_echo = False
+    rank: int = 0
+    size: int = 1
+    backend: str = ""
+    is_echo: bool = False
 
     def average(self, *tensors: Tensor) -> None:
         """Replace tensors of one dtype by their means over all processes, the same bits in each."""
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """Return what each process has of a tensor, (size, *shape)."""
+        """Return what each process has of a tensor, `(size, *shape)`."""
         return tensor[None]
 
     def gather_objects(self, value: T, to_all: bool = True) -> list[T]:

@@ -6,9 +6,10 @@ keeps steps that go wrong (`faults.py`) and takes them apart (`explaining.py`). 
 nor what learns.
 """
 
+from operant_gpu.backends.lowering.watching import Statement
 from operant_gpu.vector.env import VecEnv
 from operant_gpu.vector.explaining import Explanation
-from operant_gpu.vector.faults import Faults
+from operant_gpu.vector.faults import Faults, StepFault
 from operant_gpu.vector.snapshots import Snapshot
 
-__all__ = ["Explanation", "Faults", "Snapshot", "VecEnv"]
+__all__ = ["Explanation", "Faults", "Snapshot", "Statement", "StepFault", "VecEnv"]

@@ -54,11 +54,13 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         params: The environment's parameters that are not to have their default values, by name: numbers; tensors or
             arrays, () for all environments or (num_envs,) for each; or distributions of `operant_gpu.randomization`
             (as such or as text, "5..15"), of which each episode draws. Tables too: arrays or tensors.
-        device: "auto" (a GPU, if there is one and what the environment needs for it), "cpu", "cuda" or "cuda:<index>".
+        device: "auto", "cpu", "cuda" or `"cuda:<index>"`. "auto" is a GPU, if there is one and what the environment
+            needs for it.
         backend: "auto"; "triton", "numba" or "numpy" for an `Environment`; "cuda" or "cpp" for a `CudaEnvironment`.
         autoreset_mode: SAME_STEP (the step that ends an episode resets it, `info["final_obs"]` holds its last
             observation), NEXT_STEP (the following step resets, ignores the action and gives reward 0) or DISABLED
-            (the caller resets with `options={"reset_mask": mask}`).
+            (the caller resets with `options={"reset_mask": mask}`). Give an `AutoresetMode` or its name; "SAME_STEP",
+            "same_step" and "SameStep" are the same name.
         max_episode_steps: Steps after which an episode is truncated; None for the environment's own limit, -1 for none.
         output: Arrays that come back: "torch", "numpy" (CPU) or "cupy" (GPU); views of the same memory. CuPy must run
             on torch's current stream to see each step finished.
@@ -93,6 +95,17 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         BackendError: If the device or backend is not available.
         UnsupportedConstruct: If an environment function uses what the backend does not know.
     """
+
+    environment: Definition
+    given_params: Any
+    device: torch.device
+    backend: str
+    slow_path: str | None
+    autoreset_mode: AutoresetMode
+    output: str
+    max_episode_steps: int | None
+    stores_rows: bool
+    action_mask: Any
 
     # What is made in inference mode could not be written outside.
     @torch.inference_mode(False)
@@ -185,7 +198,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
 
     @property
     def state(self) -> Any:
-        """The environment's `State` of live tensors (num_envs,), or (num_envs, *shape) for an `Array`.
+        """The environment's `State` of live tensors `(num_envs,)`, or `(num_envs, *shape)` for an `Array`.
 
         Writable in place (see `observe`). Nothing checks what is written: in an environment in CUDA C++ a number that
         it never has, such as a place outside its board, may end the process.
@@ -208,7 +221,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         """Begin new episodes.
 
         Args:
-            seed: Restarts the random streams: one integer in [0, 2**63) for all (environments differ by their
+            seed: Restarts the random streams: one integer from 0 to `2**63 - 1` for all (environments differ by their
                 ids), or one per environment (environments with equal seeds then behave alike, wherever they
                 stand; None leaves one's stream as it is). Without a seed the streams go on; the very first come
                 from the operating system.
@@ -219,8 +232,9 @@ class VecEnv(VectorEnv[Any, Any, Any]):
                 in the length of the episode, not in its return.
 
         Returns:
-            Observations (num_envs, *shape) of the space's dtype, and info: empty, or with "action_mask" (num_envs, n),
-            bool, of the actions that are legal now if the environment tells.
+            obs (tensor or array): Observations `(num_envs, *shape)` of the space's dtype.
+            info (dict): `action_mask`, `(num_envs, n)` bool, says which actions are legal now. If the environment has
+                no action mask, the dictionary is empty.
 
         Raises:
             InvalidConfig: If the seed or an option is not as described.
@@ -267,14 +281,20 @@ class VecEnv(VectorEnv[Any, Any, Any]):
                 action masks may have any strides, the others none but 1.
 
         Returns:
-            Observations (num_envs, *shape) of the space's dtype, rewards (num_envs,) float32, `terminated` and
-            `truncated` (num_envs,) bool, and info. Info has `final_obs`, the observation before any reset, valid in
-            every row, with the mask `_final_obs` of episodes that ended, and `episode` with the return "r" (float64)
-            and the length "l" (int32) so far, with the mask `_episode`. If the environment tells which actions are
-            legal, `action_mask` (num_envs, n) bool has those of the states that the observations show. What an illegal
-            action does is up to the environment's `step`. If it has metrics, `metrics` has what each has come to in the
-            episode so far, float64 (num_envs,) by name, with the mask `_metrics` of episodes that ended. The arrays
-            inside info are for reading: the environments go on from them.
+            obs (tensor or array): Observations `(num_envs, *shape)` of the space's dtype.
+            reward (tensor or array): Rewards `(num_envs,)`, float32.
+            terminated (tensor or array): Whether the episode reached an end of the task, `(num_envs,)` bool.
+            truncated (tensor or array): Whether the time limit cut the episode, `(num_envs,)` bool.
+            info (dict): Arrays for reading only, because the environments go on from them.
+
+                - `final_obs`: the observations before any reset, `(num_envs, *shape)`, valid in every row.
+                - `episode`: the return "r", `(num_envs,)` float64, and the length "l", `(num_envs,)` int32, of the
+                  episode so far.
+                - `action_mask`, if the environment has one: which actions are legal in the states that `obs` shows,
+                  `(num_envs, n)` bool. The environment's `step` decides what an illegal action does.
+                - `metrics`, if the environment has some: a dictionary from names to values of the episode so far,
+                  `(num_envs,)` float64.
+                - `_final_obs`, `_episode` and `_metrics`: which episodes this step ended, `(num_envs,)` bool.
 
         Raises:
             ActionError: If actions have the wrong shape, dtype or device; with `debug`, also for values out of
@@ -316,7 +336,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             out: Names of what to store, in fresh tensors; or the tensors themselves by name, such as an
                 earlier rollout returned (with `output="torch"`). All are (num_steps, num_envs, ...):
 
-                - "obs": the observations that the actions are for (num_steps, num_envs, *shape).
+                - "obs": the observations that the actions are for, `(num_steps, num_envs, *shape)`.
                 - "action_mask": which actions were legal, bool, where the environment tells.
                 - "action": what the environments got, int64 (or int32) or float32: given to another rollout or to
                   `step`, they lead to the same.
@@ -412,7 +432,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             new_streams: Whether each target draws its own from now on, in the episode under way too. It gets back
                 its own environment id, and a seed made from its source's seed, its id, and how many it has had since
                 `reset(seed=...)`. So no environment of these ever draws what it or another has drawn, but with
-                probability 2**-63. Another batch with the same ids would: give it a `first_env_id` of its own.
+                probability `2**-63`. Another batch with the same ids would: give it a `first_env_id` of its own.
 
         Raises:
             InvalidConfig: If there is no such environment, or a target is there twice. Of indices on a GPU, pairs out
@@ -542,8 +562,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
                 that it reads. What PyTorch's own generator draws is new at each replay.
 
         Returns:
-            A function without arguments. It returns what `function` returned when it was recorded: the same
-            tensors at each call, which each call overwrites.
+            A function without arguments. It returns what `function` returned when it was recorded: the same tensors at
+                each call, which each call overwrites.
 
         Raises:
             InvalidConfig: If the environments look at each step, with `debug`.
@@ -607,7 +627,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
 
     @property
     def shown(self) -> Tensor:
-        """The environments' own memory of what they showed last, (num_envs, *shape): nothing is computed."""
+        """The environments' own memory of what they showed last, `(num_envs, *shape)`: nothing is computed."""
         return allocation.unflattened(self._outputs.obs, self._shape)
 
     @property
@@ -638,7 +658,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         Raises:
             InvalidConfig: With the number of rows that `branch`, `snapshot` and `restore` left out, since indices on a
                 GPU were out of range.
-            ResetNeeded: If an environment has begun more than 2**31 episodes.
+            ResetNeeded: If an environment has begun more than `2**31` episodes.
             TableError: With `debug`, for indices beyond a table.
             ActionError: With the number of such actions and the first environment that got one; or with the number of
                 environments under way whose `action_mask` leaves nothing to do, and the first of them.
@@ -668,7 +688,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             "episode_count", and "mean_reward", "mean_length" and each metric of an episode (NaN while there is none).
 
         Raises:
-            ActionError, InvalidConfig, ResetNeeded, TableError: As `check`.
+            OperantError: What `check` raises.
         """
         clear = flag("clear", clear)
         self.check()

@@ -36,7 +36,7 @@ class Snapshot:
         env: Id of their definition.
         autoreset_mode: How they were reset, as `AutoresetMode` names it.
         numbers: Their parameters that were compiled in, by name.
-        state: Fields of their `State`, tensors (rows, *shape).
+        state: Fields of their `State`, tensors `(rows, *shape)`.
         clock: Their episodes and draws, tensors (rows,): "seed" and "env_id" are the key of the draws, "episode" and
             "elapsed" count episodes and steps, "episode_return" and "ended" are as `step` tells them. "metrics", if
             there are any, is (rows, metrics).
@@ -90,7 +90,8 @@ class Snapshot:
         """Return the same on a device, as PyTorch's `to`: its memory is shared where it is there already.
 
         Raises:
-            InvalidConfig, BackendError: If there is no such device.
+            InvalidConfig: If it is no device.
+            BackendError: If there is no such device.
         """
         where = existing(device)
         return self.with_rows(self.rows.mapped(lambda one: one.to(where)))
@@ -141,7 +142,7 @@ class Snapshot:
         """Return the snapshot that has this content.
 
         Raises:
-            TypeError, ValueError, KeyError, AttributeError: If it is none.
+            TypeError: Or ValueError, KeyError or AttributeError, if it is none.
         """
         if content["format"] != _FORMAT:
             raise ValueError(f"a snapshot has format {content['format']!r}, this version reads {_FORMAT}")

@@ -37,8 +37,8 @@ class Controller:
         """Return actions that the environment takes.
 
         Args:
-            obs: Observations (batch, *shape), or one (*shape); a tensor, an array, a table, or a list of those or of
-                numbers.
+            obs: Observations `(batch, *shape)`, or one `(*shape)`; a tensor, an array, a table, or a list of
+                those or of numbers.
             ended: Where these observations begin a new episode, (batch,) bool: there the memory is emptied. Only a
                 recurrent policy reads it; on the first call, and when the batch has another size, all begin.
             action_mask: Where actions are legal, (batch, choices) bool; None if all are.

@@ -49,6 +49,10 @@ class Policy(nn.Module):
         use_amp: As given.
     """
 
+    state_size: int
+    is_built_in: bool
+    use_amp: bool
+
     def __init__(
         self,
         network: nn.Module,
@@ -79,14 +83,18 @@ class Policy(nn.Module):
     def act(
         self, obs: Tensor, state: Tensor | None, starts: Tensor | None, mask: Tensor | None, generator: Generator
     ) -> Decision:
-        """Draw actions for one observation (batch, *shape) of each environment.
+        """Draw actions for one observation of each environment.
 
         Args:
-            obs: Observations.
+            obs: Observations `(batch, *shape)`.
             state: Memory from the step before; None for a network without one.
             starts: Where an episode starts, (batch,) bool; None for a network without memory.
             mask: Where actions are legal, (batch, choices) bool; None if all are.
             generator: Source of the draws.
+
+        Returns:
+            A named tuple: `actions` as the distribution draws them, in the policy's units; `log_probs` and `values`
+                `(batch,)`; and `state`, the memory after these observations, or None.
         """
         outputs, values, state = self.one_step(obs, state, starts)
         actions = self.distribution.sample(outputs, mask, generator)
@@ -108,8 +116,12 @@ class Policy(nn.Module):
     ) -> Judgement:
         """Return log-probabilities and entropies of given actions, and values.
 
-        Actions are as `act` draws them, in the policy's units: "policy_action" of a rollout. Observations are (batch,
-        *shape), or (time, batch, *shape) for a recurrent network with the state (batch, state_size) before them.
+        Actions are as `act` draws them, in the policy's units: "policy_action" of a rollout. Observations are
+        `(batch, *shape)`, or `(time, batch, *shape)` for a recurrent network with the state `(batch, state_size)`
+        before them.
+
+        Returns:
+            A named tuple of `log_prob`, `entropy` and `value`, tensors of the batch's shape.
         """
         outputs, values, _ = self(obs, state, starts)
         log_prob = self.distribution.log_prob(outputs, actions, mask)

@@ -94,6 +94,16 @@ class PPO:
         ProcessError: If one of the processes has failed, left or does not answer; so do all methods that train or save.
     """
 
+    policy: Policy
+    hyperparameters: Schedules
+    processes: Processes
+    timesteps: int
+    iterations: int
+    training: str
+    seconds: float
+    start: int
+    target: int
+
     @_settings_are_refused
     @plain()
     def __init__(
@@ -230,11 +240,8 @@ class PPO:
             total_timesteps: Steps to take in this call, over all environments; the config's if None.
             callback: Called with the metrics at every logging interval and after the last iteration; training stops
                 when it returns False, in all processes if it does in one. It must leave `env` alone: evaluate in
-                environments of its own. Metrics are timesteps, iterations, seconds, lr, episodes, episodic_return,
-                episodic_length and each metric of the environment as env/NAME (of the last 100 episodes or some more;
-                NaN before the first ends); steps per second since the last call: sps, and env_sps and learner_sps of
-                each part by itself; slow_paths, how many the attribute of that name has; and as means since the last
-                call policy_loss, value_loss, entropy, approx_kl, clip_frac, grad_norm and explained_variance.
+                environments of its own. The [list of the metrics][run-metrics] (docs/runs.md) also holds here, up to
+                `slow_paths`; a `Run` adds the rest. The return is NaN until the first episode ends.
             progress: Whether to show a dashboard in the terminal, or lines where the output is none.
 
         Returns:
@@ -332,8 +339,8 @@ class PPO:
         """Return actions that the environment takes, for observations that begin an episode or need no memory.
 
         Args:
-            obs: Observations (batch, *shape), or one (*shape); a tensor, an array, a table, or a list of those or of
-                numbers.
+            obs: Observations `(batch, *shape)`, or one `(*shape)`; a tensor, an array, a table, or a list of
+                those or of numbers.
             deterministic: Whether to take the likeliest actions rather than to sample.
             action_mask: Where actions are legal, (batch, choices) bool; None if all are.
 

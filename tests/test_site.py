@@ -1,0 +1,89 @@
+"""What the site makes beside pages: files of the repository that pages link to."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from here import ROOT
+
+pytest.importorskip("mkdocs")
+
+from mkdocs.config import load_config
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import get_files
+
+pytestmark = pytest.mark.quick
+
+
+@pytest.fixture(scope="module")
+def hooks() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_each_file_that_a_page_links_to_is_on_the_site(hooks: ModuleType) -> None:
+    config = load_config(str(ROOT / "mkdocs.yml"))
+    # With what other hooks add.
+    files = config.plugins.run_event("files", get_files(config), config=config)
+    markdown = {f"docs/{file.src_uri}": file.content_string for file in files.documentation_pages()}
+    pages = {page: hooks.with_root_files(text, page) for page, text in markdown.items() if "/source/" not in page}
+    linked = {path for page, text in pages.items() for path in hooks.linked(text, page)}
+    assert len(linked) > 20
+    assert [path for path in sorted(linked) if files.get_file_from_path(hooks.place(path)) is None] == []
+    # The build checks where links lead. What it only copies it does not read.
+    assert [path for path in sorted(linked) if not (ROOT / path).is_file()] == []
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    for path, text in {
+        "bench/run.py": 'a = "```"\n',
+        "bench/README.md": "# Bench\n\n[run](run.py), [numbers](results/a.json), [page](../docs/a.md#here)\n",
+        "bench/results/a.json": "{}",
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    return tmp_path
+
+
+def test_what_a_linked_page_links_to_is_there_too(hooks: ModuleType, repository: Path) -> None:
+    found = hooks.gather({"docs/b/c.md": "[how](../../bench/README.md#bench)"}, repository)
+    assert found.keys() == {"bench/README.md", "bench/run.py", "bench/results/a.json"}
+    assert found["bench/results/a.json"] is None
+    assert '````py linenums="1"\na = "```"\n````' in found["bench/run.py"]
+    assert (
+        "[run](run.py.md), [numbers](../../raw/bench/results/a.json), [page](../../a.md#here)"
+        in found["bench/README.md"]
+    )
+
+
+@pytest.mark.parametrize("target", ["../bench/absent.py", "../bench", "../../elsewhere.md"])
+def test_a_link_to_no_file_stops_the_build(hooks: ModuleType, repository: Path, target: str) -> None:
+    with pytest.raises(PluginError, match=r"docs/a.md links to '.*', which is not a file"):
+        hooks.gather({"docs/a.md": f"[words]({target})"}, repository)
+
+
+def test_code_and_links_within_docs_stay_as_they_are(hooks: ModuleType) -> None:
+    text = """[a](b.md#c) `x` [`d`](../bench/run.py) `y[0](../a)` <https://a.org> [e](https://a.org/../f) [g](#h)
+
+```python
+f[0](x//2, "../bench/none.py")
+```
+"""
+    assert hooks.moved(text, "docs/page.md") == text.replace("../bench/run.py", "source/bench/run.py.md")
+    assert list(hooks.linked(text, "docs/page.md")) == ["bench/run.py"]
+
+
+def test_a_file_of_the_root_can_be_part_of_a_page(hooks: ModuleType, repository: Path) -> None:
+    (repository / "CHANGES.md").write_text("[run](bench/run.py), [page](docs/a.md#here), [site](https://a.org/b)\n")
+    text = '# Changes\n\n--8<-- "CHANGES.md"\n--8<-- "shared.md"\n'
+    whole = hooks.with_root_files(text, "docs/b/c.md", repository)
+    assert "[run](../../bench/run.py), [page](../a.md#here), [site](https://a.org/b)\n" in whole
+    assert '--8<-- "shared.md"' in whole
