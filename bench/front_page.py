@@ -3,7 +3,7 @@
     python bench/front_page.py
 
 Nothing is measured. It reads bench/results and writes docs/images/speed-*.svg and steps-*.svg, and the tables between
-marks in docs/performance.md and docs/triton_or_cuda.md.
+marks in docs/performance.md and docs/triton_or_cuda.md. It prints the text that goes with the first page's chart.
 """
 
 from __future__ import annotations
@@ -78,6 +78,14 @@ def draw_speed(ink: Ink) -> Any:
     below.suptitle(title, x=0, ha="left")
     bars(below.subplots(), {label: seconds[name] for name, label in LEARNERS.items()}, ink, seconds_of)
     return figure
+
+
+def description() -> str:
+    """Return in words what the chart of the first page shows, for who cannot see it."""
+    rates, seconds = rates_of(read(MACHINE)["sizes"][SIZE]), medians_of("CartPole-v1")
+    speeds = (f"{label} {number(rates[name])}" for name, label in BARS.items())
+    times = (f"{label} {seconds_of(seconds[name])}" for name, label in LEARNERS.items())
+    return f"Million CartPole steps per second: {'; '.join(speeds)}. Seconds to solve CartPole: {'; '.join(times)}."
 
 
 def bars(axes: Any, values: dict[str, float], ink: Ink, said: Callable[[float], str]) -> None:
@@ -212,6 +220,7 @@ def main() -> None:
     save_pair(draw_steps, DOCS / "images" / "steps.svg")
     for page, mark, text in tables():
         fill(DOCS / page, mark, text)
+    print(description())
 
 
 if __name__ == "__main__":

@@ -168,5 +168,5 @@ def test_each_page_is_in_the_navigation() -> None:
 @pytest.mark.quick
 def test_each_picture_of_a_page_is_there() -> None:
     for page in PAGES:
-        for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", (ROOT / page).read_text()):
+        for path in re.findall(r"(?:!\[[^]]*\]\(|src(?:set)?=\")([^)\"#]+)", (ROOT / page).read_text()):
             assert ((ROOT / page).parent / path).is_file(), (page, path)

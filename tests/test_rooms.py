@@ -42,8 +42,8 @@ PUBLIC = {
     "operant_gpu.models.exporting": "Actor Exported",
     "operant_gpu.models.networks": "ActorCritic RecurrentActorCritic",
     "operant_gpu.models.recording": "Recording",
-    "operant_gpu.monitor": "Comparison Curve Estimate JSONLines Measure Run RunReader TensorBoard View WeightsAndBiases "
-    "Writer compare draw_curve",
+    "operant_gpu.monitor": "Comparison Curve Estimate JSONLines Measure Run RunReader TensorBoard View "
+    "WeightsAndBiases Writer compare draw_curve",
     "operant_gpu.random": "integers normal uniform",
     "operant_gpu.randomization": "Choice LogUniform Normal Uniform",
     "operant_gpu.vector": "Explanation Faults Snapshot Statement StepFault VecEnv",
