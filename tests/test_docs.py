@@ -126,6 +126,12 @@ def test_the_guide_shows_the_example_in_full() -> None:
     assert len(lines) == 36, "as the guide says"
 
 
+@pytest.mark.quick
+def test_the_page_about_loops_shows_its_example_in_full() -> None:
+    source = (ROOT / "examples" / "own_loop.py").read_text()
+    assert f"```python\n{source}```" in (ROOT / "docs" / "own_loop.md").read_text()
+
+
 def rows_of(page: str) -> dict[str, str]:
     """Return first and second column of a page's tables."""
     return dict(re.findall(r"^\| `([^`]+)` \| ([^|]*) \|", (ROOT / page).read_text(), re.MULTILINE))

@@ -36,6 +36,51 @@ def test_cartpole_from_nothing_to_solved(capsys: pytest.CaptureFixture[str]) -> 
     assert "s  training, " in printed
 
 
+@pytest.mark.parametrize("how", ["steps", "rollout"])
+def test_a_loop_of_ones_own_solves_cartpole(how: str) -> None:
+    assert load("own_loop").main(how) >= 475
+
+
+def test_a_loop_of_ones_own_stores_what_the_environments_did() -> None:
+    """A rollout of the same actions stores the same; where the time limit or the loop's end cuts, values follow."""
+    example = load("own_loop")
+    envs = [operant_gpu.make("CartPole-v1", example.NUM_ENVS, device="cpu", max_episode_steps=10) for _ in range(2)]
+    obs = [env.reset(seed=0)[0] for env in envs]
+    agent, collect = example.by_steps(envs[0], obs[0])
+    for _ in range(2):
+        stored = collect()
+        names = ["obs", "reward", "terminated", "truncated", "final_obs"]
+        again = envs[1].rollout(example.NUM_STEPS, stored["policy_action"], out=names)
+        assert all(torch.equal(stored[name], again[name]) for name in names)
+        assert stored["truncated"].any()
+        assert stored["terminated"].any()
+        for t in range(example.NUM_STEPS):
+            log_prob, _, value = agent.evaluate(again["obs"][t], stored["policy_action"][t])
+            torch.testing.assert_close(stored["log_prob"][t], log_prob)
+            torch.testing.assert_close(stored["value"][t], value)
+            cut = again["truncated"][t] & ~again["terminated"][t]
+            cut = ~again["terminated"][t] if t == example.NUM_STEPS - 1 else cut
+            follows = torch.where(cut, agent(again["final_obs"][t])[1], torch.tensor(0.0))
+            torch.testing.assert_close(stored["final_value"][t], follows)
+
+
+def test_advantages_of_a_loop_of_ones_own_are_those_worked_out_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    example = load("own_loop")
+    monkeypatch.setattr(example, "GAMMA", 0.5)
+    monkeypatch.setattr(example, "GAE_LAMBDA", 0.5)
+    # The first environment is truncated in its second step, where 8 follows; the second terminates there.
+    stored = {
+        "reward": torch.ones(3, 2),
+        "value": torch.tensor([[2.0, 2.0], [4.0, 4.0], [6.0, 6.0]]),
+        "final_value": torch.tensor([[0.0, 0.0], [8.0, 0.0], [10.0, 10.0]]),
+        "terminated": torch.tensor([[False, False], [False, True], [False, False]]),
+        "truncated": torch.tensor([[False, False], [True, False], [False, False]]),
+    }
+    # Differences are 1 + 2 - 2 and 1 + 4 - 4, and 1 + 0 - 4 where it terminates; 1 + 5 - 6 in the last step.
+    expected = torch.tensor([[1 + 0.25, 1 - 0.75], [1.0, -3.0], [0.0, 0.0]])
+    assert torch.equal(example.advantages(stored), expected)
+
+
 def test_a_game_in_cuda_trains() -> None:
     # A basket that stands still catches three fruits of ten, and loses after the third miss.
     assert load("cuda_environment").main(250_000) >= 6
