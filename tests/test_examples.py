@@ -12,6 +12,7 @@ import torch
 from here import ROOT
 
 import operant_gpu
+from operant_gpu import InvalidConfig
 from operant_gpu.models import MLPPolicy
 
 EXAMPLES = ROOT / "examples"
@@ -90,6 +91,50 @@ def test_trading_earns_on_prices_that_it_has_not_seen(capsys: pytest.CaptureFixt
     # Whoever holds one unit all the time gains nothing but the drift.
     assert load("trading").main(150_000) >= 1.0
     assert "fees of a year" in capsys.readouterr().out
+
+
+def test_a_policy_trained_in_winds_copes_with_one() -> None:
+    returns = load("randomised_pendulum").main()
+    plain, robust = returns["wind of 1 N m"]
+    assert robust > -250
+    assert robust > plain + 150
+    # As well as a policy that was trained on this pendulum alone.
+    assert returns["as designed"][1] > -200
+
+
+def test_draws_of_an_episode_stay_and_those_of_a_step_change() -> None:
+    example = load("randomised_pendulum")
+    wide = {"wind_low": -2.0, "wind_high": -1.0, "sensor_noise": 0.1}
+    env = example.RandomisedPendulum(1000, device="cpu", max_episode_steps=3, **wide)
+    obs, _ = env.reset(seed=0)
+    winds, errors = [], []
+    for _ in range(4):
+        winds.append(env.state.wind.clone())
+        errors.append(env.state.error.clone())
+        seen = env.state.theta + env.state.error
+        torch.testing.assert_close(obs[:, :2], torch.stack([seen.cos(), seen.sin()], 1))
+        obs, *_ = env.step(torch.zeros(1000, 1))
+    assert torch.equal(winds[0], winds[2])
+    assert not (winds[2] == winds[3]).any()
+    assert -2 <= winds[0].min() < -1.9
+    assert -1.1 < winds[0].max() <= -1
+    assert not (errors[0] == errors[1]).any()
+    assert abs(float(torch.stack(errors).std()) - 0.1) < 0.01
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"wind_low": 2.0, "wind_high": 1.0},
+        {"m": "-1..1"},
+        {"l": 0.0},
+        {"sensor_noise": -0.1},
+        {"motor_noise": -0.1},
+    ],
+)
+def test_pendulums_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidConfig, match=max(wrong)):
+        load("randomised_pendulum").RandomisedPendulum(8, device="cpu", **wrong)
 
 
 def test_planning_swings_the_pendulum_up() -> None:
