@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import shlex
 import shutil
@@ -124,6 +125,22 @@ def test_the_guide_shows_the_example_in_full() -> None:
     assert f"```cpp\n{source}```" in (ROOT / "docs" / "cuda_environments.md").read_text()
     lines = [line for line in source.splitlines() if line.strip() and not line.strip().startswith("//")]
     assert len(lines) == 36, "as the guide says"
+
+
+@pytest.mark.quick
+def test_the_page_about_loops_shows_its_example_in_full() -> None:
+    source = (ROOT / "examples" / "own_loop.py").read_text()
+    assert f"```python\n{source}```" in (ROOT / "docs" / "own_loop.md").read_text()
+
+
+@pytest.mark.quick
+def test_the_page_about_randomisation_shows_what_its_example_does() -> None:
+    page = (ROOT / "docs" / "domain_randomisation.md").read_text()
+    source = (ROOT / "examples" / "randomised_pendulum.py").read_text()
+    beginnings = "PI = ", "def validate", "RandomisedPendulum = register"
+    places = [source.index(beginning) for beginning in beginnings]
+    for begin, end in itertools.pairwise(places):
+        assert f"\n{source[begin:end].rstrip()}\n```\n" in page
 
 
 def rows_of(page: str) -> dict[str, str]:

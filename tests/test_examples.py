@@ -12,6 +12,7 @@ import torch
 from here import ROOT
 
 import operant_gpu
+from operant_gpu import InvalidConfig
 from operant_gpu.models import MLPPolicy
 
 EXAMPLES = ROOT / "examples"
@@ -36,6 +37,51 @@ def test_cartpole_from_nothing_to_solved(capsys: pytest.CaptureFixture[str]) -> 
     assert "s  training, " in printed
 
 
+@pytest.mark.parametrize("how", ["steps", "rollout"])
+def test_a_loop_of_ones_own_solves_cartpole(how: str) -> None:
+    assert load("own_loop").main(how) >= 475
+
+
+def test_a_loop_of_ones_own_stores_what_the_environments_did() -> None:
+    """A rollout of the same actions stores the same; where the time limit or the loop's end cuts, values follow."""
+    example = load("own_loop")
+    envs = [operant_gpu.make("CartPole-v1", example.NUM_ENVS, device="cpu", max_episode_steps=10) for _ in range(2)]
+    obs = [env.reset(seed=0)[0] for env in envs]
+    agent, collect = example.by_steps(envs[0], obs[0])
+    for _ in range(2):
+        stored = collect()
+        names = ["obs", "reward", "terminated", "truncated", "final_obs"]
+        again = envs[1].rollout(example.NUM_STEPS, stored["policy_action"], out=names)
+        assert all(torch.equal(stored[name], again[name]) for name in names)
+        assert stored["truncated"].any()
+        assert stored["terminated"].any()
+        for t in range(example.NUM_STEPS):
+            log_prob, _, value = agent.evaluate(again["obs"][t], stored["policy_action"][t])
+            torch.testing.assert_close(stored["log_prob"][t], log_prob)
+            torch.testing.assert_close(stored["value"][t], value)
+            cut = again["truncated"][t] & ~again["terminated"][t]
+            cut = ~again["terminated"][t] if t == example.NUM_STEPS - 1 else cut
+            follows = torch.where(cut, agent(again["final_obs"][t])[1], torch.tensor(0.0))
+            torch.testing.assert_close(stored["final_value"][t], follows)
+
+
+def test_advantages_of_a_loop_of_ones_own_are_those_worked_out_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    example = load("own_loop")
+    monkeypatch.setattr(example, "GAMMA", 0.5)
+    monkeypatch.setattr(example, "GAE_LAMBDA", 0.5)
+    # The first environment is truncated in its second step, where 8 follows; the second terminates there.
+    stored = {
+        "reward": torch.ones(3, 2),
+        "value": torch.tensor([[2.0, 2.0], [4.0, 4.0], [6.0, 6.0]]),
+        "final_value": torch.tensor([[0.0, 0.0], [8.0, 0.0], [10.0, 10.0]]),
+        "terminated": torch.tensor([[False, False], [False, True], [False, False]]),
+        "truncated": torch.tensor([[False, False], [True, False], [False, False]]),
+    }
+    # Differences are 1 + 2 - 2 and 1 + 4 - 4, and 1 + 0 - 4 where it terminates; 1 + 5 - 6 in the last step.
+    expected = torch.tensor([[1 + 0.25, 1 - 0.75], [1.0, -3.0], [0.0, 0.0]])
+    assert torch.equal(example.advantages(stored), expected)
+
+
 def test_a_game_in_cuda_trains() -> None:
     # A basket that stands still catches three fruits of ten, and loses after the third miss.
     assert load("cuda_environment").main(250_000) >= 6
@@ -45,6 +91,50 @@ def test_trading_earns_on_prices_that_it_has_not_seen(capsys: pytest.CaptureFixt
     # Whoever holds one unit all the time gains nothing but the drift.
     assert load("trading").main(150_000) >= 1.0
     assert "fees of a year" in capsys.readouterr().out
+
+
+def test_a_policy_trained_in_winds_copes_with_one() -> None:
+    returns = load("randomised_pendulum").main()
+    plain, robust = returns["wind of 1 N m"]
+    assert robust > -250
+    assert robust > plain + 150
+    # As well as a policy that was trained on this pendulum alone.
+    assert returns["as designed"][1] > -200
+
+
+def test_draws_of_an_episode_stay_and_those_of_a_step_change() -> None:
+    example = load("randomised_pendulum")
+    wide = {"wind_low": -2.0, "wind_high": -1.0, "sensor_noise": 0.1}
+    env = example.RandomisedPendulum(1000, device="cpu", max_episode_steps=3, **wide)
+    obs, _ = env.reset(seed=0)
+    winds, errors = [], []
+    for _ in range(4):
+        winds.append(env.state.wind.clone())
+        errors.append(env.state.error.clone())
+        seen = env.state.theta + env.state.error
+        torch.testing.assert_close(obs[:, :2], torch.stack([seen.cos(), seen.sin()], 1))
+        obs, *_ = env.step(torch.zeros(1000, 1))
+    assert torch.equal(winds[0], winds[2])
+    assert not (winds[2] == winds[3]).any()
+    assert -2 <= winds[0].min() < -1.9
+    assert -1.1 < winds[0].max() <= -1
+    assert not (errors[0] == errors[1]).any()
+    assert abs(float(torch.stack(errors).std()) - 0.1) < 0.01
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"wind_low": 2.0, "wind_high": 1.0},
+        {"m": "-1..1"},
+        {"l": 0.0},
+        {"sensor_noise": -0.1},
+        {"motor_noise": -0.1},
+    ],
+)
+def test_pendulums_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidConfig, match=max(wrong)):
+        load("randomised_pendulum").RandomisedPendulum(8, device="cpu", **wrong)
 
 
 def test_planning_swings_the_pendulum_up() -> None:
