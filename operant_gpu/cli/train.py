@@ -75,7 +75,7 @@ class Train(OfAnEnvironment):
     resume: Path | None = None
     """Directory of a run to resume. Its settings are the defaults below."""
     run_dir: Annotated[Path | None, tyro.conf.arg(name="run", aliases=("--run-dir",))] = None
-    """Directory of the run; the next free one, such as runs/CartPole-v1-1, if not given. With torchrun, use --run-dir."""
+    """Directory of the run; the next free one, such as runs/CartPole-v1-1, if not given. torchrun needs --run-dir."""
     size: AnySize = "auto"
     """Tuned settings of ENV: usual, or large for thousands of environments. auto takes large on a GPU."""
     config: Path | None = None

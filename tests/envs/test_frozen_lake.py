@@ -177,7 +177,7 @@ def test_observations_that_begin_elsewhere_are_counted_from_there() -> None:
         learner = PPO(Stairs(16, device="cpu"), config).learn()
         assert learner.policy.normalizer(torch.tensor([-3, 2])).tolist() == np.eye(6)[[0, 5]].tolist()
     with pytest.raises(
-        InvalidConfig, match=r"normalize_observations: Discrete\(6, start=-3\) is seen as zeros and a one"
+        InvalidConfig, match=r"normalize_observations: Discrete\(6, start=-3\) is seen one-hot"
     ):
         PPO(Stairs(16, device="cpu"), PPOConfig(num_envs=16, normalize_observations=True))
 
