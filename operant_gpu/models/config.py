@@ -68,7 +68,7 @@ def _setting(default: Any, rule: _Rule = _ANY) -> Any:
 class PPOConfig:
     """Hyperparameters of proximal policy optimization (Schulman et al., 2017).
 
-    The defaults are those of an easy task with 128 environments; `for_env` has tuned ones for the library's own.
+    The defaults suit an easy task with 128 environments. `for_env` returns tuned ones for the library's environments.
 
     A `Schedule` is a number, or changes evenly over a training: "linear" from its usual value (the preset's, or the
     default) to 0, and (start, end) from one number to another. Write to `PPO.hyperparameters` while a policy learns.
