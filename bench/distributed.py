@@ -90,7 +90,7 @@ def speed_table(part: dict[str, Any]) -> str:
     """Return how fast trainings are, and what sending takes."""
     alone, threaded, together = (part["rows"][way] for way in ("1 x 1", "1 x 2", "2 x 1"))
     said = f"Thousands of trained steps a second, medians of five repeats, {about(part)}."
-    said += " All columns have as many environments in all:"
+    said += " The total number of environments is the same in all columns:"
     cells = []
     for name, two in together.items():
         speeds = [f"{way[name]['steps_per_second'] / 1e3:,.0f}" for way in (alone, threaded, together)]

@@ -85,25 +85,25 @@ def line_of(run: Run, iterations: int, steps: int) -> str:
 
 
 def table_of(report: dict[str, Any]) -> str:
-    """Return a row per environment, with medians over its seeds."""
-    rows = []
+    """Return how many trainings reached the goal, and a row per environment with medians over its seeds."""
+    rows, outcomes = [], []
     for env, entry in report["environments"].items():
         runs, preset = entry["runs"], entry["preset"]
+        outcomes += [run["outcome"] for run in runs]
         middle = {name: statistics.median(run[name] for run in runs) for name in MEASURED}
         rows.append(
             (
                 env,
                 f"{preset['num_envs']:,}",
                 f"{preset['batch_size']:,}",
-                f"{sum(run['outcome'] == 'solved' for run in runs)} of {len(runs)}",
                 *(f"{middle[name]:,.0f}" for name in ("timesteps", "iterations", "gradient_steps")),
                 f"{middle['cpu_seconds']:.1f}",
-                f"{entry['goal']:.4g}",
-                f"{middle['evaluation']:.4g}",
+                f"{middle['evaluation']:.4g} ({entry['goal']:.4g})",
             )
         )
     steps = ("steps", "iterations", "gradient steps", "seconds")
-    return table(("environment", "environments", "minibatch", "reached", *steps, "goal", "then plays"), rows)
+    reached = f"{outcomes.count('solved')} of {len(outcomes)} trainings reached the goal."
+    return f"{reached}\n\n{table(('', 'num_envs', 'minibatch', *steps, 'plays (goal)'), rows)}"
 
 
 if __name__ == "__main__":

@@ -26,16 +26,16 @@ from operant_gpu.vector import VecEnv
 
 @dataclass
 class Compile(OfAnEnvironment):
-    """Compile an environment's kernels, and those that train it, for a GPU that need not be here."""
+    """Compile an environment's kernels, and those that train it, for a GPU that this machine does not have."""
 
     env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
-    """Such as CartPole-v1, or FILE.py:NAME."""
+    """Environment, such as CartPole-v1, or FILE.py:NAME."""
     arch: str
     """The GPU's compute capability, such as sm_90 for an H100 or sm_89 for an RTX 4090."""
     out: Path
-    """Folder for what is compiled. Where the GPU is, name it in the variable OPERANT_GPU_CACHE."""
+    """Folder for the kernels. On the machine with the GPU, set the variable OPERANT_GPU_CACHE to it."""
     num_envs: int = 4096
-    """Environments; numbers that are multiples of 16 share kernels up to 32,768, and above."""
+    """Number of environments. All multiples of 16 up to 32,768 share kernels, and so do all above."""
 
     def run(self, console: Console) -> int:
         """Compile, and print what came of it; return the exit status."""

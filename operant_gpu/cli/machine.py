@@ -40,7 +40,7 @@ class Envs:
     """List the environments, or the parameters, tables and metrics of one."""
 
     env: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="ENV")] = None
-    """Environment, such as CartPole-v1, or FILE.py:NAME, to tell more of."""
+    """Environment to describe, such as CartPole-v1, or FILE.py:NAME; all in a table if not given."""
 
     def run(self, console: Console) -> int:
         """Print a table; return the exit status."""
@@ -83,11 +83,11 @@ class Bench(OfAnEnvironment):
     env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")] = "CartPole-v1"
     """Environment, such as CartPole-v1, or FILE.py:NAME."""
     num_envs: int = 65_536 if torch.cuda.is_available() else 4_096
-    """How many to step together."""
+    """Number of environments."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<index>."""
     seconds: float = 0.3
-    """About how long each of five repeats takes."""
+    """Seconds that each of five repeats takes, about."""
 
     def run(self, console: Console) -> int:
         """Measure, and print a table; return the exit status."""
@@ -110,10 +110,10 @@ class Bench(OfAnEnvironment):
 
 @dataclass
 class Doctor:
-    """Find out what works here, what is missing, and what to install; or verify what kernels compute."""
+    """Tell what works on this machine, what is missing, and what to install; or verify what the kernels compute."""
 
     env: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="ENV")] = None
-    """With --verify: an environment, such as CartPole-v1, or FILE.py:NAME; one of each kind if not given."""
+    """With --verify: the environment, such as CartPole-v1, or FILE.py:NAME; one of each kind if not given."""
     verify: bool = False
     """Compare steps, rollouts, gradients and trainings with their references."""
     json: bool = False

@@ -22,7 +22,7 @@ class Play(OfAnEnvironment):
     env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
     """Environment, such as MinAtar-Breakout-v1, or FILE.py:NAME."""
     fps: float = 8.0
-    """Steps a second; environments without an action that does nothing wait for a key instead."""
+    """Steps per second. An environment that has no action for doing nothing waits for a key instead."""
     seed: int | None = None
     """Seed of the first episode; a random one if not given."""
 

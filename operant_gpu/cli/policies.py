@@ -25,18 +25,17 @@ _Checkpoint = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECK
 
 @dataclass
 class Eval(OfAnEnvironment):
-    """Let policies play whole episodes, taking their likeliest actions and drawing them, and tell how good they are.
+    """Let policies play whole episodes, with their likeliest actions and with drawn ones, and print how good they are.
 
-    Of one policy, the interval is that of the interquartile mean over its episodes; of several runs, such as those of
-    several seeds, also that of the interquartile mean over runs. It holds the true value in 95 of 100 cases
-    (bootstrap). The environment has the parameters of the training, ranges too, but for those given as
-    `--env.NAME VALUE`.
+    The interval is a 95 % bootstrap interval of the interquartile mean: over the episodes of one policy, or over several
+    runs, such as those of several seeds. The environment has the parameters of the training, ranges too.
+    `--env.NAME VALUE` replaces one of them.
     """
 
     checkpoints: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="CHECKPOINT")]
     """Directories of runs (for the newest checkpoint) or of several seeds, or checkpoints' files."""
     episodes: int = 100
-    """Episodes of each kind, each in an environment of its own."""
+    """Number of episodes of each kind, each in an environment of its own."""
     seed: int = 1_000_000
     """Seed of the environments and of the draws."""
     device: str = "auto"
@@ -161,9 +160,9 @@ def _show_several(played: list[_Played], other: str, console: Console) -> None:
 
 @dataclass
 class Record(OfAnEnvironment):
-    """Let a policy play, and write what the environment draws to a GIF or MP4.
+    """Record a policy as it plays, as a GIF or MP4.
 
-    `--env.NAME VALUE` gives the environment another parameter than the training's.
+    The environment has the parameters of the training. `--env.NAME VALUE` replaces one of them.
     """
 
     checkpoint: _Checkpoint
@@ -171,13 +170,13 @@ class Record(OfAnEnvironment):
     out: Path
     """File to write, which ends in .gif or .mp4."""
     episodes: int = 1
-    """How many, one after the other."""
+    """Number of episodes, one after the other."""
     max_steps: int = 1000
-    """Steps after which the video ends, whatever else."""
+    """Greatest number of steps in the video."""
     fps: int = 30
-    """Steps a second."""
+    """Steps per second."""
     stochastic: bool = False
-    """Draw actions instead of taking the likeliest."""
+    """Draw actions, instead of taking the likeliest ones."""
     seed: int = 1_000_000
     """Seed of the first episode and of the draws."""
     device: str = "auto"
@@ -207,7 +206,7 @@ class Record(OfAnEnvironment):
 
 @dataclass
 class Export:
-    """Write a policy for other programs: ONNX (.onnx) or PyTorch's exported program (.pt2), checked against it."""
+    """Write a policy for other programs, as ONNX (.onnx) or PyTorch's exported program (.pt2), and check the file."""
 
     checkpoint: _Checkpoint
     """A run's directory (for its newest checkpoint) or a checkpoint's file."""

@@ -19,14 +19,14 @@ from operant_gpu.vector import Faults
 
 @dataclass
 class Replay:
-    """Take a step that went wrong apart: on NumPy, from the environment's source, statement by statement."""
+    """Show a step that went wrong, statement by statement, as NumPy computes it from the environment's source."""
 
     faults: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FAULTS")]
-    """File of faults, or directory of a run that has some, for the latest."""
+    """File of faults, or directory of a run, for its latest file."""
     row: int = 0
-    """Which of the faults in the file, from 0."""
+    """Which fault of the file to show, from 0."""
     env: str | None = None
-    """FILE.py:NAME of the environment, if it is none of the library's."""
+    """FILE.py:NAME of the environment, if it is not one of the library's."""
 
     def run(self, console: Console) -> int:
         """Print what there is, and the step; return the exit status."""

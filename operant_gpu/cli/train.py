@@ -63,7 +63,7 @@ _BEFORE_FAULT = "before-fault.pt"
 
 @dataclass(frozen=True)
 class Settings(PPOConfig):
-    """Settings of PPO; those shown are tuned for ENV, or the run's. docs/settings.md says when to change them."""
+    """Settings of PPO, with the defaults of ENV or of the run, if one is given. docs/settings.md explains them."""
 
     # A run keeps its checkpoints itself.
     checkpoint_dir: tyro.conf.Suppress[str | None] = None
@@ -76,34 +76,33 @@ class Settings(PPOConfig):
 class Train(OfAnEnvironment, AsGiven):
     """Train a policy with PPO until the environment counts as solved, in a directory that keeps everything.
 
-    Ctrl-C, and SIGTERM, end the iteration under way and save; `--resume RUN` goes on as if nothing had happened.
+    After Ctrl-C or SIGTERM the current iteration finishes and is saved. `--resume RUN` goes on from there.
 
-    `--env.NAME VALUE` gives the environment a parameter: a number, or a range of which each episode draws (5..15,
-    log:0.1..10, normal:10,2 or 0.4,0.5,0.6). The help of `train ENV` ends with a list of them.
+    `--env.NAME VALUE` sets a parameter of the environment: a number, or a range from which each episode draws (5..15,
+    log:0.1..10, normal:10,2 or 0.4,0.5,0.6). `train ENV --help` ends with a list of the parameters.
     """
 
     env: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="ENV")] = None
-    """Environment, such as CartPole-v1 (its tuned settings are the defaults below), or FILE.py:NAME; before options."""
+    """Environment, such as CartPole-v1, or FILE.py:NAME; before options. Its tuned settings are the defaults below."""
     resume: Path | None = None
-    """Directory of a run, or of several seeds, to go on with; a run's settings are the defaults below."""
+    """Directory of a run, or of several seeds, to resume. A run's settings are the defaults below."""
     seeds: int | None = None
-    """Train with so many seeds, from --seed on: each in a process of its own, as many at once as there are cores (on a
-    GPU one after the other). --run is then the directory of all of them."""
+    """Train so many seeds, from --seed on, each in a process of its own. On a CPU as many train at once as there are
+    cores, on a GPU one. --run is then the directory of all of them."""
     run_dir: Annotated[Path | None, tyro.conf.arg(name="run", aliases=("--run-dir",))] = None
-    """Directory of the run; the next free one, such as runs/CartPole-v1-1, if not given. torchrun takes --run for an
-    option of its own: write --run-dir there."""
+    """Directory of the run; the next free one, such as runs/CartPole-v1-1, if not given. torchrun needs --run-dir."""
     size: AnySize = "auto"
-    """Which tuned settings of ENV: usual; large, for thousands of environments; auto takes large on a GPU."""
+    """Tuned settings of ENV: usual, or large for thousands of environments. auto takes large on a GPU."""
     config: Path | None = None
-    """TOML file of settings, which replace tuned ones; options on the command line replace both."""
+    """TOML file of settings, which replace the tuned ones. Options replace both."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<index>."""
     goal: float | None = None
-    """Mean return of 100 episodes at which training ends: the environment's own if not given, inf for none."""
+    """Mean return of 100 episodes at which training ends; the environment's goal if not given, inf for none."""
     video: bool = True
-    """Record an episode at the end, where the environment has pictures."""
+    """Record an episode at the end, if the environment can draw itself."""
     wandb: str | None = None
-    """Project of Weights & Biases to log to as well."""
+    """Project of Weights & Biases, to which metrics are also logged."""
     ppo: tyro.conf.OmitArgPrefixes[Settings] = field(default_factory=Settings)
 
     def run(self, console: Console) -> int:

@@ -18,20 +18,20 @@ from operant_gpu.monitor.watch import Watcher, are_running, watch
 
 @dataclass
 class Monitor:
-    """Watch runs, under way or over, by reading their files; training does not notice.
+    """Show runs while they train, or afterwards. It only reads their files, so it does not disturb the training.
 
     One run is shown in full, several as a table. Below the runs of one directory, as `train --seeds` makes it, stands
-    the interquartile mean of their returns. It ends when they do, or by Ctrl-C.
+    the interquartile mean of their returns. The display ends when the runs end, or at Ctrl-C.
     """
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")] = ()
     """Directories of runs, such as runs/CartPole-v1-1, or of several runs."""
     latest: bool = False
-    """Take the run below runs/ in which something happened last."""
+    """Take the run in runs/ that was written to last."""
     once: bool = False
-    """Show how they stand, and end."""
+    """Print how the runs stand once, and end."""
     curve: Path | None = None
-    """Also draw their learning curves into this PNG: a line for each run, and one with a band for several seeds."""
+    """PNG file to which the learning curves are also drawn. Several seeds are one line with a 95 % band."""
 
     def run(self, console: Console) -> int:
         """Watch; return the exit status."""

@@ -68,7 +68,7 @@ def _setting(default: Any, rule: _Rule = _ANY) -> Any:
 class PPOConfig:
     """Hyperparameters of proximal policy optimization (Schulman et al., 2017).
 
-    The defaults are those of an easy task with 128 environments; `for_env` has tuned ones for the library's own.
+    The defaults suit an easy task with 128 environments. `for_env` returns tuned ones for the library's environments.
 
     A `Schedule` is a number, or changes evenly over a training: "linear" from its usual value (the preset's, or the
     default) to 0, and (start, end) from one number to another. Write to `PPO.hyperparameters` while a policy learns.
@@ -78,7 +78,7 @@ class PPOConfig:
     """
 
     num_envs: int = _setting(128, _COUNT)
-    """Recommended number of environments to make; the command line makes so many, in each process if there are more."""
+    """Number of environments that the command line makes, in each process if there are several."""
     total_timesteps: int = _setting(500_000, _COUNT)
     """Environment steps after which training ends."""
     n_steps: int = _setting(32, _COUNT)
@@ -97,7 +97,7 @@ class PPOConfig:
     clip_eps: Schedule = _setting(0.2, _POSITIVE)
     """How far the probability ratio may move from 1 in one iteration."""
     vf_clip_eps: Schedule | None = _setting(None, _POSITIVE)
-    """How far a value may move in one iteration; not limited if None."""
+    """How far a value may move in one iteration; no limit if None."""
     vf_coef: Schedule = _setting(0.5, _NON_NEGATIVE)
     """Weight of the value loss, half the mean squared error."""
     ent_coef: Schedule = _setting(0.0, _NON_NEGATIVE)
@@ -105,7 +105,7 @@ class PPOConfig:
     max_grad_norm: Schedule = _setting(0.5, _POSITIVE)
     """Norm to which gradients are clipped."""
     target_kl: Schedule | None = _setting(None, _POSITIVE)
-    """An iteration learns no further once approx_kl of a minibatch exceeds 1.5 times this; never so if None."""
+    """An iteration stops learning when approx_kl of a minibatch exceeds 1.5 times this; never if None."""
     normalize_advantages: bool = _setting(True)
     """Whether the advantages of each minibatch are shifted and scaled to mean 0 and deviation 1."""
     normalize_observations: bool = _setting(False)
@@ -113,7 +113,7 @@ class PPOConfig:
     normalize_rewards: bool = _setting(False)
     """Whether rewards are divided by the running deviation of the discounted return, and clipped to [-10, 10]."""
     rnd_coef: Schedule = _setting(0.0, _NON_NEGATIVE)
-    """Weight of the curiosity bonus of random network distillation; none for 0."""
+    """Weight of the curiosity bonus of random network distillation; 0 for none."""
     hidden_sizes: tuple[int, ...] = _setting((64, 64), _WIDTHS)
     """Widths of the hidden layers."""
     activation: Activation = _setting("tanh")
@@ -123,30 +123,30 @@ class PPOConfig:
     cnn_channels: tuple[int, ...] = _setting((16, 32), _WIDTHS)
     """Channels of the 3x3 convolutions before the hidden layers, for observations (channels, height, width)."""
     gru_size: int = _setting(0, _NON_NEGATIVE)
-    """Width of a GRU after the hidden layers, which remembers within an episode; none for 0."""
+    """Width of a GRU after the hidden layers, which remembers within an episode; 0 for none."""
     log_std_init: float = _setting(0.0)
-    """Logarithm of the first standard deviation of continuous actions, in the policy's units."""
+    """Logarithm of the initial standard deviation of continuous actions, in the policy's units."""
     scale_actions: bool = _setting(True)
-    """Whether the policy's -1 and 1 stand for the bounds of a Box of actions, where both are finite: the environment
-    gets the actions scaled."""
+    """Whether the policy's -1 and 1 stand for the bounds of a Box of actions, if both are finite. The environment gets
+    the scaled actions."""
     staggered_starts: bool = _setting(False)
-    """Whether the first episodes begin as if steps had been taken, in each environment as many as it draws below the
-    time limit: thousands of environments then do not all reach the limit in the same step."""
+    """Whether each environment's first episode begins at a random step before the time limit. Then thousands of
+    environments do not all reach the limit in the same step."""
     use_amp: bool = _setting(False)
-    """Whether networks compute in bfloat16 where autocast holds that to be safe."""
+    """Whether networks compute in bfloat16 in the operations for which autocast allows it."""
     compile: bool = _setting(False)
     """Whether the loss of a minibatch, with the network in it, goes through `torch.compile`."""
     engine: Engine = _setting("auto")
-    """"fused" runs rollout and update in kernels of the library's own, for an `MLPPolicy`; "graph" captures those of
-    PyTorch as CUDA graphs; "eager" does neither. "auto" takes the first of them that can be had."""
+    """"fused" runs rollout and update in kernels of this library, for an `MLPPolicy`; "graph" captures PyTorch's
+    kernels as CUDA graphs; "eager" does neither. "auto" takes the first of these that works."""
     on_fault: OnFault | None = _setting(None)
-    """What to do with steps of environments that go wrong (a number is not finite, an action is refused), where those
-    are made with `debug="faults"`, as the command line then does: "stop" ends the training, also if None; "skip" leaves
-    the environment out of the iteration, and lets it begin a new episode after it."""
+    """What to do with steps that go wrong (a number is not finite, an action is refused) in environments made with
+    `debug="faults"`, as the command line then makes them. "stop" and None end the training. "skip" leaves the
+    environment out of the iteration, and it begins a new episode afterwards."""
     seed: int = _setting(0, _SEED)
     """Seed of initialisation, environments, sampling and shuffles."""
     log_interval: int = _setting(1, _COUNT)
-    """Iterations between two readings of the metrics, each of which waits for the device."""
+    """Iterations between two readings of the metrics. Each reading waits for the device."""
     checkpoint_dir: str | None = _setting(None)
     """Folder for checkpoints; none are written if None."""
     checkpoint_interval: int = _setting(100, _COUNT)

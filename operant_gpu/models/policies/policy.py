@@ -158,7 +158,7 @@ def policy_parts(
         network = build_network(shape, distribution.outputs, config, generator, is_turned)
     if layout.choices:
         if config.normalize_observations:
-            message = f"{observation_space!r} is seen as zeros and a one, which are not normalized: set it to False"
+            message = f"{observation_space!r} is seen one-hot, which cannot be normalized: set it to False"
             raise InvalidConfig("normalize_observations", message)
         return network, distribution, OneHot(layout.choices, layout.start)
     if config.normalize_observations:

@@ -348,7 +348,7 @@ class PPO:
             InvalidConfig: If the shape is another, or the policy is recurrent: that takes a `controller`.
         """
         if self.policy.state_size:
-            raise InvalidConfig("obs", "a recurrent policy acts on what came before: use learner.controller()")
+            raise InvalidConfig("obs", "a recurrent policy needs its memory to act: use learner.controller()")
         return self.controller(deterministic)(obs, action_mask=action_mask)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -435,7 +435,7 @@ class PPO:
             self._load(state, environments)
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             reason = error if isinstance(error, InvalidConfig) else f"{type(error).__name__}: {one_line(error)}"
-            raise InvalidConfig("state", f"it is not that of such a learner: {reason}") from error
+            raise InvalidConfig("state", f"it is the state of another kind of learner: {reason}") from error
 
     def _load(self, state: Mapping[str, Any], environments: bool) -> None:
         for name, part in self._parts().items():

@@ -157,7 +157,7 @@ class Loop:
         if stops and any(row["stopped"] for row in read):
             raise TrainingError(_account_of_stops(update, [int(row["stopped"]) for row in read]))
         if difference := difference_of([row["digest"] for row in read if "digest" in row]):
-            advice = "a machine computes otherwise, or a callback changed one process; go on from a checkpoint"
+            advice = "a machine computes differently, or a callback changed one process; go on from a checkpoint"
             raise TrainingError(f"after iteration {iterations} {difference}: {advice}")
         self._tell_of_faults()
         if own["would_raise"]:

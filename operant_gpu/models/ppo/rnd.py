@@ -89,7 +89,7 @@ class RND(IntrinsicReward):
         settings, device = PPOConfig(num_envs=num_envs, gamma=gamma, rnd_coef=coef, seed=seed), existing(device)
         for name, number in (("gamma", settings.gamma), ("coef", settings.rnd_coef)):
             if not isinstance(number, float):
-                raise InvalidConfig(name, f"expected a number, got {number!r}: only a learner's changes")
+                raise InvalidConfig(name, f"expected a number, got {number!r}: only a learner's may change")
         self._coef: Any = settings.rnd_coef
         inputs, self.one_hot = math.prod(sizes), one_hot
         weights = Generator().manual_seed(settings.seed)

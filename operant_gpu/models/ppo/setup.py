@@ -49,7 +49,7 @@ def checked_config(env: VecEnv, config: PPOConfig | None, intrinsic: IntrinsicRe
     # Nobody has chosen that of the preset, which is for as many environments as the preset has.
     config = config.fitted(env.num_envs, usual_settings(env, config))
     if config.staggered_starts and env.max_episode_steps is None:
-        raise InvalidConfig("staggered_starts", "environments without a time limit have none to reach: give it up")
+        raise InvalidConfig("staggered_starts", "environments without a time limit cannot be staggered: leave it out")
     if config.on_fault is not None and env.stopped is None:
         message = f"{config.on_fault!r} is for environments that keep faults: make them with debug='faults'"
         raise InvalidConfig("on_fault", message)

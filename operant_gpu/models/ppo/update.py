@@ -261,7 +261,7 @@ def _compiled(function: Objective) -> Objective:
         except TorchDynamoException as error:
             # The first line says what failed; the rest is the compiler's own account.
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            message = f"compile=True, but torch.compile failed: {reason}; mend that, or set compile=False"
+            message = f"compile=True, but torch.compile failed: {reason}; fix that, or set compile=False"
             raise BackendError(message) from error
 
     return call

@@ -58,7 +58,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "observations without axes": (lambda: MLPPolicy(box(), ACTIONS["gaussian"]), "observation_space: .*with an axis"),
     "discrete observations": (
         lambda: MLPPolicy(spaces.Discrete(3), ACTIONS["gaussian"], PPOConfig(normalize_observations=True)),
-        r"normalize_observations: Discrete\(3\) is seen as zeros and a one, which are not normalized",
+        r"normalize_observations: Discrete\(3\) is seen one-hot, which cannot be normalized",
     ),
     "several integers": (
         lambda: MLPPolicy(spaces.MultiDiscrete([3, 3]), ACTIONS["gaussian"]),

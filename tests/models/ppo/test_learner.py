@@ -574,7 +574,7 @@ def test_a_compilation_that_fails_says_what_to_do(monkeypatch: pytest.MonkeyPatc
         raise TorchDynamoException("No working C++ compiler found\nand much more")
 
     monkeypatch.setattr(torch, "compile", lambda function: failing)
-    with pytest.raises(BackendError, match=r"No working C\+\+ compiler found; mend that, or set compile=False"):
+    with pytest.raises(BackendError, match=r"No working C\+\+ compiler found; fix that, or set compile=False"):
         PPO(cartpole(), small(compile=True)).learn(128)
 
 

@@ -271,7 +271,7 @@ def test_numbers_are_kept_as_exactly_as_they_were_written() -> None:
 
 def test_a_curiosity_of_ones_own_has_numbers_of_its_own() -> None:
     env = operant_gpu.make("CartPole-v1", ENVS, device="cpu")
-    with pytest.raises(InvalidConfig, match=r"^coef: expected a number, got \(1.0, 0.5\): only a learner's changes"):
+    with pytest.raises(InvalidConfig, match=r"^coef: expected a number, got \(1.0, 0.5\): only a learner's may change"):
         RND((4,), ENVS, coef=(1.0, 0.5))
     learner = PPO(env, PPOConfig(**SMALL), intrinsic=RND((4,), ENVS, gamma=0.9, coef=0.3))
     learner.learn(SAMPLES)
