@@ -112,6 +112,12 @@ class ResetNeeded(OperantError, RuntimeError):
     """A step before the first reset, any use after `close`, or more episodes than random streams have numbers for."""
 
 
+class Lack(str):
+    """Why something is slower here than it could be, where an installation would mend that."""
+
+    __slots__ = ()
+
+
 class TableError(OperantError, IndexError):
     """An index beyond a table, in an environment made with `debug=True`."""
 

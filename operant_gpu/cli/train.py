@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import logging
 import math
 import shlex
 import warnings
@@ -89,6 +90,8 @@ class Train(OfAnEnvironment):
     """Record an episode at the end, where the environment has pictures."""
     wandb: str | None = None
     """Project of Weights & Biases to log to as well."""
+    verbose: Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(aliases=("-v",))] = False
+    """Say which engine trains and why, and what runs slower than it could."""
     ppo: tyro.conf.OmitArgPrefixes[Settings] = field(default_factory=Settings)
 
     def run(self, console: Console) -> int:
@@ -98,6 +101,8 @@ class Train(OfAnEnvironment):
             raise InvalidConfig("checkpoint_dir", "a run keeps its checkpoints itself: leave it out, and give --run")
         if self.goal is not None and not self.goal > -math.inf:
             raise InvalidConfig("goal", f"expected a number, or inf for no goal, got {self.goal}")
+        if self.verbose and not present().rank:
+            logging.getLogger("operant_gpu").setLevel(logging.DEBUG)
         others = [] if self.wandb is None else [WeightsAndBiases(self.wandb)]
         writers: list[Writer] = [TensorBoard(), *others]
         settings = None

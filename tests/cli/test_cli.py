@@ -116,7 +116,6 @@ def test_a_run_ends_with_a_video_of_an_episode() -> None:
         (["train", "CartPole-v1", "--size", "huge"], "size: expected 'auto', 'usual' or 'large', got 'huge'"),
         (["train", "Snake-v0", "--size", "large"], "size: Snake-v0 has no large preset, only the usual one"),
         (["train", "CartPole-v1", "--num-envs", "many"], "whole_number value: 'many'"),
-        (["train", "CartPole-v1", "--verbose"], "did you mean learn(progress=True)?"),
         (["eval", "missing.pt", "--seed", "9" * 20], "there is no file"),
         (["bench", "--seconds", "inf"], "seconds: expected a number above 0, at most 3600, got inf"),
         (["bench", "CartPol-v1"], "did you mean 'CartPole-v1'"),
@@ -181,6 +180,23 @@ def test_a_training_that_fails_keeps_the_last_good_policy(capsys: pytest.Capture
     assert read_description(Path("run"))["state"] == "failed"
     learner = PPO.load("run/before-fault.pt")
     assert all(parameter.isfinite().all() for parameter in learner.policy.parameters())
+
+
+def test_our_own_presets_run_as_they_are_meant_to_without_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    """The engine is in the dashboard; why it is no other is said to those who ask."""
+    assert train("Snake-v0", "--run", "quiet", *QUICK) == 0
+    printed = capsys.readouterr()
+    assert [line for line in printed.err.splitlines() if "compiled" not in line] == []
+    assert "fused" not in printed.out
+    assert read_description(Path("quiet"))["details"].endswith("eager engine")
+    assert train("Snake-v0", "--run", "asked", "-v", *QUICK) == 0
+    told = capsys.readouterr().err
+    assert "the numpy backend steps the environments, and not numba" in told
+    assert "PyTorch trains the network, and not the fused kernels: cnn_channels: " in told
+    assert train("CartPole-v1", "--run", "fused", "--verbose", *QUICK) == 0
+    assert "operant-gpu: fused kernels train this network on cpu\n" in capsys.readouterr().err
+    assert train("Snake-v0", "--engine", "fused", *QUICK) == 2
+    assert "engine: 'fused' cannot be had here: cnn_channels: " in capsys.readouterr().err
 
 
 COMMANDS = ("train", "monitor", "eval", "record", "export", "play", "envs", "bench", "compile", "doctor", "replay")
