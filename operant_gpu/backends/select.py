@@ -152,9 +152,8 @@ def existing(device: str | torch.device) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     index = resolved.index if resolved.index is not None else torch.cuda.current_device() if count else 0
     if index >= count:
-        raise BackendError(
-            f"{resolved} is not there: torch {torch.__version__} sees {count} CUDA devices; use device='cpu'"
-        )
+        advice = 'use device="cpu" (on the command line: --device cpu), or run `operant-gpu doctor` to see why'
+        raise BackendError(f"{resolved} is not there: torch {torch.__version__} sees {count} CUDA devices; {advice}")
     return torch.device("cuda", index)
 
 
