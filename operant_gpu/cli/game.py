@@ -95,7 +95,7 @@ class Game:
 
     @property
     def waits(self) -> bool:
-        """Whether nothing happens until a key is pressed: before an episode's first step, or where no action is idle."""
+        """Whether nothing happens until a key is pressed: before the first step, or because no action is idle."""
         return not self.steps or _NO_KEY not in self._keys
 
     def restart(self, seed: int | None = None) -> None:
