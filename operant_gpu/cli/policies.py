@@ -27,8 +27,8 @@ _Checkpoint = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECK
 class Eval(OfAnEnvironment):
     """Let policies play whole episodes, with their likeliest actions and with drawn ones, and print how good they are.
 
-    The interval is a 95 % bootstrap interval of the interquartile mean: over the episodes of one policy, or over several
-    runs, such as those of several seeds. The environment has the parameters of the training, ranges too.
+    The interval is a 95 % bootstrap interval of the interquartile mean: over the episodes of one policy, or over
+    several runs, such as those of several seeds. The environment has the parameters of the training, ranges too.
     `--env.NAME VALUE` replaces one of them.
     """
 

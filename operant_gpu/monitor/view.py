@@ -65,6 +65,7 @@ class View:
         message: Why, for a run that has failed.
         latest: The last metrics.
         returns: The mean return by timesteps: `steps, values = zip(*view.returns)`.
+        best: The greatest mean return so far; minus infinity before the first.
     """
 
     title: str
@@ -78,6 +79,7 @@ class View:
     message: str = ""
     latest: Reading = field(default_factory=dict)
     returns: Curve = field(default_factory=Curve)
+    best: float = -math.inf
 
     @classmethod
     def of(cls, learner: PPO, **known: Any) -> View:
@@ -98,6 +100,8 @@ class View:
     def add(self, record: Reading) -> None:
         """Take in the metrics of one reading."""
         self.returns.add(record["timesteps"], record["episodic_return"])
+        # Of a number and NaN, `max` returns the first.
+        self.best = max(self.best, record["episodic_return"])
         self.latest = record
 
     def end(self, timesteps: int, error: BaseException | None = None) -> None:
