@@ -224,7 +224,7 @@ def whole(param: str, value: Any, low: int, high: int = _MOST, note: str = "") -
 
 def installation(module: str) -> str:
     """Return the command that installs a module of `EXTRAS`."""
-    return f"pip install 'operant-gpu[{EXTRAS[module][0]}]'"
+    return f"pip install -e '.[{EXTRAS[module][0]}]' in the clone"
 
 
 def needed(what: str, module: str, instead: str = "") -> Any:
