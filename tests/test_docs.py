@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,17 @@ PAGES = sorted(
     for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))
     if path.parent.name != "includes"
 )
+# Lines that make an environment of Python and go into it.
+SET_UP = (["python3", "-m", "venv", ".venv"], ["uv", "venv"], ["source", ".venv/bin/activate"])
 CATCH = ROOT / "examples" / "catch.cu"
 # What is shown, and not to be run: outputs, pictures, and the guide's file in C++, which a test below compares.
 SHOWN = {"text", "mermaid", "cpp"}
 
 
 def blocks_of(page: str) -> list[tuple[str, str]]:
-    """Return language and text of a page's blocks of code."""
-    return re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    """Return language and text of a page's blocks of code, also of those that are indented, in tabs."""
+    blocks = re.findall(r"^( *)```(\w*)\n(.*?)^\1```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    return [(language, textwrap.dedent(text)) for _, language, text in blocks]
 
 
 def steps_of(page: str) -> Iterator[tuple[str, str]]:
@@ -97,7 +101,9 @@ def shorter(arguments: list[str]) -> list[str]:
 
 def do(words: list[str]) -> None:
     """Run a line of a shell block; what would install something, or wait for a user, is looked at instead."""
-    program, *arguments = words
+    if words in SET_UP:
+        return
+    program, *arguments = words[1:] if words[:2] == ["uv", "pip"] else words
     program = program.removeprefix(".venv/bin/")
     if program == "operant-gpu":
         assert arguments[0] in _COMMANDS

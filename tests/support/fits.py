@@ -1,7 +1,7 @@
-"""Ask the compiler for which shape of the gradient kernel each generation has room: `python fits.py 86,90 17x6,33x33`.
+"""Ask the compiler for which shape of the gradient kernel each generation has room: `python fits.py 86,90 17x64x64x6`.
 
-Inputs and outputs are those of networks of two layers of 64 units in both precisions. The last line is JSON: by
-generation, widths and precision the samples of a tile, its warps and its bytes, or null if none fits.
+Networks are inputs, units of the hidden layers and outputs, in both precisions. The last line is JSON: by generation,
+network and precision the samples of a tile, its warps and its bytes, or null if none fits.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from operant_gpu.models import PPOConfig
 from operant_gpu.spaces import action_layout
 
 
-def found(inputs: int, outputs: int, precision: str) -> tuple[int, int, int] | None:
+def found(sizes: list[int], precision: str) -> tuple[int, int, int] | None:
     """Return samples, warps and bytes of the shape that fits."""
-    layout = MLPLayout(inputs, (64, 64), outputs, "tanh", False, True)
+    inputs, *hidden, outputs = sizes
+    layout = MLPLayout(inputs, tuple(hidden), outputs, "tanh", False, True)
     mlp = MLP(torch.zeros(layout.size), layout, precision=precision)
     numbers = torch.zeros(16)
     example = Samples(numbers, numbers, None, numbers, numbers, numbers)
@@ -32,12 +33,11 @@ def found(inputs: int, outputs: int, precision: str) -> tuple[int, int, int] | N
 
 
 if __name__ == "__main__":
-    targets, widths = (argument.split(",") for argument in sys.argv[1:])
+    targets, networks = (argument.split(",") for argument in sys.argv[1:])
     table: dict[str, Any] = {}
     for target in map(int, targets):
         install(capability=target)
-        for width in widths:
-            inputs, outputs = map(int, width.split("x"))
+        for network in networks:
             for precision in ("tf32", "ieee"):
-                table[f"sm_{target} {width} {precision}"] = found(inputs, outputs, precision)
+                table[f"sm_{target} {network} {precision}"] = found([*map(int, network.split("x"))], precision)
     print(json.dumps(table))

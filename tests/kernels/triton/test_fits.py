@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from executed import executed
-from here import HAS_TRITON
+from here import HAS_TRITON, ROOT
 
 pytest.importorskip("triton", reason="compilation needs Triton")
 
@@ -26,29 +27,91 @@ from operant_gpu.kernels.triton.objective import piece_of
 from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.models.ppo import fused
 
-# By inputs and outputs, the samples of a tile in tf32 and exact; None where PyTorch's kernels are taken.
-LARGE = {"4x2": (64, 32), "17x6": (64, 32), "33x6": (64, 32), "33x33": (64, 32), "64x63": (64, 32)}
-SMALL = {"4x2": (32, 16), "17x6": (32, None), "33x6": (None, None)}
-OF_A100 = {"4x2": (64, 32), "17x6": (64, 32), "33x6": (64, 32), "33x33": (64, None), "64x63": (64, None)}
-TILES = {"sm_80": OF_A100, "sm_86": SMALL, "sm_89": SMALL, "sm_90": LARGE, "sm_120": SMALL}
-LIMITS = {"sm_80": 166_912, "sm_86": 101_376, "sm_89": 101_376, "sm_90": 232_448, "sm_120": 101_376}
+# By inputs, hidden layers and outputs, the samples of a tile in tf32 and exact; None where PyTorch's kernels are taken.
+LARGE = {
+    "4x64x64x2": (64, 32),
+    "17x64x64x6": (64, 32),
+    "33x64x64x6": (64, 32),
+    "33x64x64x33": (64, 32),
+    "64x64x64x63": (64, 32),
+    "4x64x64x64x2": (32, 16),
+    "17x64x64x64x6": (32, 16),
+    "33x64x64x64x6": (32, 16),
+    "64x64x64x64x63": (32, None),
+    "64x32x32x32x63": (64, 32),
+}
+SMALL = {
+    "4x64x64x2": (32, 16),
+    "17x64x64x6": (32, None),
+    "33x64x64x6": (None, None),
+    "4x64x64x64x2": (None, None),
+    "64x32x32x63": (64, 32),
+    "64x32x32x32x63": (32, 16),
+}
+OF_A100 = {
+    "4x64x64x2": (64, 32),
+    "17x64x64x6": (64, 32),
+    "33x64x64x6": (64, 32),
+    "33x64x64x33": (64, None),
+    "64x64x64x63": (64, None),
+    "4x64x64x64x2": (32, 16),
+    "17x64x64x64x6": (32, None),
+    "33x64x64x64x6": (32, None),
+    "64x64x64x64x63": (None, None),
+    "64x32x32x32x63": (32, 16),
+}
+TILES = {"sm_80": OF_A100, "sm_86": SMALL, "sm_89": SMALL, "sm_90": LARGE, "sm_100": LARGE, "sm_120": SMALL}
+LIMITS = {"sm_80": 166_912, "sm_86": 101_376, "sm_89": 101_376, "sm_90": 232_448, "sm_100": 232_448, "sm_120": 101_376}
 
 
 @pytest.mark.parametrize(
-    ("target", "widths"),
+    ("target", "networks"),
     [
-        pytest.param("sm_86", ("17x6",)),
+        pytest.param("sm_86", ("17x64x64x6",)),
         *(pytest.param(target, tuple(tiles), marks=pytest.mark.thorough) for target, tiles in TILES.items()),
     ],
 )
-def test_the_first_shape_that_fits_is_taken(target: str, widths: tuple[str, ...]) -> None:
-    table = executed("fits.py", target.removeprefix("sm_"), ",".join(widths))
+def test_the_first_shape_that_fits_is_taken(target: str, networks: tuple[str, ...]) -> None:
+    table = executed("fits.py", target.removeprefix("sm_"), ",".join(networks))
     for name, fit in table.items():
-        _, width, precision = name.split()
+        _, network, precision = name.split()
         tile = None if fit is None else fit[0]
-        assert tile == TILES[target][width][precision == "ieee"], name
+        assert tile == TILES[target][network][precision == "ieee"], name
         assert fit is None or fit[2] <= LIMITS[target], name
-    assert len(table) == 2 * len(widths)
+    assert len(table) == 2 * len(networks)
+
+
+def largest(target: str, hidden: str, exact: bool) -> str:
+    """Return inputs and outputs of the largest network that the fused engine trains, in the page's words."""
+    tiles = {
+        network: tile[exact] for network, tile in TILES[target].items() if re.fullmatch(rf"\d+{hidden}\d+", network)
+    }
+    fitting = [network for network, tile in tiles.items() if tile is not None]
+    if not fitting:
+        return "graph"
+    inputs, *_, outputs = fitting[-1].split("x")
+    return "all" if (inputs, outputs) == ("64", "63") else f"{inputs} and {outputs}"
+
+
+@pytest.mark.quick
+def test_the_page_about_installing_has_what_each_card_can_train() -> None:
+    cards = {
+        "sm_100": "B200",
+        "sm_90": "H100, H200",
+        "sm_80": "A100",
+        "sm_86": "RTX 30, A10",
+        "sm_89": "RTX 40, L4, L40S",
+        "sm_120": "RTX 50",
+    }
+    expected = []
+    for target, card in cards.items():
+        cells = [largest(target, hidden, exact) for hidden in ("x64x64x", "x64x64x64x") for exact in (False, True)]
+        assert {largest(target, "x32x32x32x", exact) for exact in (False, True)} == {"all"}
+        expected.append(f"| {card} ({target}) | {' | '.join(cells)} | all |")
+    expected.append("| T4 (sm_75) and older | graph | graph | graph | graph | graph |")
+    page = (ROOT / "docs" / "installing.md").read_text()
+    table = page.split("<!-- cards:begin -->\n")[1].split("<!-- cards:end -->")[0]
+    assert table.splitlines()[2:] == expected
 
 
 # A card of 128 multiprocessors with 100 KiB each, an A100 and an H100.
