@@ -33,7 +33,6 @@ from operant_gpu.cli.common import (
     environment_id,
     plain_warnings,
     say,
-    show_parameters,
     take_parameters,
 )
 from operant_gpu.cli.compiling import Compile
@@ -42,6 +41,7 @@ from operant_gpu.cli.options import OPTIONS, split_parameters
 from operant_gpu.cli.play import Play
 from operant_gpu.cli.policies import Eval, Export, Record
 from operant_gpu.cli.replay import Replay
+from operant_gpu.cli.telling import show_parameters
 from operant_gpu.cli.train import Settings, Train, recommended
 from operant_gpu.cli.watch import Monitor
 from operant_gpu.errors import OperantError
