@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
-from rich.markup import escape
-from rich.padding import Padding
 from rich.text import Text
 
 from operant_gpu.cli.common import plain_table, say
 from operant_gpu.environment import Definition
 from operant_gpu.facts import Section, facts_of, metrics_of, parameters_of, tables_of
 from operant_gpu.models.presets import LEVELS, PRESETS
-
-# Columns that a sentence needs: with fewer it has lines of its own.
-_LEAST = 24
 
 
 def show_environment(console: Console, definition: Definition) -> None:
@@ -62,7 +57,7 @@ def _show_items(console: Console, section: Section) -> None:
     items = section.items
     if any(item.low for item in items):
         rows = [(item.numbers, item.meaning, item.unit, item.low, item.high) for item in items]
-        _show(console, None, ("index", "", "unit", "low", "high"), rows, text=1)
+        _show(console, None, ("index", "", "unit", "low", "high"), rows)
     elif items:
         _show(console, None, ("value", ""), [(item.numbers, item.meaning) for item in items])
 
@@ -72,24 +67,8 @@ def _paragraph(console: Console, text: str) -> None:
     console.print(Text(text))
 
 
-def _show(
-    console: Console, title: str | None, headings: Sequence[str], rows: Iterable[Sequence[str]], text: int = -1
-) -> None:
-    """Print a table in which only the column `text` may be broken; in a narrow terminal it has lines of its own."""
-    lines = [list(headings), *map(list, rows)]
-    widths = [max(map(len, column)) + 2 for column in zip(*lines, strict=True)]
-    if sum(widths) - widths[text] + min(widths[text], _LEAST) <= console.width:
-        table = plain_table(*headings, title=title)
-        for place, column in enumerate(table.columns):
-            column.no_wrap = place != text % len(headings)
-        for line in lines[1:]:
-            table.add_row(*map(escape, line))
-        console.print(table)
-        return
-    if title is not None:
-        _paragraph(console, title)
-    for line in lines:
-        said = line.pop(text)
-        say(console, "  ".join(filter(None, line)))
-        if said:
-            console.print(Padding(Text(said), (0, 0, 0, 4)))
+def _show(console: Console, title: str | None, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    table = plain_table(*headings, title=title)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
