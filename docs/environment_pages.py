@@ -51,15 +51,10 @@ def on_files(files: Files, config: Any, **_: Any) -> Files:
 @functools.cache
 def pages() -> dict[str, str]:
     """Return the Markdown of each page, by its place in docs/."""
-    known = {id: facts_of(find(id)) for id in shown()}
-    own = {f"{FOLDER}/{id}.md": page_of(find(id), facts) for id, facts in known.items()}
-    return {f"{FOLDER}/index.md": gallery_of(known), **own}
-
-
-def shown() -> list[str]:
-    """Return the ids of the library's environments, in the order of their presets."""
-    ids = [id for id in operant_gpu.list_envs() if find(id).state.__module__.startswith("operant_gpu.")]
-    return sorted(ids, key=[*PRESETS].index)
+    own = {value.id: name for name, value in vars(operant_gpu.envs).items() if isinstance(value, Definition)}
+    known = {id: facts_of(find(id)) for id in sorted(own, key=[*PRESETS].index)}
+    made = {f"{FOLDER}/{id}.md": page_of(find(id), own[id], facts) for id, facts in known.items()}
+    return {f"{FOLDER}/index.md": gallery_of(known), **made}
 
 
 def gallery_of(known: dict[str, Facts]) -> str:
@@ -80,15 +75,15 @@ def gallery_of(known: dict[str, Facts]) -> str:
     )
 
 
-def page_of(definition: Definition, facts: Facts) -> str:
-    """Return the page of an environment."""
+def page_of(definition: Definition, name: str, facts: Facts) -> str:
+    """Return the page of an environment, which has a name in `operant_gpu.envs`."""
     id = definition.id
     sections = [
         f"# {id}",
         f"{facts.title} {' '.join(facts.about)}",
         '<div class="environment" markdown>',
         picture_of(id),
-        table(("", ""), overview_of(definition, facts)),
+        table(("", ""), overview_of(definition, name, facts)),
         "</div>",
         f"```sh\noperant-gpu train {id}\noperant-gpu play {id}\n```",
         f'```python\nimport operant_gpu\n\nenv = operant_gpu.make("{id}", num_envs=64)\nobs, info = env.reset(seed=0)\n'
@@ -110,7 +105,7 @@ def picture_of(id: str) -> str:
     return f"![{id}, played by a trained policy](../images/{id.lower()}.gif)"
 
 
-def overview_of(definition: Definition, facts: Facts) -> Iterator[tuple[str, str]]:
+def overview_of(definition: Definition, name: str, facts: Facts) -> Iterator[tuple[str, str]]:
     """Yield what most people look for."""
     limit, goal = definition.max_episode_steps, definition.reward_threshold
     yield "observation", facts.observation.space
@@ -118,7 +113,6 @@ def overview_of(definition: Definition, facts: Facts) -> Iterator[tuple[str, str
     yield "time limit", "none" if limit is None else f"{limit:,} steps"
     if goal is not None:
         yield "solved at", f"mean return {goal:g}"
-    name = next(name for name in operant_gpu.envs.__all__ if getattr(operant_gpu.envs, name) is definition)
     yield "in Python", f"`operant_gpu.envs.{name}`"
     yield "source", ", ".join(source_of(file) for file in sources_of(definition))
 
