@@ -43,7 +43,7 @@ _ELSEWHERE = {
     "gamma": "discount discount_factor",
     "max_grad_norm": "grad_norm_clip",
     "target_kl": "desired_kl kl_threshold",
-    "normalize_advantages": "norm_adv",
+    "normalize_advantages": "norm_adv normalize_advantage",
     "normalize_observations": "norm_obs normalize_input",
     "normalize_rewards": "norm_reward normalize_value",
     "batch_size": "n_minibatches num_minibatches mini_batches num_mini_batches minibatch_size",
@@ -55,14 +55,25 @@ _ELSEWHERE = {
     "use_amp": "mixed_precision",
     "compile": "torch_compile",
     "checkpoint_dir": "save_path",
+    "checkpoint_interval": "save_freq save_interval",
     "num_envs": "n_envs num_environments",
     "max_episode_steps": "max_episode_length episode_length max_steps time_limit",
     "autoreset_mode": "auto_reset autoreset",
+    "env": "env_id env_name",
+    "run_dir": "tensorboard_log log_folder log_dir exp_name",
+    "resume": "trained_agent",
+    "device": "cuda",
+    "video": "capture_video",
+    "wandb": "track wandb_project_name wandb_project",
     "learn(progress=True)": "verbose progress progress_bar",
     "reset(seed=...)": "seed",
     "make(id, num_envs, device=...)": "device",
     "Run(learner, folder)": "tensorboard_log",
 }
+
+
+# Of these, those that count minibatches.
+_COUNTS = ("n_minibatches", "num_minibatches", "mini_batches", "num_mini_batches")
 
 
 class OperantError(Exception):
@@ -112,6 +123,12 @@ class ResetNeeded(OperantError, RuntimeError):
     """A step before the first reset, any use after `close`, or more episodes than random streams have numbers for."""
 
 
+class Lack(str):
+    """Why something is slower here than it could be, where an installation would mend that."""
+
+    __slots__ = ()
+
+
 class TableError(OperantError, IndexError):
     """An index beyond a table, in an environment made with `debug=True`."""
 
@@ -147,13 +164,18 @@ def nearest(name: object, known: Collection[str]) -> str:
 def meant(name: object, settings: Collection[str]) -> str:
     """Return such a question for the name of a setting, which other libraries may call so."""
     here = called_here(name, settings)
-    return nearest(name, settings) if here is None else f"did you mean {here!r}? "
+    return nearest(name, settings) if here is None else f"did you mean {here!r}{difference(name)}? "
 
 
 def called_here(name: object, known: Collection[str]) -> str | None:
     """Return what a setting of other libraries is called among the known names, or the call that does the same."""
     names = (here for here, elsewhere in _ELSEWHERE.items() if str(name) in elsewhere.split())
     return next((here for here in names if here in known or here.endswith(")")), None)
+
+
+def difference(name: object) -> str:
+    """Return in brackets what to heed where a setting of other libraries is called otherwise here; else ""."""
+    return " (the steps in a minibatch, not the number of minibatches)" if name in _COUNTS else ""
 
 
 def one_of(param: str, value: object, choices: Sequence[str], note: str = "") -> str:
@@ -223,8 +245,8 @@ def whole(param: str, value: Any, low: int, high: int = _MOST, note: str = "") -
 
 
 def installation(module: str) -> str:
-    """Return the command that installs a module of `EXTRAS`."""
-    return f"pip install 'operant-gpu[{EXTRAS[module][0]}]'"
+    """Return the command that installs a module of `EXTRAS`, and where it is given."""
+    return f"pip install -e '.[{EXTRAS[module][0]}]' in the clone"
 
 
 def needed(what: str, module: str, instead: str = "") -> Any:

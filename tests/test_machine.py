@@ -141,11 +141,15 @@ def test_doctor_tries_what_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(finding.advice for finding in found.values() if finding.state == "missing")
 
     def fail(*_: Any, **settings: Any) -> Any:
-        raise BackendError("the numba backend needs numba: pip install 'operant-gpu[cpu]'")
+        raise BackendError("the numba backend needs numba: pip install -e '.[cpu]' in the clone")
 
     monkeypatch.setattr(doctor, "make", fail)
     found = findings()
-    assert found["backend numba"][1:] == ("missing", "the numba backend needs numba", "pip install 'operant-gpu[cpu]'")
+    assert found["backend numba"][1:] == (
+        "missing",
+        "the numba backend needs numba",
+        "pip install -e '.[cpu]' in the clone",
+    )
 
 
 def test_doctor_says_what_is_missing_and_what_is_broken(
@@ -162,7 +166,7 @@ def test_doctor_says_what_is_missing_and_what_is_broken(
     monkeypatch.setitem(sys.modules, "pygame", None)
     monkeypatch.setattr(doctor, "_step", lambda *_: 1 / 0)
     found = findings()
-    assert found["pygame"][1:] == ("missing", "draws classic control", "pip install 'operant-gpu[render]'")
+    assert found["pygame"][1:] == ("missing", "draws classic control", "pip install -e '.[render]' in the clone")
     broken = ("broken", "ImportError: undefined symbol: x", "pip install --force-reinstall onnxruntime")
     assert found["onnxruntime"][1:] == broken
     assert found["backend numpy"].state == "broken"
@@ -170,7 +174,7 @@ def test_doctor_says_what_is_missing_and_what_is_broken(
     monkeypatch.setenv("COLUMNS", "250")
     assert main(["doctor"]) == 1
     printed = capsys.readouterr().out
-    assert "pip install 'operant-gpu[render]'" in printed
+    assert "pip install -e '.[render]' in the clone" in printed
 
 
 def test_doctor_looks_at_the_driver(driver: Driver) -> None:

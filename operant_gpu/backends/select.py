@@ -15,7 +15,7 @@ from operant_gpu.backends.base import Backend, Batch
 from operant_gpu.backends.lowering.trial import Trial
 from operant_gpu.cuda_environment import CudaEnvironment
 from operant_gpu.environment import Definition, Environment
-from operant_gpu.errors import BackendError, InvalidConfig, needed, one_of
+from operant_gpu.errors import BackendError, InvalidConfig, Lack, needed, one_of
 
 
 class Entry(NamedTuple):
@@ -99,7 +99,7 @@ def why_slower(environment: Definition, trial: Trial, device: str | torch.device
     for one in faster:
         boards = "it runs no environments with arrays" if trial.width > 1 and not BACKENDS[one].has_arrays else None
         if reason := boards or _missing(one):
-            return f"the {name} backend steps the environments, and not {one}: {reason}"
+            return type(reason)(f"the {name} backend steps the environments, and not {one}: {reason}")
     return None
 
 
@@ -152,14 +152,13 @@ def existing(device: str | torch.device) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     index = resolved.index if resolved.index is not None else torch.cuda.current_device() if count else 0
     if index >= count:
-        raise BackendError(
-            f"{resolved} is not there: torch {torch.__version__} sees {count} CUDA devices; use device='cpu'"
-        )
+        advice = 'use device="cpu" (on the command line: --device cpu), or run `operant-gpu doctor` to see why'
+        raise BackendError(f"{resolved} is not there: torch {torch.__version__} sees {count} CUDA devices; {advice}")
     return torch.device("cuda", index)
 
 
 @functools.cache
-def _missing(backend: str) -> str | None:
+def _missing(backend: str) -> Lack | None:
     """Return what the backend needs and does not find here, with what to do; None if nothing is missing."""
     package = BACKENDS[backend].package
     try:
@@ -167,7 +166,7 @@ def _missing(backend: str) -> str | None:
             # It may also be too old for what is beside it.
             needed(f"the {backend} backend", package[0], f", or use backend={package[1]!r}")
     except BackendError as error:
-        return str(error)
+        return Lack(error)
     return None
 
 

@@ -8,15 +8,13 @@ import importlib.util
 import json
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Protocol, cast, get_args
 
 import torch
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from operant_gpu.backends.select import has_gpu, spelled
 from operant_gpu.environment import Definition
@@ -26,6 +24,7 @@ from operant_gpu.models import PPO
 from operant_gpu.models.config import Size
 from operant_gpu.models.presets import LARGE_PRESETS
 from operant_gpu.monitor.display import is_lively
+from operant_gpu.monitor.table import PlainTable
 from operant_gpu.processes import ALONE, started_rank
 from operant_gpu.registry import find, register
 
@@ -62,12 +61,9 @@ def complain(error: Exception) -> None:
     say(Console(stderr=True), f"operant-gpu{f' (rank {rank})' if (rank := started_rank()) else ''}: {one_line(error)}")
 
 
-def plain_table(*headings: str, title: str | None = None) -> Table:
-    """Return a table without a frame, whose first column is never cut."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, heading in enumerate(headings):
-        table.add_column(heading, no_wrap=not place)
-    return table
+def plain_table(*headings: str, title: str | None = None, least: Sequence[str] = ()) -> PlainTable:
+    """Return a table of which nothing is cut; arguments are `PlainTable`'s."""
+    return PlainTable(*headings, title=title, least=least)
 
 
 class Terminated(SystemExit):

@@ -95,8 +95,8 @@ class Game:
 
     @property
     def waits(self) -> bool:
-        """Whether nothing happens until a key is pressed."""
-        return _NO_KEY not in self._keys
+        """Whether nothing happens until a key is pressed: before the first step, or because no action is idle."""
+        return not self.steps or _NO_KEY not in self._keys
 
     def restart(self, seed: int | None = None) -> None:
         """Begin a new episode."""
@@ -123,8 +123,10 @@ class Game:
         shown = " ".join(key for key in self._keys if key != _NO_KEY)
         status = f"{self._env.environment.id}  score {self.score:g}  step {self.steps}\n"
         help = f"keys: {shown}, r restart, q quit"
+        if not self.steps:
+            help = f"Press a key to begin: {shown}, q quit"
         if self.is_over:
-            help = "The episode is over: any key for another, q to quit"
+            help = "The episode is over: r for another, q to quit"
         return Text.assemble(pixels(frames[0], columns, rows - _LINES_OF_TEXT), (status, "bold"), help)
 
 
@@ -162,7 +164,7 @@ def play(env: VecEnv, fps: float, seed: int | None, console: Console) -> Game:
             key = _next_key(keyboard, None if game.waits or game.is_over else 1.0 / fps)
             if key == "quit":
                 return game
-            if key == "restart" or game.is_over:
+            if key == "restart":
                 game.restart()
             else:
                 game.press(key)

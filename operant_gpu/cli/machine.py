@@ -47,7 +47,10 @@ class Envs:
         if self.env is not None:
             show_environment(console, find(environment_id(self.env)))
             return 0
-        table = plain_table("environment", "actions", "observations", "limit", "solved at", "written in")
+        table = plain_table(
+            *("environment", "actions", "observations", "limit", "solved at", "written in"),
+            least=("written in", "observations", "actions", "limit"),
+        )
         for id in list_envs():
             definition = find(id)
             observation, action = (described(space) or "-" for space in spaces_of(definition))
@@ -62,7 +65,9 @@ class Envs:
             )
         console.print(table)
         title = "what the usual presets of PPO learn (± half of the 95 % interval), and seconds on one core of a CPU"
-        learned = plain_table("preset", "mean return", "steps", "seconds", "seeds", title=title)
+        learned = plain_table(
+            *("preset", "mean return", "steps", "seconds", "seeds"), title=title, least=("seeds", "seconds", "steps")
+        )
         for id, level in LEVELS.items():
             learned.add_row(id, level.said, f"{level.steps:,}", f"{level.seconds:,.0f}", str(level.seeds))
         console.print(learned)
@@ -88,7 +93,8 @@ class Bench(OfAnEnvironment):
         with busy(console, "measuring"):
             env, speeds = measure(environment_id(self.env), self.num_envs, self.device, self.seconds, self.params)
         several = "" if (size := present().size) == 1 else f" in each of {size} processes, whose speeds are summed up"
-        table = plain_table("", "steps/s", "slowest - fastest of five", title=f"{env}{several}")
+        spread = "slowest - fastest of five"
+        table = plain_table("", "steps/s", spread, title=f"{env}{several}", least=(spread,))
         peer = next((speed.sps for speed in speeds if speed.name.startswith("Gymnasium")), None)
         if peer is not None:
             table.add_column("times Gymnasium")

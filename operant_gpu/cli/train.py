@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import logging
 import math
 import shlex
 import warnings
@@ -29,7 +30,15 @@ from operant_gpu.cli.common import (
     use_one_thread,
 )
 from operant_gpu.cli.options import whole_number
-from operant_gpu.errors import CheckpointError, InvalidConfig, OperantError, ProcessError, TrainingError, called_here
+from operant_gpu.errors import (
+    CheckpointError,
+    InvalidConfig,
+    OperantError,
+    ProcessError,
+    TrainingError,
+    called_here,
+    difference,
+)
 from operant_gpu.files import as_path
 from operant_gpu.models import PPO, PPOConfig, record
 from operant_gpu.models.config import GONE, unknown_setting
@@ -89,6 +98,8 @@ class Train(OfAnEnvironment):
     """Record an episode at the end, where the environment has pictures."""
     wandb: str | None = None
     """Project of Weights & Biases to log to as well."""
+    verbose: Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(aliases=("-v",))] = False
+    """Say which engine trains and why, and what runs slower than it could."""
     ppo: tyro.conf.OmitArgPrefixes[Settings] = field(default_factory=Settings)
 
     def run(self, console: Console) -> int:
@@ -98,6 +109,8 @@ class Train(OfAnEnvironment):
             raise InvalidConfig("checkpoint_dir", "a run keeps its checkpoints itself: leave it out, and give --run")
         if self.goal is not None and not self.goal > -math.inf:
             raise InvalidConfig("goal", f"expected a number, or inf for no goal, got {self.goal}")
+        if self.verbose and not present().rank:
+            logging.getLogger("operant_gpu").setLevel(logging.DEBUG)
         others = [] if self.wandb is None else [WeightsAndBiases(self.wandb)]
         writers: list[Writer] = [TensorBoard(), *others]
         settings = None
@@ -253,13 +266,18 @@ def _settings_of(folder: Path) -> PPOConfig:
 
 def _check_names(arguments: Sequence[str]) -> None:
     """Refuse an option that other libraries have by another name; of all others tyro tells."""
-    known = [one.name for kind in (Train, PPOConfig) for one in fields(kind)]
+    known = {one.name: one.default for kind in (Train, PPOConfig) for one in fields(kind)}
     for option in (word.partition("=")[0] for word in arguments if word.startswith("--")):
-        name = option.removeprefix("--").replace("-", "_")
-        if name.removeprefix("no_") in GONE:
-            raise InvalidConfig(option, unknown_setting(name.removeprefix("no_")))
-        if name not in known and (here := called_here(name, known)):
-            meant = f"--{here.replace('_', '-')}" if here in known else here
+        word = option.removeprefix("--").replace("-", "_")
+        name = word.removeprefix("no_")
+        if name in GONE:
+            raise InvalidConfig(option, unknown_setting(name))
+        here = name if name in known else called_here(name, known)
+        if here == "env":
+            raise InvalidConfig(option, "train has no such option: write `operant-gpu train ENV [options]`")
+        if here in known and here != name:
+            negation = "no-" if word != name and isinstance(known[here], bool) else ""
+            meant = f"--{negation}{here.replace('_', '-')}{difference(name)}"
             raise InvalidConfig(option, f"train has no such option; did you mean {meant}?")
 
 

@@ -6,12 +6,12 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from operant_gpu.monitor.table import PlainTable
 from operant_gpu.monitor.view import View
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -24,10 +24,12 @@ _COLORS = {
     "killed": "red",
 }
 _LABEL_WIDTH, _VALUE_WIDTH, _NUMBER_WIDTH = 9, 12, 9
-# Columns from which on a table has all that is known.
-_WIDE = 90
 # What surrounds the second column: frame, padding, label.
 _AROUND = _LABEL_WIDTH + 7
+# What surrounds what is written in the frame.
+_CORNERS = 6
+# The shortest bar.
+_BAR = 8
 _REST = "bright_black"
 _SHARES = ("cyan", "magenta", _REST)
 _LOSSES = {"policy": "policy_loss", "value": "value_loss", "entropy": "entropy", "explained": "explained_variance"}
@@ -46,7 +48,10 @@ def dashboard(view: View, width: int) -> RenderableType:
     rows = Table.grid(padding=(0, 2), expand=True)
     rows.add_column(style="dim", min_width=_LABEL_WIDTH)
     rows.add_column(overflow="ellipsis", no_wrap=True, ratio=1)
-    rows.add_row("progress", _progress(view, inner))
+    progress, counts = _progress(view, inner)
+    rows.add_row("progress", progress)
+    if counts:
+        rows.add_row("steps", counts)
     if view.latest:
         rows.add_row("return", _returns(view, inner))
         rows.add_row("speed", _speed(view, inner))
@@ -55,7 +60,8 @@ def dashboard(view: View, width: int) -> RenderableType:
         rows.add_row("update", _named(view, _UPDATE, inner))
         if own := {name.removeprefix("env/"): name for name in view.latest if name.startswith("env/")}:
             rows.add_row("metrics", _named(view, own, inner))
-        if machine := _machine(view, inner):
+        # In a narrow terminal its row is that of the steps.
+        if not counts and (machine := _machine(view, inner)):
             rows.add_row("machine", machine)
     color = _COLORS[view.state]
     parts: list[RenderableType] = [rows]
@@ -67,7 +73,7 @@ def dashboard(view: View, width: int) -> RenderableType:
         Group(*parts),
         title=name,
         title_align="left",
-        subtitle=Text.assemble((view.state, f"bold {color}"), (f"  {view.details}" if view.details else "", "dim")),
+        subtitle=_foot(view, width - _CORNERS),
         subtitle_align="left",
         border_style=color,
         width=width,
@@ -81,25 +87,17 @@ def comparison(views: Sequence[View], width: int) -> RenderableType:
         views: The runs.
         width: Columns of the terminal.
     """
-    table = Table(width=width, box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("run", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    for name in ("return", "done", *(("steps", "steps/s", "left") if width >= _WIDE else ())):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("curve", no_wrap=True, overflow="crop", ratio=1)
+    headings = ("run", "state", "return", "done", "steps", "steps/s", "left", "curve")
+    table = PlainTable(*headings, least=("left", "steps/s", "steps", "curve", "done", "state"))
     for view in views:
-        latest = view.latest
-        details = (
-            f"{int(latest.get('timesteps', view.start)):,}",
-            short(latest.get("sps", math.nan)),
-            _clock(view.seconds_left),
-        )
         table.add_row(
             Text(_end(view.folder or view.title, max(12, width // 3))),
             Text(view.state, style=_COLORS[view.state]),
             _score(view),
             f"{view.progress:.0%}",
-            *(details if width >= _WIDE else ()),
+            f"{int(view.latest.get('timesteps', view.start)):,}",
+            short(view.latest.get("sps", math.nan)),
+            _clock(view.seconds_left),
             Text(sparkline((value for _, value in view.returns), max(8, width // 6)), style="cyan"),
         )
     return table
@@ -143,13 +141,30 @@ def _end(path: str, width: int) -> str:
     return path if len(path) <= width else f"…{path[1 - width :]}"
 
 
-def _progress(view: View, width: int) -> Text:
-    done = int(view.latest.get("timesteps", view.start))
-    left = view.seconds_left
+def _foot(view: View, width: int) -> Text:
+    """Return the state, and as much of what the run runs on and how as fits in whole parts."""
+    text = Text(view.state, f"bold {_COLORS[view.state]}")
+    for number, part in enumerate(view.details.split(", ") if view.details else ()):
+        more = f"{', ' if number else '  '}{part}"
+        if len(text) + len(more) > width:
+            break
+        text.append(more, "dim")
+    return text
+
+
+def _progress(view: View, width: int) -> tuple[Text, Text]:
+    """Return a bar with its notes; and the count of steps and the time left, if there is no room for them there."""
+    done, left = int(view.latest.get("timesteps", view.start)), view.seconds_left
     eta = "starting" if not view.latest else f"{_clock(left)} left" if left is not None else ""
-    notes = [Text(note) for note in (f"{view.progress:4.0%}", f"{done:,} of {view.target:,} steps", eta) if note]
-    bar = max(8, min(40, width - sum(len(note) + 2 for note in notes)))
-    return _fitting([Text.assemble(*_bar((view.progress, 1.0 - view.progress), ("green", _REST), bar)), *notes], width)
+    share, *counts = (
+        Text(note) for note in (f"{view.progress:4.0%}", f"{done:,} of {view.target:,} steps", eta) if note
+    )
+    has_room = _BAR + sum(len(note) + 2 for note in (share, *counts)) <= width
+    beside = [share, *counts] if has_room else [share]
+    bar = max(_BAR, min(40, width - sum(len(note) + 2 for note in beside)))
+    drawn = Text.assemble(*_bar((view.progress, 1.0 - view.progress), ("green", _REST), bar))
+    below = [] if has_room else [Text(f"{short(done)} of {short(view.target)}"), *counts[1:]]
+    return _fitting([drawn, *beside], width), _fitting(below, width)
 
 
 def _bar(shares: Sequence[float], colors: Sequence[str], width: int) -> Iterator[tuple[str, str]]:
@@ -163,8 +178,9 @@ def _returns(view: View, width: int) -> Text:
     latest = view.latest
     score = Text(f"{_score(view):<{_VALUE_WIDTH}}", style="bold")
     goal = "" if view.goal is None else f"goal {view.goal:g}"
+    best = f"best {view.best:.4g}" if math.isfinite(view.best) else ""
     episodes = f"{int(latest['episodes']):,} episodes of {short(latest['episodic_length'])} steps"
-    notes = [Text(note, style="dim") for note in (goal, episodes) if note]
+    notes = [Text(note, style="dim") for note in (goal, best, episodes) if note]
     room = width - _VALUE_WIDTH - sum(len(note) + 2 for note in notes) - 2
     curve = Text(sparkline((value for _, value in view.returns), max(8, min(48, room))), style="cyan")
     return _fitting([Text.assemble(score, curve), *notes], width)

@@ -61,6 +61,7 @@ class View:
         message: Why, for a run that has failed.
         latest: The last metrics.
         returns: Curve of the mean return.
+        best: The greatest mean return so far; minus infinity before the first.
     """
 
     title: str
@@ -74,6 +75,7 @@ class View:
     message: str = ""
     latest: Reading = field(default_factory=dict)
     returns: Curve = field(default_factory=Curve)
+    best: float = -math.inf
 
     @classmethod
     def of(cls, learner: PPO, **known: Any) -> View:
@@ -94,6 +96,8 @@ class View:
     def add(self, record: Reading) -> None:
         """Take in the metrics of one reading."""
         self.returns.add(record["timesteps"], record["episodic_return"])
+        # Of a number and NaN, `max` returns the first.
+        self.best = max(self.best, record["episodic_return"])
         self.latest = record
 
     def end(self, timesteps: int, error: BaseException | None = None) -> None:

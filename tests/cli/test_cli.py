@@ -110,13 +110,32 @@ def test_a_run_ends_with_a_video_of_an_episode() -> None:
             ["train", "CartPole-v1", "--learning-rate=1"],
             "--learning-rate: train has no such option; did you mean --lr?",
         ),
+        (["train", "CartPole-v1", "--learning_rate", "1e-3"], "did you mean --lr?"),
+        (["train", "CartPole-v1", "--n-envs", "8"], "did you mean --num-envs?"),
+        (["train", "CartPole-v1", "--clip-range", "0.1"], "did you mean --clip-eps?"),
+        (["train", "CartPole-v1", "--num-steps", "128"], "did you mean --n-steps?"),
+        (["train", "CartPole-v1", "--update-epochs", "4"], "did you mean --n-epochs?"),
+        (
+            ["train", "CartPole-v1", "--num-minibatches", "4"],
+            "did you mean --batch-size (the steps in a minibatch, not the number of minibatches)?",
+        ),
+        (["train", "CartPole-v1", "--normalize-advantage"], "did you mean --normalize-advantages?"),
+        (["train", "CartPole-v1", "--no-norm-adv"], "did you mean --no-normalize-advantages?"),
+        (["train", "CartPole-v1", "--tensorboard-log", "logs"], "did you mean --run-dir?"),
+        (["train", "CartPole-v1", "--track"], "did you mean --wandb?"),
+        (["train", "CartPole-v1", "--no-cuda"], "did you mean --device?"),
+        (["train", "--env", "CartPole-v1"], "--env: train has no such option: write `operant-gpu train ENV [options]`"),
+        (["train", "--env-id=CartPole-v1"], "--env-id: train has no such option: write `operant-gpu train ENV"),
+        (
+            ["train", "CartPole-v1", "--device", "cuda:99"],
+            'use device="cpu" (on the command line: --device cpu), or run `operant-gpu doctor` to see why',
+        ),
         (["train", "CartPole-v1", "--no-anneal-lr"], "--no-anneal-lr: it is no setting any more: lr=0.004 is constant"),
         (["train", "CartPole-v1", "--lr", "4e-3..0"], "lr: expected a number, 'linear' or (start, end), got '4e-3..0'"),
         (["train", "CartPole-v1", "--ent-coef", "linear"], "ent_coef: 'linear' falls from the usual value to 0, and"),
         (["train", "CartPole-v1", "--size", "huge"], "size: expected 'auto', 'usual' or 'large', got 'huge'"),
         (["train", "Snake-v0", "--size", "large"], "size: Snake-v0 has no large preset, only the usual one"),
         (["train", "CartPole-v1", "--num-envs", "many"], "whole_number value: 'many'"),
-        (["train", "CartPole-v1", "--verbose"], "did you mean learn(progress=True)?"),
         (["eval", "missing.pt", "--seed", "9" * 20], "there is no file"),
         (["bench", "--seconds", "inf"], "seconds: expected a number above 0, at most 3600, got inf"),
         (["bench", "CartPol-v1"], "did you mean 'CartPole-v1'"),
@@ -181,6 +200,23 @@ def test_a_training_that_fails_keeps_the_last_good_policy(capsys: pytest.Capture
     assert read_description(Path("run"))["state"] == "failed"
     learner = PPO.load("run/before-fault.pt")
     assert all(parameter.isfinite().all() for parameter in learner.policy.parameters())
+
+
+def test_our_own_presets_run_as_they_are_meant_to_without_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    """The engine is in the dashboard; why it is no other is said to those who ask."""
+    assert train("Snake-v0", "--run", "quiet", *QUICK) == 0
+    printed = capsys.readouterr()
+    assert [line for line in printed.err.splitlines() if "compiled" not in line] == []
+    assert "fused" not in printed.out
+    assert read_description(Path("quiet"))["details"].endswith("eager engine")
+    assert train("Snake-v0", "--run", "asked", "-v", *QUICK) == 0
+    told = capsys.readouterr().err
+    assert "the numpy backend steps the environments, and not numba" in told
+    assert "PyTorch trains the network, and not the fused kernels: cnn_channels: " in told
+    assert train("CartPole-v1", "--run", "fused", "--verbose", *QUICK) == 0
+    assert "operant-gpu: fused kernels train this network on cpu\n" in capsys.readouterr().err
+    assert train("Snake-v0", "--engine", "fused", *QUICK) == 2
+    assert "engine: 'fused' cannot be had here: cnn_channels: " in capsys.readouterr().err
 
 
 COMMANDS = ("train", "monitor", "eval", "record", "export", "play", "envs", "bench", "compile", "doctor", "replay")

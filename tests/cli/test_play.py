@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import re
 import select
 import sys
 import time
@@ -17,7 +18,7 @@ from rich.console import Console
 import operant_gpu
 from operant_gpu import AutoresetMode, InvalidConfig
 from operant_gpu.cli import main
-from operant_gpu.cli.game import Game, Keyboard, pixels
+from operant_gpu.cli.game import Game, Keyboard, pixels, play
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="terminals there have no termios")
 # Those of the library: other tests register environments of their own later.
@@ -60,11 +61,54 @@ def test_arrows_move_what_they_point_at() -> None:
 
 def test_a_game_that_waits_takes_no_step_without_a_key() -> None:
     waiting, running = game_of("Snake-v0"), game_of("MinAtar-Breakout-v1")
-    assert (waiting.waits, running.waits) == (True, False)
     for key in (None, "", "space"):
         waiting.press(key)
         running.press(key)
+    assert (waiting.waits, running.waits) == (True, False)
     assert (waiting.steps, running.steps) == (0, 3)
+
+
+def test_an_episode_begins_at_the_first_key() -> None:
+    game = game_of("MinAtar-Breakout-v1")
+    for _ in range(2):
+        assert game.waits
+        assert "Press a key to begin: left right, q quit" in game.screen(80, 24).plain
+        game.press("left")
+        assert not game.waits
+        assert "keys: left right, r restart, q quit" in game.screen(80, 24).plain
+        game.restart()
+
+
+class _Keys:
+    """A keyboard on which these keys are pressed, each once somebody waits without a time for it."""
+
+    def __init__(self, *keys: str) -> None:
+        self.keys = list(keys)
+
+    def __enter__(self) -> _Keys:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def read(self, seconds: float | None) -> str | None:
+        return None if seconds is not None else self.keys.pop(0)
+
+
+def test_a_game_waits_for_a_key_before_each_episode(monkeypatch: pytest.MonkeyPatch) -> None:
+    mode = AutoresetMode.DISABLED
+    env = operant_gpu.make("MinAtar-Breakout-v1", device="cpu", render_mode="rgb_array", autoreset_mode=mode)
+    screen = io.StringIO()
+    screen.isatty = lambda: True  # type: ignore[method-assign]
+    # Begin, wait for the end, look at the score whatever is pressed, ask for another, begin it, and so on.
+    keyboard = _Keys("left", "left", "restart", "", "quit")
+    monkeypatch.setattr("operant_gpu.cli.game.Keyboard", lambda: keyboard)
+    game = play(env, 100.0, 3, Console(file=screen, width=80, height=30, force_terminal=True))
+    assert (game.is_over, keyboard.keys) == (True, [])
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    # The last picture of the first episode stands until `r`, though a key was pressed.
+    assert shown.count("Press a key to begin") == 2
+    assert shown.count("The episode is over: r for another, q to quit") == 3
 
 
 def test_score_and_steps_are_those_of_the_episode_until_a_restart() -> None:

@@ -96,8 +96,32 @@ def test_the_first_episodes_prove_nothing() -> None:
 def test_the_dashboard_fits_its_terminal(width: int) -> None:
     lines = shown(dashboard(view(goal=475.0), width), width).splitlines()
     assert {len(text) for text in lines} == {width}
-    assert len(lines) == 8
+    # In narrow ones the steps have a row of their own.
+    assert len(lines) == (8 if width >= 80 else 9)
     assert lines[0].startswith("╭─ CartPole-v1  runs/[1] ─")
+
+
+@pytest.mark.parametrize("width", [40, 50, 60])
+def test_a_narrow_dashboard_leaves_out_the_machine_before_the_steps_and_the_time_left(width: int) -> None:
+    run = View(title="CartPole-v1", target=500_000, details="64 environments, numba on cpu, fused engine")
+    run.add({**RECORD, "timesteps": 24_576.0, "cpu_percent": 99.0})
+    text = shown(dashboard(run, width), width)
+    assert "machine" not in text
+    assert "24.6 k of 500 k" in text
+    assert ("0:07:55 left" in text) is (width >= 50)
+    assert "5%" in text
+    # The foot, too, has whole parts alone.
+    foot = text.splitlines()[-1]
+    assert ("numba on cpu" in foot, "engine" in foot) == (width >= 50, width >= 60)
+    assert re.search(r"( running|environments|cpu|engine) ─+╯$", foot)
+    assert "machine" in shown(dashboard(run, 80), 80)
+
+
+def test_the_best_mean_return_is_shown_beside_the_goal() -> None:
+    run = View(title="CartPole-v1", target=10_000, goal=475.0)
+    for value in (math.nan, 12.0, 99.5, 48.0, math.nan):
+        run.add({**RECORD, "episodic_return": value})
+    assert "goal 475  best 99.5  120 episodes" in shown(dashboard(run, 120), 120)
 
 
 def test_of_a_long_path_the_end_is_shown() -> None:
@@ -150,6 +174,17 @@ def test_lines_are_complete_by_themselves() -> None:
     assert line(view(goal=475.0)) == expected
 
 
+@pytest.mark.parametrize("width", [30, 40, 50, 60])
+def test_a_comparison_cuts_no_number(width: int) -> None:
+    run = View(title="CartPole-v1", folder="runs/CartPole-v1-1", target=1_000_000, state="finished")
+    run.add({**RECORD, "episodic_return": -1104.8, "timesteps": 400_000.0})
+    text = shown(comparison([run, run], width), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert text.count("-1105") == 2
+    assert ("finished" in text, "40%" in text) == (width >= 40, width >= 50)
+    assert "…" not in text.replace("…", "", 2)
+
+
 @pytest.mark.parametrize("width", [50, 80, 120])
 def test_a_comparison_has_a_row_for_each_run(width: int) -> None:
     deep = View(title="new", folder=f"/home/{'deep/' * 40}runs/2", state="killed")
@@ -157,7 +192,7 @@ def test_a_comparison_has_a_row_for_each_run(width: int) -> None:
     assert all(len(row) <= width for row in text.splitlines())
     assert re.search(r"runs/\[1\] +running +48\.25", text)
     assert re.search(r"…\S*runs/2 +killed +- ", text)
-    assert ("steps/s" in text) is (width >= 90)
+    assert ("left" in text, "steps/s" in text) == (width >= 120, width >= 80)
 
 
 @pytest.mark.parametrize(

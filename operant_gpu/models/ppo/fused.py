@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from operant_gpu.backends.select import BACKENDS
-from operant_gpu.errors import BackendError
+from operant_gpu.errors import BackendError, Lack
 from operant_gpu.hyperparameters import FAULTY, AdamState, Samples
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.networks import ActorCritic, RecurrentActorCritic
@@ -92,7 +92,7 @@ def find_obstacle(env: VecEnv, policy: Any, config: PPOConfig) -> str | None:
         obstacle: str | None = kernels_for(env).find_misfit(*_asked(env, policy, config))
         return obstacle
     except (ImportError, BackendError) as error:
-        return str(error)
+        return Lack(error)
 
 
 def _asked(env: VecEnv, policy: MLPPolicy, config: PPOConfig) -> tuple[Any, ...]:

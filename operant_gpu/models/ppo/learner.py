@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from operant_gpu.errors import CheckpointError, InvalidConfig, ProcessError, TrainingError, one_line, whole
+from operant_gpu.errors import CheckpointError, InvalidConfig, Lack, ProcessError, TrainingError, one_line, whole
 from operant_gpu.files import as_path
 from operant_gpu.models.config import Constructor, PPOConfig, refuse_unknown, unknown_setting
 from operant_gpu.models.contexts import plain
@@ -213,7 +213,8 @@ class PPO:
         """What is slower here than it could be, and why: a sentence each. What was asked for is none."""
         lost = [] if self.env.slow_path is None else [self.env.slow_path]
         if self._obstacle is not None and self.config.engine == "auto":
-            lost.append(f"PyTorch trains the network, and not the fused kernels: {self._obstacle}")
+            kind = type(self._obstacle)
+            lost.append(kind(f"PyTorch trains the network, and not the fused kernels: {self._obstacle}"))
         if self._loop.failure is not None:
             lost.append(f"no CUDA graph is replayed: {self._loop.failure}")
         return lost
@@ -482,8 +483,9 @@ class PPO:
                 options = {"elapsed": "random"} if self.config.staggered_starts else None
                 self.env.reset(seed=self.config.seed, options=options)
                 self._telemetry.begin(self.env.episode_so_far[1])
-            for line in self.slow_paths:
-                _log.info(line)
+            for line in self.slow_paths or [self.engine_reason]:
+                # What nobody can mend by an installation is said to those who ask.
+                _log.log(logging.INFO if isinstance(line, Lack) else logging.DEBUG, line)
         self._memory = None
         self._loop.begin(self.iterations, memory)
         self._has_begun = True

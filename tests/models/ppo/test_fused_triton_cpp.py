@@ -174,11 +174,16 @@ def test_other_networks_are_not_fused_and_it_is_said_why() -> None:
 
 
 @pytest.mark.skipif(HAS_TRITON, reason="of the C++ alone")
-def test_without_a_compiler_it_is_not_fused_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_it_is_not_fused_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     cpp_learner.library.cache_clear()
-    learner = PPO(ENVIRONMENTS["CartPole"](), small(engine="auto")).learn(STEPS * ENVS)
+    with caplog.at_level("INFO", "operant_gpu"):
+        learner = PPO(ENVIRONMENTS["CartPole"](), small(engine="auto")).learn(STEPS * ENVS)
     assert learner.engine == "eager"
+    # A compiler can be installed, so it is said to all.
+    assert learner.slow_paths[0] in caplog.messages
     assert "not fused: a C++ compiler is needed, but CXX names 'no-such-compiler'" in learner.engine_reason
     assert "apt install g++" in learner.engine_reason
     with pytest.raises(operant_gpu.InvalidConfig, match="'fused' cannot be had here: a C"):
