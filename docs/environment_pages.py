@@ -134,17 +134,8 @@ def items_of(name: str, section: Section) -> Iterator[str]:
     yield f"## {name}"
     if section.text:
         yield section.text
-    if not section.items:
-        return
-    columns = {
-        "index" if section.items[0].low else "value": [item.numbers for item in section.items],
-        "meaning": [item.meaning for item in section.items],
-        "unit": [item.unit for item in section.items],
-        "low": [item.low for item in section.items],
-        "high": [item.high for item in section.items],
-    }
-    filled = {heading: column for heading, column in columns.items() if any(column)}
-    yield table(tuple(filled), list(zip(*filled.values(), strict=True)))
+    if columns := section.columns:
+        yield table(tuple(columns), zip(*columns.values(), strict=True))
 
 
 def parameters_of(id: str, facts: Facts) -> Iterator[str]:

@@ -85,6 +85,18 @@ class Section(NamedTuple):
     items: tuple[Item, ...] = ()
     space: str = ""
 
+    @property
+    def columns(self) -> dict[str, list[str]]:
+        """The columns of a table of the items, by heading, but for those without a text."""
+        columns = {
+            "index" if any(item.low for item in self.items) else "value": [item.numbers for item in self.items],
+            "meaning": [item.meaning for item in self.items],
+            "unit": [item.unit for item in self.items],
+            "low": [item.low for item in self.items],
+            "high": [item.high for item in self.items],
+        }
+        return {heading: column for heading, column in columns.items() if any(column)}
+
 
 class Parameter(NamedTuple):
     """A parameter.
@@ -109,14 +121,14 @@ class TableFacts(NamedTuple):
         name: Its name.
         dtype: Of its numbers.
         shape: Sizes of its axes, as text.
-        has_default: Whether it need not be given.
+        default: "yes" if it need not be given, else "none".
         meaning: What it is.
     """
 
     name: str
     dtype: str
     shape: str
-    has_default: bool
+    default: str
     meaning: str
 
 
@@ -133,6 +145,7 @@ class Facts:
     """What there is to say about an environment.
 
     Attributes:
+        id: Its name.
         title: What one does there, a sentence; "" if its module says nothing, as all texts.
         about: Paragraphs.
         observation: Its observations.
@@ -145,6 +158,7 @@ class Facts:
         metrics: Its metrics.
     """
 
+    id: str
     title: str
     about: tuple[str, ...]
     observation: Section
@@ -167,6 +181,7 @@ def facts_of(definition: Definition) -> Facts:
     end = " ".join(filter(None, (sections["End"].text, limited, solved)))
     keys = ", ".join(f"{'no key' if key == 'none' else key} {value}" for key, value in (definition.keys or {}).items())
     return Facts(
+        id=definition.id,
         title=title,
         about=about,
         observation=_bounded(sections["Observation"], observation),
@@ -174,9 +189,9 @@ def facts_of(definition: Definition) -> Facts:
         reward=sections["Reward"],
         end=Section(end),
         keys=keys,
-        parameters=parameters_of(definition),
-        tables=tables_of(definition),
-        metrics=metrics_of(definition),
+        parameters=_parameters_of(definition),
+        tables=_tables_of(definition),
+        metrics=_metrics_of(definition),
     )
 
 
@@ -196,30 +211,6 @@ def spaces_of(definition: Definition) -> tuple[Space[Any] | None, Space[Any] | N
         return observation, action
 
 
-def parameters_of(definition: Definition) -> tuple[Parameter, ...]:
-    """Return the parameters of an environment."""
-    said = notes(definition.params)
-    defaults = definition.params._field_defaults
-    return tuple(
-        Parameter(name, _number(default), said[name], _is_free(definition, name)) for name, default in defaults.items()
-    )
-
-
-def tables_of(definition: Definition) -> tuple[TableFacts, ...]:
-    """Return the tables of an environment."""
-    if not definition.has_tables:
-        return ()
-    said, defaults = notes(definition.table_class), definition.default_tables()
-    kinds = table_types(definition.table_class, definition.params()).items()
-    return tuple(TableFacts(name, str(t.dtype), " x ".join(t.axes), name in defaults, said[name]) for name, t in kinds)
-
-
-def metrics_of(definition: Definition) -> tuple[MetricFacts, ...]:
-    """Return the metrics of an environment."""
-    said = notes(definition.metrics)
-    return tuple(MetricFacts(row.name, row.said, said[row.name]) for row in definition.metric_rows if row.name)
-
-
 def described(space: Space[Any] | None) -> str:
     """Return what numbers a space has: "one of 4", or shape and dtype; "" if it is not known."""
     if space is None:
@@ -229,6 +220,30 @@ def described(space: Space[Any] | None) -> str:
     if isinstance(space, spaces.MultiDiscrete):
         return " x ".join(map(str, space.nvec))
     return f"{space.shape} {space.dtype}"
+
+
+def _parameters_of(definition: Definition) -> tuple[Parameter, ...]:
+    said = notes(definition.params)
+    defaults = definition.params._field_defaults
+    return tuple(
+        Parameter(name, _number(default), said[name], _is_free(definition, name)) for name, default in defaults.items()
+    )
+
+
+def _tables_of(definition: Definition) -> tuple[TableFacts, ...]:
+    if not definition.has_tables:
+        return ()
+    said, defaults = notes(definition.table_class), definition.default_tables()
+    kinds = table_types(definition.table_class, definition.params()).items()
+    return tuple(
+        TableFacts(name, str(t.dtype), " x ".join(t.axes), "yes" if name in defaults else "none", said[name])
+        for name, t in kinds
+    )
+
+
+def _metrics_of(definition: Definition) -> tuple[MetricFacts, ...]:
+    said = notes(definition.metrics)
+    return tuple(MetricFacts(row.name, row.said, said[row.name]) for row in definition.metric_rows if row.name)
 
 
 def _is_free(definition: Definition, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import runpy
 from pathlib import Path
@@ -17,8 +18,6 @@ from operant_gpu.cli.common import environment_id
 from operant_gpu.facts import Facts, Item, facts_of, spaces_of
 from operant_gpu.models.presets import LEVELS
 from operant_gpu.registry import find
-
-pytestmark = pytest.mark.quick
 
 IDS = sorted(LEVELS)
 DOCUMENTED = '''"""Ball: throw a ball: as high as you can.
@@ -48,8 +47,17 @@ Own = replace({name}, id="{id}", step=step, max_episode_steps=None, keys=None)
 '''
 
 
+BEYOND = '"""\n\nObservation:\n  7: beyond\nAction: one\n  900 to 901: such"""'
+
+
 def numbers(items: tuple[Item, ...]) -> list[int]:
     return [number for item in items for number in range(item.first, item.last + 1)]
+
+
+@functools.cache
+def known(id: str) -> Facts:
+    """Return what is said about an environment of the library."""
+    return facts_of(find(id))
 
 
 def own(folder: Path, text: str, **names: str) -> Facts:
@@ -61,10 +69,11 @@ def own(folder: Path, text: str, **names: str) -> Facts:
     return facts_of(find(environment_id(f"{path}:Own")))
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("id", IDS)
 def test_everything_is_said_about_an_environment_of_the_library(id: str) -> None:
     definition = find(id)
-    facts, (observation, action) = facts_of(definition), spaces_of(definition)
+    facts, (observation, action) = known(id), spaces_of(definition)
     assert re.fullmatch(r"[A-Z][^\n]*\.", facts.title)
     assert facts.about
     assert facts.reward.text
@@ -82,19 +91,21 @@ def test_everything_is_said_about_an_environment_of_the_library(id: str) -> None
     assert all(one.meaning for one in (*facts.parameters, *facts.tables, *facts.metrics))
 
 
+@pytest.mark.quick
 def test_ranges_and_units_are_beside_what_they_belong_to() -> None:
-    cartpole, pendulum = facts_of(find("CartPole-v1")), facts_of(find("Pendulum-v1"))
+    cartpole, pendulum = known("CartPole-v1"), known("Pendulum-v1")
     item = Item(2, 2, "angle of the pole from upright, positive to the right", "rad", "-0.418879", "0.418879")
     assert cartpole.observation.items[2] == item
     assert cartpole.observation.items[1][-3:] == ("m/s", "-inf", "inf")
     assert pendulum.action.items[0][-3:] == ("N m", "-2.0", "2.0")
     assert {one.name for one in pendulum.parameters if not one.is_free} == {"max_speed", "max_torque"}
-    assert facts_of(find("Game2048-v0")).observation.items[0][-2:] == ("0", "1")
+    assert known("Game2048-v0").observation.items[0][-2:] == ("0", "1")
     # Its state and reset are MountainCar's: the module is that of its step.
-    assert "motor" in facts_of(find("MountainCarContinuous-v0")).title
+    assert "motor" in known("MountainCarContinuous-v0").title
     assert find("MountainCarContinuous-v0").state is find("MountainCar-v0").state
 
 
+@pytest.mark.quick
 def test_a_docstring_of_ones_own_is_read(tmp_path: Path) -> None:
     facts = own(tmp_path, DOCUMENTED, name="Pendulum", module="pendulum", id="OwnBall-v0")
     assert facts.title == "Throw a ball: as high as you can."
@@ -108,15 +119,7 @@ def test_a_docstring_of_ones_own_is_read(tmp_path: Path) -> None:
     assert (facts.reward.text, facts.end.text, facts.keys) == ("", "Never. Episodes are not truncated.", "")
 
 
-@pytest.mark.parametrize(
-    "docstring",
-    [
-        "",
-        '"""Says nothing of it."""',
-        '"""\n\nObservation:\n  7: beyond\nAction: one\n  900 to 901: such"""',
-        '"""Action:"""',
-    ],
-)
+@pytest.mark.parametrize("docstring", ["", '"""Says nothing of it."""', BEYOND, '"""Action:"""'])
 def test_what_a_docstring_lacks_is_left_out(docstring: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     body = re.sub(r'\A""".*?"""', lambda _: docstring, DOCUMENTED, flags=re.DOTALL)
     facts = own(tmp_path, body, name="Pendulum", module="pendulum", id="OwnSilent-v0")
@@ -134,8 +137,7 @@ def test_spaces_that_do_not_depend_on_tables_are_known_without() -> None:
     assert [one.kind for one in facts.metrics] == ["sum", "sum", "mean", "max"]
 
 
-@pytest.mark.parametrize("columns", ["120", "60"])
-@pytest.mark.parametrize("id", IDS)
+@pytest.mark.parametrize(("id", "columns"), [*((id, "60") for id in IDS), ("CartPole-v1", "120")])
 def test_the_command_line_prints_all_of_it(
     id: str, columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +145,7 @@ def test_the_command_line_prints_all_of_it(
     assert main(["envs", id]) == 0
     printed = capsys.readouterr().out
     assert "…" not in printed
-    words, facts = set(printed.split()), facts_of(find(id))
+    words, facts = set(printed.split()), known(id)
     texts: list[Any] = [facts.title, *facts.about, facts.reward.text, facts.end.text, facts.keys]
     for section in (facts.observation, facts.action):
         texts += [section.text, *(text for item in section.items for text in item[2:])]

@@ -25,7 +25,7 @@ from operant_gpu.cli.common import (
 from operant_gpu.cli.doctor import examine
 from operant_gpu.cli.telling import show_environment
 from operant_gpu.errors import InvalidConfig
-from operant_gpu.facts import described, spaces_of
+from operant_gpu.facts import described, facts_of, spaces_of
 from operant_gpu.models.presets import LEVELS
 from operant_gpu.monitor.dashboard import short
 from operant_gpu.processes import present
@@ -45,7 +45,7 @@ class Envs:
     def run(self, console: Console) -> int:
         """Print a table; return the exit status."""
         if self.env is not None:
-            show_environment(console, find(environment_id(self.env)))
+            show_environment(console, facts_of(find(environment_id(self.env))))
             return 0
         table = plain_table(
             *("environment", "actions", "observations", "limit", "solved at", "written in"),

@@ -1,4 +1,6 @@
-"""GridWalk: walk to a goal on a grid; start and goal are random cells.
+"""GridWalk: walk to a goal on a grid.
+
+Each episode draws start and goal, which are two cells of the grid.
 
 Observation: Positions are scaled: -1 is the first column or row, 1 the last one.
     0: column of the walker
