@@ -1,4 +1,4 @@
-"""Take the pictures of the documentation from real runs: dashboards, a table of runs, a learning curve, a video.
+"""Take the pictures of the documentation from real runs: dashboards, a table of runs, a learning curve.
 
     python bench/run_pictures.py [--images docs/images]
 
@@ -23,7 +23,7 @@ import tyro
 from rich.console import Console, RenderableType
 
 import operant_gpu
-from operant_gpu.models import PPO, PPOConfig, record
+from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.monitor import Run, RunReader
 from operant_gpu.monitor.dashboard import comparison, dashboard
 from operant_gpu.monitor.run import free_folder
@@ -54,8 +54,6 @@ def main(settings: Settings) -> None:
         views = [RunReader(path).refresh() for path in sorted(Path("runs").iterdir())]
         draw(partial(comparison, [[view] for view in views]), images / "monitor.svg", "operant-gpu monitor runs/*")
         (images / "curve.png").write_bytes((runs[0].folder / "curve.png").read_bytes())
-        # A quarter of an episode says it all.
-        record(runs[0].learner, images / "cartpole.gif", max_steps=120)
 
 
 def train(env: str, goal: float | None, picture: Path | None, **changes: Any) -> Run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import re
 import shlex
 import shutil
@@ -16,8 +17,11 @@ from typing import Any
 
 import pytest
 from here import ROOT
+from made_pages import made_pages
 
+import operant_gpu
 from operant_gpu.cli import _COMMANDS, main
+from operant_gpu.environment import Definition
 from operant_gpu.models import PPOConfig
 
 if sys.version_info >= (3, 11):
@@ -38,9 +42,14 @@ SHOWN = {"text", "mermaid", "cpp"}
 
 
 def blocks_of(page: str) -> list[tuple[str, str]]:
-    """Return language and text of a page's blocks of code, also of those that are indented, in tabs."""
-    blocks = re.findall(r"^( *)```(\w*)\n(.*?)^\1```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
-    return [(language, textwrap.dedent(text)) for _, language, text in blocks]
+    """Return language and text of a page's blocks of code."""
+    return blocks_in((ROOT / page).read_text())
+
+
+def blocks_in(text: str) -> list[tuple[str, str]]:
+    """Return language and text of the blocks of code in a text, also of those that are indented, in tabs."""
+    blocks = re.findall(r"^( *)```(\w*)\n(.*?)^\1```", text, re.DOTALL | re.MULTILINE)
+    return [(language, textwrap.dedent(block)) for _, language, block in blocks]
 
 
 def steps_of(page: str) -> Iterator[tuple[str, str]]:
@@ -88,6 +97,23 @@ def test_the_blocks_of_a_page_run_one_after_the_other(
         else:
             for line in text.splitlines():
                 do(shlex.split(line, comments=True))
+
+
+def test_the_blocks_of_the_environments_pages_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = {Path(page).stem: blocks_in(text) for page, text in made_pages().items()}
+    assert blocks.pop("index") == []
+    own = (value for value in vars(operant_gpu.envs).values() if isinstance(value, Definition))
+    assert blocks.keys() == {definition.id for definition in own}
+    # They differ in the name alone: one page's commands are all pages' commands.
+    assert len({tuple((kind, text.replace(id, "ENV")) for kind, text in own) for id, own in blocks.items()}) == 1
+    for language, text in blocks["CartPole-v1"]:
+        assert language in ("sh", "python")
+        for line in text.splitlines() if language == "sh" else ():
+            do(shlex.split(line, comments=True))
+    program = "\n".join(text for own in blocks.values() for language, text in own if language == "python")
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
 
 
 def shorter(arguments: list[str]) -> list[str]:
@@ -183,13 +209,14 @@ def test_the_architecture_page_names_files_that_are_there_and_each_room() -> Non
 @pytest.mark.quick
 def test_each_page_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text()
-    for page in PAGES:
+    for page in (*PAGES, *made_pages()):
         if page.startswith("docs/"):
             assert f" {page.removeprefix('docs/')}\n" in navigation, page
 
 
 @pytest.mark.quick
 def test_each_picture_of_a_page_is_there() -> None:
-    for page in PAGES:
-        for path in re.findall(r"(?:!\[[^]]*\]\(|src(?:set)?=\")([^)\"#]+)", (ROOT / page).read_text()):
-            assert ((ROOT / page).parent / path).is_file(), (page, path)
+    texts = {page: (ROOT / page).read_text() for page in PAGES} | made_pages()
+    for page, text in texts.items():
+        for path in re.findall(r"(?:!\[[^]]*\]\(|src(?:set)?=\")([^)\"#]+)", text):
+            assert Path(os.path.normpath((ROOT / page).parent / path)).is_file(), (page, path)

@@ -34,7 +34,6 @@ from operant_gpu.cli.common import (
     environment_id,
     plain_warnings,
     say,
-    show_parameters,
     take_parameters,
 )
 from operant_gpu.cli.compare import Compare
@@ -44,9 +43,11 @@ from operant_gpu.cli.options import OPTIONS, split_parameters
 from operant_gpu.cli.play import Play
 from operant_gpu.cli.policies import Eval, Export, Record
 from operant_gpu.cli.replay import Replay
+from operant_gpu.cli.telling import show_parameters
 from operant_gpu.cli.train import Settings, Train, recommended
 from operant_gpu.cli.watch import Monitor
 from operant_gpu.errors import OperantError
+from operant_gpu.facts import facts_of
 from operant_gpu.monitor.display import is_watched
 from operant_gpu.processes import ALONE, distributed, started_rank
 from operant_gpu.registry import find
@@ -145,7 +146,7 @@ def _parsed(commands: dict[str, Callable[..., Any]], arguments: Sequence[str]) -
     except SystemExit as ended:
         is_named = len(arguments) > 2 and arguments[0] in _OF_AN_ENVIRONMENT and not arguments[1].startswith("-")
         if not ended.code and is_named:
-            show_parameters(_console(), find(environment_id(arguments[1])))
+            show_parameters(_console(), facts_of(find(environment_id(arguments[1]))))
         raise
 
 

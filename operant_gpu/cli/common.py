@@ -15,20 +15,16 @@ from typing import Any, Literal, Protocol, cast, get_args
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 
-from operant_gpu.backends.lowering.trial import try_out
 from operant_gpu.backends.select import has_gpu, spelled
 from operant_gpu.environment import Definition
-from operant_gpu.errors import InvalidConfig, OperantError, one_line, one_of
-from operant_gpu.fields import table_types
+from operant_gpu.errors import InvalidConfig, one_line, one_of
 from operant_gpu.files import as_path
 from operant_gpu.models import PPO
 from operant_gpu.models.config import Size
 from operant_gpu.models.presets import LARGE_PRESETS
 from operant_gpu.monitor.display import is_lively
 from operant_gpu.monitor.table import PlainTable
-from operant_gpu.parameters import notes
 from operant_gpu.processes import ALONE, started_rank
 from operant_gpu.registry import find, register
 
@@ -113,48 +109,6 @@ def take_parameters(command: Command, params: dict[str, str]) -> None:
         name = type(command).__name__.lower()
         raise InvalidConfig(f"--env.{next(iter(params))}", f"{name} takes no parameters of an environment")
     command.params = params
-
-
-def show_parameters(console: Console, definition: Definition) -> None:
-    """Print the parameters of an environment, with what its author says of them; its tables, and its metrics."""
-    if definition.params._fields:
-        _show_options(console, definition)
-    else:
-        say(console, f"{definition.id} has no parameters")
-    if definition.has_tables:
-        said, defaults = notes(definition.table_class), definition.default_tables()
-        table = plain_table(
-            "table", "numbers", "shape", "default", "", title=f"tables of {definition.id}, set in Python"
-        )
-        for name, kind in table_types(definition.table_class, definition.params()).items():
-            has_one = "yes" if name in defaults else "none"
-            table.add_row(name, str(kind.dtype), " x ".join(kind.axes), has_one, escape(said[name]))
-        console.print(table)
-    if rows := [row for row in definition.metric_rows if row.name]:
-        said = notes(definition.metrics)
-        table = plain_table("metric", "over an episode", "", title=f"metrics of {definition.id}")
-        for row in rows:
-            table.add_row(row.name, row.said, escape(said[row.name]))
-        console.print(table)
-
-
-def _show_options(console: Console, definition: Definition) -> None:
-    table = plain_table("option", "default", "takes", "", title=f"parameters of {definition.id}")
-    said = notes(definition.params)
-    for name, default in definition.params._field_defaults.items():
-        takes = "numbers, ranges" if _may_be_in_memory(definition, name) else "numbers"
-        table.add_row(f"--env.{name}", str(default), takes, escape(said[name]))
-    console.print(table)
-
-
-def _may_be_in_memory(definition: Definition, name: str) -> bool:
-    try:
-        given = definition.make_given({name: torch.tensor(definition.params._field_defaults[name])})
-        definition.spaces(*given)
-        try_out(definition, *given)
-    except OperantError:
-        return False
-    return True
 
 
 def environment_id(name: str) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import tyro
-from gymnasium import spaces
 from rich.console import Console
 from rich.markup import escape
 
@@ -21,11 +20,12 @@ from operant_gpu.cli.common import (
     plain_table,
     say,
     say_json,
-    show_parameters,
     use_one_thread,
 )
 from operant_gpu.cli.doctor import examine
+from operant_gpu.cli.telling import show_environment
 from operant_gpu.errors import InvalidConfig
+from operant_gpu.facts import described, facts_of, spaces_of
 from operant_gpu.models.presets import LEVELS
 from operant_gpu.monitor.dashboard import short
 from operant_gpu.processes import present
@@ -37,7 +37,7 @@ _MARKS = {"ok": "[green]ok[/green]", "missing": "[yellow]missing[/yellow]", "bro
 
 @dataclass
 class Envs:
-    """List the environments, or the parameters, tables and metrics of one."""
+    """List the environments, or tell what there is to say about one: observations, actions, parameters and more."""
 
     env: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="ENV")] = None
     """Environment to describe, such as CartPole-v1, or FILE.py:NAME; all in a table if not given."""
@@ -45,10 +45,7 @@ class Envs:
     def run(self, console: Console) -> int:
         """Print a table; return the exit status."""
         if self.env is not None:
-            show_parameters(console, definition := find(environment_id(self.env)))
-            if level := LEVELS.get(definition.id):
-                note = "± is half of the 95 % interval, seconds are on one core of a CPU"
-                say(console, f"{definition.id}'s preset learns a mean return of {level} ({note})")
+            show_environment(console, facts_of(find(environment_id(self.env))))
             return 0
         table = plain_table(
             *("environment", "actions", "observations", "limit", "solved at", "written in"),
@@ -56,11 +53,7 @@ class Envs:
         )
         for id in list_envs():
             definition = find(id)
-            try:
-                observation, action = map(_space, definition.spaces(*definition.make_given({})))
-            except InvalidConfig:
-                # Its tables have no defaults.
-                observation = action = "-"
+            observation, action = (described(space) or "-" for space in spaces_of(definition))
             limit, goal = definition.max_episode_steps, definition.reward_threshold
             table.add_row(
                 id,
@@ -155,11 +148,3 @@ class Doctor:
         else:
             say(console, str(report))
         return FAILED if not report.passed else 0 if report.complete else INCOMPLETE
-
-
-def _space(space: Any) -> str:
-    if isinstance(space, spaces.Discrete):
-        return f"one of {space.n}"
-    if isinstance(space, spaces.MultiDiscrete):
-        return " x ".join(map(str, space.nvec))
-    return f"{space.shape} {space.dtype}"

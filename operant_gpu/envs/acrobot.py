@@ -1,12 +1,21 @@
-"""Acrobot: swing the tip of a two-link arm above a line by driving the joint between the links.
+"""Acrobot: swing the tip of an arm of two links above a line by driving the joint between the links.
 
-Equations of Sutton and Barto, "Reinforcement learning: an introduction" (the "book" variant of Gymnasium's Acrobot-v1);
-one fourth-order Runge-Kutta step of `dt` per action.
+The equations are those of Sutton and Barto, "Reinforcement learning: an introduction" (the "book" variant of
+Gymnasium's Acrobot-v1). Each action takes one fourth-order Runge-Kutta step of `dt`.
 
-Observation: cosine and sine of both angles, both angular velocities (rad/s). The first angle is zero hanging
-down, the second is relative to the first link.
-Action: torque -1, 0 or 1 N m on the joint.
-Reward: -1 each step, 0 at the goal.
+Observation: The first angle is 0 when the first link hangs down. The second angle is relative to the first link.
+    0: cosine of the first angle
+    1: sine of the first angle
+    2: cosine of the second angle
+    3: sine of the second angle
+    4: angular velocity of the first angle (rad/s)
+    5: angular velocity of the second angle (rad/s)
+Action: A torque on the joint between the links.
+    0: -1 N m
+    1: 0 N m
+    2: 1 N m
+Reward: -1 for each step, 0 for the step that reaches the goal.
+End: -cos(theta1) - cos(theta1 + theta2) > 1. With links of 1 m the tip is then more than 1 m above the upper joint.
 """
 
 from __future__ import annotations
@@ -37,8 +46,8 @@ class Params(NamedTuple):
     link_length_1: float = 1.0  # m
     link_mass_1: float = 1.0  # kg
     link_mass_2: float = 1.0  # kg
-    link_com_pos_1: float = 0.5  # m, centre of mass of link 1
-    link_com_pos_2: float = 0.5  # m
+    link_com_pos_1: float = 0.5  # m, from the upper joint to the centre of mass of link 1
+    link_com_pos_2: float = 0.5  # m, from the joint between the links to the centre of mass of link 2
     link_moi: float = 1.0  # kg m^2, of both links
     gravity: float = 9.8  # m/s^2
     max_vel_1: float = 4 * np.pi  # rad/s

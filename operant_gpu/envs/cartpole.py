@@ -1,11 +1,18 @@
 """CartPole: balance a pole on a cart that is pushed left or right.
 
-Equations of Florian, "Correct equations for the dynamics of the cart-pole system" (2007), without friction; the task of
-Barto, Sutton and Anderson (1983), as in Gymnasium's CartPole-v1.
+The equations are those of Florian, "Correct equations for the dynamics of the cart-pole system" (2007), without
+friction. The task is that of Barto, Sutton and Anderson (1983), as in Gymnasium's CartPole-v1.
 
-Observation: cart position (m), cart velocity (m/s), pole angle from upright (rad), pole velocity (rad/s).
-Action: 0 pushes left, 1 pushes right.
-Reward: 1 each step, the last included; with `sutton_barto_reward` 0, and -1 at the end.
+Observation:
+    0: position of the cart (m)
+    1: velocity of the cart (m/s)
+    2: angle of the pole from upright (rad), positive to the right
+    3: angular velocity of the pole (rad/s)
+Action:
+    0: push the cart to the left
+    1: push the cart to the right
+Reward: 1 for each step, the last one included. With `sutton_barto_reward`: 0, and -1 for the last step.
+End: The cart is more than `x_threshold` from the middle, or the pole more than `theta_threshold_radians` from upright.
 """
 
 from __future__ import annotations
@@ -38,7 +45,7 @@ class Params(NamedTuple):
     tau: float = 0.02  # s between states
     theta_threshold_radians: float = 12 * np.pi / 180  # rad, where an episode ends
     x_threshold: float = 2.4  # m, where an episode ends
-    sutton_barto_reward: bool = False  # 0, and -1 at the end, in place of 1
+    sutton_barto_reward: bool = False  # reward 0, and -1 at the end, in place of 1
 
 
 @jit

@@ -1,12 +1,17 @@
 """FrozenLake: walk over slippery ice to the goal, around holes.
 
-After Gymnasium's environment of the same name. Tables are a map of letters, S(tart), F(rozen), H(ole) and G(oal), and
-the numbers of the cells that episodes start from; `frozen_lake_map` makes both of text. Cells are numbered row by row.
+The rules are those of Gymnasium's environment of the same name. The map has the letters S(tart), F(rozen), H(ole) and
+G(oal). Cells are numbered row by row, from 0. `frozen_lake_map` makes both tables of rows of text.
 
-Observation: the number of the walker's cell.
-Action: 0 left, 1 down, 2 right, 3 up; the edge of the lake holds. On slippery ice the walker goes that way in one of
-three steps, and to either side of it in the others.
-Reward: 1 at the goal, 0 elsewhere. Goal and holes end the episode.
+Observation: The number of the cell that the walker is in.
+Action: On slippery ice the walker goes that way with probability `success_rate`, and otherwise to one of its two sides.
+    It stays where it is if it would leave the lake.
+    0: to the left
+    1: down
+    2: to the right
+    3: up
+Reward: 1 for reaching the goal, 0 for every other step. Parameters can change these.
+End: The walker is at the goal or in a hole.
 """
 
 from __future__ import annotations
@@ -33,10 +38,10 @@ class State(NamedTuple):
 
 class Params(NamedTuple):
     is_slippery: bool = True  # whether the walker may slip to either side
-    success_rate: float = 1 / 3  # how often slippery ice leads where it wants to
-    goal_reward: float = 1.0  # of a step to the goal
-    hole_reward: float = 0.0  # of one into a hole
-    frozen_reward: float = 0.0  # of any other
+    success_rate: float = 1 / 3  # probability that slippery ice lets the walker go where it wants to
+    goal_reward: float = 1.0  # reward of a step to the goal
+    hole_reward: float = 0.0  # reward of a step into a hole
+    frozen_reward: float = 0.0  # reward of any other step
 
 
 class Tables(NamedTuple):

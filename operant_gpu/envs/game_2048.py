@@ -1,10 +1,16 @@
-"""2048: slide the tiles of a 4 by 4 board; two alike that meet become one of their sum.
+"""2048: slide the tiles of a 4 by 4 board; two equal tiles that meet become one tile of their sum.
 
-Observation: 15 planes of the board, 1 where a tile of 2, 4, 8, ... 32768 lies.
-Action: 0 up, 1 down, 2 left, 3 right. Moves that change nothing are illegal (see the action mask) and do nothing.
-Reward: the sum of the tiles that came of two; those of 32768 stay two. The episode ends when no move is legal.
+After each move a random free cell gets a 2, or in one of ten cases a 4. A board begins with two such tiles.
 
-After each move a random free cell gets a 2, or in one of ten cases a 4; a board begins with two such tiles.
+Observation: Each plane has 4 by 4 cells.
+    0 to 14: 1 where a tile of 2, 4, 8, ... 32768 lies; plane 0 is for tiles of 2
+Action: A move that changes nothing is illegal, does nothing, and is 0 in the action mask.
+    0: slide all tiles up
+    1: slide all tiles down
+    2: slide all tiles to the left
+    3: slide all tiles to the right
+Reward: The sum of the new tiles that two others became. Two tiles of 32768 do not become one.
+End: No move is legal.
 """
 
 from __future__ import annotations

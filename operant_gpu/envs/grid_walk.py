@@ -1,8 +1,19 @@
-"""GridWalk: walk to a random goal on a grid.
+"""GridWalk: walk to a goal on a grid.
 
-Observation: x and y of the walker, x and y of the goal, each scaled to [-1, 1]; y points down.
-Action: 0 up, 1 down, 2 left, 3 right; the edge of the grid holds.
-Reward: 1 at the goal, which ends the episode, else -0.01.
+Each episode draws start and goal, which are two cells of the grid.
+
+Observation: Positions are scaled: -1 is the first column or row, 1 the last one.
+    0: column of the walker
+    1: row of the walker, from the top
+    2: column of the goal
+    3: row of the goal, from the top
+Action: The walker stays where it is if it would leave the grid.
+    0: one cell up
+    1: one cell down
+    2: one cell to the left
+    3: one cell to the right
+Reward: 1 for reaching the goal, -0.01 for every other step.
+End: The walker is at the goal.
 """
 
 from __future__ import annotations

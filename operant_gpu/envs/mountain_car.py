@@ -1,10 +1,17 @@
-"""MountainCar: an underpowered car rocks itself out of a valley.
+"""MountainCar: rock a car with a weak motor out of a valley.
 
-From Moore's thesis, "Efficient memory-based learning for robot control" (1990), as in Gymnasium's MountainCar-v0.
+The task is from Moore's thesis, "Efficient memory-based learning for robot control" (1990), as in Gymnasium's
+MountainCar-v0. The valley has the height sin(3 position). Its lengths have no unit.
 
-Observation: position, velocity.
-Action: 0 accelerates left, 1 coasts, 2 accelerates right.
-Reward: -1 each step until the goal.
+Observation:
+    0: position
+    1: velocity (per step)
+Action:
+    0: accelerate to the left
+    1: do not accelerate
+    2: accelerate to the right
+Reward: -1 for each step.
+End: The car is at `goal_position` or beyond it, with a velocity of at least `goal_velocity`.
 """
 
 from __future__ import annotations
@@ -27,11 +34,11 @@ class State(NamedTuple):
 
 
 class Params(NamedTuple):
-    min_position: float = -1.2  # of the valley, whose bottom is at -pi / 6
-    max_position: float = 0.6  # of the valley
+    min_position: float = -1.2  # left end of the valley, whose bottom is at -pi / 6
+    max_position: float = 0.6  # right end of the valley
     max_speed: float = 0.07  # per step
     goal_position: float = 0.5  # where the goal begins
-    goal_velocity: float = 0.0  # at the goal, per step, at least
+    goal_velocity: float = 0.0  # per step, the least velocity at the goal
     force: float = 0.001  # per step^2
     gravity: float = 0.0025  # per step^2
 

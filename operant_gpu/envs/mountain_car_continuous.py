@@ -1,10 +1,14 @@
-"""MountainCarContinuous: MountainCar with a motor whose force is chosen, and paid for.
+"""MountainCarContinuous: rock a car out of a valley with a weak motor whose force costs reward.
 
-As in Gymnasium's MountainCarContinuous-v0.
+This is MountainCar with a continuous action, as in Gymnasium's MountainCarContinuous-v0.
 
-Observation: position, velocity.
-Action: force in [-1, 1]; beyond, it saturates.
-Reward: 100 at the goal, minus 0.1 times the square of the action each step.
+Observation:
+    0: position
+    1: velocity (per step)
+Action:
+    0: force as a multiple of `power`, positive to the right; it is clipped to the range
+Reward: -0.1 times the square of the action, before it is clipped, for each step; 100 more for reaching the goal.
+End: The car is at `goal_position` or beyond it, with a velocity of at least `goal_velocity`.
 """
 
 from __future__ import annotations
@@ -21,11 +25,11 @@ from operant_gpu.lang import jit, tl
 
 
 class Params(NamedTuple):
-    min_position: float = -1.2  # of the valley, whose bottom is at -pi / 6
-    max_position: float = 0.6  # of the valley
+    min_position: float = -1.2  # left end of the valley, whose bottom is at -pi / 6
+    max_position: float = 0.6  # right end of the valley
     max_speed: float = 0.07  # per step
     goal_position: float = 0.45  # where the goal begins
-    goal_velocity: float = 0.0  # at the goal, per step, at least
+    goal_velocity: float = 0.0  # per step, the least velocity at the goal
     power: float = 0.0015  # per step^2, of an action of 1
     gravity: float = 0.0025  # per step^2
 

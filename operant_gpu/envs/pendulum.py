@@ -1,10 +1,15 @@
-"""Pendulum: swing a pendulum up with a motor too weak to lift it at once.
+"""Pendulum: swing a pendulum up, and hold it there, with a motor too weak to lift it at once.
 
-As in Gymnasium's Pendulum-v1.
+The equations are those of a uniform rod that turns about its end, without friction, as in Gymnasium's Pendulum-v1.
 
-Observation: cosine and sine of the angle from upright, angular velocity (rad/s).
-Action: torque (N m); beyond `max_torque`, it saturates.
-Reward: -(angle^2 + 0.1 velocity^2 + 0.001 torque^2) of the state before the step, the angle in [-pi, pi).
+Observation:
+    0: cosine of the angle from upright, counterclockwise
+    1: sine of the angle from upright, counterclockwise
+    2: angular velocity (rad/s)
+Action:
+    0: torque (N m), counterclockwise; it is clipped to the range
+Reward: -(angle^2 + 0.1 velocity^2 + 0.001 torque^2) of the state before the step, with the angle in [-pi, pi).
+End: Only the time limit ends an episode.
 """
 
 from __future__ import annotations
@@ -29,9 +34,9 @@ class State(NamedTuple):
 
 
 class Params(NamedTuple):
-    g: float = 10.0  # m/s^2
-    m: float = 1.0  # kg
-    l: float = 1.0  # m
+    g: float = 10.0  # m/s^2, gravity
+    m: float = 1.0  # kg, mass of the rod
+    l: float = 1.0  # m, length of the rod
     dt: float = 0.05  # s between states
     max_speed: float = 8.0  # rad/s
     max_torque: float = 2.0  # N m

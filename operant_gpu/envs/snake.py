@@ -1,11 +1,19 @@
-"""Snake: eat, grow, and bite neither the walls nor yourself, on a board of 10 by 10 cells.
+"""Snake: eat food and grow, and bite neither the walls nor yourself, on a board of 10 by 10 cells.
 
-Observation: three planes of the board: the head; the body, each cell with the steps until the tail leaves it as a part
-of the snake's length, 1 at the head; the food.
-Action: 0 up, 1 down, 2 left, 3 right.
-Reward: 1 for each food, -1 for the bite that ends the episode. It also ends when the snake fills the board.
+The snake begins with a length of 3. All of it is in one random cell, and it unfolds as it moves. Food lies in a random
+free cell.
 
-The snake begins with a length of 3, all of it in one cell, and unfolds. Food lies in a random free cell.
+Observation: Each plane has 10 by 10 cells.
+    0: 1 where the head is
+    1: steps until the tail leaves a cell, divided by the length of the snake; 1 at the head
+    2: 1 where the food is
+Action:
+    0: up
+    1: down
+    2: left
+    3: right
+Reward: 1 for food, -1 for a bite.
+End: The snake bites a wall or itself, or it fills the board.
 """
 
 from __future__ import annotations

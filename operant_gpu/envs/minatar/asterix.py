@@ -1,8 +1,20 @@
 """Asterix of MinAtar: gather the treasures that cross eight rows and keep away from the enemies, faster and faster.
 
-Observation: 4 channels of 10 by 10 cells, 0 or 1: player, enemies, where things were before they moved, treasures.
-Action: 0 nothing, 1 left, 2 up, 3 right, 4 down; with `minimal_actions=False` also MinAtar's 5, which does nothing.
-Reward: 1 for each treasure. The episode ends when the player meets an enemy.
+The rules are those of MinAtar (Young and Tian, 2019). The board has 10 by 10 cells.
+
+Observation: A cell of a plane is 1 where something is.
+    0: player
+    1: enemies
+    2: where enemies and treasures were before they moved
+    3: treasures
+Action: With `minimal_actions=False` there is also 5, which does nothing.
+    0: nothing
+    1: left
+    2: up
+    3: right
+    4: down
+Reward: 1 for each treasure.
+End: The player meets an enemy.
 """
 
 from __future__ import annotations
@@ -31,9 +43,9 @@ class State(NamedTuple):
 
 
 class Params(NamedTuple):
-    sticky_action_prob: float = 0.1  # of the last action being taken again
-    difficulty_ramping: bool = True  # harder in time
-    minimal_actions: bool = True  # those that the game knows, not all six
+    sticky_action_prob: float = 0.1  # probability that the last action is taken again
+    difficulty_ramping: bool = True  # whether the game gets faster with time
+    minimal_actions: bool = True  # only the actions that the game uses, not all six
 
 
 Asterix = CudaEnvironment(

@@ -1,8 +1,18 @@
 """Breakout of MinAtar: return a ball with a paddle and break three rows of bricks, which come back when all are gone.
 
-Observation: 4 channels of 10 by 10 cells, 0 or 1: paddle, ball, where the ball was, bricks.
-Action: 0 nothing, 1 left, 2 right; with `minimal_actions=False` MinAtar's six.
-Reward: 1 for each brick. The episode ends when the ball passes the paddle.
+The rules are those of MinAtar (Young and Tian, 2019). The board has 10 by 10 cells.
+
+Observation: A cell of a plane is 1 where something is.
+    0: paddle
+    1: ball
+    2: where the ball was one step before
+    3: bricks
+Action: With `minimal_actions=False` the actions are MinAtar's six: nothing, left, up, right, down, fire.
+    0: nothing
+    1: left
+    2: right
+Reward: 1 for each brick.
+End: The ball passes the paddle.
 """
 
 from __future__ import annotations
@@ -29,8 +39,8 @@ class State(NamedTuple):
 
 
 class Params(NamedTuple):
-    sticky_action_prob: float = 0.1  # of the last action being taken again
-    minimal_actions: bool = True  # those that the game knows, not all six
+    sticky_action_prob: float = 0.1  # probability that the last action is taken again
+    minimal_actions: bool = True  # only the actions that the game uses, not all six
 
 
 Breakout = CudaEnvironment(

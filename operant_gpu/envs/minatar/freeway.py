@@ -1,9 +1,18 @@
-"""Freeway of MinAtar: lead a chicken across eight lanes of cars, again and again, for 2501 steps.
+"""Freeway of MinAtar: lead a chicken across eight lanes of cars, again and again.
 
-Observation: 7 channels of 10 by 10 cells, 0 or 1: chicken, cars, and where the cars of each of five speeds were.
-Action: 0 nothing, 1 up, 2 down; with `minimal_actions=False` MinAtar's six.
-Reward: 1 for each crossing, after which every car changes speed. A car that meets the chicken sends it back. The
-episode ends after 2501 steps, and then counts as terminated, as in MinAtar.
+The rules are those of MinAtar (Young and Tian, 2019). The board has 10 by 10 cells. A car that meets the chicken sends
+it back to the start. After each crossing every car gets a new speed.
+
+Observation: A cell of a plane is 1 where something is.
+    0: chicken
+    1: cars
+    2 to 6: where the cars were that move every 2, 3, 4, 5 and 6 steps; a plane for each of these speeds
+Action: With `minimal_actions=False` the actions are MinAtar's six: nothing, left, up, right, down, fire.
+    0: nothing
+    1: up
+    2: down
+Reward: 1 for each crossing.
+End: 2501 steps have been taken. The episode then counts as terminated, as in MinAtar, and not as truncated.
 """
 
 from __future__ import annotations
@@ -27,8 +36,8 @@ class State(NamedTuple):
 
 
 class Params(NamedTuple):
-    sticky_action_prob: float = 0.1  # of the last action being taken again
-    minimal_actions: bool = True  # those that the game knows, not all six
+    sticky_action_prob: float = 0.1  # probability that the last action is taken again
+    minimal_actions: bool = True  # only the actions that the game uses, not all six
 
 
 Freeway = CudaEnvironment(

@@ -1,11 +1,28 @@
-"""Seaquest of MinAtar: pick up divers with a submarine, shoot what comes, and go up for air in time.
+"""Seaquest of MinAtar: pick up divers with a submarine, shoot fish and other submarines, and come up for air in time.
 
-Observation: 10 channels of 10 by 10 cells, 0 or 1: front and back of the submarine, its bullets, where things were
-before they moved, bullets of enemies, fish, enemy submarines, gauge of the oxygen, gauge of the divers aboard, divers.
-Action: 0 nothing, 1 left, 2 up, 3 right, 4 down, 5 fire.
-Reward: 1 for each enemy, and up to 10 for bringing six divers home, by the oxygen that was left. Going up costs a diver
-otherwise. The episode ends when something hits the submarine, when a step begins without oxygen, at the surface too, or
-when the submarine comes up without a diver.
+The rules are those of MinAtar (Young and Tian, 2019). The board has 10 by 10 cells. The submarine has air for 200 steps
+and gets new air at the surface. That costs one diver.
+
+Observation: A cell of a plane is 1 where something is.
+    0: front of the submarine
+    1: back of the submarine
+    2: bullets of the submarine
+    3: where enemies and divers were before they moved
+    4: bullets of enemies
+    5: fish
+    6: enemy submarines
+    7: gauge of the air that is left, in the lowest row
+    8: gauge of the divers aboard, in the lowest row
+    9: divers
+Action:
+    0: nothing
+    1: left
+    2: up
+    3: right
+    4: down
+    5: fire
+Reward: 1 for each enemy that is shot. Up to 10, by the air that is left, for coming up with six divers aboard.
+End: Something hits the submarine, or a step begins without air, or the submarine comes up without a diver.
 """
 
 from __future__ import annotations
@@ -50,9 +67,9 @@ class State(NamedTuple):
 
 
 class Params(NamedTuple):
-    sticky_action_prob: float = 0.1  # of the last action being taken again
-    difficulty_ramping: bool = True  # harder in time
-    minimal_actions: bool = True  # those that the game knows, not all six
+    sticky_action_prob: float = 0.1  # probability that the last action is taken again
+    difficulty_ramping: bool = True  # whether the game gets faster with time
+    minimal_actions: bool = True  # only the actions that the game uses, not all six
 
 
 Seaquest = CudaEnvironment(

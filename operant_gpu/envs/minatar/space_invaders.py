@@ -1,10 +1,22 @@
 """SpaceInvaders of MinAtar: shoot aliens that come down row by row, and dodge their bullets.
 
-Observation: 6 channels of 10 by 10 cells, 0 or 1: cannon, aliens, aliens that go left, aliens that go right, bullets of
-the cannon, bullets of aliens.
-Action: 0 nothing, 1 left, 2 right, 3 fire; with `minimal_actions=False` MinAtar's six.
-Reward: 1 for each alien. A wave that is gone is followed by one that moves faster. The episode ends when a bullet or an
-alien hits the cannon, or aliens land.
+The rules are those of MinAtar (Young and Tian, 2019). The board has 10 by 10 cells. When all aliens are shot, new ones
+come. With `difficulty_ramping` they move faster than those before.
+
+Observation: A cell of a plane is 1 where something is.
+    0: cannon
+    1: aliens
+    2: the same aliens while they move to the left
+    3: the same aliens while they move to the right
+    4: bullets of the cannon
+    5: bullets of aliens
+Action: With `minimal_actions=False` the actions are MinAtar's six: nothing, left, up, right, down, fire.
+    0: nothing
+    1: left
+    2: right
+    3: fire
+Reward: 1 for each alien.
+End: A bullet or an alien hits the cannon, or the aliens come down once more when one is in the lowest row.
 """
 
 from __future__ import annotations
@@ -31,9 +43,9 @@ class State(NamedTuple):
 
 
 class Params(NamedTuple):
-    sticky_action_prob: float = 0.1  # of the last action being taken again
-    difficulty_ramping: bool = True  # harder in time
-    minimal_actions: bool = True  # those that the game knows, not all six
+    sticky_action_prob: float = 0.1  # probability that the last action is taken again
+    difficulty_ramping: bool = True  # whether the game gets faster with time
+    minimal_actions: bool = True  # only the actions that the game uses, not all six
 
 
 SpaceInvaders = CudaEnvironment(
