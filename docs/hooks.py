@@ -22,6 +22,12 @@ _CODE_OR_TARGET = re.compile(
 )
 # A file of the repository's root as a part of a page; what pages share is in docs/includes.
 _INCLUDED = re.compile(r'^--8<-- "([^"/]+)"$', re.MULTILINE)
+# A picture in HTML, as a README has them: its source, and a pair for light and dark, which the site switches by itself.
+_IMAGE = re.compile(r'(?<=<img src=")[^":]+(?=")')
+_PAIR = re.compile(
+    r'<picture>\s*<source media="\(prefers-color-scheme: dark\)" srcset="(?P<dark>[^"]+)">\s*'
+    r'<img src="(?P<light>[^"]+)"(?P<rest>[^>]*)>\s*</picture>'
+)
 # What browsers and programs read as it is.
 _DATA = {".json", ".jsonl", ".png", ".gif", ".svg", ".csv", ".ipynb", ".mp4", ".onnx"}
 # Of suffixes that are not a language's name.
@@ -70,7 +76,12 @@ def with_root_files(markdown: str, path: str = "docs/index.md", root: Path = ROO
         file = root / match[1]
         if not file.is_file():
             return match.group()
-        return relinked(file.read_text(encoding="utf-8"), lambda target: relpath(target, dirname(path)))
+        whole = _PAIR.sub(
+            r'<img src="\g<light>#only-light"\g<rest>>\n<img src="\g<dark>#only-dark"\g<rest>>',
+            file.read_text(encoding="utf-8"),
+        )
+        whole = _IMAGE.sub(lambda image: relpath(image[0], dirname(path)), whole)
+        return relinked(whole, lambda target: relpath(target, dirname(path)))
 
     return _INCLUDED.sub(text, markdown)
 

@@ -87,3 +87,14 @@ def test_a_file_of_the_root_can_be_part_of_a_page(hooks: ModuleType, repository:
     whole = hooks.with_root_files(text, "docs/b/c.md", repository)
     assert "[run](../../bench/run.py), [page](../a.md#here), [site](https://a.org/b)\n" in whole
     assert '--8<-- "shared.md"' in whole
+
+
+def test_pictures_in_html_of_an_included_file_lead_to_the_site_and_follow_its_light(repository: Path) -> None:
+    (repository / "READ.md").write_text(
+        '<img src="docs/a.gif" alt="A">\n<picture>\n<source media="(prefers-color-scheme: dark)" srcset="docs/d.svg">\n'
+        '<img src="docs/l.svg" width="9" alt="B">\n</picture>\n'
+    )
+    assert hooks.with_root_files('--8<-- "READ.md"', "docs/index.md", repository) == (
+        '<img src="a.gif" alt="A">\n'
+        '<img src="l.svg#only-light" width="9" alt="B">\n<img src="d.svg#only-dark" width="9" alt="B">\n'
+    )
