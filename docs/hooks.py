@@ -86,30 +86,32 @@ def with_root_files(markdown: str, path: str = "docs/index.md", root: Path = ROO
     return _INCLUDED.sub(text, markdown)
 
 
-def page_of(path: str, text: str) -> str:
-    """Return the page that shows a source."""
-    head = _HEAD.format(path=path)
-    if path.endswith(".md"):
-        return head + moved(text, path)
+def listing_of(folder: Path) -> str:
+    """Return a list of a folder's files, with links as of a file beside the folder."""
+    names = sorted(file.name for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    return "\n".join(f"- [`{name}`]({folder.name}/{name})" for name in names)
+
+
+def code_of(file: Path) -> str:
+    """Return a file as a block of code."""
+    text, suffix = file.read_text(encoding="utf-8"), file.suffix.removeprefix(".") or "text"
     # Longer than any fence within.
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 0)
-    suffix = Path(path).suffix.removeprefix(".") or "text"
-    language = _LANGUAGES.get(suffix, suffix)
-    return f'{head}# `{path}`\n\n{fence}{language} linenums="1"\n{text}{fence}\n'
+    return f'{fence}{_LANGUAGES.get(suffix, suffix)} linenums="1"\n{text}{fence}\n'
 
 
 def gather(pages: dict[str, str], root: Path = ROOT) -> dict[str, str | None]:
-    """Find what pages link to outside of docs/, and what those files link to in turn.
+    """Find the files and folders outside of docs/ that pages link to, and what those link to in turn.
 
     Args:
         pages: Texts of pages, by their paths in the repository.
         root: The repository.
 
     Returns:
-        By path in the repository, the page that shows a file; None for data.
+        By path in the repository, the page that shows it; None for data, which is copied.
 
     Raises:
-        PluginError: If a page links to something that is not a file of the repository.
+        PluginError: If a page links to something that is not in the repository.
     """
     found: dict[str, str | None] = {}
     waiting = list(pages.items())
@@ -118,14 +120,22 @@ def gather(pages: dict[str, str], root: Path = ROOT) -> dict[str, str | None]:
         for path in linked(markdown, page):
             if path in found:
                 continue
-            if path.startswith("../") or not (root / path).is_file():
-                raise PluginError(f"{page} links to {path!r}, which is not a file of the repository")
+            file = root / path
+            if path.startswith("../") or not file.exists():
+                raise PluginError(f"{page} links to {path!r}, which is not in the repository")
             found[path] = None
-            if not place(path).startswith("raw/"):
-                text = (root / path).read_text(encoding="utf-8")
-                found[path] = page_of(path, text)
-                if path.endswith(".md"):
-                    waiting.append((path, text))
+            if place(path).startswith("raw/"):
+                continue
+            text = f"# `{path}`\n\n"
+            if file.is_dir():
+                text += listing_of(file)
+            elif file.suffix == ".md":
+                text = file.read_text(encoding="utf-8")
+            else:
+                found[path] = _HEAD.format(path=path) + text + code_of(file)
+                continue
+            found[path] = _HEAD.format(path=path) + moved(text, path)
+            waiting.append((path, text))
     return found
 
 

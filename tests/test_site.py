@@ -38,7 +38,7 @@ def test_each_file_that_a_page_links_to_is_on_the_site(hooks: ModuleType) -> Non
     assert len(linked) > 20
     assert [path for path in sorted(linked) if files.get_file_from_path(hooks.place(path)) is None] == []
     # The build checks where links lead. What it only copies it does not read.
-    assert [path for path in sorted(linked) if not (ROOT / path).is_file()] == []
+    assert [path for path in sorted(linked) if not (ROOT / path).exists()] == []
 
 
 @pytest.fixture
@@ -64,9 +64,9 @@ def test_what_a_linked_page_links_to_is_there_too(hooks: ModuleType, repository:
     )
 
 
-@pytest.mark.parametrize("target", ["../bench/absent.py", "../bench", "../../elsewhere.md"])
-def test_a_link_to_no_file_stops_the_build(hooks: ModuleType, repository: Path, target: str) -> None:
-    with pytest.raises(PluginError, match=r"docs/a.md links to '.*', which is not a file"):
+@pytest.mark.parametrize("target", ["../bench/absent.py", "../bunch", "../../elsewhere.md"])
+def test_a_link_to_nothing_stops_the_build(hooks: ModuleType, repository: Path, target: str) -> None:
+    with pytest.raises(PluginError, match=r"docs/a.md links to '.*', which is not in"):
         hooks.gather({"docs/a.md": f"[words]({target})"}, repository)
 
 
@@ -89,7 +89,9 @@ def test_a_file_of_the_root_can_be_part_of_a_page(hooks: ModuleType, repository:
     assert '--8<-- "shared.md"' in whole
 
 
-def test_pictures_in_html_of_an_included_file_lead_to_the_site_and_follow_its_light(repository: Path) -> None:
+def test_pictures_in_html_of_an_included_file_lead_to_the_site_and_follow_its_light(
+    hooks: ModuleType, repository: Path
+) -> None:
     (repository / "READ.md").write_text(
         '<img src="docs/a.gif" alt="A">\n<picture>\n<source media="(prefers-color-scheme: dark)" srcset="docs/d.svg">\n'
         '<img src="docs/l.svg" width="9" alt="B">\n</picture>\n'
@@ -98,3 +100,9 @@ def test_pictures_in_html_of_an_included_file_lead_to_the_site_and_follow_its_li
         '<img src="a.gif" alt="A">\n'
         '<img src="l.svg#only-light" width="9" alt="B">\n<img src="d.svg#only-dark" width="9" alt="B">\n'
     )
+
+
+def test_a_linked_folder_is_a_list_of_its_files(hooks: ModuleType, repository: Path) -> None:
+    found = hooks.gather({"docs/a.md": "[how](../bench/results/)"}, repository)
+    assert found.keys() == {"bench/results", "bench/results/a.json"}
+    assert "- [`a.json`](../../raw/bench/results/a.json)" in found["bench/results"]
