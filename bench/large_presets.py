@@ -19,7 +19,7 @@ import torch
 import tyro
 from learning_run import Job, Run, goal_of, preset_of, train
 from machine import RESULTS, describe, write
-from page import fill, table
+from page import fill, small, table
 
 from operant_gpu.hyperparameters import minibatches_of
 from operant_gpu.models import PPOConfig
@@ -98,12 +98,11 @@ def table_of(report: dict[str, Any]) -> str:
                 f"{sum(run['outcome'] == 'solved' for run in runs)} of {len(runs)}",
                 *(f"{middle[name]:,.0f}" for name in ("timesteps", "iterations", "gradient_steps")),
                 f"{middle['cpu_seconds']:.1f}",
-                f"{entry['goal']:.4g}",
-                f"{middle['evaluation']:.4g}",
+                small(f"{middle['evaluation']:.4g} [{entry['goal']:.4g}]"),
             )
         )
     steps = ("steps", "iterations", "gradient steps", "seconds")
-    return table(("environment", "environments", "minibatch", "reached", *steps, "goal", "then plays"), rows)
+    return table(("environment", "envs", "minibatch", "solved", *steps, "then plays [goal]"), rows)
 
 
 if __name__ == "__main__":
