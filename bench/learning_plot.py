@@ -170,5 +170,5 @@ def finish(axes: Any, title: str) -> None:
     """Add title, grid and legend."""
     axes.set_title(title)
     axes.grid()
-    if axes.get_legend_handles_labels()[0]:
+    if len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend(loc="best", fontsize=11)

@@ -288,7 +288,8 @@ def name_of(target: Target) -> str:
 
 def steps_of(target: Target) -> str:
     """Return the steps of a target, and those of its training where that goes on."""
-    return f"{millions(target.at)} of {millions(target.steps)}" if target.at else millions(target.steps)
+    steps = f"{millions(target.at)} of {millions(target.steps)}" if target.at else millions(target.steps)
+    return steps.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def levels_table(report: dict[str, Any], targets: Sequence[Target]) -> str:
