@@ -177,14 +177,14 @@ def answered(*arguments: str) -> Callable[[pytest.CaptureFixture[str]], str]:
 
 PROVOKED: dict[str, Callable[..., Any]] = {
     "no GPU": lambda: operant_gpu.make("CartPole-v1", 4, device="cuda"),
-    "no GPU for Triton": lambda: operant_gpu.make("CartPole-v1", 4, backend="triton"),
+    "no CUDA device": lambda: operant_gpu.make("CartPole-v1", 4, backend="triton"),
     "no numba": not_numba,
     "slower": without_numba,
     "no compiler": no_compiler,
     "no cache": nothing_is_kept,
     "compiled": compiled,
     "old card": lambda: launching.check_compiler((7, 0), "3.9.0"),
-    "old Triton": lambda: launching.check_compiler((10, 0), "3.6.0"),
+    "old compiler": lambda: launching.check_compiler((10, 0), "3.6.0"),
     "kernel": lambda: str(
         failure("gradient_kernel", CPU, RuntimeError("out of room"), "set engine='graph' or engine='eager'")
     ),
@@ -247,7 +247,6 @@ def sources() -> Iterator[str]:
                 yield node.value
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("name", PROVOKED)
 def test_a_message_of_the_page_is_printed(
     name: str,
@@ -256,7 +255,7 @@ def test_a_message_of_the_page_is_printed(
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    if name in ("no GPU", "no GPU for Triton") and torch.cuda.is_available():
+    if name in ("no GPU", "no CUDA device") and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     monkeypatch.chdir(tmp_path)
     provoke, fixtures = PROVOKED[name], {"patch": monkeypatch, "caplog": caplog, "capsys": capsys}

@@ -38,7 +38,7 @@ LARGE = {
     "17x64x64x64x6": (32, 16),
     "33x64x64x64x6": (32, 16),
     "64x64x64x64x63": (32, None),
-    "64x32x32x32x63": (64, 32),
+    "64x32x32x32x63": (32, 16),
 }
 SMALL = {
     "4x64x64x2": (32, 16),
@@ -60,7 +60,9 @@ OF_A100 = {
     "64x64x64x64x63": (None, None),
     "64x32x32x32x63": (32, 16),
 }
-TILES = {"sm_80": OF_A100, "sm_86": SMALL, "sm_89": SMALL, "sm_90": LARGE, "sm_100": LARGE, "sm_120": SMALL}
+# Operands of products lie in a memory of their own there.
+OF_B200 = LARGE | {"64x64x64x64x63": (32, 16)}
+TILES = {"sm_80": OF_A100, "sm_86": SMALL, "sm_89": SMALL, "sm_90": LARGE, "sm_100": OF_B200, "sm_120": SMALL}
 LIMITS = {"sm_80": 166_912, "sm_86": 101_376, "sm_89": 101_376, "sm_90": 232_448, "sm_100": 232_448, "sm_120": 101_376}
 
 
