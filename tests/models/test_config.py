@@ -129,7 +129,9 @@ def test_whole_floats_and_names_in_any_case_are_taken() -> None:
     ],
 )
 def test_an_unknown_setting_is_refused_with_what_it_is_called_here(elsewhere: str, here: str) -> None:
-    message = rf"^{elsewhere}: unknown setting of PPO; did you mean '{here}'[^?]*\? settings: num_envs, .*checkpoint_keep$"
+    message = (
+        rf"^{elsewhere}: unknown setting of PPO; did you mean '{here}'[^?]*\? settings: num_envs, .*checkpoint_keep$"
+    )
     calls = (
         lambda: PPOConfig(**{elsewhere: 1}),
         lambda: PPOConfig.for_env("CartPole-v1", **{elsewhere: 1}),
