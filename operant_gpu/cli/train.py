@@ -34,6 +34,7 @@ from operant_gpu.cli.common import (
 )
 from operant_gpu.cli.options import whole_number
 from operant_gpu.cli.seeds import PLAN, begun, resumed, train_all, usable_cores
+from operant_gpu.cli.settings import Settings
 from operant_gpu.errors import (
     CheckpointError,
     InvalidConfig,
@@ -63,17 +64,6 @@ _VIDEO_STEPS = 500
 _BEFORE_FAULT = "before-fault.pt"
 
 
-@dataclass(frozen=True)
-class Settings(PPOConfig):
-    """Settings of PPO, with the defaults of ENV or of the run, if one is given. docs/settings.md explains them."""
-
-    # A run keeps its checkpoints itself.
-    checkpoint_dir: tyro.conf.Suppress[str | None] = None
-
-    def __post_init__(self) -> None:
-        """Leave the checks to `Train.run`, whose errors are like all others."""
-
-
 @dataclass
 class Train(OfAnEnvironment, AsGiven):
     """Train a policy with PPO until the environment counts as solved, in a directory that keeps everything.
@@ -85,9 +75,9 @@ class Train(OfAnEnvironment, AsGiven):
     """
 
     env: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="ENV")] = None
-    """Environment, such as CartPole-v1, or FILE.py:NAME; before options. Its tuned settings are the defaults below."""
+    """Environment, such as CartPole-v1, or FILE.py:NAME; before all options."""
     resume: Path | None = None
-    """Directory of a run, or of several seeds, to resume. A run's settings are the defaults below."""
+    """Directory of a run, or of several seeds, to go on with, with their settings."""
     seeds: int | None = None
     """Train so many seeds, from --seed on, each in a process of its own. On a CPU as many train at once as there are
     cores, on a GPU one. --run is then the directory of all of them."""
@@ -107,7 +97,7 @@ class Train(OfAnEnvironment, AsGiven):
     """Project of Weights & Biases, to which metrics are also logged."""
     verbose: Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(aliases=("-v",))] = False
     """Say which engine trains and why, and what runs slower than it could."""
-    ppo: tyro.conf.OmitArgPrefixes[Settings] = field(default_factory=Settings)
+    ppo: Annotated[tyro.conf.OmitArgPrefixes[Settings], tyro.conf.arg(name="")] = field(default_factory=Settings)
 
     def run(self, console: Console) -> int:
         """Train, report and save, also what was learned until an interruption; return the exit status."""
@@ -328,19 +318,24 @@ def _is_env(word: str) -> bool:
     return word in list_envs() or ".py:" in word
 
 
-def recommended(arguments: Sequence[str]) -> PPOConfig:
-    """Return what options are to differ from: an environment's or a run's settings, and those of a settings file."""
-    if not arguments or arguments[0] != "train":
-        return PPOConfig()
+def _reader() -> argparse.ArgumentParser:
+    """Return what finds the options that decide about the defaults of others."""
     reader = argparse.ArgumentParser("operant-gpu train", add_help=False, allow_abbrev=False)
     reader.add_argument("--config")
     reader.add_argument("--resume")
     reader.add_argument("--device", default="auto")
     reader.add_argument("--size", default="auto")
     reader.add_argument("--num-envs", "--num_envs", type=whole_number)
+    return reader
+
+
+def recommended(arguments: Sequence[str]) -> PPOConfig:
+    """Return what options are to differ from: an environment's or a run's settings, and those of a settings file."""
+    if not arguments or arguments[0] != "train":
+        return PPOConfig()
     _check_names(arguments)
     _check_order(arguments)
-    known = reader.parse_known_args(arguments)[0]
+    known = _reader().parse_known_args(arguments)[0]
     if known.resume is not None and (as_path("resume", known.resume) / PLAN).exists():
         # Each of several runs has its own.
         return PPOConfig()
@@ -357,6 +352,18 @@ def recommended(arguments: Sequence[str]) -> PPOConfig:
 
     # A file may name fewer environments than a large preset is for.
     return tuned(known.num_envs or tuned(known.num_envs).num_envs)
+
+
+def told_of_defaults(arguments: Sequence[str]) -> str:
+    """Return what the defaults in the help are, for the arguments that `recommended` takes."""
+    known, env = _reader().parse_known_args(arguments)[0], "".join(arguments[1:2])
+    over = "" if known.config is None else f", and {known.config} over them"
+    if known.resume is not None:
+        return f"The defaults of the settings are those of the run {known.resume}{over}."
+    if env not in PRESETS:
+        return f"The defaults of the settings are tuned for no environment{over}: `train ENV --help` shows ENV's own."
+    size, reason = preset_size(env, known.device, known.size, known.num_envs)
+    return f"The defaults of the settings are tuned for {env} (the {size} preset: {reason}){over}."
 
 
 def _with_file(settings: PPOConfig, path: str | None) -> PPOConfig:
