@@ -1,4 +1,4 @@
-"""Take the pictures of the documentation from real runs: dashboards, a table of runs, a learning curve.
+"""Take the pictures of the documentation from real runs: dashboards, a table of runs, a learning curve, a video.
 
     python bench/run_pictures.py [--images docs/images]
 
@@ -22,7 +22,7 @@ import tyro
 from rich.console import Console, RenderableType
 
 import operant_gpu
-from operant_gpu.models import PPO, PPOConfig
+from operant_gpu.models import PPO, PPOConfig, record
 from operant_gpu.monitor import Run, RunReader
 from operant_gpu.monitor.dashboard import comparison, dashboard
 from operant_gpu.monitor.run import free_folder
@@ -52,6 +52,8 @@ def main(settings: Settings) -> None:
             views = [RunReader(path).refresh() for path in sorted(Path("runs").iterdir())]
         draw(comparison(views, WIDTH), images / "monitor.svg", "operant-gpu monitor runs/*")
         (images / "curve.png").write_bytes((run.folder / "curve.png").read_bytes())
+        # A quarter of an episode says it all.
+        record(run.learner, images / "cartpole.gif", max_steps=120)
 
 
 def train(env: str, goal: float | None, picture: Path | None, **changes: Any) -> Run:
