@@ -38,11 +38,13 @@ from operant_gpu.cli.common import (
 from operant_gpu.cli.compiling import Compile
 from operant_gpu.cli.machine import Bench, Doctor, Envs
 from operant_gpu.cli.options import OPTIONS, split_parameters
+from operant_gpu.cli.page import fitted
 from operant_gpu.cli.play import Play
 from operant_gpu.cli.policies import Eval, Export, Record
 from operant_gpu.cli.replay import Replay
+from operant_gpu.cli.settings import Settings
 from operant_gpu.cli.telling import show_parameters
-from operant_gpu.cli.train import Settings, Train, recommended
+from operant_gpu.cli.train import Train, recommended, told_of_defaults
 from operant_gpu.cli.watch import Monitor
 from operant_gpu.errors import OperantError
 from operant_gpu.facts import facts_of
@@ -52,6 +54,8 @@ from operant_gpu.registry import find
 from operant_gpu.version import __version__
 
 _WIDTH_OF_FILES = 140
+# Of help: in less room its frames would break, and longer lines are hard to read.
+_NARROW, _WIDE = 40, 120
 # How PyTorch says so, on a GPU and on a CPU.
 _OUT_OF_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory|DefaultCPUAllocator")
 
@@ -134,13 +138,18 @@ def _command(arguments: Sequence[str]) -> int:
 
 
 def _parsed(commands: dict[str, Callable[..., Any]], arguments: Sequence[str]) -> Any:
-    """Return the command; below the help of one for an environment, tell its parameters."""
+    """Return the command; print help as wide as the terminal, and below it what belongs to the environment."""
+    console = _Console()
+    console.width = min(max(_NARROW, console.width), _WIDE)
     try:
-        return tyro.extras.subcommand_cli_from_dict(commands, prog="operant-gpu", args=arguments)
+        with fitted(console):
+            return tyro.extras.subcommand_cli_from_dict(commands, prog="operant-gpu", args=arguments)
     except SystemExit as ended:
-        is_named = len(arguments) > 2 and arguments[0] in _OF_AN_ENVIRONMENT and not arguments[1].startswith("-")
-        if not ended.code and is_named:
-            show_parameters(_console(), facts_of(find(environment_id(arguments[1]))))
+        if not ended.code:
+            if arguments[0] == "train":
+                console.print(told_of_defaults(arguments), markup=False, highlight=False)
+            if len(arguments) > 2 and arguments[0] in _OF_AN_ENVIRONMENT and not arguments[1].startswith("-"):
+                show_parameters(console, facts_of(find(environment_id(arguments[1]))))
         raise
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Sequence
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
@@ -76,10 +77,30 @@ def _name(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     """Take any text for one of some names: the library itself checks it, and knows it in any case."""
     if get_origin(info.type) is not Literal:
         return None
+    names = get_args(info.type)
     return PrimitiveConstructorSpec(
         nargs=1,
-        metavar="{" + ",".join(get_args(info.type)) + "}",
+        metavar=names[0] if len(names) == 1 else "{" + ",".join(names) + "}",
         instance_from_str=lambda words: words[0],
         is_instance=lambda value: isinstance(value, str),
         str_from_instance=lambda value: [value],
+    )
+
+
+@OPTIONS.primitive_rule
+def _one_or_none(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Take None as tyro does, without a word of it where people look for what they can give."""
+    kinds = get_args(info.type)
+    if get_origin(info.type) not in (Union, types.UnionType) or type(None) not in kinds:
+        return None
+    others: Any = Union[tuple(kind for kind in kinds if kind is not type(None))]
+    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(others, set(info.markers)))
+    if not isinstance(spec, PrimitiveConstructorSpec):
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=spec.nargs,
+        metavar=spec.metavar,
+        instance_from_str=lambda words: None if words == ["None"] else spec.instance_from_str(words),
+        is_instance=lambda value: value is None or spec.is_instance(value),
+        str_from_instance=lambda value: ["none"] if value is None else spec.str_from_instance(value),
     )

@@ -30,6 +30,7 @@ from operant_gpu.cli.common import (
     use_one_thread,
 )
 from operant_gpu.cli.options import whole_number
+from operant_gpu.cli.settings import Settings
 from operant_gpu.errors import (
     CheckpointError,
     InvalidConfig,
@@ -58,17 +59,6 @@ _VIDEO_STEPS = 500
 _BEFORE_FAULT = "before-fault.pt"
 
 
-@dataclass(frozen=True)
-class Settings(PPOConfig):
-    """Settings of PPO; those shown are tuned for ENV, or the run's. docs/settings.md says when to change them."""
-
-    # A run keeps its checkpoints itself.
-    checkpoint_dir: tyro.conf.Suppress[str | None] = None
-
-    def __post_init__(self) -> None:
-        """Leave the checks to `Train.run`, whose errors are like all others."""
-
-
 @dataclass
 class Train(OfAnEnvironment):
     """Train a policy with PPO until the environment counts as solved, in a directory that keeps everything.
@@ -80,12 +70,11 @@ class Train(OfAnEnvironment):
     """
 
     env: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="ENV")] = None
-    """Environment, such as CartPole-v1 (its tuned settings are the defaults below), or FILE.py:NAME; before options."""
+    """Environment, such as CartPole-v1, or FILE.py:NAME; before all options."""
     resume: Path | None = None
-    """Directory of a run to go on with; its settings are the defaults below."""
+    """Directory of a run to go on with, with its settings."""
     run_dir: Annotated[Path | None, tyro.conf.arg(name="run", aliases=("--run-dir",))] = None
-    """Directory of the run; the next free one, such as runs/CartPole-v1-1, if not given. torchrun takes --run for an
-    option of its own: write --run-dir there."""
+    """Directory of the run; the next free one, such as runs/CartPole-v1-1, if not given. torchrun needs --run-dir."""
     size: AnySize = "auto"
     """Which tuned settings of ENV: usual; large, for thousands of environments; auto takes large on a GPU."""
     config: Path | None = None
@@ -100,7 +89,7 @@ class Train(OfAnEnvironment):
     """Project of Weights & Biases to log to as well."""
     verbose: Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(aliases=("-v",))] = False
     """Say which engine trains and why, and what runs slower than it could."""
-    ppo: tyro.conf.OmitArgPrefixes[Settings] = field(default_factory=Settings)
+    ppo: Annotated[tyro.conf.OmitArgPrefixes[Settings], tyro.conf.arg(name="")] = field(default_factory=Settings)
 
     def run(self, console: Console) -> int:
         """Train, report and save, also what was learned until an interruption; return the exit status."""
@@ -294,19 +283,24 @@ def _is_env(word: str) -> bool:
     return word in list_envs() or ".py:" in word
 
 
-def recommended(arguments: Sequence[str]) -> PPOConfig:
-    """Return what options are to differ from: an environment's or a run's settings, and those of a settings file."""
-    if not arguments or arguments[0] != "train":
-        return PPOConfig()
+def _reader() -> argparse.ArgumentParser:
+    """Return what finds the options that decide about the defaults of others."""
     reader = argparse.ArgumentParser("operant-gpu train", add_help=False, allow_abbrev=False)
     reader.add_argument("--config")
     reader.add_argument("--resume")
     reader.add_argument("--device", default="auto")
     reader.add_argument("--size", default="auto")
     reader.add_argument("--num-envs", "--num_envs", type=whole_number)
+    return reader
+
+
+def recommended(arguments: Sequence[str]) -> PPOConfig:
+    """Return what options are to differ from: an environment's or a run's settings, and those of a settings file."""
+    if not arguments or arguments[0] != "train":
+        return PPOConfig()
     _check_names(arguments)
     _check_order(arguments)
-    known = reader.parse_known_args(arguments)[0]
+    known = _reader().parse_known_args(arguments)[0]
     if known.resume is not None:
         return _with_file(_settings_of(as_path("resume", known.resume)), known.config)
     # Of one that comes later, `main` complains.
@@ -320,6 +314,18 @@ def recommended(arguments: Sequence[str]) -> PPOConfig:
 
     # A file may name fewer environments than a large preset is for.
     return tuned(known.num_envs or tuned(known.num_envs).num_envs)
+
+
+def told_of_defaults(arguments: Sequence[str]) -> str:
+    """Return what the defaults in the help are, for the arguments that `recommended` takes."""
+    known, env = _reader().parse_known_args(arguments)[0], "".join(arguments[1:2])
+    over = "" if known.config is None else f", and {known.config} over them"
+    if known.resume is not None:
+        return f"The defaults of the settings are those of the run {known.resume}{over}."
+    if env not in PRESETS:
+        return f"The defaults of the settings are tuned for no environment{over}: `train ENV --help` shows ENV's own."
+    size, reason = preset_size(env, known.device, known.size, known.num_envs)
+    return f"The defaults of the settings are tuned for {env} (the {size} preset: {reason}){over}."
 
 
 def _with_file(settings: PPOConfig, path: str | None) -> PPOConfig:

@@ -26,7 +26,8 @@ from operant_gpu import cli
 from operant_gpu.cli import doctor, machine, main
 from operant_gpu.cli.common import preset_size
 from operant_gpu.cli.options import OPTIONS
-from operant_gpu.cli.train import Settings, Train, recommended
+from operant_gpu.cli.settings import Settings, groups
+from operant_gpu.cli.train import Train, recommended
 from operant_gpu.models import PPO, PPOConfig
 from operant_gpu.models.presets import LEVELS, PRESETS, Level
 from operant_gpu.monitor import Run
@@ -244,6 +245,84 @@ def test_each_option_is_explained(name: str, capsys: pytest.CaptureFixture[str])
     assert len(texts) == len(dataclasses.fields(cli._COMMANDS[name])) - (name == "train")
     # Each in full, but for how tyro sets its last stop.
     assert [text for text in texts if text.removesuffix(".") not in printed] == []
+
+
+@pytest.mark.parametrize("width", [40, 60, 120])
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_is_as_wide_as_its_terminal(
+    name: str, width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    with pytest.raises(SystemExit):
+        main([*name.split(), "--help"])
+    assert os.environ["COLUMNS"] == str(width)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    if name == "train":
+        assert {len(line) for line in lines if line.startswith(("╭", "│", "╰"))} == {width}
+    # What an option takes is told without what it is where nothing is given.
+    assert "{None" not in "".join(lines)
+    assert "default: None" not in " ".join(lines)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="terminals there have no size that can be set")
+def test_help_in_a_pipe_fits_the_terminal_that_it_is_paged_in() -> None:
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    terminal, keyboard = pty.openpty()
+    fcntl.ioctl(keyboard, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 60, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    command = [sys.executable, "-m", "operant_gpu", "train", "--help"]
+    done = subprocess.run(command, stdin=keyboard, capture_output=True, text=True, env=environment, check=True)
+    os.close(keyboard)
+    os.close(terminal)
+    assert max(map(len, done.stdout.splitlines())) == 60
+    assert "\x1b" not in done.stdout
+
+
+def test_options_are_grouped_as_the_page_of_settings_groups_them(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "settings.md").read_text()
+    sections = (section.split("\n", 1) for section in page.split("\n## ")[1:])
+    rows = {heading: set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) for heading, text in sections}
+    assert {heading: names for heading, names in rows.items() if names} == {
+        heading: set(names) for heading, names in groups().items()
+    }
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    # Before them are ENV, and the options of the command itself.
+    *_, first, second, third, fourth, fifth = capsys.readouterr().out.split("╭─ ")
+    for frame, (heading, names) in zip((first, second, third, fourth, fifth), groups().items(), strict=True):
+        assert f"│ {heading} (docs/settings.md)." in frame
+        expected = [f"--{name.replace('_', '-')}" for name in names if name != "checkpoint_dir"]
+        assert re.findall(r"^│ (--[\w-]+)", frame, re.MULTILINE) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "are tuned for no environment: `train ENV --help` shows ENV's own."),
+        (["own.py:Own"], "are tuned for no environment"),
+        (["CartPole-v1"], "are tuned for CartPole-v1 (the usual preset: the training is on a CPU)."),
+        (["CartPole-v1", "--size", "large"], "are tuned for CartPole-v1 (the large preset: --size asks for it)."),
+        (
+            ["CartPole-v1", "--config", "a.toml"],
+            "are tuned for CartPole-v1 (the usual preset: the training is on a CPU), and a.toml over them.",
+        ),
+        (["--resume", "run"], "are those of the run run."),
+    ],
+)
+def test_help_says_whose_defaults_it_shows(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("own.py").write_text("from operant_gpu.envs import GridWalk as Own")
+    Path("a.toml").write_text("gamma = 0.5")
+    if "run" in arguments:
+        assert train("CartPole-v1", "--run", "run", *QUICK) == 0
+        capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["train", *arguments, "--device", "cpu", "--help"])
+    assert f"The defaults of the settings {told}" in " ".join(capsys.readouterr().out.split())
 
 
 def _text(pair: tuple[ast.stmt, ast.stmt]) -> str | None:
@@ -569,11 +648,13 @@ def test_what_can_be_done_with_a_run(capsys: pytest.CaptureFixture[str]) -> None
     assert Path("curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_pipe_that_is_closed_early_is_no_error() -> None:
-    program = [sys.executable, "-c", "import sys; from operant_gpu.cli import main; sys.exit(main(['envs']))"]
+@pytest.mark.parametrize("arguments", [["envs"], ["--help"], ["train", "--help"], ["play", "Snake-v0", "--help"]])
+def test_a_pipe_that_is_closed_early_is_no_error(arguments: list[str]) -> None:
+    program = [sys.executable, "-m", "operant_gpu", *arguments]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()
         assert process.stderr.read() == ""
+    assert process.returncode == 0
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -589,6 +670,34 @@ def test_envs_lists_each_environment(capsys: pytest.CaptureFixture[str]) -> None
         assert re.search(rf"^ {re.escape(id)} +{re.escape(level.said)} +{level.steps:,} ", printed, re.MULTILINE)
     assert main(["envs", "Pendulum-v1"]) == 0
     assert f"Pendulum-v1's preset learns a mean return of {LEVELS['Pendulum-v1']}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [40, 50, 60])
+def test_no_number_is_cut_in_a_narrow_terminal(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train("Pendulum-v1", "--run", "run", *QUICK) == 0
+    monkeypatch.setenv("COLUMNS", str(width))
+    finding = doctor.Finding("a package", "missing", "does what few others do, and quickly", "pip install it, or not")
+    monkeypatch.setattr(machine, "examine", lambda: [finding])
+    monkeypatch.setattr(doctor, "examine", lambda: [finding])
+    capsys.readouterr()
+    for command in (
+        ["eval", "run", "--episodes", "4", "--device", "cpu"],
+        ["envs"],
+        ["bench", "CartPole-v1", "--num-envs", "64", "--device", "cpu", "--seconds", "0.001"],
+        ["doctor"],
+        ["monitor", "run", "run"],
+    ):
+        assert main(command) == 0
+        printed = capsys.readouterr().out
+        assert "…" not in printed, command
+        assert max(map(len, printed.splitlines())) <= width, command
+        if command[0] == "eval":
+            assert len(re.findall(r"mean return +-\d+(\.\d+)?\b", printed)) == 2
+            assert len(re.findall(r"95 % interval +-[\d.]+ to -[\d.]+\b", printed)) == 2
+        if command[0] == "envs":
+            assert all(level.said in printed for level in LEVELS.values())
 
 
 def test_levels_in_words() -> None:
