@@ -59,7 +59,7 @@ def pages() -> dict[str, str]:
 
 def gallery_of(known: dict[str, Facts]) -> str:
     """Return the page that shows all environments: each paragraph of its grid is one."""
-    tiles = [f"[{picture_of(id)}<br>**{id}**]({id}.md)<br>{facts.title}" for id, facts in known.items()]
+    tiles = [f"[{picture_of(id)} **{id}**]({id}.md)<br>{facts.title}" for id, facts in known.items()]
     return "\n\n".join(
         (
             "---\nhide: [toc]\n---",

@@ -166,7 +166,7 @@ def test_the_page_has_each_section(id: str) -> None:
     assert LEVELS[id].said in text
     picture = f"![{id}, played by a trained policy](../images/{id.lower()}.gif)"
     assert picture in text
-    assert f"[{picture}<br>**{id}**]({id}.md)" in made_pages()["docs/environments/index.md"]
+    assert f"[{picture} **{id}**]({id}.md)" in made_pages()["docs/environments/index.md"]
 
 
 def test_speeds_are_those_on_record() -> None:
