@@ -59,7 +59,7 @@ def pages() -> dict[str, str]:
 
 def gallery_of(known: dict[str, Facts]) -> str:
     """Return the page that shows all environments: each paragraph of its grid is one."""
-    tiles = [f"[{picture_of(id)}<br>**{id}**]({id}.md)<br>{facts.title}" for id, facts in known.items()]
+    tiles = [f"[{picture_of(id)} **{id}**]({id}.md)<br>{facts.title}" for id, facts in known.items()]
     return "\n\n".join(
         (
             "---\nhide: [toc]\n---",
@@ -68,7 +68,7 @@ def gallery_of(known: dict[str, Facts]) -> str:
             "the environment's preset. The page of an environment says what its observations, actions and rewards are, "
             "what ends an episode, and which parameters can be changed. `operant-gpu envs CartPole-v1` prints the same "
             "in a terminal, and `operant-gpu envs FILE.py:NAME` does so for an environment of your own.",
-            '<div class="gallery" markdown>',
+            '<div class="gallery environments" markdown>',
             *tiles,
             "</div>\n",
         )
@@ -195,9 +195,8 @@ def speed_of(id: str) -> Iterator[str]:
 
 
 def table(headings: Sequence[str], rows: Any) -> str:
-    """Return a table, whose columns are as narrow as may be."""
-    lines = (f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *rows))
-    return "\n".join(('<div class="narrow" markdown>\n', *lines, "\n</div>"))
+    """Return a table."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *rows))
 
 
 def _value(value: Any) -> str:

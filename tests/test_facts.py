@@ -133,7 +133,7 @@ def test_spaces_that_do_not_depend_on_tables_are_known_without() -> None:
     module = runpy.run_path(str(ROOT / "examples" / "trading.py"))
     facts = facts_of(module["Trading"])
     assert (facts.observation.space, facts.action.space) == ("(2,) float32", "one of 3")
-    assert facts.tables[0][:4] == ("prices", "float32", "any x 2", False)
+    assert facts.tables[0][:4] == ("prices", "float32", "any x 2", "none")
     assert [one.kind for one in facts.metrics] == ["sum", "sum", "mean", "max"]
 
 
@@ -166,7 +166,7 @@ def test_the_page_has_each_section(id: str) -> None:
     assert LEVELS[id].said in text
     picture = f"![{id}, played by a trained policy](../images/{id.lower()}.gif)"
     assert picture in text
-    assert f"[{picture}<br>**{id}**]({id}.md)" in made_pages()["docs/environments/index.md"]
+    assert f"[{picture} **{id}**]({id}.md)" in made_pages()["docs/environments/index.md"]
 
 
 def test_speeds_are_those_on_record() -> None:

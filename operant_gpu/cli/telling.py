@@ -45,11 +45,8 @@ def show_parameters(console: Console, facts: Facts) -> None:
     else:
         say(console, f"{facts.id} has no parameters")
     if facts.tables:
-        rows = [
-            (one.name, one.dtype, one.shape, "yes" if one.has_default else "none", one.meaning) for one in facts.tables
-        ]
-        title = f"tables of {facts.id}, set in Python"
-        _show(console, title, ("table", "numbers", "shape", "default", ""), rows)
+        headings = ("table", "numbers", "shape", "default", "")
+        _show(console, f"tables of {facts.id}, set in Python", headings, facts.tables)
     if facts.metrics:
         _show(console, f"metrics of {facts.id}", ("metric", "over an episode", ""), facts.metrics)
 
