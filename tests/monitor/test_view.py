@@ -178,7 +178,7 @@ def test_lines_are_complete_by_themselves() -> None:
 def test_a_comparison_cuts_no_number(width: int) -> None:
     run = View(title="CartPole-v1", folder="runs/CartPole-v1-1", target=1_000_000, state="finished")
     run.add({**RECORD, "episodic_return": -1104.8, "timesteps": 400_000.0})
-    text = shown(comparison([run, run], width), width)
+    text = shown(comparison([[run], [run]], width), width)
     assert max(map(len, text.splitlines())) <= width
     assert text.count("-1105") == 2
     assert ("finished" in text, "40%" in text) == (width >= 40, width >= 50)
