@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import statistics
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,6 +132,17 @@ def test_what_pages_say_is_what_was_measured(pattern: str, expected: tuple[str, 
 def test_the_chart_of_speed_is_described_by_its_figures(bench: Any) -> None:
     pages = [page for page in PAGES if "images/speed-" in page.read_text()]
     assert [page.name for page in pages if bench("front_page").description() not in page.read_text()] == []
+
+
+def test_charts_are_drawn_for_a_light_and_a_dark_page(bench: Any, tmp_path: Path) -> None:
+    bench("plots").save_pair(bench("front_page").draw_speed, tmp_path / "speed.svg")
+    # A seed that was not solved has no place on the axis.
+    rows = {"Some-v0": {"operant_gpu": [0.5, 0.6, 0.7], "sb3": [20.0, 30.0, math.inf]}}
+    bench("learning_plot").draw_seconds(rows, tmp_path / "seconds.svg")
+    for chart in ("speed", "seconds"):
+        for ground, ink in bench("plots").INKS.items():
+            colours = set(re.findall(r"#[0-9a-f]{6}", (tmp_path / f"{chart}-{ground}.svg").read_text()))
+            assert {ink["text"], ink["ours"], ink["others"]} <= colours <= set(ink.values()) | {"#000000"}
 
 
 def test_tables_of_speed_are_what_the_raw_data_says(bench: Any) -> None:
