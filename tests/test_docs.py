@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -13,6 +15,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,6 +39,7 @@ PAGES = sorted(
 )
 # Lines that make an environment of Python and go into it.
 SET_UP = (["python3", "-m", "venv", ".venv"], ["uv", "venv"], ["source", ".venv/bin/activate"])
+NOTEBOOK = ROOT / "examples" / "quickstart.ipynb"
 CATCH = ROOT / "examples" / "catch.cu"
 # What is shown, and not to be run: outputs, pictures, and the guide's file in C++, which a test below compares.
 SHOWN = {"text", "mermaid", "cpp"}
@@ -173,6 +177,38 @@ def test_the_page_about_randomisation_shows_what_its_example_does() -> None:
     places = [source.index(beginning) for beginning in beginnings]
     for begin, end in itertools.pairwise(places):
         assert f"\n{source[begin:end].rstrip()}\n```\n" in page
+
+
+def test_the_cells_of_the_notebook_run(tmp_path: Path) -> None:
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    finished = subprocess.run(
+        [sys.executable, "-c", source],
+        cwd=tmp_path,
+        env=os.environ | {"MPLBACKEND": "Agg"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert re.search(r"^solved after [\d,]+ steps: mean return 4[789]", finished.stdout, re.MULTILINE)
+
+
+@pytest.mark.quick
+def test_the_page_of_the_notebook_shows_each_cell_and_what_it_printed() -> None:
+    hook = runpy.run_path(str(ROOT / "docs" / "notebook_hook.py"))
+    page = (ROOT / "docs" / hook["PAGE"]).read_text()
+    file = SimpleNamespace(file=SimpleNamespace(src_uri=hook["PAGE"]))
+    text = hook["on_page_markdown"](page, file)
+    assert hook["LINK"] in page
+    assert hook["LINK"] not in text
+    pictures = 0
+    for cell in json.loads(NOTEBOOK.read_text())["cells"]:
+        assert "".join(cell["source"]).lstrip("#") in text
+        for output in cell.get("outputs", []):
+            assert "".join(output.get("text", "")) in text
+            pictures += "image/png" in output.get("data", {})
+    assert text.count("](data:image/png;base64,") == pictures == 1
 
 
 def rows_of(page: str) -> dict[str, str]:
