@@ -1,4 +1,4 @@
-"""Show a notebook as a page of the site, and hand out its file.
+"""Show a notebook as a page of the site.
 
 The notebook keeps its outputs. After a change:
 `jupyter nbconvert --to notebook --execute --inplace examples/quickstart.ipynb`.
@@ -11,23 +11,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.files import File
-
 NOTEBOOK = Path(__file__).parents[1] / "examples" / "quickstart.ipynb"
-PAGE, PLACE, LINK = "notebook.md", "<!-- The notebook's cells stand here. -->", "../examples/quickstart.ipynb"
-
-
-def on_files(files: Any, config: Any, **_: Any) -> Any:
-    """Put the notebook beside the page that shows it."""
-    files.append(File.generated(config, NOTEBOOK.name, abs_src_path=str(NOTEBOOK)))
-    return files
+PAGE, PLACE = "notebook.md", "<!-- The notebook's cells stand here. -->"
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Show the cells on their page, and link to the site's copy of the notebook."""
+    """Show the cells on their page."""
     if page.file.src_uri != PAGE:
         return markdown
-    return markdown.replace(PLACE, "\n\n".join(shown(json.loads(NOTEBOOK.read_text())))).replace(LINK, NOTEBOOK.name)
+    return markdown.replace(PLACE, "\n\n".join(shown(json.loads(NOTEBOOK.read_text()))))
 
 
 def shown(notebook: dict[str, Any]) -> list[str]:
