@@ -1,4 +1,4 @@
-"""Reinforcement-learning environments that live on the GPU and are plain Python to write.
+"""Fast reinforcement-learning environments in plain Python: one source runs on a GPU and on a CPU.
 
 Public are the names here, and those of `adapters`, `envs`, `models`, `monitor`, `verification`, `lang`, `random`,
 `arrays`, `metrics`, `errors` and `vector`, as far as the documentation has them. All else is private and may move.
