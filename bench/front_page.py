@@ -210,6 +210,8 @@ def tables() -> Iterator[tuple[str, str, str]]:
     }
     yield "performance.md", "steps", steps_table()
     yield "performance.md", "games", games_table(ours | package)
+    few = ("step, cpp, 2 threads", "rollout with obs, cpp, 2 threads", "rollout random, cpp, 2 threads")
+    yield "games.md", "speed", games_table({name: ours[name] for name in few} | package)
     yield "performance.md", "solve", solve_table()
     yield "triton_or_cuda.md", "twins", twins_table()
 
