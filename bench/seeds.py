@@ -7,18 +7,18 @@ Writes the picture and the table of docs/seeds.md, and the raw data to results/s
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from machine import command, describe, refuse_below, write
 from page import fill, table
+from run_pictures import in_temporary_folder
 
 from operant_gpu.cli import main as operant_gpu_command
 from operant_gpu.cli.compare import said, share
 from operant_gpu.monitor import compare
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 COMMON = ("--goal", "inf", "--total-timesteps", "150000", "--device", "cpu", "--no-video")
 SIDES = {"preset": (), "slow": ("--lr", "1e-3")}
 
@@ -34,13 +34,13 @@ class Settings:
 def main(settings: Settings) -> None:
     """Train, compare and write."""
     refuse_below(settings, seeds=2)
-    with tempfile.TemporaryDirectory() as folder:
-        runs = [Path(folder) / name for name in SIDES]
-        for run, options in zip(runs, SIDES.values(), strict=True):
-            words = ["train", "CartPole-v1", "--seeds", str(settings.seeds), "--run", str(run), *COMMON, *options]
+    with in_temporary_folder():
+        for name, options in SIDES.items():
+            words = ["train", "CartPole-v1", "--seeds", str(settings.seeds), "--run", name, *COMMON, *options]
             if status := operant_gpu_command(words):
                 raise SystemExit(status)
-        found = compare(runs[:1], runs[1:], goal=475)
+        preset, slow = SIDES
+        found = compare([preset], [slow], goal=475)
         found.draw(DOCS / "images" / "compare.png")
     write({**describe(), **found.numbers()}, None, "seeds")
     rows = [
