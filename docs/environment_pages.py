@@ -91,6 +91,7 @@ def page_of(definition: Definition, name: str, facts: Facts) -> str:
         *items_of("Observation", facts.observation),
         *items_of("Action", facts.action),
         *([f"The keys of `operant-gpu play` are: {facts.keys}."] if facts.keys else []),
+        f"## Start\n\n{facts.start.text}",
         f"## Reward\n\n{facts.reward.text}",
         f"## End\n\n{facts.end.text}",
         *parameters_of(id, facts),
@@ -148,8 +149,9 @@ def parameters_of(id: str, facts: Facts) -> Iterator[str]:
         name, default = facts.parameters[0].name, facts.parameters[0].default
         yield (
             f'In Python, write `operant_gpu.make("{id}", {name}={default})`. On the command line, write '
-            f"`--env.{name} {default}`. Of a range, such as `5..15`, each episode draws a number. A tensor has one "
-            "number for all environments, or one for each. [Parameters](../parameters.md) explains all forms."
+            f"`--env.{name} {default}`. If you give a range, such as `5..15`, each episode draws its "
+            "own number from it. A tensor has one number for all environments, or one for each. "
+            "[Parameters](../parameters.md) explains all forms."
         )
     else:
         yield "There are none."

@@ -13,6 +13,7 @@ Observation: Text that is true of all of it.
     1 to 3: what these three are; the unit, if there is one, is in parentheses
 Action:
     0: push the cart to the left
+Start: The pole is almost upright.
 Reward: 1 for each step.
 End: The cart is more than `x_threshold` from the middle.
 ```
@@ -40,7 +41,7 @@ from operant_gpu.errors import InvalidConfig, OperantError
 from operant_gpu.fields import table_types
 from operant_gpu.parameters import notes
 
-_SECTIONS = ("Observation", "Action", "Reward", "End")
+_SECTIONS = ("Observation", "Action", "Start", "Reward", "End")
 _HEADING = re.compile(rf"({'|'.join(_SECTIONS)}):\s*(.*)")
 _ITEM = re.compile(r"\s+(\d+)(?: to (\d+))?:\s+(.*)")
 # The unit stands behind a name, at the end of a clause.
@@ -73,12 +74,12 @@ class Item(NamedTuple):
 
 
 class Section(NamedTuple):
-    """What a docstring says of observations, actions, rewards or ends.
+    """What a docstring says of observations, actions, starts, rewards or ends.
 
     Attributes:
         text: What is true of all of it; "" if nothing is said.
         items: What is said of each place or value.
-        space: What numbers they are, as text; "" for rewards and ends.
+        space: What numbers they are, as text; "" for the others.
     """
 
     text: str = ""
@@ -150,6 +151,7 @@ class Facts:
         about: Paragraphs.
         observation: Its observations.
         action: Its actions.
+        start: In which states episodes begin.
         reward: Its rewards.
         end: What ends an episode, how long it may be, and when the environment counts as solved.
         keys: The keys of `operant-gpu play` with their actions; "" if it is not to be played.
@@ -163,6 +165,7 @@ class Facts:
     about: tuple[str, ...]
     observation: Section
     action: Section
+    start: Section
     reward: Section
     end: Section
     keys: str
@@ -186,6 +189,7 @@ def facts_of(definition: Definition) -> Facts:
         about=about,
         observation=_bounded(sections["Observation"], observation),
         action=_bounded(sections["Action"], action),
+        start=sections["Start"],
         reward=sections["Reward"],
         end=Section(end),
         keys=keys,

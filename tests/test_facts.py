@@ -75,7 +75,7 @@ def test_everything_is_said_about_an_environment_of_the_library(id: str) -> None
     definition = find(id)
     facts, (observation, action) = known(id), spaces_of(definition)
     assert re.fullmatch(r"[A-Z][^\n]*\.", facts.title)
-    assert facts.about
+    assert facts.start.text
     assert facts.reward.text
     assert facts.end.text.count(".") > 1, "what ends it, and its limit"
     if isinstance(observation, spaces.Discrete):
@@ -161,7 +161,7 @@ def test_the_command_line_prints_all_of_it(
 def test_the_page_has_each_section(id: str) -> None:
     text = made_pages()[f"docs/environments/{id}.md"]
     tables = ["Tables"] * find(id).has_tables
-    sections = ["Observation", "Action", "Reward", "End", "Parameters", *tables, "What PPO learns", "Speed"]
+    sections = ["Observation", "Action", "Start", "Reward", "End", "Parameters", *tables, "What PPO learns", "Speed"]
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == sections
     assert LEVELS[id].said in text
     picture = f"![{id}, played by a trained policy](../images/{id.lower()}.gif)"

@@ -6,10 +6,11 @@ import contextlib
 import os
 import select
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
@@ -86,11 +87,7 @@ class Game:
         keys = env.environment.keys
         if keys is None:
             raise InvalidConfig("env", f"{env.environment.id} has no keys to play with: give its definition `keys`")
-        space = env.single_action_space
-        for key, action in keys.items():
-            if not space.contains(np.asarray(action, space.dtype)) or np.asarray(action, space.dtype) != action:
-                raise InvalidConfig("env", f"the key {key!r} of {env.environment.id} stands for no action: {action!r}")
-        self._env, self._keys = env, keys
+        self._env, self._keys = env, {key: _action_of(key, action, env) for key, action in keys.items()}
         self.restart(seed)
 
     @property
@@ -108,10 +105,7 @@ class Game:
         action = self._keys.get(key or _NO_KEY, self._keys.get(_NO_KEY))
         if action is None or self.is_over:
             return
-        space = self._env.single_action_space
-        _, reward, terminated, truncated, _ = self._env.step(
-            torch.as_tensor(np.asarray([action], space.dtype), device=self._env.device)
-        )
+        _, reward, terminated, truncated, _ = self._env.step(torch.as_tensor(action[None], device=self._env.device))
         self.score += float(reward[0])
         self.steps += 1
         self.is_over = bool(terminated[0] | truncated[0])
@@ -128,6 +122,23 @@ class Game:
         if self.is_over:
             help = "The episode is over: r for another, q to quit"
         return Text.assemble(pixels(frames[0], columns, rows - _LINES_OF_TEXT), (status, "bold"), help)
+
+
+def _action_of(key: str, action: Any, env: VecEnv) -> np.ndarray[Any, Any]:
+    """Return the action of a key; of a Box the nearest that there is, for its range may depend on parameters."""
+    space = env.single_action_space
+    try:
+        found = np.asarray(action, space.dtype)
+        is_exact = bool((found == action).all())
+    except (TypeError, ValueError):
+        found, is_exact = np.empty(0), False
+    if isinstance(space, spaces.Box) and found.shape == space.shape:
+        # Of a decimal fraction, float32 has the nearest.
+        found, is_exact = np.clip(found, space.low, space.high), bool(np.isfinite(found).all())
+    if not is_exact or not space.contains(found):
+        message = f"the key {key!r} of {env.environment.id} stands for no action: expected one of {space}"
+        raise InvalidConfig("env", f"{message}, got {action!r}")
+    return found
 
 
 def pixels(frame: Frame, columns: int, rows: int) -> Text:

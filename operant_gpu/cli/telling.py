@@ -17,7 +17,8 @@ def show_environment(console: Console, facts: Facts) -> None:
     for text in (f"{facts.id}: {facts.title}" if facts.title else facts.id, *facts.about):
         _paragraph(console, text)
         say(console, "")
-    for name, section in {"Observation": facts.observation, "Action": facts.action, "Reward": facts.reward}.items():
+    sections = {"Observation": facts.observation, "Action": facts.action, "Start": facts.start, "Reward": facts.reward}
+    for name, section in sections.items():
         texts = [f"{section.space}." if section.space else "", section.text]
         if any(texts) or section.items:
             _paragraph(console, f"{name}: {' '.join(filter(None, texts))}")

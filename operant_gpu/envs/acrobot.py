@@ -14,6 +14,7 @@ Action: A torque on the joint between the links.
     0: -1 N m
     1: 0 N m
     2: 1 N m
+Start: Angles and angular velocities are drawn from -0.1 to 0.1, each by itself.
 Reward: -1 for each step, 0 for the step that reaches the goal.
 End: -cos(theta1) - cos(theta1 + theta2) > 1. With links of 1 m the tip is then more than 1 m above the upper joint.
 """

@@ -1,16 +1,18 @@
 """CartPole: balance a pole on a cart that is pushed left or right.
 
 The equations are those of Florian, "Correct equations for the dynamics of the cart-pole system" (2007), without
-friction. The task is that of Barto, Sutton and Anderson (1983), as in Gymnasium's CartPole-v1.
+friction. The task is that of Barto, Sutton and Anderson (1983), as in Gymnasium's CartPole-v1. Each action takes one
+explicit Euler step of `tau`.
 
-Observation:
+Observation: As in Gymnasium, the ranges are twice as wide as where an episode ends.
     0: position of the cart (m)
     1: velocity of the cart (m/s)
     2: angle of the pole from upright (rad), positive to the right
     3: angular velocity of the pole (rad/s)
 Action:
-    0: push the cart to the left
-    1: push the cart to the right
+    0: push the cart to the left with `force_mag`
+    1: push the cart to the right with `force_mag`
+Start: Position, velocity, angle and angular velocity are drawn from -0.05 to 0.05, each by itself.
 Reward: 1 for each step, the last one included. With `sutton_barto_reward`: 0, and -1 for the last step.
 End: The cart is more than `x_threshold` from the middle, or the pole more than `theta_threshold_radians` from upright.
 """

@@ -10,6 +10,7 @@ Action: On slippery ice the walker goes that way with probability `success_rate`
     1: down
     2: to the right
     3: up
+Start: A cell with S; if there are several, one of them is drawn.
 Reward: 1 for reaching the goal, 0 for every other step. Parameters can change these.
 End: The walker is at the goal or in a hole.
 """

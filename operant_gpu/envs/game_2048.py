@@ -1,6 +1,6 @@
 """2048: slide the tiles of a 4 by 4 board; two equal tiles that meet become one tile of their sum.
 
-After each move a random free cell gets a 2, or in one of ten cases a 4. A board begins with two such tiles.
+After each move a random free cell gets a 2, or in one of ten cases a 4.
 
 Observation: Each plane has 4 by 4 cells.
     0 to 14: 1 where a tile of 2, 4, 8, ... 32768 lies; plane 0 is for tiles of 2
@@ -9,6 +9,7 @@ Action: A move that changes nothing is illegal, does nothing, and is 0 in the ac
     1: slide all tiles down
     2: slide all tiles to the left
     3: slide all tiles to the right
+Start: The board has two tiles in random cells. Each is a 2, or in one of ten cases a 4.
 Reward: The sum of the new tiles that two others became. Two tiles of 32768 do not become one.
 End: No move is legal.
 """

@@ -1,7 +1,5 @@
 """GridWalk: walk to a goal on a grid.
 
-Each episode draws start and goal, which are two cells of the grid.
-
 Observation: Positions are scaled: -1 is the first column or row, 1 the last one.
     0: column of the walker
     1: row of the walker, from the top
@@ -12,6 +10,7 @@ Action: The walker stays where it is if it would leave the grid.
     1: one cell down
     2: one cell to the left
     3: one cell to the right
+Start: Start and goal are drawn from all cells. They are never the same.
 Reward: 1 for reaching the goal, -0.01 for every other step.
 End: The walker is at the goal.
 """

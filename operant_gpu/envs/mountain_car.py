@@ -10,6 +10,7 @@ Action:
     0: accelerate to the left
     1: do not accelerate
     2: accelerate to the right
+Start: The position is drawn from -0.6 to -0.4, and the car stands still.
 Reward: -1 for each step.
 End: The car is at `goal_position` or beyond it, with a velocity of at least `goal_velocity`.
 """

@@ -7,6 +7,7 @@ Observation:
     1: velocity (per step)
 Action:
     0: force as a multiple of `power`, positive to the right; it is clipped to the range
+Start: The position is drawn from -0.6 to -0.4, and the car stands still.
 Reward: -0.1 times the square of the action, before it is clipped, for each step; 100 more for reaching the goal.
 End: The car is at `goal_position` or beyond it, with a velocity of at least `goal_velocity`.
 """

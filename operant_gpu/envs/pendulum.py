@@ -1,13 +1,15 @@
 """Pendulum: swing a pendulum up, and hold it there, with a motor too weak to lift it at once.
 
-The equations are those of a uniform rod that turns about its end, without friction, as in Gymnasium's Pendulum-v1.
+The equations are those of a uniform rod that turns about its end, without friction, as in Gymnasium's Pendulum-v1. Each
+action takes one semi-implicit Euler step of `dt`.
 
-Observation:
-    0: cosine of the angle from upright, counterclockwise
-    1: sine of the angle from upright, counterclockwise
+Observation: The angle is 0 when the pendulum stands upright. Counterclockwise is positive.
+    0: cosine of the angle
+    1: sine of the angle
     2: angular velocity (rad/s)
 Action:
     0: torque (N m), counterclockwise; it is clipped to the range
+Start: The angle is drawn from -pi to pi, and the angular velocity from -1 to 1 rad/s.
 Reward: -(angle^2 + 0.1 velocity^2 + 0.001 torque^2) of the state before the step, with the angle in [-pi, pi).
 End: Only the time limit ends an episode.
 """
@@ -38,8 +40,8 @@ class Params(NamedTuple):
     m: float = 1.0  # kg, mass of the rod
     l: float = 1.0  # m, length of the rod
     dt: float = 0.05  # s between states
-    max_speed: float = 8.0  # rad/s
-    max_torque: float = 2.0  # N m
+    max_speed: float = 8.0  # rad/s, to which the velocity is clipped
+    max_torque: float = 2.0  # N m, to which the torque is clipped
 
 
 @jit

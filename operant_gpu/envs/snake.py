@@ -1,8 +1,5 @@
 """Snake: eat food and grow, and bite neither the walls nor yourself, on a board of 10 by 10 cells.
 
-The snake begins with a length of 3. All of it is in one random cell, and it unfolds as it moves. Food lies in a random
-free cell.
-
 Observation: Each plane has 10 by 10 cells.
     0: 1 where the head is
     1: steps until the tail leaves a cell, divided by the length of the snake; 1 at the head
@@ -12,6 +9,8 @@ Action:
     1: down
     2: left
     3: right
+Start: The snake has a length of 3, all of it in one random cell, and unfolds as it moves. Food lies in a random free
+    cell.
 Reward: 1 for food, -1 for a bite.
 End: The snake bites a wall or itself, or it fills the board.
 """

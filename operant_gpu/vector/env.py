@@ -685,7 +685,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             clear: Whether to start again from zero.
 
         Returns:
-            "episode_count", and "mean_reward", "mean_length" and each metric of an episode (NaN while there is none).
+            "episode_count"; "mean_reward" and "mean_length", the mean return and the mean length of an episode; and the
+            mean of each metric of an episode. They are NaN while no episode has finished.
 
         Raises:
             OperantError: What `check` raises.

@@ -215,6 +215,16 @@ def test_keys_stand_for_actions(action: float) -> None:
         Game(other(render_mode="rgb_array", device="cpu"), None)
 
 
+def test_keys_of_a_box_follow_its_range() -> None:
+    env = operant_gpu.envs.Pendulum(render_mode="rgb_array", device="cpu", max_torque=0.5, autoreset_mode="DISABLED")
+    game = Game(env, 0)
+    game.press("left")
+    assert game.steps == 1
+    other = dataclasses.replace(operant_gpu.envs.Pendulum, keys={"left": 2.0})
+    with pytest.raises(InvalidConfig, match=r"the key 'left' .*: expected one of Box\(-2.0, 2.0, \(1,\), .*got 2.0$"):
+        Game(other(render_mode="rgb_array", device="cpu"), None)
+
+
 def test_escape_quits_alone_but_not_as_the_beginning_of_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     import pty
 

@@ -234,6 +234,10 @@ def _check_tuple(function: str, values: Any, what: str, size: int, space: Any) -
 def _describe(value: Any) -> str:
     if isinstance(value, tuple):
         return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, np.ndarray) and value.shape == (1, ROWS):
+        return (
+            f"a block of {value.dtype} with an axis too many: of a tuple, such as the action of a Box, take action[0]"
+        )
     if isinstance(value, np.ndarray) and value.ndim == 2:
         hint = ", whose number is cell(x, 0)" if value.shape[1] == 1 else ""
         return f"a block of {value.dtype} with {value.shape[1]} cells{hint}"

@@ -13,6 +13,7 @@ Action: With `minimal_actions=False` there is also 5, which does nothing.
     2: up
     3: right
     4: down
+Start: The player is near the middle of an empty board.
 Reward: 1 for each treasure.
 End: The player meets an enemy.
 """

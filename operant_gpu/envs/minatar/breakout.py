@@ -11,6 +11,7 @@ Action: With `minimal_actions=False` the actions are MinAtar's six: nothing, lef
     0: nothing
     1: left
     2: right
+Start: The ball comes from the left or from the right edge, by chance. All bricks are there.
 Reward: 1 for each brick.
 End: The ball passes the paddle.
 """

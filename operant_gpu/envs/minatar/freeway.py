@@ -11,6 +11,7 @@ Action: With `minimal_actions=False` the actions are MinAtar's six: nothing, lef
     0: nothing
     1: up
     2: down
+Start: The chicken is below the lanes. Each car has a random speed and direction.
 Reward: 1 for each crossing.
 End: 2501 steps have been taken. The episode then counts as terminated, as in MinAtar, and not as truncated.
 """

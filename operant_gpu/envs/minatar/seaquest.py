@@ -21,6 +21,7 @@ Action:
     3: right
     4: down
     5: fire
+Start: The submarine is at the surface with all its air, and the sea is empty.
 Reward: 1 for each enemy that is shot. Up to 10, by the air that is left, for coming up with six divers aboard.
 End: Something hits the submarine, or a step begins without air, or the submarine comes up without a diver.
 """

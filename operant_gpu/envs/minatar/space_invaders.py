@@ -15,6 +15,7 @@ Action: With `minimal_actions=False` the actions are MinAtar's six: nothing, lef
     1: left
     2: right
     3: fire
+Start: The cannon is near the middle of the lowest row. All aliens are there.
 Reward: 1 for each alien.
 End: A bullet or an alien hits the cannon, or the aliens come down once more when one is in the lowest row.
 """
