@@ -45,7 +45,7 @@ TRAINING = f"{front_page.MACHINE}-training"
 WITHOUT_SETTINGS = "GridWalk-v0"
 ON_GAMES_PAGE = (*GAMES, *BY_OTHER_RULES, *BOARDS)
 
-LEVELS = """\
+BEGINNING = """\
 # Results
 
 This page shows what PPO learns with [the presets of the library](settings.md), and how long it takes to reach a goal.
@@ -245,7 +245,7 @@ def about_levels(levels: dict[str, Any], shown: Sequence[Target], episodes: int)
 def sections(report: dict[str, Any], levels: dict[str, Any], runs: dict[str, list[Run]], data: str) -> Iterator[str]:
     """Yield the page's parts."""
     entries, about = report["environments"], about_levels(levels, CLASSIC, EPISODES_PLAYED)
-    yield LEVELS
+    yield BEGINNING
     yield pair(str(SECONDS_IMAGE), "Seconds of training until the goal")
     yield INTRODUCTION.format(data=data, episodes=EPISODES, pendulum=PENDULUM_GOAL, share=GRID_WALK_SHARE, zoo=ZOO)
     yield table(

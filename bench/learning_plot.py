@@ -79,19 +79,20 @@ def draw_seconds(rows: dict[str, dict[str, list[float]]], path: Path) -> None:
             "jax": ("D", ink["second"], "JAX"),
             "sb3": ("s", ink["others"], "Stable-Baselines3"),
         }
-        shown = dict.fromkeys(name for taken in rows.values() for name in taken)
         for name, (marker, colour, label) in contenders.items():
-            if name not in shown:
+            taken = {place: sorted(row[name]) for place, row in enumerate(rows.values()) if row.get(name)}
+            if not taken:
                 continue
-            places = [place for place, taken in enumerate(rows.values()) if taken.get(name)]
-            taken = [sorted(row[name]) for row in rows.values() if row.get(name)]
-            # An arrow to the right where a seed was not solved.
-            for place, seconds in zip(places, taken, strict=True):
+            for place, seconds in taken.items():
                 reached = [one for one in seconds if math.isfinite(one)]
+                if not reached:
+                    continue
                 axes.plot([reached[0], reached[-1]], [place, place], color=colour, linewidth=2)
+                # An arrow to the right where a seed was not solved.
                 if len(reached) < len(seconds):
                     axes.plot(reached[-1] * 1.35, place, ">", color=colour, markersize=7)
-            axes.plot(list(map(statistics.median, taken)), places, marker, color=colour, markersize=11, label=label)
+            medians = list(map(statistics.median, taken.values()))
+            axes.plot(medians, list(taken), marker, color=colour, markersize=11, label=label)
         axes.set_yticks(range(len(rows)), [name.replace(", ", "\n") for name in rows])
         axes.invert_yaxis()
         axes.set_xscale("log")

@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import re
-import runpy
 import shlex
 import shutil
 import subprocess
@@ -20,7 +19,7 @@ from typing import Any
 
 import pytest
 from here import ROOT
-from made_pages import made_pages
+from site_hooks import hook, made_pages
 
 import operant_gpu
 from operant_gpu.cli import _COMMANDS, main
@@ -196,11 +195,11 @@ def test_the_cells_of_the_notebook_run(tmp_path: Path) -> None:
 
 @pytest.mark.quick
 def test_the_page_of_the_notebook_shows_each_cell_and_what_it_printed() -> None:
-    hook = runpy.run_path(str(ROOT / "docs" / "notebook_hook.py"))
-    page = (ROOT / "docs" / hook["PAGE"]).read_text()
-    file = SimpleNamespace(file=SimpleNamespace(src_uri=hook["PAGE"]))
-    text = hook["on_page_markdown"](page, file)
-    assert "](../examples/quickstart.ipynb)" in page
+    notebook = hook("notebook_hook")
+    page = (ROOT / "docs" / notebook.PAGE).read_text()
+    text = notebook.on_page_markdown(page, SimpleNamespace(file=SimpleNamespace(src_uri=notebook.PAGE)))
+    assert notebook.PLACE in page
+    assert notebook.PLACE not in text
     pictures = 0
     for cell in json.loads(NOTEBOOK.read_text())["cells"]:
         assert "".join(cell["source"]).lstrip("#") in text

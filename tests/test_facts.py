@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from gymnasium import spaces
 from here import ROOT
-from made_pages import made_pages
+from site_hooks import made_pages
 
 from operant_gpu.cli import main
 from operant_gpu.cli.common import environment_id

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import datetime
-import importlib.util
 import json
 import re
-from types import ModuleType
 
 import pytest
 from here import ROOT
 
 import operant_gpu
 
+pytestmark = pytest.mark.quick
+
 NOTE = (ROOT / "docs" / "includes" / "gpu_status.md").read_text()
 INCLUDED = '--8<-- "gpu_status.md"'
 
 
-def hooks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.quick
 def test_the_version_is_the_same_everywhere() -> None:
     yaml = pytest.importorskip("yaml")
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
@@ -43,7 +33,6 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert citation["license"] == entry["license"] == "MIT"
 
 
-@pytest.mark.quick
 def test_what_is_said_of_a_gpu_is_what_was_recorded() -> None:
     record = json.loads((ROOT / "bench" / "results" / "gpu-nvidia-h200.json").read_text())
     day = datetime.date.fromisoformat(record["date"])
@@ -54,25 +43,8 @@ def test_what_is_said_of_a_gpu_is_what_was_recorded() -> None:
         assert [fact for fact in facts if fact not in text] == []
 
 
-@pytest.mark.quick
 def test_each_page_that_speaks_of_gpus_says_what_has_run_on_one() -> None:
     pages = [path for path in (ROOT / "docs").rglob("*.md") if path.parent.name != "includes"]
     speak = {path for path in pages if re.search(r"\bGPUs?\b|CUDA graph|H200", path.read_text())}
     assert len(speak) > 10
     assert sorted(str(path.relative_to(ROOT)) for path in speak if INCLUDED not in path.read_text()) == []
-
-
-@pytest.mark.quick
-def test_links_of_a_file_of_the_root_lead_there_from_a_page() -> None:
-    shown = hooks().with_root_files('--8<-- "CONTRIBUTING.md"\n')
-    assert "](architecture.md)" in shown
-    assert "](../bench/README.md#on-a-gpu)" in shown
-    targets = [
-        target
-        for page in ("changelog", "contributing", "citation")
-        for target in re.findall(r"\]\(([^)#]+)", hooks().with_root_files((ROOT / "docs" / f"{page}.md").read_text()))
-    ]
-    assert len(targets) > 5
-    local = [target for target in targets if "://" not in target]
-    assert [target for target in local if not (ROOT / "docs" / target).is_file()] == []
-    assert hooks().with_root_files(f"{INCLUDED}\n") == f"{INCLUDED}\n"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
 import pytest
 from here import ROOT
+from site_hooks import hook
 
 pytest.importorskip("mkdocs")
 
@@ -19,16 +19,11 @@ pytestmark = pytest.mark.quick
 
 
 @pytest.fixture(scope="module")
-def hooks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def hooks() -> SimpleNamespace:
+    return hook("hooks")
 
 
-def test_each_file_that_a_page_links_to_is_on_the_site(hooks: ModuleType) -> None:
+def test_each_file_that_a_page_links_to_is_on_the_site(hooks: SimpleNamespace) -> None:
     config = load_config(str(ROOT / "mkdocs.yml"))
     # With what other hooks add.
     files = config.plugins.run_event("files", get_files(config), config=config)
@@ -53,7 +48,7 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_a_linked_page_links_to_is_there_too(hooks: ModuleType, repository: Path) -> None:
+def test_what_a_linked_page_links_to_is_there_too(hooks: SimpleNamespace, repository: Path) -> None:
     found = hooks.gather({"docs/b/c.md": "[how](../../bench/README.md#bench)"}, repository)
     assert found.keys() == {"bench/README.md", "bench/run.py", "bench/results/a.json"}
     assert found["bench/results/a.json"] is None
@@ -65,12 +60,12 @@ def test_what_a_linked_page_links_to_is_there_too(hooks: ModuleType, repository:
 
 
 @pytest.mark.parametrize("target", ["../bench/absent.py", "../bunch", "../../elsewhere.md"])
-def test_a_link_to_nothing_stops_the_build(hooks: ModuleType, repository: Path, target: str) -> None:
+def test_a_link_to_nothing_stops_the_build(hooks: SimpleNamespace, repository: Path, target: str) -> None:
     with pytest.raises(PluginError, match=r"docs/a.md links to '.*', which is not in"):
         hooks.gather({"docs/a.md": f"[words]({target})"}, repository)
 
 
-def test_code_and_links_within_docs_stay_as_they_are(hooks: ModuleType) -> None:
+def test_code_and_links_within_docs_stay_as_they_are(hooks: SimpleNamespace) -> None:
     text = """[a](b.md#c) `x` [`d`](../bench/run.py) `y[0](../a)` <https://a.org> [e](https://a.org/../f) [g](#h)
 
 ```python
@@ -81,7 +76,7 @@ f[0](x//2, "../bench/none.py")
     assert list(hooks.linked(text, "docs/page.md")) == ["bench/run.py"]
 
 
-def test_a_file_of_the_root_can_be_part_of_a_page(hooks: ModuleType, repository: Path) -> None:
+def test_a_file_of_the_root_can_be_part_of_a_page(hooks: SimpleNamespace, repository: Path) -> None:
     (repository / "CHANGES.md").write_text("[run](bench/run.py), [page](docs/a.md#here), [site](https://a.org/b)\n")
     text = '# Changes\n\n--8<-- "CHANGES.md"\n--8<-- "shared.md"\n'
     whole = hooks.with_root_files(text, "docs/b/c.md", repository)
@@ -90,7 +85,7 @@ def test_a_file_of_the_root_can_be_part_of_a_page(hooks: ModuleType, repository:
 
 
 def test_pictures_in_html_of_an_included_file_lead_to_the_site_and_follow_its_light(
-    hooks: ModuleType, repository: Path
+    hooks: SimpleNamespace, repository: Path
 ) -> None:
     (repository / "READ.md").write_text(
         '<img src="docs/a.gif" alt="A">\n<picture>\n<source media="(prefers-color-scheme: dark)" srcset="docs/d.svg">\n'
@@ -102,7 +97,7 @@ def test_pictures_in_html_of_an_included_file_lead_to_the_site_and_follow_its_li
     )
 
 
-def test_a_linked_folder_is_a_list_of_its_files(hooks: ModuleType, repository: Path) -> None:
+def test_a_linked_folder_is_a_list_of_its_files(hooks: SimpleNamespace, repository: Path) -> None:
     found = hooks.gather({"docs/a.md": "[how](../bench/results/)"}, repository)
     assert found.keys() == {"bench/results", "bench/results/a.json"}
     assert "- [`a.json`](../../raw/bench/results/a.json)" in found["bench/results"]

@@ -24,7 +24,6 @@ from operant_gpu.models import PPO
 from operant_gpu.models.config import Size
 from operant_gpu.models.presets import LARGE_PRESETS
 from operant_gpu.monitor.display import is_lively
-from operant_gpu.monitor.table import PlainTable
 from operant_gpu.processes import ALONE, started_rank
 from operant_gpu.registry import find, register
 
@@ -59,11 +58,6 @@ def busy(console: Console, text: str) -> contextlib.AbstractContextManager[objec
 def complain(error: Exception) -> None:
     """Print an error as one line on the standard error, with the process that it is of where there are several."""
     say(Console(stderr=True), f"operant-gpu{f' (rank {rank})' if (rank := started_rank()) else ''}: {one_line(error)}")
-
-
-def plain_table(*headings: str, title: str | None = None, least: Sequence[str] = ()) -> PlainTable:
-    """Return a table of which nothing is cut; arguments are `PlainTable`'s."""
-    return PlainTable(*headings, title=title, least=least)
 
 
 class Terminated(SystemExit):

@@ -10,10 +10,11 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from operant_gpu.cli.common import plain_table, say, say_json
+from operant_gpu.cli.common import say, say_json
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.monitor.comparing import Comparison, Estimate, compare
 from operant_gpu.monitor.curve import png
+from operant_gpu.monitor.table import PlainTable
 
 
 @dataclass
@@ -55,20 +56,21 @@ class Compare:
 
 def _show(found: Comparison, console: Console) -> None:
     for env, measures in found.measures.items():
-        counts = f"{len(measures[0].runs)} runs against {len(measures[0].against)}"
-        table = plain_table("interquartile mean", "RUNS", "against", "RUNS better", title=f"{env}: {counts}")
-        for one in measures:
-            table.add_row(one.label, *map(said, one.middle()), share(one.chance()))
-        console.print(table)
+        title = f"{env}: {len(measures[0].runs)} runs against {len(measures[0].against)}"
+        _table(console, title, {one.label: (*one.middle(), one.chance()) for one in measures})
     if overall := found.overall():
-        *middle, chance = overall
         title = f"all {len(found.measures)} environments, returns scaled from 0 (least of both) to 1 (greatest)"
-        table = plain_table("interquartile mean", "RUNS", "against", "RUNS better", title=title)
-        table.add_row("return", *map(said, middle), share(chance))
-        console.print(table)
+        _table(console, title, {"return": overall})
     for name, (ours, theirs) in found.differences.items():
         say(console, f"{name}: {ours} against {theirs}")
     say(console, *(f"Note: {note}" for note in found.notes))
+
+
+def _table(console: Console, title: str, rows: dict[str, tuple[Estimate, Estimate, Estimate]]) -> None:
+    table = PlainTable("interquartile mean", "RUNS", "against", "RUNS better", title=title)
+    for label, (runs, against, chance) in rows.items():
+        table.add_row(label, said(runs), said(against), share(chance))
+    console.print(table)
 
 
 def said(estimate: Estimate) -> str:

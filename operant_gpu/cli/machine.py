@@ -17,7 +17,6 @@ from operant_gpu.cli.common import (
     OfAnEnvironment,
     busy,
     environment_id,
-    plain_table,
     say,
     say_json,
     use_one_thread,
@@ -28,6 +27,7 @@ from operant_gpu.errors import InvalidConfig
 from operant_gpu.facts import described, facts_of, spaces_of
 from operant_gpu.models.presets import LEVELS
 from operant_gpu.monitor.dashboard import short
+from operant_gpu.monitor.table import PlainTable
 from operant_gpu.processes import present
 from operant_gpu.registry import find, list_envs
 from operant_gpu.verification import verify
@@ -47,7 +47,7 @@ class Envs:
         if self.env is not None:
             show_environment(console, facts_of(find(environment_id(self.env))))
             return 0
-        table = plain_table(
+        table = PlainTable(
             *("environment", "actions", "observations", "limit", "solved at", "written in"),
             least=("written in", "observations", "actions", "limit"),
         )
@@ -65,7 +65,7 @@ class Envs:
             )
         console.print(table)
         title = "what the usual presets of PPO learn (± half of the 95 % interval), and seconds on one core of a CPU"
-        learned = plain_table(
+        learned = PlainTable(
             *("preset", "mean return", "steps", "seconds", "seeds"), title=title, least=("seeds", "seconds", "steps")
         )
         for id, level in LEVELS.items():
@@ -94,7 +94,7 @@ class Bench(OfAnEnvironment):
             env, speeds = measure(environment_id(self.env), self.num_envs, self.device, self.seconds, self.params)
         several = "" if (size := present().size) == 1 else f" in each of {size} processes, whose speeds are summed up"
         spread = "slowest - fastest of five"
-        table = plain_table("", "steps/s", spread, title=f"{env}{several}", least=(spread,))
+        table = PlainTable("", "steps/s", spread, title=f"{env}{several}", least=(spread,))
         peer = next((speed.sps for speed in speeds if speed.name.startswith("Gymnasium")), None)
         if peer is not None:
             table.add_column("times Gymnasium")
@@ -133,7 +133,7 @@ class Doctor:
         if self.json:
             say_json(console, [finding._asdict() for finding in findings])
         else:
-            table = plain_table("", "", "found", "what to do")
+            table = PlainTable("", "", "found", "what to do")
             for finding in findings:
                 table.add_row(finding.name, _MARKS[finding.state], escape(finding.text), escape(finding.advice))
             console.print(table)

@@ -10,13 +10,14 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from operant_gpu.cli.common import OfAnEnvironment, busy, load, plain_table, say, say_json
+from operant_gpu.cli.common import OfAnEnvironment, busy, load, say, say_json
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.files import as_path
 from operant_gpu.models import Evaluation, evaluate, export, record
 from operant_gpu.models.evaluation import STEP_LIMIT
 from operant_gpu.models.statistics import bootstrap, interquartile_mean
 from operant_gpu.monitor.reader import FILE, runs_in
+from operant_gpu.monitor.table import PlainTable
 from operant_gpu.parameters import described
 from operant_gpu.processes import present
 
@@ -130,7 +131,7 @@ def _show_one(played: _Played, other: str, console: Console) -> None:
     episodes = len(kinds["deterministic"].returns)
     title = f"{played.env}{other} after {played.timesteps:,} steps: {episodes:,} episodes each"
     headings = ("actions", "mean return", "deviation", "interquartile mean", "95 % interval", "mean length")
-    table = plain_table(*headings, title=title)
+    table = PlainTable(*headings, title=title)
     for name, evaluation in kinds.items():
         low, high = evaluation.interval()
         numbers = (evaluation.mean, evaluation.std, evaluation.iqm)
@@ -138,7 +139,7 @@ def _show_one(played: _Played, other: str, console: Console) -> None:
         table.add_row(name, *(f"{number:.4g}" for number in numbers), interval, length)
     console.print(table)
     if own := list(kinds["stochastic"].metrics):
-        table = plain_table("metric", *kinds)
+        table = PlainTable("metric", *kinds)
         for metric in own:
             table.add_row(metric, *(f"{kind.metrics[metric].mean():.4g}" for kind in kinds.values()))
         console.print(table)
@@ -148,7 +149,7 @@ def _show_several(played: list[_Played], other: str, console: Console) -> None:
     kinds = list(played[0].kinds)
     episodes = len(played[0].kinds[kinds[0]].returns)
     title = f"{played[0].env}{other}: mean returns of {episodes:,} episodes each"
-    table = plain_table("run", "steps", *kinds, title=title)
+    table = PlainTable("run", "steps", *kinds, title=title)
     for one in played:
         table.add_row(str(one.path), f"{one.timesteps:,}", *(f"{one.kinds[kind].mean:.4g}" for kind in kinds))
     console.print(table)

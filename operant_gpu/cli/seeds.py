@@ -14,19 +14,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 
-from operant_gpu.cli.common import USER_ERROR, Terminated, plain_table, say
+from operant_gpu.cli.common import USER_ERROR, Terminated, say
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.files import write_whole
 from operant_gpu.monitor.dashboard import over_runs
 from operant_gpu.monitor.display import is_lively
 from operant_gpu.monitor.reader import FILE, RunReader
+from operant_gpu.monitor.table import PlainTable
 from operant_gpu.monitor.watch import Watcher, picture
 
 _PAUSE = 0.1
+# In a second.
+_PICTURES = 2
 _FORMAT = 1
 # In the directory of several seeds: what they are, for those that go on with them.
 PLAN = "seeds.json"
@@ -169,12 +173,18 @@ def train_all(trainings: Sequence[Training], at_once: int, console: Console) -> 
         return running > 0
 
     status = 0
-    screen = Live(console=console, screen=True, auto_refresh=False) if is_lively(console) else None
+    screen: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    if is_lively(console):
+        # Not at each look: a picture takes some of the time of a core, which the trainings need.
+        screen = Live(
+            get_renderable=lambda: picture(watcher.refresh(), console.width),
+            console=console,
+            screen=True,
+            refresh_per_second=_PICTURES,
+        )
     try:
-        with screen or contextlib.nullcontext():
+        with screen:
             while go_on():
-                if screen is not None:
-                    screen.update(picture(watcher.refresh(), console.width), refresh=True)
                 time.sleep(_PAUSE)
     except (KeyboardInterrupt, Terminated) as end:
         number = signal.SIGINT if isinstance(end, KeyboardInterrupt) else signal.SIGTERM
@@ -210,7 +220,7 @@ def _stop(trainings: Sequence[Training], number: int) -> None:
 def _report(trainings: Sequence[Training], console: Console) -> None:
     """Print how each of the trainings has ended, what they came to together, and what to do next."""
     folder = trainings[0].folder.parent
-    table = plain_table("run", "state", "mean return", "steps", "seconds")
+    table = PlainTable("run", "state", "mean return", "steps", "seconds")
     views = []
     for one in trainings:
         if not (one.folder / FILE).exists():

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.text import Text
 
-from operant_gpu.cli.common import plain_table, say
+from operant_gpu.cli.common import say
 from operant_gpu.facts import Facts
 from operant_gpu.models.presets import LEVELS, PRESETS
+from operant_gpu.monitor.table import PlainTable
 
 
 def show_environment(console: Console, facts: Facts) -> None:
@@ -58,7 +59,7 @@ def _paragraph(console: Console, text: str) -> None:
 
 
 def _show(console: Console, title: str | None, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = plain_table(*headings, title=title)
+    table = PlainTable(*headings, title=title)
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table)

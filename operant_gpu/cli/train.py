@@ -101,7 +101,7 @@ class Train(OfAnEnvironment, AsGiven):
 
     def run(self, console: Console) -> int:
         """Train, report and save, also what was learned until an interruption; return the exit status."""
-        if self.seeds is not None or (self.resume is not None and (as_path("resume", self.resume) / PLAN).exists()):
+        if self.seeds is not None or (self.resume is not None and _are_several(self.resume)):
             return self._several(console)
         config = PPOConfig(**{setting.name: getattr(self.ppo, setting.name) for setting in fields(PPOConfig)})
         if config.checkpoint_dir is not None:
@@ -279,6 +279,11 @@ def _description_of(folder: Path) -> dict[str, Any]:
     return present().first(lambda: read_description(folder))
 
 
+def _are_several(folder: str | Path) -> bool:
+    """Tell whether a directory is one of several seeds."""
+    return (as_path("resume", folder) / PLAN).exists()
+
+
 def _settings_of(folder: Path) -> PPOConfig:
     """Return the settings of a run: those of its newest checkpoint, which knows what it was trained with."""
     _description_of(folder)
@@ -336,11 +341,10 @@ def recommended(arguments: Sequence[str]) -> PPOConfig:
     _check_names(arguments)
     _check_order(arguments)
     known = _reader().parse_known_args(arguments)[0]
-    if known.resume is not None and (as_path("resume", known.resume) / PLAN).exists():
-        # Each of several runs has its own.
-        return PPOConfig()
     if known.resume is not None:
-        return _with_file(_settings_of(as_path("resume", known.resume)), known.config)
+        # Each of several runs has its own.
+        several = _are_several(known.resume)
+        return PPOConfig() if several else _with_file(_settings_of(as_path("resume", known.resume)), known.config)
     # Of one that comes later, `main` complains.
     env = "".join(arguments[1:2])
     if env not in PRESETS:
@@ -358,6 +362,8 @@ def told_of_defaults(arguments: Sequence[str]) -> str:
     """Return what the defaults in the help are, for the arguments that `recommended` takes."""
     known, env = _reader().parse_known_args(arguments)[0], "".join(arguments[1:2])
     over = "" if known.config is None else f", and {known.config} over them"
+    if known.resume is not None and _are_several(known.resume):
+        return f"The runs in {known.resume} go on with their own settings."
     if known.resume is not None:
         return f"The defaults of the settings are those of the run {known.resume}{over}."
     if env not in PRESETS:

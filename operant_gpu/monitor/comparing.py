@@ -206,11 +206,10 @@ def _trainings(param: str, folders: Sequence[str | os.PathLike[str]]) -> list[_T
 
 def _training(folder: Path) -> _Training:
     reader = RunReader(folder)
-    view = reader.refresh()
-    readings = list(_last_ones(RunReader(folder).readings()))
-    if not any(math.isfinite(one["episodic_return"]) for one in readings):
+    readings = [one for one in _last_ones(reader.readings()) if math.isfinite(one["episodic_return"])]
+    if not readings:
         raise InvalidConfig("run", f"{str(folder)!r} has finished no episode yet: leave it out, or wait")
-    readings = [one for one in readings if math.isfinite(one["episodic_return"])]
+    view = reader.refresh()
     description, config = read_description(folder), PPOConfig.from_toml(folder / "config.toml")
     session = description["sessions"][-1]
     settings = {one.name: str(getattr(config, one.name)) for one in dataclasses.fields(config)}

@@ -220,7 +220,7 @@ def test_our_own_presets_run_as_they_are_meant_to_without_a_word(capsys: pytest.
     assert "engine: 'fused' cannot be had here: cnn_channels: " in capsys.readouterr().err
 
 
-COMMANDS = ("train", "monitor", "eval", "record", "export", "play", "envs", "bench", "compile", "doctor", "replay")
+COMMANDS = tuple(cli._COMMANDS)
 
 
 def test_help_names_the_commands_and_their_options(capsys: pytest.CaptureFixture[str]) -> None:
