@@ -125,6 +125,9 @@ def shorter(arguments: list[str]) -> list[str]:
     Whether it learns is for tests/models/test_learning.py, and the video at its end for tests/cli.
     """
     steps = "20000" if "--resume" in arguments else "10000"
+    if "--seeds" in arguments:
+        # Each is a process of its own.
+        arguments[arguments.index("--seeds") + 1] = "2"
     return ["--no-video"] + ([] if "--total-timesteps" in arguments else ["--total-timesteps", steps])
 
 

@@ -21,8 +21,8 @@ from operant_gpu.monitor.table import PlainTable
 class Compare:
     """Compare runs with others of the same environments: interquartile means over seeds, with 95 % intervals.
 
-    The last column says how often a run is better than one of the others, of all pairs; if its interval lies above
-    50 %, RUNS are better. Intervals are by the stratified bootstrap (Agarwal et al., 2021).
+    The last column says in how many of all pairs a run is better than one of the others. RUNS are better if its whole
+    interval lies above 50 %. Intervals are those of the stratified bootstrap (Agarwal et al., 2021).
     """
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUNS")]

@@ -114,11 +114,11 @@ class Game:
         """Return the picture, as large as fits, and the score below."""
         frames = self._env.render()
         assert frames is not None
-        shown = " ".join(key for key in self._keys if key != _NO_KEY)
+        shown = ", ".join(key for key in self._keys if key != _NO_KEY)
         status = f"{self._env.environment.id}  score {self.score:g}  step {self.steps}\n"
-        help = f"keys: {shown}, r restart, q quit"
+        help = f"Keys: {shown}; r restarts, q quits"
         if not self.steps:
-            help = f"Press a key to begin: {shown}, q quit"
+            help = f"Press a key to begin. Keys: {shown}; q quits"
         if self.is_over:
             help = "The episode is over: r for another, q to quit"
         return Text.assemble(pixels(frames[0], columns, rows - _LINES_OF_TEXT), (status, "bold"), help)

@@ -64,7 +64,7 @@ class Envs:
                 "CUDA C++" if type(definition).__name__ == "CudaEnvironment" else "Triton",
             )
         console.print(table)
-        title = "what the usual presets of PPO learn (± half of the 95 % interval), and seconds on one core of a CPU"
+        title = "what the usual presets of PPO learn (± half of the 95 % interval, seconds of one core)"
         learned = PlainTable(
             *("preset", "mean return", "steps", "seconds", "seeds"), title=title, least=("seeds", "seconds", "steps")
         )

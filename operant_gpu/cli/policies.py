@@ -29,8 +29,8 @@ class Eval(OfAnEnvironment):
     """Let policies play whole episodes, with their likeliest actions and with drawn ones, and print how good they are.
 
     The interval is a 95 % bootstrap interval of the interquartile mean: over the episodes of one policy, or over
-    several runs, such as those of several seeds. The environment has the parameters of the training, ranges too.
-    `--env.NAME VALUE` replaces one of them.
+    several runs, such as those of several seeds. The environment has the parameters of the training, ranges too; an
+    option `--env.NAME VALUE` replaces one of them.
     """
 
     checkpoints: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="CHECKPOINT")]

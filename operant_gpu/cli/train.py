@@ -55,7 +55,7 @@ from operant_gpu.monitor.reader import read_description
 from operant_gpu.monitor.run import FAULTS, Run, free_folder
 from operant_gpu.monitor.writers import TensorBoard, WeightsAndBiases, Writer
 from operant_gpu.processes import present
-from operant_gpu.registry import list_envs, make
+from operant_gpu.registry import find, list_envs, make
 
 # What a run keeps, whatever it goes on with.
 _FIXED = ("num_envs", "seed")
@@ -79,8 +79,7 @@ class Train(OfAnEnvironment, AsGiven):
     resume: Path | None = None
     """Directory of a run, or of several seeds, to go on with, with their settings."""
     seeds: int | None = None
-    """Train so many seeds, from --seed on, each in a process of its own. On a CPU as many train at once as there are
-    cores, on a GPU one. --run is then the directory of all of them."""
+    """Number of seeds to train, from --seed on, each in a process of its own. --run is then the directory of all."""
     run_dir: Annotated[Path | None, tyro.conf.arg(name="run", aliases=("--run-dir",))] = None
     """Directory of the run; the next free one, such as runs/CartPole-v1-1, if not given. torchrun needs --run-dir."""
     size: AnySize = "auto"
@@ -301,6 +300,8 @@ def _check_names(arguments: Sequence[str]) -> None:
         name = word.removeprefix("no_")
         if name in GONE:
             raise InvalidConfig(option, unknown_setting(name))
+        if name in _params_of("".join(arguments[1:2])):
+            raise InvalidConfig(option, f"it is a parameter of the environment: write --env.{name}")
         here = name if name in known else called_here(name, known)
         if here == "env":
             raise InvalidConfig(option, "train has no such option: write `operant-gpu train ENV [options]`")
@@ -308,6 +309,11 @@ def _check_names(arguments: Sequence[str]) -> None:
             negation = "no-" if word != name and isinstance(known[here], bool) else ""
             meant = f"--{negation}{here.replace('_', '-')}{difference(name)}"
             raise InvalidConfig(option, f"train has no such option; did you mean {meant}?")
+
+
+def _params_of(env: str) -> tuple[str, ...]:
+    """Return the parameters of an environment of the library; none of another."""
+    return find(env).params._fields if env in list_envs() else ()
 
 
 def _check_order(arguments: Sequence[str]) -> None:

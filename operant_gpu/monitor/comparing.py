@@ -166,12 +166,21 @@ def compare(
         curves[env] = [one.line for one in ours], [one.line for one in theirs]
     # Two sides of one name would be one in a legend.
     names = (str(runs[0]), str(against[0])) if len(runs) == len(against) == 1 else ("runs", "against")
-    return Comparison(names, measures, steps, _differences(*sides), list(_notes(*sides)), curves)
+    notes = list(_notes(*sides))
+    if goalless := [env for env, found in measures.items() if len(found) == 1]:
+        notes.append(
+            f"the runs of {', '.join(goalless)} have no goal in common: --goal counts steps and seconds to one"
+        )
+    return Comparison(names, measures, steps, _differences(*sides), notes, curves)
 
 
 @dataclass(frozen=True)
 class _Training:
-    """A run as it is compared, with a number for each reading."""
+    """A run as it is compared, with a number for each reading that counts.
+
+    Those count before which as many episodes have ended as there are environments, and at least 100: of episodes that
+    begin together the first to end are the shortest. A run without one `is_early`, and has all of its readings.
+    """
 
     folder: Path
     env: str
@@ -179,11 +188,10 @@ class _Training:
     state: str
     settings: dict[str, str]
     machine: str
-    least_episodes: int
+    is_early: bool
     steps: Numbers
     returns: Numbers
     seconds: Numbers
-    episodes: Numbers
 
     @property
     def line(self) -> Line:
@@ -191,8 +199,8 @@ class _Training:
 
     def until(self, goal: float) -> tuple[float, float]:
         """Return the steps and the seconds after which the mean return reached a goal; infinite if it did not."""
-        reached = (self.returns >= goal) & (self.episodes >= self.least_episodes)
-        if not reached.any():
+        reached = self.returns >= goal
+        if self.is_early or not reached.any():
             return math.inf, math.inf
         first = int(reached.argmax())
         return float(self.steps[first]), float(self.seconds[first])
@@ -214,8 +222,10 @@ def _training(folder: Path) -> _Training:
     session = description["sessions"][-1]
     settings = {one.name: str(getattr(config, one.name)) for one in dataclasses.fields(config)}
     params = {f"env.{name}": str(value) for name, value in description.get("params", {}).items()}
-    columns = ("timesteps", "episodic_return", "seconds", "episodes")
-    numbers = [np.array([one.get(name, math.nan) for one in readings]) for name in columns]
+    least = max(LEAST_EPISODES, config.num_envs * int(session.get("processes", 1)))
+    counted = [one for one in readings if one["episodes"] >= least]
+    columns = ("timesteps", "episodic_return", "seconds")
+    numbers = [np.array([one.get(name, math.nan) for one in counted or readings]) for name in columns]
     return _Training(
         folder,
         view.title,
@@ -223,7 +233,7 @@ def _training(folder: Path) -> _Training:
         view.state,
         {name: text for name, text in {**settings, **params}.items() if name not in _IGNORED},
         str(session.get("machine")),
-        max(LEAST_EPISODES, config.num_envs * int(session.get("processes", 1))),
+        not counted,
         *numbers,
     )
 
@@ -278,6 +288,11 @@ def _notes(ours: list[_Training], theirs: list[_Training]) -> Iterator[str]:
     counts = [min(sum(one.env == env for one in side) for env in {one.env for one in side}) for side in (ours, theirs)]
     if min(counts) < _FEW:
         yield f"{min(counts)} runs of an environment are few: intervals of fewer than {_FEW} runs are too narrow"
+    if early := sum(one.is_early for one in (*ours, *theirs)):
+        yield (
+            f"{early} of the runs have ended fewer episodes than they have environments, or than {LEAST_EPISODES}: "
+            "their returns count short episodes too often"
+        )
     if running := [one for one in (*ours, *theirs) if one.state == "running"]:
         yield f"{len(running)} of the runs still go on"
     if any(one.state == "solved" for one in (*ours, *theirs)):

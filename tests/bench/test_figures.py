@@ -44,6 +44,17 @@ def beside_gymnasium() -> tuple[str, ...]:
     return f"{times['step, numba']:.1f}", *several
 
 
+def with_a_policy() -> tuple[str, ...]:
+    return (f"{rates(read(MACHINE)['sizes']['4096'])['rollout network stored, numba']:.2f}",)
+
+
+def newest_seconds() -> tuple[str, ...]:
+    """Return the median seconds until CartPole is solved, of ours and of Stable-Baselines3."""
+    runs = read(f"learning-{MACHINE}")["environments"]["CartPole-v1"]["runs"]
+    each = ([run["seconds"] for run in runs if run["contender"] == name] for name in ("operant_gpu", "sb3"))
+    return tuple(f"{statistics.median(one):.1f}" for one in each)
+
+
 def on_gpu() -> dict[str, Any]:
     return {row["what"]: row["data"] for rows in read("gpu-nvidia-h200")["stages"].values() for row in rows}
 
@@ -99,6 +110,8 @@ SAID = [
         r"At 4,096 that is ([\d.]+) times Gymnasium's .* step, (\d+) times .* and (\d+) times",
         beside_gymnasium(),
     ),
+    (r"stores what PPO needs does ([\d.]+) million steps", with_a_policy()),
+    (r"newer presets \(([\d.]+) s and ([\d.]+) s for CartPole\)", newest_seconds()),
     (r"trained on ([\d,.]+) million steps (?:a|per) second", trained_on_gpu()),
     (r"[Aa]ll (\d+) tests|\| (\d+) tests, `doctor", passed_on_gpu()),
     (r"([\d,]+) M steps/s\]\(\S*performance.md#on-a-gpu\)", breakout_on_gpu()),

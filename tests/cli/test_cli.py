@@ -142,6 +142,10 @@ def test_a_run_ends_with_a_video_of_an_episode() -> None:
         (["bench", "CartPol-v1"], "did you mean 'CartPole-v1'"),
         (["bench", "--seconds", "0"], "seconds: expected a number above 0, at most 3600, got 0"),
         (["play", "CartPol-v1"], "did you mean 'CartPole-v1'"),
+        (
+            ["train", "CartPole-v1", "--gravity", "3"],
+            "--gravity: it is a parameter of the environment: write --env.grav",
+        ),
         (["fly"], "Unrecognized options"),
         (["train", "CartPole-v1", "--config", "missing.toml"], "config: cannot read settings from 'missing.toml'"),
         (["train", "CartPole-v1", "--gru-size", "8", "--n-steps", "1"], "n_steps: a GRU learns nothing"),

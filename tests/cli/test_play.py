@@ -72,7 +72,7 @@ def test_an_episode_begins_at_the_first_key() -> None:
     game = game_of("MinAtar-Breakout-v1")
     for _ in range(2):
         assert game.waits
-        assert "Press a key to begin: left right, q quit" in game.screen(80, 24).plain
+        assert "Press a key to begin. Keys: left, right; q quits" in game.screen(80, 24).plain
         game.press("left")
         assert not game.waits
         assert "keys: left right, r restart, q quit" in game.screen(80, 24).plain

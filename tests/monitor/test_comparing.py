@@ -98,6 +98,11 @@ def test_the_goal_counts_after_as_many_episodes_as_there_are_environments(tmp_pa
     run = make_run(tmp_path / "run", [(50, 90.0), (150, 90.0)])
     steps = compare([run], [several(tmp_path / "others", [1.0])], goal=50.0).measures["CartPole-v1"][1]
     assert list(steps.runs) == [150.0]
+    # What has ended fewer is compared all the same, and never has reached a goal.
+    early = compare([make_run(tmp_path / "early", [(50, 90.0)])], [tmp_path / "run"], goal=50.0)
+    assert list(early.measures["CartPole-v1"][0].runs) == [90.0]
+    assert list(early.measures["CartPole-v1"][1].runs) == [math.inf]
+    assert any(note.startswith("1 of the runs have ended fewer episodes") for note in early.notes)
 
 
 def test_machines_and_parameters_that_differ_are_said(tmp_path: Path) -> None:
@@ -105,7 +110,7 @@ def test_machines_and_parameters_that_differ_are_said(tmp_path: Path) -> None:
     theirs = several(tmp_path / "theirs", [1.0] * 5, params={"gravity": 9.8}, machine="a GPU")
     found = compare([ours], [theirs])
     assert found.differences == {"env.gravity": ("5..15", "9.8"), "machine": ("a CPU", "a GPU")}
-    assert [note[:14] for note in found.notes] == ["5 of the runs ", "the runs are f"]
+    assert [note[:14] for note in found.notes] == ["5 of the runs ", "the runs are f", "the runs of Ca"]
 
 
 def test_pictures_have_a_panel_for_each_environment(tmp_path: Path) -> None:
