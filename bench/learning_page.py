@@ -64,7 +64,8 @@ steps at which others have published something ([raw data](../bench/results/leve
 - "Policy" is the mean return of {episodes:,} episodes that the trained policy plays in other environments, with its
   likeliest actions.
 - "In training" is the mean of the last 100 episodes of the training, with actions sampled.
-- Both are means over the seeds, with half of their 95 % interval and, small, the [least, most] seed.
+- Both are means over the seeds, ± half of the 95 % interval of this mean by Student's distribution. The [least, most]
+  seed is small.
 - The presets were chosen with up to forty seeds, which include those of the table. So the means are slightly too good.
 - Seconds are medians of the processor time of a training with one thread ({machines}).
 
@@ -105,8 +106,8 @@ PPO of this library ran beside PPO of Stable-Baselines3 (SB3) on one machine, on
 - The goals are those of the environments' authors. Pendulum and GridWalk have none. They take {pendulum:g} and
   {share:.0%} of the mean return of the shortest walks.
 - Seconds are those of training until then, without imports and construction.
-- Figures are medians over all seeds. The least and the most are small, in brackets. A seed that was not solved counts
-  as slower than any that was.
+- Figures are medians over the seeds. "10 + 3" are ten of ours and three of SB3. The least and the most are small, in
+  brackets. A seed that was not solved counts as slower than any that was.
 - Ours are the presets of the library. SB3 has [the settings of rl-baselines3-zoo]({zoo}).
 - SB3 steps Gymnasium's environments one by one, as the zoo does (`DummyVecEnv`). So seconds compare environments and
   learners together, and steps compare how much experience each needs.
@@ -249,11 +250,11 @@ def sections(report: dict[str, Any], levels: dict[str, Any], runs: dict[str, lis
     yield pair(str(SECONDS_IMAGE), "Seconds of training until the goal")
     yield INTRODUCTION.format(data=data, episodes=EPISODES, pendulum=PENDULUM_GOAL, share=GRID_WALK_SHARE, zoo=ZOO)
     yield table(
-        ["seconds to the goal", "goal", "ours", "SB3", "SB3 / ours"],
+        ["seconds to the goal", "goal", "seeds", "ours", "SB3", "SB3 / ours"],
         [seconds_row(env, entries[env], runs[env]) for env in entries],
     )
     yield NO_RATIO
-    yield "Steps until the goal say how much experience each needs:"
+    yield ('Steps until the goal say how much experience each needs. "-" stands where the ranges of the seeds overlap:')
     yield table(["steps to the goal", "ours", "SB3", "needs fewer"], [steps_row(env, runs[env]) for env in entries])
     yield fewer(runs)
     yield unsolved(entries, runs)
@@ -324,20 +325,23 @@ def seconds_row(env: str, entry: dict[str, Any], runs: Sequence[Run]) -> list[st
     """Return how long both take to the goal."""
     ours, sb3 = (sample(runs, name) for name in NAMES)
     times = ratio(ours, sb3, entry["cap"]) if env != WITHOUT_SETTINGS else "-"
-    return [f"`{env}`", f"{entry['goal']:.4g}", ours.seconds(), sb3.seconds(), times]
+    seeds = f"{len(ours.runs)} + {len(sb3.runs)}"
+    return [f"`{env}`", f"{entry['goal']:.4g}", seeds, ours.seconds(), sb3.seconds(), times]
 
 
 def steps_row(env: str, runs: Sequence[Run]) -> list[str]:
-    """Return how many steps both take to the goal, and which takes fewer."""
-    ours, sb3 = (sample(runs, name).median("timesteps") for name in NAMES)
+    """Return how many steps both take to the goal, and which takes fewer, if all seeds of one are below the other's."""
+    samples = [sample(runs, name) for name in NAMES]
+    ours, sb3 = (one.median("timesteps") for one in samples)
     less, more = sorted((ours, sb3))
-    known = math.isfinite(less) and not math.isnan(more)
+    lower, upper = sorted((one.to_goal("timesteps") for one in samples), key=statistics.median)
+    is_apart = lower[-1] < upper[0]
     said = f"{'ours' if ours < sb3 else 'SB3'}{f', by {1 - less / more:.0%}' if math.isfinite(more) else ''}"
     return [
         f"`{env}`",
         number(ours, thousands=True),
         number(sb3, thousands=True),
-        said if known and less < more else "-",
+        said if is_apart else "-",
     ]
 
 
@@ -345,7 +349,8 @@ def fewer(runs: dict[str, list[Run]]) -> str:
     """Return in words where SB3 needs fewer steps."""
     medians = {env: [sample(runs[env], name).median("timesteps") for name in NAMES] for env in runs}
     names = [f"{env} ({sb3:,.0f} for {ours:,.0f})" for env, (ours, sb3) in medians.items() if sb3 < ours]
-    return f"SB3 needs fewer steps in {' and in '.join(names)}." if names else "SB3 needs fewer steps in none of them."
+    where = f"in {' and in '.join(names)}" if names else "in none of them"
+    return f"In the median SB3 needs fewer steps {where}."
 
 
 def seconds_of(runs: dict[str, list[Run]]) -> dict[str, dict[str, list[float]]]:

@@ -1,9 +1,9 @@
-"""What `train --seeds` and `compare` show: the preset of CartPole beside a lower learning rate, ten seeds of each; and
-how far intervals can be trusted.
+"""What `train --seeds` and `compare` show: the preset of CartPole beside a lower learning rate, ten seeds of each.
 
     python bench/seeds.py [--seeds 10]
 
-Writes the picture and the table of docs/seeds.md, the raw data to results/seeds.json. Four minutes on two cores.
+Writes the picture and the tables of docs/seeds.md, one of which says how far intervals can be trusted, and the raw data
+to results/seeds.json. Four minutes on two cores.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
 from machine import command, describe, refuse_below, write
 from page import fill, table
 from run_pictures import in_temporary_folder

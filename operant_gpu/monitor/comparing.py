@@ -23,6 +23,8 @@ from operant_gpu.monitor.view import LEAST_EPISODES
 # Of a run's settings, what is no reason for another result, or the very thing that is varied.
 _IGNORED = ("seed", "checkpoint_dir", "checkpoint_interval", "checkpoint_keep", "log_interval")
 _FEW = 5
+# Characters of a name in a legend, at most.
+_LEGEND = 50
 
 
 class Estimate(NamedTuple):
@@ -164,14 +166,19 @@ def compare(
         steps[env] = int(min(one.steps[-1] for one in (*ours, *theirs)))
         measures[env] = list(_measures(ours, theirs, goal, steps[env]))
         curves[env] = [one.line for one in ours], [one.line for one in theirs]
-    # Two sides of one name would be one in a legend.
-    names = (str(runs[0]), str(against[0])) if len(runs) == len(against) == 1 else ("runs", "against")
+    names = _name(runs, "runs"), _name(against, "against")
     notes = list(_notes(*sides))
     if goalless := [env for env, found in measures.items() if len(found) == 1]:
         notes.append(
             f"the runs of {', '.join(goalless)} have no goal in common: --goal counts steps and seconds to one"
         )
     return Comparison(names, measures, steps, _differences(*sides), notes, curves)
+
+
+def _name(folders: Sequence[str | os.PathLike[str]], otherwise: str) -> str:
+    """Return what a legend calls a side: its directories, if they are few."""
+    name = ", ".join(map(os.fspath, folders))
+    return name if len(name) <= _LEGEND else otherwise
 
 
 @dataclass(frozen=True)

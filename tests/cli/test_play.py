@@ -75,7 +75,7 @@ def test_an_episode_begins_at_the_first_key() -> None:
         assert "Press a key to begin. Keys: left, right; q quits" in game.screen(80, 24).plain
         game.press("left")
         assert not game.waits
-        assert "keys: left right, r restart, q quit" in game.screen(80, 24).plain
+        assert "Keys: left, right; r restarts, q quits" in game.screen(80, 24).plain
         game.restart()
 
 
