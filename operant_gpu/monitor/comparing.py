@@ -17,7 +17,7 @@ from operant_gpu.errors import InvalidConfig
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.statistics import Numbers, bootstrap, interquartile_mean
 from operant_gpu.monitor.curve import Line, draw_lines, png
-from operant_gpu.monitor.reader import RunReader, read_description, runs_in
+from operant_gpu.monitor.reader import RunReader, each_once, read_description, runs_in
 from operant_gpu.monitor.view import LEAST_EPISODES
 
 # Of a run's settings, what is no reason for another result, or the very thing that is varied.
@@ -146,7 +146,7 @@ def compare(
         goal: Mean return to which steps and seconds are counted; the runs' own, if all have the same, for None.
 
     Raises:
-        InvalidConfig: If one is no run's directory, has not learned anything yet or is on both sides, or an environment
+        InvalidConfig: If one is no run's directory, has not learned anything yet, or is given twice, or an environment
             is on one side only.
     """
     sides = [_trainings(name, folders) for name, folders in (("runs", runs), ("against", against))]
@@ -155,8 +155,8 @@ def compare(
     envs = [list(dict.fromkeys(one.env for one in side)) for side in sides]
     if alone := set(envs[0]) ^ set(envs[1]):
         raise InvalidConfig("against", f"{min(alone)} is on one side only: give runs of it on both, or on none")
-    if goal is not None and not math.isfinite(goal):
-        raise InvalidConfig("goal", f"expected a finite number, got {goal}")
+    if goal is not None and not (isinstance(goal, int | float | np.number) and math.isfinite(goal)):
+        raise InvalidConfig("goal", f"expected a finite number, got {goal!r}")
     measures, curves = dict[str, list[Measure]](), dict[str, tuple[list[Line], list[Line]]]()
     steps = dict[str, int]()
     for env in envs[0]:
@@ -199,9 +199,9 @@ class _Training:
 
 
 def _trainings(param: str, folders: Sequence[str | os.PathLike[str]]) -> list[_Training]:
-    if isinstance(folders, str | os.PathLike) or not folders:
+    if not isinstance(folders, Sequence) or isinstance(folders, str | bytes) or not folders:
         raise InvalidConfig(param, f"expected a list of directories of runs, got {folders!r}")
-    return [_training(run) for folder in folders for run in runs_in(folder)]
+    return [_training(run) for run in each_once(param, [run for folder in folders for run in runs_in(folder)])]
 
 
 def _training(folder: Path) -> _Training:
@@ -214,7 +214,7 @@ def _training(folder: Path) -> _Training:
     description, config = read_description(folder), PPOConfig.from_toml(folder / "config.toml")
     session = description["sessions"][-1]
     settings = {one.name: str(getattr(config, one.name)) for one in dataclasses.fields(config)}
-    params = {f"env.{name}": str(value) for name, value in description.get("params", {}).items()}
+    params = {f"env.{name}": str(value) for name, value in (description.get("params") or {}).items()}
     columns = ("timesteps", "episodic_return", "seconds", "episodes")
     numbers = [np.array([one.get(name, math.nan) for one in readings]) for name in columns]
     return _Training(
