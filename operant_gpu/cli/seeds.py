@@ -247,7 +247,9 @@ def _report(trainings: Sequence[Training], console: Console) -> None:
         latest = view.latest
         numbers = (f"{latest.get('episodic_return', math.nan):.4g}", f"{int(latest.get('timesteps', 0)):,}")
         table.add_row(one.folder.name, view.state, *numbers, f"{latest.get('seconds', math.nan):.1f}")
-    console.print(table)
+    # As `say`: on a full disk the trainings' own status counts.
+    with contextlib.suppress(OSError):
+        console.print(table)
     say(console, *(f"{one.folder.name}: {one.last_words()}" for one in trainings if one.status not in (0, None)))
     name, env = shlex.quote(str(folder)), trainings[0].arguments[1]
     definition = f" --env {shlex.quote(env)}" if ":" in env and not env.startswith("-") else ""

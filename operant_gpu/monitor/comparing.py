@@ -146,8 +146,8 @@ def compare(
         goal: Mean return to which steps and seconds are counted; the runs' own, if all have the same, for None.
 
     Raises:
-        InvalidConfig: If one is no run's directory, has not learned anything yet, or is given twice, or an environment
-            is on one side only.
+        InvalidConfig: If one is no run's directory, has not learned anything yet, is given twice, or ends before
+            another has a return; or if an environment is on one side only.
     """
     sides = [_trainings(name, folders) for name, folders in (("runs", runs), ("against", against))]
     if both := {one.folder.resolve() for one in sides[0]} & {one.folder.resolve() for one in sides[1]}:
@@ -161,7 +161,7 @@ def compare(
     steps = dict[str, int]()
     for env in envs[0]:
         ours, theirs = ([one for one in side if one.env == env] for side in sides)
-        steps[env] = int(min(one.steps[-1] for one in (*ours, *theirs)))
+        steps[env] = _common_steps([*ours, *theirs])
         measures[env] = list(_measures(ours, theirs, goal, steps[env]))
         curves[env] = [one.line for one in ours], [one.line for one in theirs]
     # Two sides of one name would be one in a legend.
@@ -227,6 +227,17 @@ def _training(folder: Path) -> _Training:
         max(LEAST_EPISODES, config.num_envs * int(session.get("processes", 1))),
         *numbers,
     )
+
+
+def _common_steps(runs: list[_Training]) -> int:
+    """Return the greatest number of timesteps at which all runs have a return."""
+    shortest, latest = min(runs, key=lambda one: one.steps[-1]), max(runs, key=lambda one: one.steps[0])
+    last, first = int(shortest.steps[-1]), int(latest.steps[0])
+    if last < first:
+        ends = f"{str(shortest.folder)!r} ends at {last:,} steps"
+        begins = f"{str(latest.folder)!r} has its first return at {first:,}"
+        raise InvalidConfig("run", f"{ends}, and {begins}: train the one on, or leave one out")
+    return last
 
 
 def _last_ones(readings: Iterator[dict[str, float]]) -> list[dict[str, float]]:

@@ -173,6 +173,17 @@ def test_an_environment_of_ones_own_goes_on_too(capsys: pytest.CaptureFixture[st
     assert [RunReader(f"set/seed-{seed}").refresh().latest["timesteps"] for seed in range(2)] == [768, 768]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_behind_the_output_is_said_in_a_line() -> None:
+    for side in ("a", "b"):
+        make_run(Path(side), [(1, 1.0)])
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "operant_gpu", "compare", "a", "--against", "b"]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr == "operant-gpu: [Errno 28] No space left on device\n"
+
+
 def test_last_words_are_of_this_time(tmp_path: Path) -> None:
     training = Training(tmp_path / "seed-0", ["--no-such-option"])
     training.log.write_text("An error of the last time.\n")

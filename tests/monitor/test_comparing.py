@@ -147,6 +147,12 @@ def test_what_cannot_be_compared(
         compare(runs, against)
 
 
+def test_runs_that_have_no_steps_in_common_are_not_compared(tmp_path: Path) -> None:
+    short, late = make_run(tmp_path / "a", [(100, 5.0), (512, 7.0)]), make_run(tmp_path / "b", [(9_000, 8.0)])
+    with pytest.raises(InvalidConfig, match=r"a' ends at 512 steps, and .*b' has its first return at 9,000: train"):
+        compare([short], [late])
+
+
 @pytest.mark.parametrize("goal", [math.nan, math.inf, "5"])
 def test_a_goal_is_a_number(goal: Any, tmp_path: Path) -> None:
     one, other = (several(tmp_path / name, [1.0]) for name in ("a", "b"))
