@@ -201,7 +201,10 @@ def speed_of(id: str) -> Iterator[str]:
 
 def table(headings: Sequence[str], rows: Any) -> str:
     """Return a table."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *rows))
+    lines = (headings, ["---"] * len(headings), *rows)
+    # A bar in a cell would divide it.
+    plain = ([cell.replace("|", "\\|") for cell in cells] for cells in lines)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in plain)
 
 
 def _value(value: Any) -> str:

@@ -95,6 +95,9 @@ def listing_of(folder: Path) -> str:
 def code_of(file: Path) -> str:
     """Return a file as a block of code."""
     text, suffix = file.read_text(encoding="utf-8"), file.suffix.removeprefix(".") or "text"
+    if text and not text.endswith("\n"):
+        # Else the fence would be a part of the last line.
+        text += "\n"
     # Longer than any fence within.
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 0)
     return f'{fence}{_LANGUAGES.get(suffix, suffix)} linenums="1"\n{text}{fence}\n'

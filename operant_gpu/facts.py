@@ -176,7 +176,8 @@ class Facts:
 
 def facts_of(definition: Definition) -> Facts:
     """Return what there is to say about an environment."""
-    title, about, sections = _read(inspect.cleandoc(getattr(module_of(definition), "__doc__", None) or ""))
+    docstring = getattr(module_of(definition), "__doc__", None)
+    title, about, sections = _read(inspect.cleandoc(docstring) if isinstance(docstring, str) else "")
     observation, action = spaces_of(definition)
     limit, goal = definition.max_episode_steps, definition.reward_threshold
     limited = "Episodes are not truncated." if limit is None else f"An episode is truncated after {limit:,} steps."
@@ -262,8 +263,11 @@ def _is_free(definition: Definition, name: str) -> bool:
 
 def _read(text: str) -> tuple[str, tuple[str, ...], dict[str, Section]]:
     """Return title, paragraphs and sections of a docstring."""
-    title, *paragraphs = re.split(r"\n\s*\n", text)
-    title = " ".join(title.split())
+    first, *paragraphs = re.split(r"\n\s*\n", text)
+    # A section may follow on the title at once, or stand in its place.
+    if heading := re.search(rf"^{_HEADING.pattern}$", first, re.MULTILINE):
+        first, paragraphs = first[: heading.start()], [first[heading.start() :], *paragraphs]
+    title = " ".join(first.split())
     title = title.partition(": ")[2] or title
     texts = dict.fromkeys(_SECTIONS, "")
     items: dict[str, list[tuple[int, int, str]]] = {name: [] for name in _SECTIONS}
@@ -303,7 +307,8 @@ def _bounded(section: Section, space: Space[Any] | None) -> Section:
     items = []
     for item in section.items:
         lows, highs = (end[item.first : item.last + 1] for end in ends)
-        known = len(lows) == item.last + 1 - item.first
+        # Neither beyond the space, nor from more to less.
+        known = 0 < len(lows) == item.last + 1 - item.first
         items.append(item._replace(low=_number(lows.min()), high=_number(highs.max())) if known else item)
     return Section(section.text, tuple(items), described(space))
 

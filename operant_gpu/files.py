@@ -11,12 +11,15 @@ from pathlib import Path
 
 from operant_gpu.errors import InvalidConfig
 
+# Of a path that is too long.
+_MOST_SHOWN = 60
+
 
 def as_path(param: str, value: object) -> Path:
     """Return what a user gives as a path; "~" and "~name" at its beginning are home folders.
 
     Raises:
-        InvalidConfig: If it is none, or there is no such home folder, for the setting `param`.
+        InvalidConfig: If it is none, or too long, or there is no such home folder, for the setting `param`.
     """
     try:
         text = os.fspath(value)  # type: ignore[call-overload]
@@ -25,7 +28,13 @@ def as_path(param: str, value: object) -> Path:
     if not isinstance(text, str) or not text or "\0" in text:
         raise InvalidConfig(param, f"expected a path, got {value!r}")
     try:
-        return Path(text).expanduser()
+        path = Path(text).expanduser()
+        # Else each question about it would fail in a way of its own.
+        path.exists()
+        return path
+    except OSError as error:
+        shown = text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+        raise InvalidConfig(param, f"cannot use the path {shown!r}: {error.strerror}") from error
     except RuntimeError as error:
         home = text.partition("/")[0]
         message = f"{text!r} begins with {home!r}, which is nobody's home folder here"

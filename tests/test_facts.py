@@ -48,6 +48,7 @@ Own = replace({name}, id="{id}", step=step, max_episode_steps=None, keys=None)
 
 
 BEYOND = '"""\n\nObservation:\n  7: beyond\nAction: one\n  900 to 901: such"""'
+REVERSED = '"""\n\nObservation:\n  2 to 1: reversed\n  1 to 0: too"""'
 
 
 def numbers(items: tuple[Item, ...]) -> list[int]:
@@ -119,7 +120,17 @@ def test_a_docstring_of_ones_own_is_read(tmp_path: Path) -> None:
     assert (facts.reward.text, facts.end.text, facts.keys) == ("", "Never. Episodes are not truncated.", "")
 
 
-@pytest.mark.parametrize("docstring", ["", '"""Says nothing of it."""', BEYOND, '"""Action:"""'])
+@pytest.mark.parametrize("title", ["", "Ball: throw\n  a ball.\n"])
+def test_a_section_may_follow_on_the_title_at_once(title: str, tmp_path: Path) -> None:
+    body = re.sub(r'\A""".*?"""', lambda _: f'"""{title}Action:\n  0: throw\n\nMore."""', DOCUMENTED, flags=re.DOTALL)
+    facts = own(tmp_path, body, name="Pendulum", module="pendulum", id="OwnShort-v0")
+    assert (facts.title, facts.about) == ("Throw a ball." if title else "", ("More.",))
+    assert [item.meaning for item in facts.action.items] == ["throw"]
+
+
+@pytest.mark.parametrize(
+    "docstring", ["", '"""Says nothing of it."""', BEYOND, REVERSED, '"""Action:"""', "__doc__ = 5"]
+)
 def test_what_a_docstring_lacks_is_left_out(docstring: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     body = re.sub(r'\A""".*?"""', lambda _: docstring, DOCUMENTED, flags=re.DOTALL)
     facts = own(tmp_path, body, name="Pendulum", module="pendulum", id="OwnSilent-v0")

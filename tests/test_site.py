@@ -101,3 +101,13 @@ def test_a_linked_folder_is_a_list_of_its_files(hooks: SimpleNamespace, reposito
     found = hooks.gather({"docs/a.md": "[how](../bench/results/)"}, repository)
     assert found.keys() == {"bench/results", "bench/results/a.json"}
     assert "- [`a.json`](../../raw/bench/results/a.json)" in found["bench/results"]
+
+
+def test_a_file_without_a_last_line_break_is_a_block_of_its_own(hooks: SimpleNamespace, tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("a = 1")
+    assert hooks.code_of(tmp_path / "a.py") == '```py linenums="1"\na = 1\n```\n'
+
+
+def test_a_cell_may_have_the_bar_that_divides_cells() -> None:
+    table = hook("environment_pages").table
+    assert table(("x", "y"), [("a | b", "c")]) == "| x | y |\n| --- | --- |\n| a \\| b | c |"

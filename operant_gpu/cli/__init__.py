@@ -7,6 +7,7 @@ what is printed and an exit status. It may know everything, and nothing knows it
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import io
 import logging
@@ -111,6 +112,12 @@ def _run(arguments: Sequence[str]) -> int:
         return USER_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED
+    except OSError as error:
+        # Of what is printed; other files have errors of their own.
+        if error.errno != errno.ENOSPC:
+            raise
+        complain(error)
+        return FAILED
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _OUT_OF_MEMORY.search(str(error)):
             raise

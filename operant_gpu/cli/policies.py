@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 from rich.console import Console
+from rich.text import Text
 
 from operant_gpu.cli.common import OfAnEnvironment, busy, load, say, say_json
 from operant_gpu.errors import InvalidConfig
@@ -16,7 +17,7 @@ from operant_gpu.files import as_path
 from operant_gpu.models import Evaluation, evaluate, export, record
 from operant_gpu.models.evaluation import STEP_LIMIT
 from operant_gpu.models.statistics import bootstrap, interquartile_mean
-from operant_gpu.monitor.reader import FILE, runs_in
+from operant_gpu.monitor.reader import FILE, each_once, runs_in
 from operant_gpu.monitor.table import PlainTable
 from operant_gpu.parameters import described
 from operant_gpu.processes import present
@@ -48,7 +49,7 @@ class Eval(OfAnEnvironment):
 
     def run(self, console: Console) -> int:
         """Evaluate; return the exit status."""
-        paths = [run for path in self.checkpoints for run in _policies_in(path)]
+        paths = each_once("eval", [run for path in self.checkpoints for run in _policies_in(path)])
         if not paths:
             raise InvalidConfig("eval", "expected directories of runs or checkpoints' files, got none")
         found = [self._play(path) for path in paths]
@@ -151,7 +152,7 @@ def _show_several(played: list[_Played], other: str, console: Console) -> None:
     title = f"{played[0].env}{other}: mean returns of {episodes:,} episodes each"
     table = PlainTable("run", "steps", *kinds, title=title)
     for one in played:
-        table.add_row(str(one.path), f"{one.timesteps:,}", *(f"{one.kinds[kind].mean:.4g}" for kind in kinds))
+        table.add_row(Text(str(one.path)), f"{one.timesteps:,}", *(f"{one.kinds[kind].mean:.4g}" for kind in kinds))
     console.print(table)
     for kind in kinds:
         value, (low, high) = _over_runs(played, kind)

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.live import Live
 
 from operant_gpu.cli.common import USER_ERROR, Terminated, say
-from operant_gpu.errors import InvalidConfig
+from operant_gpu.errors import InvalidConfig, whole
 from operant_gpu.files import write_whole
 from operant_gpu.monitor.dashboard import over_runs
 from operant_gpu.monitor.display import is_lively
@@ -46,11 +46,13 @@ class Training:
         folder: Directory of its run. What it prints goes to a file beside it, `<folder>.log`.
         arguments: Those of `operant-gpu`.
         process: It, once it has begun.
+        beginning: Size of the log before, since one that goes on adds to it.
     """
 
     folder: Path
     arguments: Sequence[str]
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    beginning: int = field(default=0, repr=False)
 
     @property
     def log(self) -> Path:
@@ -69,20 +71,31 @@ class Training:
         return self.process is not None and self.status is None
 
     def begin(self) -> None:
-        """Start the process, in a session of its own: a terminal's Ctrl-C comes to this one, which hands it on."""
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "operant_gpu", *self.arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        """Start the process, in a session of its own: a terminal's Ctrl-C comes to this one, which hands it on.
+
+        Raises:
+            InvalidConfig: If its log cannot be written, or the system allows no more processes.
+        """
+        try:
+            with self.log.open("ab") as log:
+                self.beginning = log.tell()
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "operant_gpu", *self.arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise InvalidConfig("run", f"cannot begin {self.folder.name}, whose log is {self.log}: {error}") from error
 
     def last_words(self) -> str:
-        """Return the last line that it printed."""
-        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
-        return next((text for text in reversed(lines) if text.strip()), "it printed nothing")
+        """Return the last line that it printed; where that is none of words, as a frame's end, its log."""
+        printed = self.log.read_bytes()[self.beginning :] if self.process is not None else b""
+        lines = [text for text in printed.decode(errors="replace").splitlines() if text.strip()]
+        if not lines:
+            return "it printed nothing"
+        return lines[-1] if any(map(str.isalpha, lines[-1])) else f"what it printed is in {self.log}"
 
 
 def begun(given: Sequence[str], folder: Path, seeds: Sequence[int]) -> list[Training]:
@@ -109,32 +122,46 @@ def begun(given: Sequence[str], folder: Path, seeds: Sequence[int]) -> list[Trai
     return [_training(arguments, folder, seed) for seed in seeds]
 
 
-def resumed(given: Sequence[str], folder: Path) -> list[Training]:
+def resumed(given: Sequence[str], folder: Path, env: str | None) -> list[Training]:
     """Return the trainings that go on with those of a directory, and those that had not begun.
 
     Args:
         given: Arguments of the `train --resume` that was asked for.
         folder: The directory.
+        env: The environment, if it was given too; it may be defined in a file that has moved.
 
     Raises:
-        InvalidConfig: If what it notes of them cannot be read.
+        InvalidConfig: If what it notes of them cannot be read, or another environment or seed was asked for.
     """
     try:
         plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         if plan["format"] != _FORMAT:
             raise ValueError(f"it is not in format {_FORMAT}")
-        before, seeds = [str(word) for word in plan["arguments"]], [int(seed) for seed in plan["seeds"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        train, began_with, *before = plan["arguments"]
+        seeds = [whole("seeds", seed, 0) for seed in plan["seeds"]]
+        if train != "train" or not all(isinstance(word, str) for word in (began_with, *before)):
+            raise ValueError("its arguments are not those of train")
+        if not seeds or len({*seeds}) < len(seeds):
+            raise ValueError("its seeds are none, or not different")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidConfig("resume", f"cannot read {str(folder / PLAN)!r}: {error!r}") from error
-    new = _without(given[1:], _OWN)
+    if env is not None and env != began_with and not (":" in env and ":" in began_with):
+        raise InvalidConfig("env", f"{str(folder)!r} has runs of {began_with}, got {env}: leave ENV out")
+    if any(word.partition("=")[0] == "--seed" for word in given):
+        raise InvalidConfig("seed", "runs go on with their seeds: leave --seed out")
+    new, env = _without(given[1:], _OWN), env or began_with
+    if env in new:
+        new.remove(env)
+    # Others are the library's own, which a run knows by their names.
+    definition = [env] if ":" in env else []
     trainings = []
     for seed in seeds:
         run = folder / f"seed-{seed}"
         has_run = (run / FILE).exists()
         trainings.append(
-            Training(run, ["train", *new, "--resume", str(run)])
+            Training(run, ["train", *definition, *new, "--resume", str(run)])
             if has_run
-            else _training([*before, *new], folder, seed)
+            else _training(["train", env, *before, *new], folder, seed)
         )
     return trainings
 
@@ -191,8 +218,8 @@ def train_all(trainings: Sequence[Training], at_once: int, console: Console) -> 
         status = 128 + number
         _stop(trainings, number)
     finally:
-        # None is left, but after an error of our own.
-        _send(trainings, signal.SIGTERM)
+        # None is left, but after an error of our own: let them save.
+        _stop(trainings, signal.SIGTERM)
     statuses = [one.status for one in trainings]
     if USER_ERROR in statuses:
         say(Console(stderr=True), trainings[statuses.index(USER_ERROR)].last_words())
@@ -230,14 +257,17 @@ def _report(trainings: Sequence[Training], console: Console) -> None:
         latest = view.latest
         numbers = (f"{latest.get('episodic_return', math.nan):.4g}", f"{int(latest.get('timesteps', 0)):,}")
         table.add_row(one.folder.name, view.state, *numbers, f"{latest.get('seconds', math.nan):.1f}")
-    console.print(table)
+    # As `say`: on a full disk the trainings' own status counts.
+    with contextlib.suppress(OSError):
+        console.print(table)
     say(console, *(f"{one.folder.name}: {one.last_words()}" for one in trainings if one.status not in (0, None)))
-    name = shlex.quote(str(folder))
+    name, env = shlex.quote(str(folder)), trainings[0].arguments[1]
+    definition = f" --env {shlex.quote(env)}" if ":" in env and not env.startswith("-") else ""
     say(console, f"{views[0].title}: {over_runs(views)}" if views else "No training has begun", f"Runs: {folder}")
     if any(view.state in ("stopped", "killed") for view in views) or len(views) < len(trainings):
         say(console, f"  operant-gpu train --resume {name}")
     else:
-        say(console, f"  operant-gpu eval {name}", f"  operant-gpu monitor {name} --curve curves.png")
+        say(console, f"  operant-gpu eval {name}{definition}", f"  operant-gpu monitor {name} --curve curves.png")
         say(console, f"  operant-gpu compare {name} --against OTHER")
 
 

@@ -60,6 +60,7 @@ from operant_gpu.registry import find, list_envs, make
 # What a run keeps, whatever it goes on with.
 _FIXED = ("num_envs", "seed")
 _VIDEO_STEPS = 500
+_MOST_SEEDS = 10_000
 # The policy as it was before a number that is not finite.
 _BEFORE_FAULT = "before-fault.pt"
 
@@ -142,9 +143,11 @@ class Train(OfAnEnvironment, AsGiven):
             if self.seeds is not None or self.run_dir is not None:
                 name = "seeds" if self.seeds is not None else "run"
                 raise InvalidConfig(name, f"runs go on with their seeds, in their directories: leave --{name} out")
-            trainings = resumed(self.given, as_path("resume", self.resume))
+            trainings = resumed(self.given, as_path("resume", self.resume), self.env)
         else:
-            count = whole("seeds", self.seeds, 1)
+            count = whole("seeds", self.seeds, 1, _MOST_SEEDS)
+            # Of the last one too.
+            whole("seed", self.ppo.seed, 0, 2**63 - count)
             if self.env is None:
                 raise InvalidConfig("env", "expected an environment, such as CartPole-v1, before --seeds, got none")
             id = environment_id(self.env)

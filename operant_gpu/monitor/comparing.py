@@ -17,7 +17,7 @@ from operant_gpu.errors import InvalidConfig
 from operant_gpu.models.config import PPOConfig
 from operant_gpu.models.statistics import Numbers, bootstrap, interquartile_mean
 from operant_gpu.monitor.curve import Line, draw_lines, png
-from operant_gpu.monitor.reader import RunReader, read_description, runs_in
+from operant_gpu.monitor.reader import RunReader, each_once, read_description, runs_in
 from operant_gpu.monitor.view import LEAST_EPISODES
 
 # Of a run's settings, what is no reason for another result, or the very thing that is varied.
@@ -148,8 +148,8 @@ def compare(
         goal: Mean return to which steps and seconds are counted; the runs' own, if all have the same, for None.
 
     Raises:
-        InvalidConfig: If one is no run's directory, has not learned anything yet or is on both sides, or an environment
-            is on one side only.
+        InvalidConfig: If one is no run's directory, has not learned anything yet, is given twice, or ends before
+            another has a return; or if an environment is on one side only.
     """
     sides = [_trainings(name, folders) for name, folders in (("runs", runs), ("against", against))]
     if both := {one.folder.resolve() for one in sides[0]} & {one.folder.resolve() for one in sides[1]}:
@@ -157,13 +157,13 @@ def compare(
     envs = [list(dict.fromkeys(one.env for one in side)) for side in sides]
     if alone := set(envs[0]) ^ set(envs[1]):
         raise InvalidConfig("against", f"{min(alone)} is on one side only: give runs of it on both, or on none")
-    if goal is not None and not math.isfinite(goal):
-        raise InvalidConfig("goal", f"expected a finite number, got {goal}")
+    if goal is not None and not (isinstance(goal, int | float | np.number) and math.isfinite(goal)):
+        raise InvalidConfig("goal", f"expected a finite number, got {goal!r}")
     measures, curves = dict[str, list[Measure]](), dict[str, tuple[list[Line], list[Line]]]()
     steps = dict[str, int]()
     for env in envs[0]:
         ours, theirs = ([one for one in side if one.env == env] for side in sides)
-        steps[env] = int(min(one.steps[-1] for one in (*ours, *theirs)))
+        steps[env] = _common_steps([*ours, *theirs])
         measures[env] = list(_measures(ours, theirs, goal, steps[env]))
         curves[env] = [one.line for one in ours], [one.line for one in theirs]
     names = _name(runs, "runs"), _name(against, "against")
@@ -177,7 +177,7 @@ def compare(
 
 def _name(folders: Sequence[str | os.PathLike[str]], otherwise: str) -> str:
     """Return what a legend calls a side: its directories, if they are few."""
-    name = ", ".join(map(os.fspath, folders))
+    name = ", ".join(str(folder) for folder in folders)
     return name if len(name) <= _LEGEND else otherwise
 
 
@@ -214,9 +214,9 @@ class _Training:
 
 
 def _trainings(param: str, folders: Sequence[str | os.PathLike[str]]) -> list[_Training]:
-    if isinstance(folders, str | os.PathLike) or not folders:
+    if not isinstance(folders, Sequence) or isinstance(folders, str | bytes) or not folders:
         raise InvalidConfig(param, f"expected a list of directories of runs, got {folders!r}")
-    return [_training(run) for folder in folders for run in runs_in(folder)]
+    return [_training(run) for run in each_once(param, [run for folder in folders for run in runs_in(folder)])]
 
 
 def _training(folder: Path) -> _Training:
@@ -228,7 +228,7 @@ def _training(folder: Path) -> _Training:
     description, config = read_description(folder), PPOConfig.from_toml(folder / "config.toml")
     session = description["sessions"][-1]
     settings = {one.name: str(getattr(config, one.name)) for one in dataclasses.fields(config)}
-    params = {f"env.{name}": str(value) for name, value in description.get("params", {}).items()}
+    params = {f"env.{name}": str(value) for name, value in (description.get("params") or {}).items()}
     least = max(LEAST_EPISODES, config.num_envs * int(session.get("processes", 1)))
     counted = [one for one in readings if one["episodes"] >= least]
     columns = ("timesteps", "episodic_return", "seconds")
@@ -243,6 +243,17 @@ def _training(folder: Path) -> _Training:
         not counted,
         *numbers,
     )
+
+
+def _common_steps(runs: list[_Training]) -> int:
+    """Return the greatest number of timesteps at which all runs have a return."""
+    shortest, latest = min(runs, key=lambda one: one.steps[-1]), max(runs, key=lambda one: one.steps[0])
+    last, first = int(shortest.steps[-1]), int(latest.steps[0])
+    if last < first:
+        ends = f"{str(shortest.folder)!r} ends at {last:,} steps"
+        begins = f"{str(latest.folder)!r} has its first return at {first:,}"
+        raise InvalidConfig("run", f"{ends}, and {begins}: train the one on, or leave one out")
+    return last
 
 
 def _last_ones(readings: Iterator[dict[str, float]]) -> list[dict[str, float]]:

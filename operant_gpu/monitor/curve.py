@@ -99,7 +99,7 @@ def draw_lines(panels: Mapping[str, Mapping[str, Sequence[Line]]], marks: Mappin
     figure = _figure(len(panels))
     for axes, (title, sets) in zip(figure.axes, panels.items(), strict=True):
         for name, lines in sets.items():
-            _band(axes, lines, f"{name}, {len(lines)} runs")
+            _band(axes, lines, _plain(f"{name}, {len(lines)} runs"))
         axes.axvline(marks[title], color="grey", linestyle=":", linewidth=1)
         axes.set_title(_plain(title))
         axes.legend(frameon=False)

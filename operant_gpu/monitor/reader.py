@@ -8,7 +8,7 @@ import math
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,7 @@ def _is_session(value: object) -> bool:
         isinstance(value, dict)
         and isinstance(value.get("host"), str)
         and all(_is_number(value.get(name)) for name in ("pid", "pid_since"))
+        and _is_number(value.get("processes", 1))
     )
 
 
@@ -132,6 +133,7 @@ _HOLDS: dict[str, Callable[[Any], bool]] = {
     "message": lambda value: isinstance(value, str),
     "state": lambda value: value in STATES,
     "goal": lambda value: value is None or _is_number(value),
+    "params": lambda value: value is None or isinstance(value, dict),
     "start": _is_number,
     "target": _is_number,
     "sessions": lambda value: isinstance(value, list) and bool(value) and all(map(_is_session, value)),
@@ -161,8 +163,22 @@ def runs_in(folder: str | os.PathLike[str]) -> list[Path]:
         raise InvalidConfig("run", f"{str(folder)!r} is not a run's directory: it has no {FILE}, and no runs in it")
     # seed-2 before seed-10.
     return sorted(
-        runs, key=lambda run: [int(word) if word.isdigit() else word for word in re.split(r"(\d+)", run.name)]
+        runs, key=lambda run: [int(word) if word.isdecimal() else word for word in re.split(r"(\d+)", run.name)]
     )
+
+
+def each_once(param: str, runs: Sequence[Path]) -> Sequence[Path]:
+    """Return runs, none of which counts twice.
+
+    Raises:
+        InvalidConfig: If one is given twice, for the setting `param`: intervals would be narrower than is true.
+    """
+    seen = set[Path]()
+    for run in runs:
+        if run.resolve() in seen:
+            raise InvalidConfig(param, f"{str(run)!r} is given twice, and would count twice: leave it out once")
+        seen.add(run.resolve())
+    return runs
 
 
 def latest_run(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,9 +64,15 @@ def test_seeds_are_trained_as_each_by_itself(capsys: pytest.CaptureFixture[str])
     assert [run["run"] for run in found["runs"]] == [f"runs/CartPole-v1-1/seed-{seed}" for seed in (5, 6, 7)]
     means = [run["deterministic"]["mean"] for run in found["runs"]]
     assert found["over_runs"]["CartPole-v1"]["deterministic"]["iqm"] == pytest.approx(sum(means) / 3)
-    assert main(["eval", "runs/CartPole-v1-1", "alone", "--episodes", "4"]) == 0
-    assert "deterministic: interquartile mean over 4 runs" in capsys.readouterr().out
-    assert main(["monitor", "runs/CartPole-v1-1", "alone", "--curve", "curve.png"]) == 0
+    # What rich would take for markup.
+    Path("alone").rename("alone[/red]:smile:")
+    assert main(["eval", "runs/CartPole-v1-1", "alone[/red]:smile:", "--episodes", "4"]) == 0
+    printed = capsys.readouterr().out
+    assert "deterministic: interquartile mean over 4 runs" in printed
+    assert "alone[/red]:smile:" in printed
+    assert main(["eval", "runs/CartPole-v1-1", "runs/CartPole-v1-1/seed-5"]) == 2
+    assert "eval: 'runs/CartPole-v1-1/seed-5' is given twice" in capsys.readouterr().err
+    assert main(["monitor", "runs/CartPole-v1-1", "alone[/red]:smile:", "--curve", "curve.png"]) == 0
     assert "runs/CartPole-v1-1: 3 runs, 3 over" in capsys.readouterr().out
     assert Path("curve.png").exists()
 
@@ -101,7 +108,20 @@ def test_two_sets_of_runs_are_compared(capsys: pytest.CaptureFixture[str]) -> No
     ("arguments", "message"),
     [
         (["train", "--seeds", "2"], "env: expected an environment, such as CartPole-v1, before --seeds, got none"),
-        (["train", "CartPole-v1", "--seeds", "0"], "seeds: expected an integer from 1 to 2**63 - 1, got 0"),
+        (["train", "CartPole-v1", "--seeds", "0"], "seeds: expected an integer from 1 to 10000, got 0"),
+        (["train", "CartPole-v1", "--seeds", "1e12"], "seeds: expected an integer from 1 to 10000, got 1000000000000"),
+        (["train", "CartPole-v1", "--seeds", "2", "--seed", "-1"], "seed: expected an integer from 0 to"),
+        (["train", "CartPole-v1", "--seeds", "2", "--seed", str(2**63 - 1)], "seed: expected an integer from 0 to"),
+        (["train", "CartPole-v1", "--seeds", "2", "--run", "a" * 300], "a...': File name too long"),
+        (["train", "--resume", "a" * 300], "resume: cannot use the path 'aaaa"),
+        (["compare", "a" * 300, "--against", "old"], "run: cannot use the path 'aaaa"),
+        (["eval", "a" * 300], "path: cannot use the path 'aaaa"),
+        (["train", "CartPole-v1", "--seeds", "2", "--run", "logs", *SHORT], "run: cannot begin seed-1, whose log is"),
+        (["train", "Pendulum-v1", "--resume", "set"], "env: 'set' has runs of CartPole-v1, got Pendulum-v1"),
+        (["train", "--resume", "set", "--seed", "3"], "seed: runs go on with their seeds: leave --seed out"),
+        (["train", "--resume", "twice"], "its seeds are none, or not different"),
+        (["train", "--resume", "none"], "its seeds are none, or not different"),
+        (["train", "--resume", "other"], "its arguments are not those of train"),
         (["train", "CartPol-v1", "--seeds", "2"], "did you mean 'CartPole-v1'"),
         (
             ["train", "CartPole-v1", "--seeds", "2", "--run", "old"],
@@ -122,8 +142,56 @@ def test_a_mistake_with_seeds_is_said_once(
     make_run(Path("old") / "seed-0", [(0, 0.0)])
     Path("damaged").mkdir()
     Path("damaged/seeds.json").write_text('{"format": 1, "seeds": 3}')
+    Path("logs/seed-1.log").mkdir(parents=True)
+    train = ["train", "CartPole-v1"]
+    for name, plan in {
+        "set": {"arguments": train, "seeds": [0]},
+        "twice": {"arguments": train, "seeds": [0, 0]},
+        "none": {"arguments": train, "seeds": []},
+        "other": {"arguments": ["eval", "x"], "seeds": [0]},
+    }.items():
+        Path(name).mkdir()
+        Path(name, "seeds.json").write_text(json.dumps({"format": 1, **plan}))
     assert main(arguments) == 2
     assert capsys.readouterr().err.count(message) == 1
+
+
+def test_an_environment_of_ones_own_goes_on_too(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("own.py").write_text(
+        "from dataclasses import replace\nfrom operant_gpu.envs import CartPole\n"
+        'Own = replace(CartPole, id="OwnOfSeeds-v0")\n'
+    )
+    assert main(["train", "own.py:Own", "--seeds", "2", "--run", "set", *SHORT]) == 0
+    assert "operant-gpu eval set --env own.py:Own" in capsys.readouterr().out
+    # One had not begun, and the file has moved.
+    shutil.rmtree("set/seed-1")
+    Path("own.py").rename("moved.py")
+    assert main(["train", "moved.py:Own", "--resume", "set", "--total-timesteps", "640"]) == 0
+    assert [RunReader(f"set/seed-{seed}").refresh().latest["timesteps"] for seed in range(2)] == [640, 640]
+    Path("moved.py").rename("own.py")
+    assert main(["train", "--resume", "set", "--total-timesteps", "768"]) == 0
+    assert [RunReader(f"set/seed-{seed}").refresh().latest["timesteps"] for seed in range(2)] == [768, 768]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_behind_the_output_is_said_in_a_line() -> None:
+    for side in ("a", "b"):
+        make_run(Path(side), [(1, 1.0)])
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "operant_gpu", "compare", "a", "--against", "b"]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr == "operant-gpu: [Errno 28] No space left on device\n"
+
+
+def test_last_words_are_of_this_time(tmp_path: Path) -> None:
+    training = Training(tmp_path / "seed-0", ["--no-such-option"])
+    training.log.write_text("An error of the last time.\n")
+    assert training.last_words() == "it printed nothing"
+    training.begin()
+    assert training.process is not None
+    training.process.wait()
+    assert training.last_words() == f"what it printed is in {training.log}"
 
 
 def program(*arguments: str) -> subprocess.Popen[str]:

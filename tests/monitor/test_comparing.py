@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,10 @@ def test_pictures_have_a_panel_for_each_environment(tmp_path: Path) -> None:
         (["a"], ["pendulum"], "is on one side only: give runs of it on both"),
         (["a"], [], "against: expected a list of directories of runs, got "),
         ("a", ["a"], "runs: expected a list of directories of runs, got 'a'"),
+        (5, ["a"], "runs: expected a list of directories of runs, got 5"),
+        (["a"], (name for name in "b"), "against: expected a list of directories of runs, got <generator"),
+        (["a", "a/../a/seed-0"], ["new"], "runs: 'a/../a/seed-0' is given twice, and would count twice: leave it out"),
+        (["a"], ["b", "link"], "against: 'link' is given twice"),
         (["a"], ["new"], "'new' has finished no episode yet"),
         (["a"], ["empty"], "'empty' is not a run's directory: it has no run.json, and no runs in it"),
         (["a"], ["nowhere"], "'nowhere' is not a run's directory: it is not there"),
@@ -140,21 +145,52 @@ def test_what_cannot_be_compared(
     several(Path("a"), [1.0])
     make_run(Path("pendulum"), [(1, 1.0)], env="Pendulum-v1")
     make_run(Path("new"), [(1, math.nan)])
+    make_run(Path("b"), [(1, 1.0)])
+    Path("link").symlink_to("b")
     Path("empty").mkdir()
     with pytest.raises(InvalidConfig, match=message):
         compare(runs, against)
 
 
-def test_a_goal_is_a_number(tmp_path: Path) -> None:
+def test_runs_that_have_no_steps_in_common_are_not_compared(tmp_path: Path) -> None:
+    short, late = make_run(tmp_path / "a", [(100, 5.0), (512, 7.0)]), make_run(tmp_path / "b", [(9_000, 8.0)])
+    with pytest.raises(InvalidConfig, match=r"a' ends at 512 steps, and .*b' has its first return at 9,000: train"):
+        compare([short], [late])
+
+
+@pytest.mark.parametrize("goal", [math.nan, math.inf, "5"])
+def test_a_goal_is_a_number(goal: Any, tmp_path: Path) -> None:
     one, other = (several(tmp_path / name, [1.0]) for name in ("a", "b"))
-    with pytest.raises(InvalidConfig, match="goal: expected a finite number, got nan"):
-        compare([one], [other], goal=math.nan)
+    with pytest.raises(InvalidConfig, match=f"goal: expected a finite number, got {goal!r}"):
+        compare([one], [other], goal=goal)
+
+
+@pytest.mark.parametrize("name", ["$x^$", "_hidden", "[/red]", os.fsdecode(b"\xff")])
+def test_curves_of_folders_of_any_name_are_drawn(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    compare([several(Path(name), [1.0, 2.0])], [several(Path("b"), [1.0])]).draw("curves.png")
+    assert Path("curves.png").exists()
+
+
+def test_a_description_that_is_damaged_is_said(tmp_path: Path) -> None:
+    run, other = make_run(tmp_path / "a", [(1, 1.0)]), make_run(tmp_path / "b", [(1, 1.0)])
+    whole = json.loads((run / "run.json").read_text())
+    for damage in ({"params": [1]}, {"sessions": [{**whole["sessions"][0], "processes": "two"}]}):
+        (run / "run.json").write_text(json.dumps({**whole, **damage}))
+        with pytest.raises(InvalidConfig, match=f"is damaged: {next(iter(damage))} is "):
+            compare([run], [other])
+    # As of a run without any.
+    (run / "run.json").write_text(json.dumps({**whole, "params": None}))
+    assert not compare([run], [other]).differences
 
 
 def test_the_runs_in_a_directory_are_in_the_order_of_their_seeds(tmp_path: Path) -> None:
     several(tmp_path, [1.0] * 11)
     assert [run.name for run in runs_in(tmp_path)] == [f"seed-{seed}" for seed in range(11)]
     assert runs_in(tmp_path / "seed-3") == [tmp_path / "seed-3"]
+    # A digit to Python, but no part of a number.
+    (tmp_path / "seed-3").rename(tmp_path / "\u00b2")
+    assert runs_in(tmp_path)[-1] == tmp_path / "\u00b2"
 
 
 def test_each_stratum_is_sampled_by_itself() -> None:
