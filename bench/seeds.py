@@ -1,5 +1,4 @@
-"""What `train --seeds` and `compare` show: the preset of CartPole beside a lower learning rate, ten seeds of each; and
-how far intervals can be trusted.
+"""Compare ten seeds of CartPole's preset with ten of a lower learning rate, and ask how far intervals can be trusted.
 
     python bench/seeds.py [--seeds 10]
 
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
 from machine import command, describe, refuse_below, write
 from page import fill, table
 from run_pictures import in_temporary_folder
