@@ -127,7 +127,7 @@ def shorter(arguments: list[str]) -> list[str]:
     steps = "20000" if "--resume" in arguments else "10000"
     if "--seeds" in arguments:
         # Each is a process of its own.
-        arguments[arguments.index("--seeds") + 1] = "2"
+        arguments[arguments.index("--seeds") + 1] = "1"
     return ["--no-video"] + ([] if "--total-timesteps" in arguments else ["--total-timesteps", steps])
 
 

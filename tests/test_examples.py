@@ -37,7 +37,8 @@ def test_cartpole_from_nothing_to_solved(capsys: pytest.CaptureFixture[str]) -> 
     assert "s  training, " in printed
 
 
-@pytest.mark.parametrize("how", ["steps", "rollout"])
+# The page that shows the file in full runs it by steps.
+@pytest.mark.parametrize("how", [pytest.param("steps", marks=pytest.mark.thorough), "rollout"])
 def test_a_loop_of_ones_own_solves_cartpole(how: str) -> None:
     assert load("own_loop").main(how) >= 475
 

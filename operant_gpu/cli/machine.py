@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 import tyro
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from operant_gpu.cli.benchmark import measure
 from operant_gpu.cli.common import (
@@ -32,7 +32,7 @@ from operant_gpu.processes import present
 from operant_gpu.registry import find, list_envs
 from operant_gpu.verification import verify
 
-_MARKS = {"ok": "[green]ok[/green]", "missing": "[yellow]missing[/yellow]", "broken": "[red]broken[/red]"}
+_COLORS = {"ok": "green", "missing": "yellow", "broken": "red"}
 
 
 @dataclass
@@ -135,7 +135,8 @@ class Doctor:
         else:
             table = PlainTable("", "", "found", "what to do")
             for finding in findings:
-                table.add_row(finding.name, _MARKS[finding.state], escape(finding.text), escape(finding.advice))
+                state = Text(finding.state, _COLORS[finding.state])
+                table.add_row(finding.name, state, finding.text, finding.advice)
             console.print(table)
         return FAILED if any(finding.state == "broken" for finding in findings) else 0
 

@@ -59,8 +59,9 @@ class Eval(OfAnEnvironment):
         other = "".join(f", {name}={text}" for name, text in self.params.items())
         if len(found) == 1:
             _show_one(found[0], other, console)
-        for env in dict.fromkeys(one.env for one in found) if len(found) > 1 else ():
-            _show_several([one for one in found if one.env == env], other, console)
+        else:
+            for played in _by_env(found).values():
+                _show_several(played, other, console)
         if cut := sum(kind.cut for one in found for kind in one.kinds.values()):
             say(console, f"{cut} episodes without an end were cut after {STEP_LIMIT:,} steps")
         return 0
@@ -108,16 +109,16 @@ def _as_json(found: list[_Played]) -> dict[str, Any]:
     """Return one policy's numbers; of several, those of each, and the interquartile means over them by environment."""
     if len(found) == 1:
         return found[0].numbers()
-    envs = {env: [one for one in found if one.env == env] for env in dict.fromkeys(one.env for one in found)}
+    names = "iqm", "iqm_interval_95"
     over = {
-        env: {
-            kind: {"iqm": value, "iqm_interval_95": interval}
-            for kind in played[0].kinds
-            for value, interval in [_over_runs(played, kind)]
-        }
-        for env, played in envs.items()
+        env: {kind: dict(zip(names, _over_runs(played, kind), strict=True)) for kind in played[0].kinds}
+        for env, played in _by_env(found).items()
     }
     return {"runs": [{"run": str(one.path), **one.numbers()} for one in found], "over_runs": over}
+
+
+def _by_env(found: list[_Played]) -> dict[str, list[_Played]]:
+    return {env: [one for one in found if one.env == env] for env in dict.fromkeys(one.env for one in found)}
 
 
 def _over_runs(played: list[_Played], kind: str) -> tuple[float, tuple[float, float]]:

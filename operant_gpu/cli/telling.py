@@ -61,5 +61,5 @@ def _paragraph(console: Console, text: str) -> None:
 def _show(console: Console, title: str | None, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = PlainTable(*headings, title=title)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*row)
     console.print(table)

@@ -103,11 +103,7 @@ class Train(OfAnEnvironment, AsGiven):
         """Train, report and save, also what was learned until an interruption; return the exit status."""
         if self.seeds is not None or (self.resume is not None and _are_several(self.resume)):
             return self._several(console)
-        config = PPOConfig(**{setting.name: getattr(self.ppo, setting.name) for setting in fields(PPOConfig)})
-        if config.checkpoint_dir is not None:
-            raise InvalidConfig("checkpoint_dir", "a run keeps its checkpoints itself: leave it out, and give --run")
-        if self.goal is not None and not self.goal > -math.inf:
-            raise InvalidConfig("goal", f"expected a number, or inf for no goal, got {self.goal}")
+        config = self._checked()
         if self.verbose and not present().rank:
             logging.getLogger("operant_gpu").setLevel(logging.DEBUG)
         others = [] if self.wandb is None else [WeightsAndBiases(self.wandb)]
@@ -133,6 +129,15 @@ class Train(OfAnEnvironment, AsGiven):
         say(console, *_account(run, self.env))
         return status
 
+    def _checked(self) -> PPOConfig:
+        """Return the settings, if they and the goal make sense."""
+        config = PPOConfig(**{setting.name: getattr(self.ppo, setting.name) for setting in fields(PPOConfig)})
+        if config.checkpoint_dir is not None:
+            raise InvalidConfig("checkpoint_dir", "a run keeps its checkpoints itself: leave it out, and give --run")
+        if self.goal is not None and not self.goal > -math.inf:
+            raise InvalidConfig("goal", f"expected a number, or inf for no goal, got {self.goal}")
+        return config
+
     def _several(self, console: Console) -> int:
         """Train with several seeds; return the exit status."""
         if present().size > 1:
@@ -150,6 +155,7 @@ class Train(OfAnEnvironment, AsGiven):
             whole("seed", self.ppo.seed, 0, 2**63 - count)
             if self.env is None:
                 raise InvalidConfig("env", "expected an environment, such as CartPole-v1, before --seeds, got none")
+            self._checked()
             id = environment_id(self.env)
             folder = free_folder(id) if self.run_dir is None else as_path("run", self.run_dir)
             trainings = begun(self.given, folder, range(self.ppo.seed, self.ppo.seed + count))

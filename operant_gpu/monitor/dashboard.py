@@ -96,7 +96,7 @@ def comparison(groups: Sequence[Sequence[View]], width: int) -> RenderableType:
     for group in groups:
         for view in group:
             table.add_row(
-                Text(_end(view.folder or view.title, max(12, width // 3))),
+                _end(view.folder or view.title, max(12, width // 3)),
                 Text(view.state, style=_COLORS[view.state]),
                 _score(view),
                 f"{view.progress:.0%}",

@@ -41,8 +41,8 @@ class PlainTable:
         self._headings.append(heading)
 
     def add_row(self, *cells: str | Text) -> None:
-        """Add a row; text is in rich's markup."""
-        self._rows.append([cell if isinstance(cell, Text) else Text.from_markup(cell) for cell in cells])
+        """Add a row."""
+        self._rows.append([Text(cell) if isinstance(cell, str) else cell for cell in cells])
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         if self._title is not None:
