@@ -190,20 +190,21 @@ def _logged() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM end a command as it ends a training: with the terminal as it was, and the status of the signal."""
-    usual = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    if not usual:
-        yield
-        return
+    """Let SIGTERM, and SIGHUP of a terminal that is closed, end a command as they end a training.
+
+    That is with the terminal as it was, and with the status of the signal.
+    """
 
     def end(number: int, frame: FrameType | None) -> None:
         raise Terminated(128 + number)
 
-    signal.signal(signal.SIGTERM, end)
-    try:
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if is_main and hasattr(signal, name)]
+    with contextlib.ExitStack() as stack:
+        # What is ignored, as by nohup, stays ignored.
+        for number in (one for one in numbers if signal.getsignal(one) == signal.SIG_DFL):
+            stack.callback(signal.signal, number, signal.signal(number, end))
         yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _Console(Console):

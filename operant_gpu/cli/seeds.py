@@ -214,9 +214,8 @@ def train_all(trainings: Sequence[Training], at_once: int, console: Console) -> 
             while go_on():
                 time.sleep(_PAUSE)
     except (KeyboardInterrupt, Terminated) as end:
-        number = signal.SIGINT if isinstance(end, KeyboardInterrupt) else signal.SIGTERM
-        status = 128 + number
-        _stop(trainings, number)
+        status = 128 + signal.SIGINT if isinstance(end, KeyboardInterrupt) else int(str(end.code))
+        _stop(trainings, status - 128)
     finally:
         # None is left, but after an error of our own: let them save.
         _stop(trainings, signal.SIGTERM)
