@@ -165,7 +165,7 @@ def test_a_goal_is_a_number(goal: Any, tmp_path: Path) -> None:
         compare([one], [other], goal=goal)
 
 
-@pytest.mark.parametrize("name", ["$x^$", "_hidden", "[/red]", os.fsdecode(b"\xff")])
+@pytest.mark.parametrize("name", ["$x^$", "_hidden", "[red]", os.fsdecode(b"\xff")])
 def test_curves_of_folders_of_any_name_are_drawn(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     compare([several(Path(name), [1.0, 2.0])], [several(Path("b"), [1.0])]).draw("curves.png")
