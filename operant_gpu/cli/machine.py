@@ -22,7 +22,7 @@ from operant_gpu.cli.common import (
     say_json,
     use_one_thread,
 )
-from operant_gpu.cli.doctor import examine
+from operant_gpu.cli.doctor import examine, verdict
 from operant_gpu.cli.telling import show_environment
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.facts import described, facts_of, spaces_of
@@ -32,7 +32,12 @@ from operant_gpu.processes import present
 from operant_gpu.registry import find, list_envs
 from operant_gpu.verification import verify
 
-_MARKS = {"ok": "[green]ok[/green]", "missing": "[yellow]missing[/yellow]", "broken": "[red]broken[/red]"}
+_MARKS = {
+    "ok": "[green]ok[/green]",
+    "missing": "[yellow]missing[/yellow]",
+    "optional": "optional",
+    "broken": "[red]broken[/red]",
+}
 
 
 @dataclass
@@ -137,6 +142,7 @@ class Doctor:
             for finding in findings:
                 table.add_row(finding.name, _MARKS[finding.state], escape(finding.text), escape(finding.advice))
             console.print(table)
+            console.print(escape(verdict(findings)), highlight=False)
         return FAILED if any(finding.state == "broken" for finding in findings) else 0
 
     def _verify(self, console: Console) -> int:
