@@ -107,6 +107,8 @@ def test_the_machine_and_the_software() -> None:
 def test_the_revision_of_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert machine.git_revision() is None
+    # That of the library does not depend on the folder.
+    assert machine.library_revision() == (machine.git_revision(ROOT) if (ROOT / ".git").exists() else None)
     git = ["git", "-C", tmp_path, "-c", "user.name=x", "-c", "user.email=x@x"]
     (tmp_path / "file").write_text("one")
     for arguments in (["init", "-q"], ["add", "file"], ["commit", "-qm", "first"]):
@@ -116,14 +118,9 @@ def test_the_revision_of_a_repository(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (len(found["revision"]), found["has_changes"]) == (40, False)
     (tmp_path / "file").write_text("two")
     assert machine.git_revision() == {**found, "has_changes": True}
-
-
-@pytest.fixture
-def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have no program of NVIDIA's driver, and no device."""
-    monkeypatch.setenv("PATH", os.defpath)
-    if torch.cuda.is_available() or shutil.which("nvidia-smi"):
-        pytest.skip("there is a GPU")
+    # Installed below a repository that is not the library's.
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "site-packages" / "operant_gpu" / "machine.py"))
+    assert machine.library_revision() is None
 
 
 def put_nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
@@ -188,7 +185,7 @@ def test_doctor_says_what_is_missing_and_what_is_broken(
     assert printed.splitlines()[-1].startswith("Not ready: ")
 
 
-@pytest.mark.usefixtures("without_gpu")
+@pytest.mark.skipif(torch.cuda.is_available() or shutil.which("nvidia-smi") is not None, reason="there is a GPU")
 def test_without_a_gpu_what_is_for_gpus_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("triton", "cupy", "pynvml", "wandb"):
         monkeypatch.setitem(sys.modules, module, None)
