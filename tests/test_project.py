@@ -76,3 +76,14 @@ def test_links_of_a_file_of_the_root_lead_there_from_a_page() -> None:
     local = [target for target in targets if "://" not in target]
     assert [target for target in local if not (ROOT / "docs" / target).is_file()] == []
     assert hooks().with_root_files(f"{INCLUDED}\n") == f"{INCLUDED}\n"
+
+
+@pytest.mark.quick
+def test_commands_for_pip_have_quotes_that_every_shell_knows() -> None:
+    # Windows' command prompt takes single quotes for a part of the name, and > in them for a file.
+    files = [ROOT / "README.md", *(ROOT / "operant_gpu").rglob("*.py"), *(ROOT / "bench").glob("*.py")]
+    files += [*(ROOT / "docs").rglob("*.md"), *(ROOT / "docs").glob("*.py"), *(ROOT / "examples").iterdir()]
+    texts = {path.relative_to(ROOT): path.read_text() for path in files if path.is_file()}
+    given = {path: re.findall(r"pip install (?:-\S+ )*(\\?[\"'])[^\s\"']", text) for path, text in texts.items()}
+    assert sum(map(len, given.values())) > 10
+    assert [str(path) for path, quotes in given.items() if "'" in quotes] == []
