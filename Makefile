@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PIP := $(INSTALL) --constraint constraints.txt
+# Where to take PyTorch from, if not from the index that pip takes all else from.
+TORCH_INDEX ?=
 LOWEST := $(VENV)/lowest
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 ENV ?= CartPole-v1
@@ -75,21 +77,21 @@ results: $(VENV)/benched  ## Train every preset, and beside Stable-Baselines3, a
 
 # For a machine with a GPU, with the python that has torch, triton and pytest there; results and log go to OUT.
 gpu gpu-smoke: OUT ?= build/gpu
-gpu:  ## Check and measure on a GPU, in about seven minutes (STAGES=c,d for some of it)
+gpu:  ## Check and measure on a GPU, in seven minutes at most (STAGES=c,d for some of it)
 	$(PYTHON) bench/gpu.py --out $(OUT) $(if $(STAGES),--stages $(STAGES))
 
-gpu-smoke:  ## See in two minutes whether a GPU computes what the CPU does
+gpu-smoke:  ## See in two minutes at most whether a GPU computes what the CPU does
 	$(PYTHON) bench/gpu.py --out $(OUT) --stages a,b
 
 clean:  ## Remove what the commands made
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
-	@echo "Setting up $(VENV), once: this takes a minute or two"
+	@echo "Setting up $(VENV), once: this takes minutes, most of them for PyTorch"
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(PIP) torch
+	$(PIP) torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	$(PIP) --editable '.[cpu,render]'
 	touch $@
 

@@ -146,7 +146,7 @@ RUN_IT = """\
 ## Run it again
 
 ```sh
-pip install -e '.[bench]'
+pip install -e ".[bench]"
 python bench/levels.py --envs Pendulum-v1                             # levels of one environment; the others stay
 python bench/learning.py                                              # times to the goal
 python bench/learning.py --envs Pendulum-v1 --no-sb3                  # one environment; the others stay as they are

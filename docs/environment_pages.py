@@ -62,12 +62,13 @@ def gallery_of(known: dict[str, Facts]) -> str:
     tiles = [f"[{picture_of(id)} **{id}**]({id}.md)<br>{facts.title}" for id, facts in known.items()]
     return "\n\n".join(
         (
-            "---\nhide: [toc]\n---",
+            # First in the search for what they are about.
+            "---\nhide: [toc]\nsearch: {boost: 2}\n---",
             "# Environments",
             f"{len(known)} environments come with the library. Each picture shows a policy that PPO has trained with "
             "the environment's preset. The page of an environment says what its observations, actions and rewards are, "
-            "what ends an episode, and which parameters can be changed. `operant-gpu envs CartPole-v1` prints the same "
-            "in a terminal, and `operant-gpu envs FILE.py:NAME` does so for an environment of your own.",
+            "the units of observations and actions, what ends an episode, and which parameters can be changed. "
+            "`operant-gpu envs CartPole-v1` prints the same in a terminal, and `operant-gpu envs FILE.py:NAME` does so for an environment of your own.",
             '<div class="gallery environments" markdown>',
             *tiles,
             "</div>\n",

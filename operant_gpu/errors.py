@@ -246,7 +246,7 @@ def whole(param: str, value: Any, low: int, high: int = _MOST, note: str = "") -
 
 def installation(module: str) -> str:
     """Return the command that installs a module of `EXTRAS`, and where it is given."""
-    return f"pip install -e '.[{EXTRAS[module][0]}]' in the clone"
+    return f'pip install -e ".[{EXTRAS[module][0]}]" in the clone'
 
 
 def needed(what: str, module: str, instead: str = "") -> Any:

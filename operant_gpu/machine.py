@@ -54,6 +54,7 @@ def describe(device: torch.device | None = None) -> dict[str, Any]:
         "platform": platform.platform(),
         "versions": versions(),
         "git": git_revision(),
+        "library_git": library_revision(),
     }
 
 
@@ -84,12 +85,23 @@ def version_of(package: str) -> str | None:
         return None
 
 
-def git_revision() -> dict[str, Any] | None:
-    """Return the revision of the repository around the current folder, and whether it has changes; None without one."""
+def library_revision() -> dict[str, Any] | None:
+    """Return the revision of the clone that this library is imported from; None if it is installed without one."""
+    clone = Path(__file__).parents[1]
+    # Packages may be installed into a folder of a user's repository: its revision is not the library's.
+    return git_revision(clone) if (clone / ".git").exists() else None
+
+
+def git_revision(folder: Path | None = None) -> dict[str, Any] | None:
+    """Return the revision of the repository around a folder, and whether it has changes; None without one.
+
+    Args:
+        folder: By default the current one.
+    """
 
     def git(*arguments: str) -> str:
         command = ["git", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=10).stdout
 
     try:
         return {"revision": git("rev-parse", "HEAD").strip(), "has_changes": bool(git("status", "--porcelain", "-uno"))}

@@ -77,7 +77,7 @@ def test_the_backend_is_numpy_and_asking_for_another_says_what_to_install(
     backend: str, extra: str, without_triton: dict[str, Any]
 ) -> None:
     assert without_triton["backend"] == ["numpy", "cpu"]
-    assert f"pip install -e '.[{extra}]' in the clone" in without_triton[f"{backend} error"]
+    assert f'pip install -e ".[{extra}]" in the clone' in without_triton[f"{backend} error"]
     assert "backend='numpy'" in without_triton[f"{backend} error"]
 
 

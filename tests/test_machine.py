@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,18 +53,6 @@ class Driver(SimpleNamespace):
         if getattr(self, "is_silent", False):
             raise NVMLError("Not Supported")
         return 310_500
-
-    def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802
-        return "580.95"
-
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        return 1
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
-        return index
-
-    def nvmlDeviceGetName(self, handle: Any) -> str:  # noqa: N802
-        return "NVIDIA H200"
 
 
 @pytest.fixture
@@ -117,6 +107,8 @@ def test_the_machine_and_the_software() -> None:
 def test_the_revision_of_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert machine.git_revision() is None
+    # That of the library does not depend on the folder.
+    assert machine.library_revision() == (machine.git_revision(ROOT) if (ROOT / ".git").exists() else None)
     git = ["git", "-C", tmp_path, "-c", "user.name=x", "-c", "user.email=x@x"]
     (tmp_path / "file").write_text("one")
     for arguments in (["init", "-q"], ["add", "file"], ["commit", "-qm", "first"]):
@@ -126,6 +118,17 @@ def test_the_revision_of_a_repository(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (len(found["revision"]), found["has_changes"]) == (40, False)
     (tmp_path / "file").write_text("two")
     assert machine.git_revision() == {**found, "has_changes": True}
+    # Installed below a repository that is not the library's.
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "site-packages" / "operant_gpu" / "machine.py"))
+    assert machine.library_revision() is None
+
+
+def put_nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Put a stand-in for the driver's program on the path."""
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
 
 def findings() -> dict[str, doctor.Finding]:
@@ -134,21 +137,21 @@ def findings() -> dict[str, doctor.Finding]:
 
 def test_doctor_tries_what_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
     found = findings()
-    assert all(finding.state in ("ok", "missing") for finding in found.values())
+    assert all(finding.state in ("ok", "missing", "optional") for finding in found.values())
     assert found["backend numpy"].text == "ran CartPole-v1 on cpu"
     assert found["fused engine"].state == "ok"
-    # Each that is missing says what to do.
-    assert all(finding.advice for finding in found.values() if finding.state == "missing")
+    # Each that is not there says what to do.
+    assert all(finding.advice for finding in found.values() if finding.state in ("missing", "optional"))
 
     def fail(*_: Any, **settings: Any) -> Any:
-        raise BackendError("the numba backend needs numba: pip install -e '.[cpu]' in the clone")
+        raise BackendError('the numba backend needs numba: pip install -e ".[cpu]" in the clone')
 
     monkeypatch.setattr(doctor, "make", fail)
     found = findings()
     assert found["backend numba"][1:] == (
         "missing",
         "the numba backend needs numba",
-        "pip install -e '.[cpu]' in the clone",
+        'pip install -e ".[cpu]" in the clone',
     )
 
 
@@ -164,28 +167,65 @@ def test_doctor_says_what_is_missing_and_what_is_broken(
 
     monkeypatch.setattr(importlib, "import_module", import_module)
     monkeypatch.setitem(sys.modules, "pygame", None)
+    monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.setattr(doctor, "_step", lambda *_: 1 / 0)
     found = findings()
-    assert found["pygame"][1:] == ("missing", "draws classic control", "pip install -e '.[render]' in the clone")
+    assert found["pygame"][1:] == ("optional", "draws classic control", 'pip install -e ".[render]" in the clone')
+    assert found["numba"].state == "missing"
     broken = ("broken", "ImportError: undefined symbol: x", "pip install --force-reinstall onnxruntime")
     assert found["onnxruntime"][1:] == broken
     assert found["backend numpy"].state == "broken"
     assert "ZeroDivisionError" in found["backend numpy"].text
+    title = re.search("'(.*)' in docs/troubleshooting.md", found["backend numpy"].advice)[1]
+    assert f"\n## {title}\n" in (ROOT / "docs" / "troubleshooting.md").read_text()
     monkeypatch.setenv("COLUMNS", "250")
     assert main(["doctor"]) == 1
     printed = capsys.readouterr().out
-    assert "pip install -e '.[render]' in the clone" in printed
+    assert 'pip install -e ".[render]" in the clone' in printed
+    assert printed.splitlines()[-1].startswith("Not ready: ")
 
 
-def test_doctor_looks_at_the_driver(driver: Driver) -> None:
+@pytest.mark.skipif(torch.cuda.is_available() or shutil.which("nvidia-smi") is not None, reason="there is a GPU")
+def test_without_a_gpu_what_is_for_gpus_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("triton", "cupy", "pynvml", "wandb"):
+        monkeypatch.setitem(sys.modules, module, None)
     found = findings()
-    assert found["driver"][1:3] == ("ok", "NVIDIA 580.95: NVIDIA H200")
+    not_needed = "driver", "triton", "cupy-cuda13x", "nvidia-ml-py", "backend triton", "backend cuda", "wandb"
+    assert {found[name].state for name in not_needed} == {"optional"}
+    assert found["triton"].advice == "not needed without an NVIDIA GPU"
+    assert found["driver"].text == "no NVIDIA driver"
+
+
+def test_with_a_driver_what_is_for_gpus_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_nvidia_smi(tmp_path, monkeypatch, 'echo "NVIDIA GeForce RTX 4070, 580.95"')
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    found = findings()
+    assert found["driver"][1:3] == ("ok", "NVIDIA GeForce RTX 4070, 580.95")
+    assert found["cupy-cuda13x"].state == "missing"
+    assert 'pip install -e ".[gpu]"' in found["cupy-cuda13x"].advice
     # PyTorch here was built without CUDA.
     if not torch.cuda.is_available():
         assert found["torch"].state == "broken"
         assert "--force-reinstall torch" in found["torch"].advice
-    driver.is_missing = True
-    assert findings()["driver"][1:3] == ("missing", "no NVIDIA driver: Driver Not Loaded")
+
+
+def test_doctor_says_what_a_driver_that_fails_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_nvidia_smi(tmp_path, monkeypatch, 'echo "NVIDIA-SMI has failed"; exit 9')
+    assert doctor._driver()[1:3] == ("missing", "nvidia-smi: NVIDIA-SMI has failed")
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ({"numba": "ok", "triton": "optional"}, r"Ready on the .PU. Nothing that it needs is missing\."),
+        ({"numba": "missing", "pygame": "missing"}, r"Ready on the .PU. Without these, .*: numba, pygame\."),
+        ({"numba": "missing", "torch": "broken"}, r"Not ready: torch\. Do what the last column says, .*"),
+    ],
+)
+def test_doctor_ends_with_a_verdict(states: dict[str, str], expected: str) -> None:
+    findings = [doctor.Finding(name, state, "") for name, state in states.items()]
+    assert re.fullmatch(expected, doctor.verdict(findings))
 
 
 def test_doctor_speaks_json(capsys: pytest.CaptureFixture[str]) -> None:

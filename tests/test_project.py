@@ -48,3 +48,14 @@ def test_each_page_that_speaks_of_gpus_says_what_has_run_on_one() -> None:
     speak = {path for path in pages if re.search(r"\bGPUs?\b|CUDA graph|H200", path.read_text())}
     assert len(speak) > 10
     assert sorted(str(path.relative_to(ROOT)) for path in speak if INCLUDED not in path.read_text()) == []
+
+
+@pytest.mark.quick
+def test_commands_for_pip_have_quotes_that_every_shell_knows() -> None:
+    # Windows' command prompt takes single quotes for a part of the name, and > in them for a file.
+    files = [ROOT / "README.md", *(ROOT / "operant_gpu").rglob("*.py"), *(ROOT / "bench").glob("*.py")]
+    files += [*(ROOT / "docs").rglob("*.md"), *(ROOT / "docs").glob("*.py"), *(ROOT / "examples").iterdir()]
+    texts = {path.relative_to(ROOT): path.read_text() for path in files if path.is_file()}
+    given = {path: re.findall(r"pip install (?:-\S+ )*(\\?[\"'])[^\s\"']", text) for path, text in texts.items()}
+    assert sum(map(len, given.values())) > 10
+    assert [str(path) for path, quotes in given.items() if "'" in quotes] == []

@@ -21,7 +21,7 @@ from operant_gpu.cli.common import (
     say_json,
     use_one_thread,
 )
-from operant_gpu.cli.doctor import examine
+from operant_gpu.cli.doctor import examine, verdict
 from operant_gpu.cli.telling import show_environment
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.facts import described, facts_of, spaces_of
@@ -32,7 +32,7 @@ from operant_gpu.processes import present
 from operant_gpu.registry import find, list_envs
 from operant_gpu.verification import verify
 
-_COLORS = {"ok": "green", "missing": "yellow", "broken": "red"}
+_COLORS = {"ok": "green", "missing": "yellow", "optional": "", "broken": "red"}
 
 
 @dataclass
@@ -138,6 +138,7 @@ class Doctor:
                 state = Text(finding.state, _COLORS[finding.state])
                 table.add_row(finding.name, state, finding.text, finding.advice)
             console.print(table)
+            say(console, verdict(findings))
         return FAILED if any(finding.state == "broken" for finding in findings) else 0
 
     def _verify(self, console: Console) -> int:

@@ -134,7 +134,7 @@ def test_files_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(InvalidConfig, match="out: cannot write"):
         export(learner, tmp_path / "file" / "policy.pt2")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(BackendError, match=r"pip install -e '\.\[export\]' in the clone, or write a \.pt2"):
+    with pytest.raises(BackendError, match=r'pip install -e "\.\[export\]" in the clone, or write a \.pt2'):
         export(learner, tmp_path / "policy.onnx")
 
 

@@ -86,5 +86,5 @@ def test_the_command_line_takes_a_project(
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert main(["train", "CartPole-v1", *options, "--wandb", "games"]) == 2
     assert "Weights & Biases needs wandb" in capsys.readouterr().err
-    with pytest.raises(BackendError, match=r"pip install -e '\.\[wandb\]'"):
+    with pytest.raises(BackendError, match=r'pip install -e "\.\[wandb\]"'):
         WeightsAndBiases("games")

@@ -127,5 +127,5 @@ def check_compiler(capability: tuple[int, int], version: str) -> None:
     if capability[0] == 10 and tuple(map(int, version.split(".")[:2])) < (3, 9):
         raise BackendError(
             "networks in rollouts on a device of compute capability 10 need Triton 3.9 or newer, "
-            f"found {version}: pip install 'triton>=3.9'"
+            f'found {version}: pip install "triton>=3.9"'
         )

@@ -299,7 +299,7 @@ except operant_gpu.BackendError as error:
     environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert "needs cupy-cuda13x" in done.stdout
-    assert "pip install -e '.[gpu]' in the clone, or use backend='cpp'" in done.stdout
+    assert "pip install -e \".[gpu]\" in the clone, or use backend='cpp'" in done.stdout
 
 
 def test_without_nvrtc_the_cuda_backend_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,8 +24,9 @@ from operant_gpu.backends.triton.launching import launch
 from operant_gpu.backends.triton.update import Fit, Shape
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.kernels.triton.objective import piece_of
-from operant_gpu.models import PPO, PPOConfig
+from operant_gpu.models import PPO, MLPPolicy, PPOConfig
 from operant_gpu.models.ppo import fused
+from operant_gpu.models.presets import LARGE_PRESETS, PRESETS
 
 # By inputs, hidden layers and outputs, the samples of a tile in tf32 and exact; None where PyTorch's kernels are taken.
 LARGE = {
@@ -44,6 +45,7 @@ SMALL = {
     "4x64x64x2": (32, 16),
     "17x64x64x6": (32, None),
     "33x64x64x6": (None, None),
+    "64x64x64x4": (None, None),
     "4x64x64x64x2": (None, None),
     "64x32x32x63": (64, 32),
     "64x32x32x32x63": (32, 16),
@@ -81,6 +83,56 @@ def test_the_first_shape_that_fits_is_taken(target: str, networks: tuple[str, ..
         assert tile == TILES[target][network][precision == "ieee"], name
         assert fit is None or fit[2] <= LIMITS[target], name
     assert len(table) == 2 * len(networks)
+
+
+def network_of(id: str) -> tuple[str, str]:
+    """Return the inputs and outputs of the network that `train` takes on a GPU, and what `TILES` would call it."""
+    env = operant_gpu.make(id, 4, device="cpu", backend="numpy")
+    policy = MLPPolicy(env.single_observation_space, env.single_action_space, PPOConfig.for_env(id, size="large"))
+    layout = policy.mlp.layout
+    name = "x".join(map(str, (layout.inputs, *layout.hidden_sizes, layout.outputs)))
+    return f"{layout.inputs} and {layout.outputs}", name
+
+
+def engine_of(target: str, network: str) -> str:
+    """Return the engine that a network gets on a card, by those that the compiler was asked about."""
+    inputs, *hidden, outputs = map(int, network.split("x"))
+    for asked, (tile, _) in TILES[target].items():
+        their_inputs, *their_hidden, their_outputs = map(int, asked.split("x"))
+        if their_hidden == hidden:
+            if tile is not None and their_inputs >= inputs and their_outputs >= outputs:
+                return "fused"
+            if tile is None and their_inputs <= inputs and their_outputs <= outputs:
+                return "graph"
+    raise AssertionError(f"the compiler was asked about nothing like {network} on {target}")
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("target", ["sm_80", "sm_89"])
+def test_the_networks_of_presets_fit_as_the_page_says(target: str) -> None:
+    table = executed("fits.py", target.removeprefix("sm_"), ",".join(LARGE_PRESETS))
+    for id in LARGE_PRESETS:
+        engine = "graph" if table[f"{target} {id} tf32"] is None else "fused"
+        assert engine == engine_of(target, network_of(id)[1]), id
+
+
+@pytest.mark.quick
+def test_the_page_about_installing_has_the_engine_of_each_environment() -> None:
+    groups = ("sm_80", "sm_90", "sm_100"), ("sm_86", "sm_89", "sm_120")
+    expected = []
+    for id in LARGE_PRESETS:
+        sizes, network = network_of(id)
+        engines = [{engine_of(target, network) for target in group} for group in groups]
+        expected.append(f"| {id} | {sizes} | {' | '.join(engine for (engine,) in engines)} | graph |")
+    others = [id for id in PRESETS if id not in LARGE_PRESETS]
+    for id in others:
+        env = operant_gpu.make(id, 4, device="cpu")
+        with pytest.raises(InvalidConfig, match=r"cnn_channels|hidden_sizes"):
+            MLPPolicy(env.single_observation_space, env.single_action_space, PPOConfig.for_env(id))
+    expected.append(f"| {', '.join(others)} | convolutions or wide layers | graph | graph | graph |")
+    page = (ROOT / "docs" / "installing.md").read_text()
+    table = page.split("<!-- environments:begin -->\n")[1].split("<!-- environments:end -->")[0]
+    assert table.splitlines()[2:] == expected
 
 
 def largest(target: str, hidden: str, exact: bool) -> str:
