@@ -3,7 +3,8 @@
     python bench/front_page.py
 
 Nothing is measured. It reads bench/results and writes docs/images/speed-*.svg and steps-*.svg, and the tables between
-marks in docs/performance.md, docs/own_loop.md, docs/games.md and docs/triton_or_cuda.md. It prints the text that goes with the first page's chart.
+marks in docs/performance.md, docs/own_loop.md, docs/games.md and docs/triton_or_cuda.md. It prints the text that goes
+with the first page's chart.
 """
 
 from __future__ import annotations

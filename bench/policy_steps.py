@@ -2,9 +2,9 @@
 
     python bench/policy_steps.py [--num-envs 64 4096] [--repeats 7]
 
-Both store what PPO needs, in iterations of 32 steps of CartPole-v1, on one thread of the CPU. Processor time is counted,
-which other programs on the machine hardly change. Writes bench/results/policy-steps.json; `front_page.py` writes the
-table.
+Both store what PPO needs, in iterations of 32 steps of CartPole-v1, on one thread of the CPU. Processor time is
+counted, which other programs on the machine change less. Writes bench/results/policy-steps.json; `front_page.py` writes
+the tables.
 """
 
 from __future__ import annotations

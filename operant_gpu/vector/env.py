@@ -694,9 +694,10 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             clear: Whether to start again from zero.
 
         Returns:
-            "episode_count"; "mean_reward", the mean return of an episode, which is the sum of its rewards; "mean_length";
-            and the mean of each metric of an episode. The means are NaN while no episode has finished. After
-            `reset(options={"elapsed": ...})`, lengths include the elapsed steps, and returns have no rewards of them.
+            "episode_count"; "mean_reward", the mean return of an episode, which is the sum of its rewards;
+            "mean_length"; and the mean of each metric of an episode. The means are NaN while no episode has finished.
+            After `reset(options={"elapsed": ...})`, lengths include the elapsed steps, and returns have no rewards of
+            them.
 
         Raises:
             OperantError: What `check` raises.
