@@ -3,7 +3,8 @@
     python bench/front_page.py
 
 Nothing is measured. It reads bench/results and writes docs/images/speed-*.svg and steps-*.svg, and the tables between
-marks in docs/performance.md and docs/triton_or_cuda.md. It prints the text that goes with the first page's chart.
+marks in docs/performance.md, docs/own_loop.md, docs/games.md and docs/triton_or_cuda.md. It prints the text that goes
+with the first page's chart.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ BARS = {
     "rollout random, gymnax on cpu": "gymnax, rollout",
     "step, envpool": "EnvPool, step",
 }
+# Of `policy_steps.py`, the slower one first.
+POLICY_WAYS = {"steps": "`env.step`, a policy in PyTorch", "rollout": "`env.rollout`, an `MLPPolicy`"}
 # Of `training.py`.
 LEARNERS = {"fused": "operant_gpu", "jax": "JAX, same settings", "sb3": "Stable-Baselines3"}
 GAMES = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
@@ -141,6 +144,16 @@ def steps_table() -> str:
     return table(headings, rows)
 
 
+def policy_table() -> str:
+    """Return steps a second with a policy, of a loop in Python and of rollouts, by the number of environments."""
+    sizes = read("policy-steps")["sizes"]
+    rates = {way: [rates["per_second"] / 1e6 for rates in (one[way] for one in sizes.values())] for way in POLICY_WAYS}
+    rows = [(label, *map(number, rates[way])) for way, label in POLICY_WAYS.items()]
+    times = (f"{fast / slow:.1f}" for slow, fast in zip(*rates.values(), strict=True))
+    headings = ("M steps/s, environments", *(f"{int(size):,}" for size in sizes))
+    return table(headings, [*rows, ("times as fast", *times)])
+
+
 def solve_table() -> str:
     """Return how long each engine and others train until an environment is solved."""
     report = read(f"{MACHINE}-training")["environments"]
@@ -209,6 +222,8 @@ def tables() -> Iterator[tuple[str, str, str]]:
         "MinAtar package, with obs": "MinAtar package with its observation",
     }
     yield "performance.md", "steps", steps_table()
+    for page in ("performance.md", "own_loop.md"):
+        yield page, "policy", policy_table()
     yield "performance.md", "games", games_table(ours | package)
     few = ("step, cpp, 2 threads", "rollout with obs, cpp, 2 threads", "rollout random, cpp, 2 threads")
     yield "games.md", "speed", games_table({name: ours[name] for name in few} | package)

@@ -41,15 +41,19 @@ class Agent(nn.Module):
         hidden = nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh()
         return nn.Sequential(*hidden, nn.Linear(64, outputs))
 
-    def forward(self, obs: Tensor) -> tuple[Categorical, Tensor]:
-        """Return the distribution of actions, and values."""
-        # The checks of its arguments would wait for the GPU.
-        actions = Categorical(logits=self.actor(obs), validate_args=False)
-        return actions, self.critic(obs).squeeze(-1)
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits of actions, and values."""
+        return self.actor(obs), self.critic(obs).squeeze(-1)
 
-    def evaluate(self, obs: Tensor, action: Tensor, *_: None) -> tuple[Tensor, Tensor, Tensor]:
+    def decide(self, obs: Tensor) -> tuple[Categorical, Tensor]:
+        """Return the distribution of actions, and values."""
+        logits, value = self(obs)
+        # The checks of its arguments would wait for the GPU.
+        return Categorical(logits=logits, validate_args=False), value
+
+    def evaluate(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return log-probabilities, entropies and values, as an `MLPPolicy` does."""
-        actions, value = self(obs)
+        actions, value = self.decide(obs)
         return actions.log_prob(action), actions.entropy(), value
 
 
@@ -68,7 +72,7 @@ def by_steps(env: VecEnv, obs: Tensor) -> tuple[Agent, Collect]:
     def collect() -> dict[str, Tensor]:
         rows[0] = rows[-1]
         for t in range(NUM_STEPS):
-            actions, stored["value"][t] = agent(rows[t])
+            actions, stored["value"][t] = agent.decide(rows[t])
             action = actions.sample()
             stored["policy_action"][t] = action
             stored["log_prob"][t] = actions.log_prob(action)
@@ -77,6 +81,7 @@ def by_steps(env: VecEnv, obs: Tensor) -> tuple[Agent, Collect]:
             env.step(action, out={**out, "obs": rows[t + 1]})
         # The time limit and the end of the iteration cut episodes that would have gone on.
         # What follows is worth the value of `final_obs`: `obs` may be of another episode.
+        # A step can be truncated and terminated: then nothing follows.
         is_cut = stored["truncated"].clone()
         is_cut[-1] = True
         _, value = agent(stored["final_obs"])
@@ -118,7 +123,7 @@ def update(policy: Agent | MLPPolicy, optimizer: Optimizer, stored: dict[str, Te
         order = torch.randperm(NUM_STEPS * NUM_ENVS, device=gains.device)
         for rows in order.view(-1, MINIBATCH):
             obs, action, old_log_prob, gain, target = (column[rows] for column in columns)
-            log_prob, _, value = policy.evaluate(obs, action, None, None, None)
+            log_prob, _, value = policy.evaluate(obs, action)
             ratio = (log_prob - old_log_prob).exp()
             gain = (gain - gain.mean()) / (gain.std() + 1e-8)
             clipped = ratio.clamp(1 - CLIP_EPS, 1 + CLIP_EPS)

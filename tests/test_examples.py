@@ -66,6 +66,37 @@ def test_a_loop_of_ones_own_stores_what_the_environments_did() -> None:
             torch.testing.assert_close(stored["final_value"][t], follows)
 
 
+def test_rows_that_only_reset_can_be_left_out_of_a_loop_of_ones_own() -> None:
+    """What docs/own_loop.md keeps in NEXT_STEP mode are the rows of SAME_STEP, over iterations; their gains too."""
+    example, gathered = load("own_loop"), {}
+    for mode in ("SAME_STEP", "NEXT_STEP"):
+        env = operant_gpu.make("CartPole-v1", example.NUM_ENVS, device="cpu", autoreset_mode=mode, max_episode_steps=20)
+        env.reset(seed=0)
+        _, collect = example.by_rollout(env, seed=0)
+        had_ended = torch.zeros(example.NUM_ENVS, dtype=torch.bool)
+        rows: list[list[torch.Tensor]] = [[] for _ in range(example.NUM_ENVS)]
+        for _ in range(3):
+            stored = collect()
+            ended = stored["terminated"] | stored["truncated"]
+            kept = torch.ones_like(ended) if mode == "SAME_STEP" else ~torch.cat([had_ended[None], ended[:-1]])
+            had_ended = ended[-1].clone()
+            assert not stored["reward"][~kept].any()
+            gains = example.advantages(stored)
+            # Gains of the last episode depend on where the iteration ends.
+            gains = torch.where(ended.flip(0).cumsum(0).flip(0) > 0, gains, torch.nan)
+            columns = torch.cat([stored["obs"], stored["policy_action"][..., None], gains[..., None]], -1)
+            for index, own in enumerate(rows):
+                own.append(columns[:, index][kept[:, index]])
+        gathered[mode] = [torch.cat(own) for own in rows]
+    for same, following in zip(*gathered.values(), strict=True):
+        assert len(following) < len(same)
+        both = same[: len(following)]
+        assert torch.equal(following[:, :5], both[:, :5])
+        are_known = (following[:, 5] + both[:, 5]).isfinite()
+        assert are_known.any()
+        torch.testing.assert_close(following[are_known, 5], both[are_known, 5])
+
+
 def test_advantages_of_a_loop_of_ones_own_are_those_worked_out_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     example = load("own_loop")
     monkeypatch.setattr(example, "GAMMA", 0.5)

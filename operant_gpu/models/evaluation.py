@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Generator
+from torch import Generator, nn
 
 from operant_gpu.errors import InvalidConfig, mapping, whole
 from operant_gpu.models.contexts import plain, undisturbed
@@ -168,8 +168,16 @@ def copy_of(policy: Policy) -> Policy:
 
 def check_learner(learner: Any) -> None:
     """Check that something is a learner."""
-    if not isinstance(learner, PPO):
-        raise InvalidConfig("learner", f"expected a PPO (PPO.load reads one from a file), got {learner!r}")
+    if isinstance(learner, PPO):
+        return
+    expected, how = "expected a PPO (PPO.load reads one from a file)", ""
+    # Their text would be that of the whole network.
+    got = type(learner).__name__ if isinstance(learner, nn.Module) else repr(learner)
+    if isinstance(learner, Policy):
+        how = ": make one with PPO(env, config), and call its policy.load_state_dict(policy.state_dict())"
+    elif isinstance(learner, nn.Module):
+        how = ": PPO(env, PPOConfig(), network=module) has one whose forward(obs) returns (outputs, values)"
+    raise InvalidConfig("learner", f"{expected}, got {got}{how}")
 
 
 def sibling(

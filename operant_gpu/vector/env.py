@@ -278,23 +278,30 @@ class VecEnv(VectorEnv[Any, Any, Any]):
                 for Box; a tensor or DLPack array on `device`, on a CPU also a NumPy array or a list.
             out: Tensors to write into instead of the environment's own: any of "obs", "final_obs" (SAME_STEP only),
                 "reward", "terminated", "truncated" and, if the environment has one, "action_mask". Observations and
-                action masks may have any strides, the others none but 1.
+                action masks may have any strides. The others must be contiguous.
 
         Returns:
             obs (tensor or array): Observations `(num_envs, *shape)` of the space's dtype.
             reward (tensor or array): Rewards `(num_envs,)`, float32.
             terminated (tensor or array): Whether the episode reached an end of the task, `(num_envs,)` bool.
-            truncated (tensor or array): Whether the time limit cut the episode, `(num_envs,)` bool.
-            info (dict): Arrays for reading only, because the environments go on from them.
+            truncated (tensor or array): Whether the episode reached its time limit in this step, `(num_envs,)` bool.
+                It can be true together with `terminated`: add the value of `final_obs` only where a step is truncated
+                and not terminated.
+            info (dict): A new dictionary with the same arrays at each call. Do not write to them: the environments go
+                on from them.
 
-                - `final_obs`: the observations before any reset, `(num_envs, *shape)`, valid in every row.
+                - `final_obs`: the observations before any reset, `(num_envs, *shape)`, valid in every row. In NEXT_STEP
+                  and DISABLED mode it is the same memory as `obs`.
                 - `episode`: the return "r", `(num_envs,)` float64, and the length "l", `(num_envs,)` int32, of the
-                  episode so far.
+                  episode up to and including this step. Where the step ends the episode, they are those of the
+                  whole episode. Both are 0 in the step of NEXT_STEP mode that resets.
                 - `action_mask`, if the environment has one: which actions are legal in the states that `obs` shows,
                   `(num_envs, n)` bool. The environment's `step` decides what an illegal action does.
                 - `metrics`, if the environment has some: a dictionary from names to values of the episode so far,
                   `(num_envs,)` float64.
-                - `_final_obs`, `_episode` and `_metrics`: which episodes this step ended, `(num_envs,)` bool.
+                - `_final_obs`, `_episode` and `_metrics`: the same array, which episodes have ended, `(num_envs,)`
+                  bool. In DISABLED mode it stays true at each step until the environment is reset. So use
+                  `terminated | truncated` to count episodes there: these are true only in the step that ends one.
 
         Raises:
             ActionError: If actions have the wrong shape, dtype or device; with `debug`, also for values out of
@@ -334,7 +341,9 @@ class VecEnv(VectorEnv[Any, Any, Any]):
                 actions (num_steps, num_envs, ...), each row as for `step`; or an `MLPPolicy`, which sees the
                 observations and draws. Draws come from the environments' streams, by step within the episode.
             out: Names of what to store, in fresh tensors; or the tensors themselves by name, such as an
-                earlier rollout returned (with `output="torch"`). All are (num_steps, num_envs, ...):
+                earlier rollout returned (with `output="torch"`). All are (num_steps, num_envs, ...). Tensors of your
+                own for observations, actions and action masks may have any strides. In the others, the environments of
+                a step must be contiguous.
 
                 - "obs": the observations that the actions are for, `(num_steps, num_envs, *shape)`.
                 - "action_mask": which actions were legal, bool, where the environment tells.
@@ -685,8 +694,10 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             clear: Whether to start again from zero.
 
         Returns:
-            "episode_count"; "mean_reward" and "mean_length", the mean return and the mean length of an episode; and the
-            mean of each metric of an episode. They are NaN while no episode has finished.
+            "episode_count"; "mean_reward", the mean return of an episode, which is the sum of its rewards;
+            "mean_length"; and the mean of each metric of an episode. The means are NaN while no episode has finished.
+            After `reset(options={"elapsed": ...})`, lengths include the elapsed steps, and returns have no rewards of
+            them.
 
         Raises:
             OperantError: What `check` raises.

@@ -416,6 +416,14 @@ def test_a_job_that_fails_says_why(bench: Any) -> None:
     assert "did you mean 'CartPole-v1'" in run.error
 
 
+def test_steps_with_a_policy_are_measured_in_both_ways(bench: Any, tmp_path: Path) -> None:
+    steps, path = bench("policy_steps"), tmp_path / "steps.json"
+    steps.main(steps.Settings(num_envs=(512,), repeats=1, seconds=0.01, json=path))
+    rates = json.loads(path.read_text())["sizes"]["512"]
+    assert set(rates) == set(bench("front_page").POLICY_WAYS)
+    assert all(0 < rate["slowest"] <= rate["per_second"] <= rate["fastest"] for rate in rates.values())
+
+
 def test_copies_are_measured_beside_a_plain_copy_and_a_step(bench: Any, tmp_path: Path) -> None:
     branching, out = bench("branching"), tmp_path / "branching.json"
     branching.main(branching.Settings(num_envs=300, repeats=1, seconds=0.001, out=out))

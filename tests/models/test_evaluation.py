@@ -298,6 +298,13 @@ def test_what_is_no_learner_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(InvalidConfig, match=r"learner: expected a PPO .* got 'runs/mine'"):
             use("runs/mine")
+        learner = cartpole()
+        own_policy = r"got MLPPolicy: make one with PPO\(env, config\), and call its policy\.load_state_dict\("
+        with pytest.raises(InvalidConfig, match=own_policy):
+            use(learner.policy)
+        own_module = r"got Linear: PPO\(env, PPOConfig\(\), network=module\) has one whose forward"
+        with pytest.raises(InvalidConfig, match=own_module):
+            use(torch.nn.Linear(4, 2))
     for seed in (-1, "x", None, 2**64):
         with pytest.raises(InvalidConfig, match=r"seed: expected an integer from 0 to 2\*\*63 - 1"):
             evaluate(cartpole(), 4, seed=seed)

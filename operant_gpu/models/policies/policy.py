@@ -44,6 +44,9 @@ class Policy(nn.Module):
         use_amp: Whether the network computes in bfloat16 where autocast holds that to be safe.
 
     Attributes:
+        normalizer: As given. With `normalize_observations` it scales by a running mean and deviation. `PPO` updates
+            these. In a loop of your own, call `policy.normalizer.update(obs)` with the observations
+            `(..., *shape)` of an iteration, after you have learned from it.
         state_size: Width of the memory of a recurrent network, 0 for others.
         is_built_in: Whether the network is one of the library.
         use_amp: As given.
@@ -112,17 +115,30 @@ class Policy(nn.Module):
         return self.one_step(obs, state, starts)[1]
 
     def evaluate(
-        self, obs: Tensor, actions: Tensor, state: Tensor | None, starts: Tensor | None, mask: Tensor | None
+        self,
+        obs: Tensor,
+        actions: Tensor,
+        state: Tensor | None = None,
+        starts: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Judgement:
-        """Return log-probabilities and entropies of given actions, and values.
+        """Return log-probabilities and entropies of given actions, and values, with gradients.
 
-        Actions are as `act` draws them, in the policy's units: "policy_action" of a rollout. Observations are
-        `(batch, *shape)`, or `(time, batch, *shape)` for a recurrent network with the state `(batch, state_size)`
-        before them.
+        Args:
+            obs: Observations `(batch, *shape)`; `(time, batch, *shape)` for a recurrent network. Flatten time and batch
+                of a rollout for a network without memory: `stored["obs"].flatten(0, 1)`.
+            actions: As `act` draws them, in the policy's units, one for each observation: "policy_action" of a rollout.
+            state: For a recurrent network, the memory before these observations, (batch, state_size).
+            starts: For a recurrent network, where an episode starts, (time, batch) bool.
+            mask: Where actions are legal, (batch, choices) bool, or (time, batch, choices); None if all are.
 
         Returns:
             A named tuple of `log_prob`, `entropy` and `value`, tensors of the batch's shape.
+
+        Raises:
+            InvalidConfig: If actions have not the shape described, or there is not one for each observation.
         """
+        self._check_batch(obs, actions)
         outputs, values, _ = self(obs, state, starts)
         log_prob = self.distribution.log_prob(outputs, actions, mask)
         return Judgement(log_prob, self.distribution.entropy(outputs, mask), values)
@@ -136,6 +152,20 @@ class Policy(nn.Module):
             return outputs, values, state
         outputs, values, state = self(obs[None], state, starts[None])
         return outputs[0], values[0], state
+
+    def _check_batch(self, obs: Tensor, actions: Tensor) -> None:
+        """Refuse a rollout whose time and batch were not flattened: networks need not take it, nor say why not."""
+        own = self.distribution.action_shape
+        lead, axes = actions.shape[: actions.ndim - len(own)], "(time, batch" if self.state_size else "(batch"
+        if len(lead) == axes.count(",") + 1 and actions.shape[len(lead) :] == own and obs.shape[: len(lead)] == lead:
+            return
+        shape = ", ".join([axes, *map(str, own)]) + (")" if self.state_size or own else ",)")
+        hint = "" if self.state_size else ": use flatten(0, 1) on both if they are (time, batch, ...)"
+        raise InvalidConfig(
+            "actions",
+            f"expected shape {shape} and observations {axes}, ...), "
+            f"got {tuple(actions.shape)} and {tuple(obs.shape)}{hint}",
+        )
 
     def _precision(self, obs: Tensor) -> AbstractContextManager[Any]:
         if not self.use_amp:

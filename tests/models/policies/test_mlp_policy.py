@@ -6,6 +6,7 @@ import copy
 import functools
 import io
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -198,11 +199,25 @@ def test_gradients_are_those_of_any_other_policy(action: str) -> None:
     obs = random(10, 5)
     actions = plain.act(obs, None, None, None, Generator()).actions.detach()
     for each in (policy, plain):
-        evaluation = each.evaluate(obs, actions, None, None, None)
+        evaluation = each.evaluate(obs, actions)
         (evaluation.log_prob.mean() + evaluation.entropy.mean() + evaluation.value.square().mean()).backward()
     gradients = [[parameter.grad for parameter in each.parameters()] for each in (policy, plain)]
     torch.testing.assert_close(*gradients)
     assert all(gradient.any() for gradient in gradients[0])
+
+
+@every_action
+def test_rollouts_that_are_not_flattened_are_refused(action: str) -> None:
+    policy = make(action)
+    actions = policy.act(random(6, 5), None, None, None, Generator()).actions
+    own = ", ".join(["(batch", *map(str, actions.shape[1:])])
+    message = rf"actions: expected shape {re.escape(own)},?\) and observations \(batch, \.\.\.\), got "
+    shapes = re.escape(f"{(2, 3, *actions.shape[1:])} and {(2, 3, 5)}")
+    with pytest.raises(InvalidConfig, match=rf"^{message}{shapes}: use flatten\(0, 1\) on both"):
+        policy.evaluate(random(2, 3, 5), actions.unflatten(0, (2, 3)))
+    for wrong in (actions[:5], actions[..., None]):
+        with pytest.raises(InvalidConfig, match=message):
+            policy.evaluate(random(6, 5), wrong)
 
 
 def test_precision_is_the_callers() -> None:
