@@ -68,8 +68,8 @@ def gallery_of(known: dict[str, Facts]) -> str:
             f"{len(known)} environments come with the library. Each picture shows a policy that PPO has trained with "
             "the environment's preset. The page of an environment says what its observations, actions and rewards are, "
             "the units of observations and actions, what ends an episode, and which parameters can be changed. "
-            "`operant-gpu envs CartPole-v1` prints the same in a terminal, and `operant-gpu envs "
-            "FILE.py:NAME` does so for an environment of your own.",
+            "`operant-gpu envs CartPole-v1` prints the same in a terminal, and `operant-gpu envs FILE.py:NAME` "
+            "does so for an environment of your own.",
             '<div class="gallery environments" markdown>',
             *tiles,
             "</div>\n",

@@ -99,7 +99,7 @@ class Section(NamedTuple):
         return {heading: column for heading, column in columns.items() if any(column)}
 
 
-class Parameter(NamedTuple):
+class ParameterFacts(NamedTuple):
     """A parameter.
 
     Attributes:
@@ -169,7 +169,7 @@ class Facts:
     reward: Section
     end: Section
     keys: str
-    parameters: tuple[Parameter, ...]
+    parameters: tuple[ParameterFacts, ...]
     tables: tuple[TableFacts, ...]
     metrics: tuple[MetricFacts, ...]
 
@@ -227,11 +227,12 @@ def described(space: Space[Any] | None) -> str:
     return f"{space.shape} {space.dtype}"
 
 
-def _parameters_of(definition: Definition) -> tuple[Parameter, ...]:
+def _parameters_of(definition: Definition) -> tuple[ParameterFacts, ...]:
     said = notes(definition.params)
     defaults = definition.params._field_defaults
     return tuple(
-        Parameter(name, _number(default), said[name], _is_free(definition, name)) for name, default in defaults.items()
+        ParameterFacts(name, _number(default), said[name], _is_free(definition, name))
+        for name, default in defaults.items()
     )
 
 

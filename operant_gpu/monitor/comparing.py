@@ -57,15 +57,15 @@ class Measure:
 
     def chance(self) -> Estimate:
         """Return how often a run is better than one of the other side, of all pairs; equal ones count half."""
-        return _estimate([self.runs, self.against], self.is_better)
+        return _estimate([self.runs, self.against], self._share_better)
 
-    def is_better(self, runs: Numbers, against: Numbers) -> float:
+    def _share_better(self, runs: Numbers, against: Numbers) -> float:
         """Return the share of pairs in which a run is better than one of the other side."""
         ours, theirs = runs[:, None], against[None, :]
         better = ours > theirs if self.name == "return" else ours < theirs
         return float((better + 0.5 * (ours == theirs)).mean())
 
-    def scaled(self) -> tuple[Numbers, Numbers]:
+    def _scaled(self) -> tuple[Numbers, Numbers]:
         """Return the numbers of both sides from 0, for the least of all, to 1, for the greatest."""
         both = np.concatenate([self.runs, self.against])
         span = np.ptp(both) or 1.0
@@ -101,12 +101,12 @@ class Comparison:
         if len(self.measures) == 1:
             return None
         returns = [measures[0] for measures in self.measures.values()]
-        sides = zip(*(one.scaled() for one in returns), strict=True)
+        sides = zip(*(one._scaled() for one in returns), strict=True)
         ours, theirs = (_estimate(side, lambda *strata: interquartile_mean(np.concatenate(strata))) for side in sides)
 
         def chance(*strata: Numbers) -> float:
             pairs = zip(returns, strata[::2], strata[1::2], strict=True)
-            return float(np.mean([one.is_better(runs, against) for one, runs, against in pairs]))
+            return float(np.mean([one._share_better(runs, against) for one, runs, against in pairs]))
 
         pairs = itertools.chain.from_iterable((one.runs, one.against) for one in returns)
         return ours, theirs, _estimate(list(pairs), chance)

@@ -97,13 +97,15 @@ def test_what_a_resumed_run_did_twice_counts_once(tmp_path: Path) -> None:
 def test_the_goal_counts_after_as_many_episodes_as_there_are_environments(tmp_path: Path) -> None:
     # Episodes are as many as timesteps here; 100 are the least.
     run = make_run(tmp_path / "run", [(50, 90.0), (150, 90.0)])
-    steps = compare([run], [several(tmp_path / "others", [1.0])], goal=50.0).measures["CartPole-v1"][1]
+    other = make_run(tmp_path / "other", [(120, 1.0), (200, 1.0)])
+    steps = compare([run], [other], goal=50.0).measures["CartPole-v1"][1]
     assert list(steps.runs) == [150.0]
     # What has ended fewer is compared all the same, and never has reached a goal.
-    early = compare([make_run(tmp_path / "early", [(50, 90.0)])], [tmp_path / "run"], goal=50.0)
+    late = make_run(tmp_path / "late", [(40, 1.0), (60, 1.0)])
+    early = compare([make_run(tmp_path / "early", [(50, 90.0)])], [late], goal=50.0)
     assert list(early.measures["CartPole-v1"][0].runs) == [90.0]
     assert list(early.measures["CartPole-v1"][1].runs) == [math.inf]
-    assert any(note.startswith("1 of the runs have ended fewer episodes") for note in early.notes)
+    assert any(note.startswith("2 of the runs have ended fewer episodes") for note in early.notes)
 
 
 def test_machines_and_parameters_that_differ_are_said(tmp_path: Path) -> None:
