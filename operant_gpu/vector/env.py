@@ -695,9 +695,9 @@ class VecEnv(VectorEnv[Any, Any, Any]):
 
         Returns:
             "episode_count"; "mean_reward", the mean return of an episode, which is the sum of its rewards;
-            "mean_length"; and the mean of each metric of an episode. The means are NaN while no episode has finished.
-            After `reset(options={"elapsed": ...})`, lengths include the elapsed steps, and returns have no rewards of
-            them.
+                "mean_length"; and the mean of each metric of an episode. The means are NaN while no episode has
+                finished. After `reset(options={"elapsed": ...})`, lengths include the elapsed steps, and returns have
+                no rewards of them.
 
         Raises:
             OperantError: What `check` raises.

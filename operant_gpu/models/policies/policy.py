@@ -52,6 +52,7 @@ class Policy(nn.Module):
         use_amp: As given.
     """
 
+    normalizer: Scaler | OneHot | None
     state_size: int
     is_built_in: bool
     use_amp: bool
