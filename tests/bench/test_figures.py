@@ -45,7 +45,7 @@ def beside_gymnasium() -> tuple[str, ...]:
 
 
 def with_a_policy() -> tuple[str, ...]:
-    return (f"{rates(read(MACHINE)['sizes']['4096'])['rollout network stored, numba']:.2f}",)
+    return (f"{read('policy-steps')['sizes']['4096']['rollout']['per_second'] / 1e6:.2f}",)
 
 
 def newest_seconds() -> tuple[str, ...]:
