@@ -145,8 +145,7 @@ def parameters_of(id: str, facts: Facts) -> Iterator[str]:
     """Yield what is said of parameters, tables and metrics."""
     yield "## Parameters"
     if facts.parameters:
-        given = ("number", "number, range, tensor")
-        rows = [(f"`{one.name}`", one.default, one.meaning, given[one.is_free]) for one in facts.parameters]
+        rows = [(f"`{one.name}`", one.default, one.meaning, ", ".join(one.kinds)) for one in facts.parameters]
         yield table(("parameter", "default", "unit and meaning", "may be given as"), rows)
         name, default = facts.parameters[0].name, facts.parameters[0].default
         yield (

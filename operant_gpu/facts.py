@@ -114,6 +114,13 @@ class ParameterFacts(NamedTuple):
     meaning: str
     is_free: bool
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What may be given for it."""
+        if self.default in ("True", "False"):
+            return ("True or False",)
+        return ("number", "range", "tensor") if self.is_free else ("number",)
+
 
 class TableFacts(NamedTuple):
     """A table.

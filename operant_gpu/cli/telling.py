@@ -41,8 +41,11 @@ def show_environment(console: Console, facts: Facts) -> None:
 def show_parameters(console: Console, facts: Facts) -> None:
     """Print the parameters of an environment, with what its author says of them; its tables, and its metrics."""
     if facts.parameters:
-        takes = ("numbers", "numbers, ranges")
-        options = [(f"--env.{one.name}", one.default, takes[one.is_free], one.meaning) for one in facts.parameters]
+        options = [
+            # A tensor is nothing for a command line.
+            (f"--env.{one.name}", one.default, ", ".join(one.kinds).removesuffix(", tensor"), one.meaning)
+            for one in facts.parameters
+        ]
         _show(console, f"parameters of {facts.id}", ("option", "default", "takes", ""), options)
     else:
         say(console, f"{facts.id} has no parameters")

@@ -152,13 +152,13 @@ def test_an_environments_parameters_are_listed_with_units_and_defaults(capsys: p
     line = next(line for line in lines if line.startswith("--env.g "))
     assert line.split(maxsplit=2)[:2] == ["--env.g", "10.0"]
     assert notes(operant_gpu.registry.find("Pendulum-v1").params)["g"] in line
-    assert "numbers, ranges" in line
+    assert "number, range" in line
     assert "m/s" in line
     assert main(["envs", "CartPole-v1"]) == 0
     lines = map(str.split, capsys.readouterr().out.splitlines())
     takes = {words[0]: words[2:4] for words in lines if words and words[0].startswith("--env.")}
     assert takes["--env.gravity"] == ["numbers,", "ranges"]
-    assert takes["--env.x_threshold"] == ["numbers", "m,"]
+    assert takes["--env.x_threshold"] == ["number", "m,"]
     assert main(["envs", "Snake-v0"]) == 0
     assert "Snake-v0 has no parameters" in capsys.readouterr().out
 
