@@ -157,7 +157,7 @@ def test_an_environments_parameters_are_listed_with_units_and_defaults(capsys: p
     assert main(["envs", "CartPole-v1"]) == 0
     lines = map(str.split, capsys.readouterr().out.splitlines())
     takes = {words[0]: words[2:4] for words in lines if words and words[0].startswith("--env.")}
-    assert takes["--env.gravity"] == ["numbers,", "ranges"]
+    assert takes["--env.gravity"] == ["number,", "range"]
     assert takes["--env.x_threshold"] == ["number", "m,"]
     assert main(["envs", "Snake-v0"]) == 0
     assert "Snake-v0 has no parameters" in capsys.readouterr().out
