@@ -117,9 +117,12 @@ def document_of(runs: list[list[Row]]) -> dict[str, Any]:
 def page_of(document: dict[str, Any], name: str) -> str:
     """Return the tables as Markdown."""
     card, versions = document["card"], document["versions"]
-    about = f"{card['name']}, driver {card['driver']}, {document['date']}, `{document['command']}`"
     packages = ", ".join(f"{package} {version}" for package, version in versions.items())
-    lines = [f"{about}; {packages} ([everything](../bench/results/{name})).", *sections(document["stages"])]
+    about = (
+        f"These figures are from one {card['name']} with driver {card['driver']}, on {document['date']}, "
+        f"with {packages} ([raw results](../bench/results/{name})). The command was `{document['command']}`."
+    )
+    lines = [about, *sections(document["stages"])]
     return "\n\n".join(lines)
 
 
@@ -151,7 +154,7 @@ def sections(stages: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
 def limits_sentence(limits: dict[str, float]) -> str:
     """Return the limits in words."""
     return (
-        f"A copy moves {limits['copy_bytes_per_second'] / 1e12:.2f} TB/s (read and written); a matrix product does "
+        f"A copy moves {limits['copy_bytes_per_second'] / 1e12:.2f} TB/s (read and written). A matrix product does "
         f"{limits['matrix_flop_per_second'] / 1e12:.0f} TFLOP/s in tf32 and "
         f"{limits['float32_flop_per_second'] / 1e12:.1f} in float32."
     )

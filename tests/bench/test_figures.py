@@ -107,7 +107,7 @@ SAID = [
         steps_to_solve(),
     ),
     (
-        r"At 4,096 that is ([\d.]+) times Gymnasium's .* step, (\d+) times .* and (\d+) times",
+        r"numba is ([\d.]+) times as fast as Gymnasium's [^.]* steps, (\d+) times [^.]* and (\d+) times",
         beside_gymnasium(),
     ),
     (r"stores what PPO needs does ([\d.]+) million steps", with_a_policy()),
@@ -117,7 +117,7 @@ SAID = [
     (r"([\d,]+) M steps/s\]\(\S*performance.md#on-a-gpu\)", breakout_on_gpu()),
     (r"numba is ([\d.]+) to ([\d.]+) times as fast as C", twins("CartPole-v1", "Triton on numba", "CUDA on cpp", 1)),
     (r"C\+\+ is (\d+) to (\d+) times as fast as Triton", twins("Snake-v0", "CUDA on cpp", "Triton on numpy", 0)),
-    (r"is ([\d.]+) M trained steps a second at 64 .* and ([\d.]+) M \(([\d.]+)-([\d.]+) over", eager_speed()),
+    (r"trains on ([\d.]+) M steps a second at 64 [^.]* on ([\d.]+) M \(([\d.]+)-([\d.]+) over", eager_speed()),
     (r"([\d.]+) times as long for CartPole-v1", same_settings("CartPole-v1")),
     (r"(\d+) lines of (?:plain )?(?:code|Python)", lines_of_the_example()),
 ]

@@ -353,7 +353,9 @@ def test_results_become_pages(bench: Any, pages: Any) -> None:
     assert document["date"] == "2031-02-03"
     assert [row["what"] for row in document["stages"]["c"]] == ["CartPole"]
     text = pages.page.read_text()
-    assert text.startswith("before\n<!-- gpu:begin -->\nExample 9000, driver 1.2.3, 2031-02-03, `python bench/gpu.py`")
+    assert text.startswith("before\n<!-- gpu:begin -->\nThese figures are from one Example 9000")
+    assert " with driver 1.2.3, on 2031-02-03, with " in text
+    assert "The command was `python bench/gpu.py" in text
     assert text.endswith("\n<!-- gpu:end -->\nafter\n")
     assert "Not measured" not in text
     assert "| CartPole-v1, 4,096: step, triton | 1,500.0 | 1,400.0-1,600.0 | 7.0 | 50.0% | - | - |" in text
@@ -412,7 +414,8 @@ def test_pages_take_the_newest_of_each_stage_and_say_what_was_cut_off(bench: Any
     pages.results.write_text("\n".join([*made_up_results(), '{"cut', *again]))
     assert bench("gpu_page").write_pages(pages.results, pages.folder, pages.page) == 0
     text = pages.page.read_text()
-    assert "2031-02-04, `python bench/gpu.py; again`" in text
+    assert "on 2031-02-04" in text
+    assert "The command was `python bench/gpu.py; again`." in text
     # The first run's stage d, since the second did not come to it; the second's stage c, which did not end.
     assert "| fused, 16,384 x 32 | 65,536 | 125.000 | 120.000-130.000 | 4.20 | - |" in text
     assert text.count("CartPole-v1, 4,096: step, ") == 1
