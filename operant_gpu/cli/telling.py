@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from operant_gpu.cli.common import say
-from operant_gpu.facts import Facts
+from operant_gpu.facts import Facts, ParameterFacts
 from operant_gpu.models.presets import LEVELS, PRESETS
 from operant_gpu.monitor.table import PlainTable
 
@@ -41,8 +41,7 @@ def show_environment(console: Console, facts: Facts) -> None:
 def show_parameters(console: Console, facts: Facts) -> None:
     """Print the parameters of an environment, with what its author says of them; its tables, and its metrics."""
     if facts.parameters:
-        takes = ("numbers", "numbers, ranges")
-        options = [(f"--env.{one.name}", one.default, takes[one.is_free], one.meaning) for one in facts.parameters]
+        options = [(f"--env.{one.name}", one.default, _taken(one), one.meaning) for one in facts.parameters]
         _show(console, f"parameters of {facts.id}", ("option", "default", "takes", ""), options)
     else:
         say(console, f"{facts.id} has no parameters")
@@ -51,6 +50,11 @@ def show_parameters(console: Console, facts: Facts) -> None:
         _show(console, f"tables of {facts.id}, set in Python", headings, facts.tables)
     if facts.metrics:
         _show(console, f"metrics of {facts.id}", ("metric", "over an episode", ""), facts.metrics)
+
+
+def _taken(parameter: ParameterFacts) -> str:
+    kind = "True or False" if parameter.default in ("True", "False") else "numbers"
+    return f"{kind}, ranges" if parameter.is_free else kind
 
 
 def _paragraph(console: Console, text: str) -> None:
