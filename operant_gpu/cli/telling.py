@@ -42,7 +42,7 @@ def show_parameters(console: Console, facts: Facts) -> None:
     """Print the parameters of an environment, with what its author says of them; its tables, and its metrics."""
     if facts.parameters:
         options = [(f"--env.{one.name}", one.default, _taken(one), one.meaning) for one in facts.parameters]
-        _show(console, f"parameters of {facts.id}", ("option", "default", "takes", ""), options)
+        _show(console, f"parameters of {facts.id}", ("option", "default", "takes", "meaning"), options)
     else:
         say(console, f"{facts.id} has no parameters")
     if facts.tables:
