@@ -176,9 +176,8 @@ def learned_of(id: str) -> Iterator[str]:
     yield (
         f"With its preset, PPO learns a mean return of {level.said} in {millions(level.steps)} steps. This is the mean "
         f"of {level.seeds} seeds; ± is half of its 95 % interval. A training takes {level.seconds:,.0f} s on one core "
-        "of a CPU. [Results](../results.md#levels-at-equal-steps) compares this with others, and says with which seeds the "
-        "presets were chosen. The preset differs from the defaults in these "
-        "[settings](../settings.md):"
+        "of a CPU. [Results](../results.md#levels-at-equal-steps) compares this with others, and says with which seeds "
+        "the presets were chosen. The preset differs from the defaults in these [settings](../settings.md):"
     )
     yield table(("setting", "value"), [(f"`{name}`", f"`{_value(value)}`") for name, value in PRESETS[id].items()])
 
