@@ -88,7 +88,8 @@ def description() -> str:
     rates, seconds = rates_of(read(MACHINE)["sizes"][SIZE]), medians_of("CartPole-v1")
     speeds = (f"{label} {number(rates[name])}" for name, label in BARS.items())
     times = (f"{label} {seconds_of(seconds[name])}" for name, label in LEARNERS.items())
-    return f"Million CartPole steps per second: {'; '.join(speeds)}. Seconds to solve CartPole: {'; '.join(times)}."
+    title = "Million CartPole steps per second, random actions"
+    return f"{title}: {'; '.join(speeds)}. Seconds to solve CartPole: {'; '.join(times)}."
 
 
 def bars(axes: Any, values: dict[str, float], ink: Ink, said: Callable[[float], str]) -> None:

@@ -308,7 +308,8 @@ def below(levels: dict[str, Any], shown: Sequence[Target]) -> str:
         f"The mean of ours is as high or higher in {len(known) - len(missed)} of {len(known)} rows with such a figure"
     )
     said += f"; not in {'; '.join(missed)}." if missed else "."
-    return said + (f"\nThe 95 % interval begins below the figure in {'; '.join(uncertain)}." if uncertain else "")
+    doubt = f"The 95 % interval begins below the figure, so ours may not be better, in {'; '.join(uncertain)}."
+    return said + (f"\n{doubt}" if uncertain else "")
 
 
 def image_of(env: str) -> Path:
@@ -370,7 +371,7 @@ def same_settings() -> str:
         f"{median['jax'] / median['fused']:.1f} times as long for {env}" for env, median in times.items()
     )
     about = {name: report[name] for name in ("command", "date")}
-    return SAME_SETTINGS.format(said=f"It takes {said}.", name=TRAINING, **about)
+    return SAME_SETTINGS.format(said=f"JAX takes {said}.", name=TRAINING, **about)
 
 
 def same_settings_table() -> str:

@@ -173,15 +173,15 @@ def learned_of(id: str) -> Iterator[str]:
     yield (
         f"With its preset, PPO learns a mean return of {level.said} in {millions(level.steps)} steps. This is the mean "
         f"of {level.seeds} seeds; ± is half of its 95 % interval. A training takes {level.seconds:,.0f} s on one core "
-        "of a CPU. [Results](../results.md) compares this with others. The preset differs from the defaults in these "
-        "[settings](../settings.md):"
+        "of a CPU. [Results](../results.md#levels-at-equal-steps) compares this with others, and says with which seeds "
+        "the presets were chosen. The preset differs from the defaults in these [settings](../settings.md):"
     )
     yield table(("setting", "value"), [(f"`{name}`", f"`{_value(value)}`") for name, value in PRESETS[id].items()])
 
 
 def speed_of(id: str) -> Iterator[str]:
     """Yield what was measured of its speed."""
-    yield "## Speed"
+    yield "## Speed on a CPU"
     for file, kinds in MEASURED.items():
         report = json.loads((ROOT / "bench" / "results" / f"{file}.json").read_text())
         # The environment that was measured at several sizes has the figures that other pages give.

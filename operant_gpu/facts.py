@@ -117,9 +117,8 @@ class ParameterFacts(NamedTuple):
     @property
     def kinds(self) -> tuple[str, ...]:
         """What may be given for it."""
-        if self.default in ("True", "False"):
-            return ("True or False",)
-        return ("number", "range", "tensor") if self.is_free else ("number",)
+        alone = "True or False" if self.default in ("True", "False") else "number"
+        return (alone, "range", "tensor") if self.is_free else (alone,)
 
 
 class TableFacts(NamedTuple):

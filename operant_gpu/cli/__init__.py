@@ -49,7 +49,7 @@ from operant_gpu.cli.settings import Settings
 from operant_gpu.cli.telling import show_parameters
 from operant_gpu.cli.train import Train, recommended, told_of_defaults
 from operant_gpu.cli.watch import Monitor
-from operant_gpu.errors import OperantError
+from operant_gpu.errors import InvalidConfig, OperantError, nearest
 from operant_gpu.facts import facts_of
 from operant_gpu.monitor.display import is_watched
 from operant_gpu.processes import ALONE, distributed, started_rank
@@ -141,6 +141,9 @@ def _command(arguments: Sequence[str]) -> int:
     arguments, params = split_parameters(arguments)
     train = functools.partial(Train, ppo=Settings(**vars(recommended(arguments))))
     commands: dict[str, Callable[..., Any]] = {**_COMMANDS, "train": train}
+    if arguments and arguments[0] not in commands and not arguments[0].startswith("-"):
+        known = ", ".join(commands)
+        raise InvalidConfig(arguments[0], f"unknown command; {nearest(arguments[0], commands)}commands: {known}")
     with OPTIONS:
         command: Command = _parsed(commands, arguments)
     if params:

@@ -64,9 +64,11 @@ class Envs:
                 "CUDA C++" if type(definition).__name__ == "CudaEnvironment" else "Triton",
             )
         console.print(table)
-        title = "what the usual presets of PPO learn (± half of the 95 % interval, seconds of one core)"
+        title = "what the usual presets of PPO learn (± half of the 95 % interval)"
         learned = PlainTable(
-            *("preset", "mean return", "steps", "seconds", "seeds"), title=title, least=("seeds", "seconds", "steps")
+            *("preset", "mean return", "steps", "seconds, one core", "seeds"),
+            title=title,
+            least=("seeds", "seconds, one core", "steps"),
         )
         for id, level in LEVELS.items():
             learned.add_row(id, level.said, f"{level.steps:,}", f"{level.seconds:,.0f}", str(level.seeds))

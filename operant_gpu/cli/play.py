@@ -17,7 +17,7 @@ from operant_gpu.registry import make
 
 @dataclass
 class Play(OfAnEnvironment):
-    """Play an environment in the terminal, with the arrow keys and the space bar; it begins at the first key."""
+    """Play an environment in the terminal, with the keys that it names; it begins at the first key."""
 
     env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
     """Environment, such as MinAtar-Breakout-v1, or FILE.py:NAME."""

@@ -36,6 +36,8 @@ _FORMAT = 1
 PLAN = "seeds.json"
 # Options of `train`, all of one value, that each of the trainings gets anew.
 _OWN = ("--seeds", "--seed", "--run", "--run-dir", "--resume")
+# Statuses of trainings that a signal stopped and that were saved: SIGHUP, Ctrl-C, SIGTERM.
+_STOPPED = (129, 130, 143)
 
 
 @dataclass
@@ -259,7 +261,8 @@ def _report(trainings: Sequence[Training], console: Console) -> None:
     # As `say`: on a full disk the trainings' own status counts.
     with contextlib.suppress(OSError):
         console.print(table)
-    say(console, *(f"{one.folder.name}: {one.last_words()}" for one in trainings if one.status not in (0, None)))
+    failed = (one for one in trainings if one.status not in (0, None, *_STOPPED))
+    say(console, *(f"{one.folder.name}: {one.last_words()}" for one in failed))
     name, env = shlex.quote(str(folder)), trainings[0].arguments[1]
     definition = f" --env {shlex.quote(env)}" if ":" in env and not env.startswith("-") else ""
     say(console, f"{views[0].title}: {over_runs(views)}" if views else "No training has begun", f"Runs: {folder}")

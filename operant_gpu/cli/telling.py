@@ -46,7 +46,7 @@ def show_parameters(console: Console, facts: Facts) -> None:
             (f"--env.{one.name}", one.default, ", ".join(one.kinds).removesuffix(", tensor"), one.meaning)
             for one in facts.parameters
         ]
-        _show(console, f"parameters of {facts.id}", ("option", "default", "takes", ""), options)
+        _show(console, f"parameters of {facts.id}", ("option", "default", "takes", "meaning"), options)
     else:
         say(console, f"{facts.id} has no parameters")
     if facts.tables:

@@ -71,8 +71,8 @@ class Train(OfAnEnvironment, AsGiven):
 
     After Ctrl-C or SIGTERM the current iteration finishes and is saved. `--resume RUN` goes on from there.
 
-    `--env.NAME VALUE` sets a parameter of the environment: a number, or a range from which each episode draws (5..15,
-    log:0.1..10, normal:10,2 or 0.4,0.5,0.6). `train ENV --help` ends with a list of the parameters.
+    The option `--env.NAME VALUE` sets a parameter of the environment: a number, or a range from which each episode
+    draws (5..15, log:0.1..10, normal:10,2 or 0.4,0.5,0.6). `train ENV --help` ends with a list of the parameters.
     """
 
     env: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="ENV")] = None

@@ -1,7 +1,8 @@
 """Pendulum: swing a pendulum up, and hold it there, with a motor too weak to lift it at once.
 
-The equations are those of a uniform rod that turns about its end, without friction, as in Gymnasium's Pendulum-v1. Each
-action takes one semi-implicit Euler step of `dt`.
+The equation is that of a uniform rod that turns about its end, without friction, as in Gymnasium's Pendulum-v1: the
+angular acceleration is 3 g / (2 l) sin(angle) + 3 / (m l^2) torque. Each action takes one semi-implicit Euler step of
+`dt`.
 
 Observation: The angle is 0 when the pendulum stands upright. Counterclockwise is positive.
     0: cosine of the angle

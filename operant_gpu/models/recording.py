@@ -131,11 +131,6 @@ def _draw(env: VecEnv) -> Frame:
     except Exception as error:
         message = f"drawing {env.environment.id} failed: {type(error).__name__}: {error}; look at its `draw` function"
         raise InvalidConfig("draw", message) from error
-    shape, dtype = getattr(frame, "shape", None), getattr(frame, "dtype", None)
-    if dtype != np.uint8 or shape is None or len(shape) != 3 or shape[2] != 3 or not frame.size:
-        what = f"{dtype} {shape}" if shape is not None else repr(frame)
-        message = f"expected a uint8 array (height, width, 3) of `draw` of {env.environment.id}, got {what}"
-        raise InvalidConfig("draw", message)
     return frame
 
 

@@ -28,7 +28,7 @@ _LEGEND = 50
 
 
 class Estimate(NamedTuple):
-    """A number, and the interval that holds its true value in 95 of 100 cases."""
+    """A number, and its 95 % bootstrap interval, which is too narrow for few runs."""
 
     value: float
     low: float

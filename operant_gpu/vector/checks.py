@@ -82,6 +82,16 @@ def seeds(given: Any, num_envs: int) -> int | list[int | None]:
     return [None if seed is None else whole("seed", seed, 0) for seed in plain]
 
 
+def picture(frame: Any, id: str) -> np.ndarray[Any, Any]:
+    """Return what `draw` of the environment of this id gave, if it is a picture."""
+    is_array = isinstance(frame, np.ndarray)
+    if not is_array or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
+        what = f"{frame.dtype} {frame.shape}" if is_array else repr(frame)
+        raise InvalidConfig("draw", f"expected a uint8 array (height, width, 3) of `draw` of {id}, got {what}")
+    found: np.ndarray[Any, Any] = frame
+    return found
+
+
 def indices(given: Any, num_envs: int) -> list[int]:
     """Return the numbers of some environments."""
     plain = _plain(given)

@@ -784,7 +784,7 @@ class VecEnv(VectorEnv[Any, Any, Any]):
             One uint8 array (height, width, 3) for each, or None without `render_mode="rgb_array"`.
 
         Raises:
-            InvalidConfig: If an index is none, or out of range.
+            InvalidConfig: If an index is none, or out of range, or `draw` returns no picture.
         """
         if self.render_mode is None or self.environment.draw is None:
             return None
@@ -794,7 +794,8 @@ class VecEnv(VectorEnv[Any, Any, Any]):
         memory = {name: one.expand(self.num_envs)[chosen].tolist() for name, one in self._memory.items()}
         params = (self.params._replace(**{name: one[i] for name, one in memory.items()}) for i in range(len(chosen)))
         draw, state, tabled = self.environment.draw, self.environment.state, self.environment.table_arrays(self._tables)
-        return tuple(draw(state(*row), own, *tabled) for row, own in zip(rows, params, strict=True))
+        frames = (draw(state(*row), own, *tabled) for row, own in zip(rows, params, strict=True))
+        return tuple(checks.picture(frame, self.environment.id) for frame in frames)
 
     def __enter__(self) -> VecEnv:
         """Close the environments at the end of a `with` statement."""

@@ -188,7 +188,7 @@ def test_rows_below_the_published_are_named_and_so_are_those_that_scatter_too_mu
     said = page.below({"trainings": trainings}, targets)
     assert said == (
         "The mean of ours is as high or higher in 2 of 3 rows with such a figure; not in below, 1 M.\n"
-        "The 95 % interval begins below the figure in scattered, 1 M."
+        "The 95 % interval begins below the figure, so ours may not be better, in scattered, 1 M."
     )
 
 

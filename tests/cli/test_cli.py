@@ -146,7 +146,7 @@ def test_a_run_ends_with_a_video_of_an_episode() -> None:
             ["train", "CartPole-v1", "--gravity", "3"],
             "--gravity: it is a parameter of the environment: write --env.grav",
         ),
-        (["fly"], "Unrecognized options"),
+        (["fly"], "fly: unknown command; commands: train, "),
         (["train", "CartPole-v1", "--config", "missing.toml"], "config: cannot read settings from 'missing.toml'"),
         (["train", "CartPole-v1", "--gru-size", "8", "--n-steps", "1"], "n_steps: a GRU learns nothing"),
     ],

@@ -282,6 +282,14 @@ def test_pictures_that_are_none(draw: Any, message: str, suffix: str, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_render_refuses_what_is_no_picture() -> None:
+    env = dataclasses.replace(Forever, draw=lambda state, params: np.zeros((4, 4, 3)))
+    made = env(2, device="cpu", render_mode="rgb_array")
+    made.reset(seed=0)
+    with pytest.raises(InvalidConfig, match=r"expected a uint8 array .* got float64 \(4, 4, 3\)"):
+        made.render(0)
+
+
 def test_pictures_of_changing_size(tmp_path: Path) -> None:
     sizes = iter(range(8, 100, 2))
     env = dataclasses.replace(Forever, draw=lambda state, params: np.zeros((next(sizes), 8, 3), np.uint8))
