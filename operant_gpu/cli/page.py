@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 from collections.abc import Iterator
 
 from rich.console import Console
@@ -47,4 +48,7 @@ def fitted(console: Console) -> Iterator[None]:
             os.environ["COLUMNS"] = before
         for written, reader in pages.items():
             if text := written.getvalue():
-                reader.print(Text.from_ansi(text))
+                # The list of commands is to be broken between them.
+                reader.print(
+                    Text.from_ansi(re.sub(r"\{[a-z]+(,[a-z]+){5,}\}", lambda one: one[0].replace(",", ", "), text))
+                )

@@ -306,6 +306,9 @@ def _notes(ours: list[_Training], theirs: list[_Training]) -> Iterator[str]:
     counts = [min(sum(one.env == env for one in side) for env in {one.env for one in side}) for side in (ours, theirs)]
     if min(counts) < _FEW:
         yield f"{min(counts)} runs of an environment are few: intervals of fewer than {_FEW} runs are too narrow"
+    numbers = {sum(one.env == env for one in side) for side in (ours, theirs) for env in {one.env for one in side}}
+    if len(numbers) > 1 and len({one.env for one in ours}) > 1:
+        yield "there are not as many runs of each environment: those with more count more in the last table"
     if early := sum(one.is_early for one in (*ours, *theirs)):
         yield (
             f"{early} of the runs have ended fewer episodes than they have environments, or than {LEAST_EPISODES}: "

@@ -264,6 +264,9 @@ def test_help_is_as_wide_as_its_terminal(
     assert max(map(len, lines)) <= width
     if name == "train":
         assert {len(line) for line in lines if line.startswith(("╭", "│", "╰"))} == {width}
+    if not name:
+        # The commands are broken into lines between them.
+        assert set(cli._COMMANDS) <= set(re.findall(r"\w+", " ".join(lines[: lines.index("")])))
     # What an option takes is told without what it is where nothing is given.
     assert "{None" not in "".join(lines)
     assert "default: None" not in " ".join(lines)

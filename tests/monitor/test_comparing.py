@@ -84,6 +84,9 @@ def test_several_environments_count_alike(tmp_path: Path) -> None:
     assert theirs.value == pytest.approx((0.25 + 1 / 3) / 2)
     assert chance.value == pytest.approx((0.25 + 1.0) / 2)
     assert set(found.numbers()["all"]) == {"runs", "against", "chance_that_runs_are_better"}
+    assert not any("count more" in note for note in found.notes)
+    make_run(tmp_path / "ours" / "Pendulum-v1-2", [(0, -1.0), (1000, -1.0)], env="Pendulum-v1")
+    assert any("count more" in note for note in compare([tmp_path / "ours"], [tmp_path / "theirs"]).notes)
     assert compare([tmp_path / "ours" / "CartPole-v1-0"], [tmp_path / "theirs" / "CartPole-v1-0"]).overall() is None
 
 
