@@ -140,7 +140,7 @@ class Doctor:
                 state = Text(finding.state, _COLORS[finding.state])
                 table.add_row(finding.name, state, finding.text, finding.advice)
             console.print(table)
-            say(console, verdict(findings))
+            console.print(Text(verdict(findings)))
         return FAILED if any(finding.state == "broken" for finding in findings) else 0
 
     def _verify(self, console: Console) -> int:

@@ -124,7 +124,7 @@ def test_whole_floats_are_whole_numbers() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_device_that_is_not_there_is_a_backend_error() -> None:
     for device in ("cuda", "cuda:7", "CUDA:7"):
-        with refused(BackendError, match="use device='cpu'"):
+        with refused(BackendError, match='use device="cpu"'):
             CartPole(N, device=device)
 
 
