@@ -24,7 +24,7 @@ help:  ## Show this list
 train: $(VENV)/installed  ## Train ENV (CartPole-v1) until it is solved
 	$(BIN)/operant-gpu train $(ENV)
 
-check: lint  ## Check style, types and imports, and run the tests that find most mistakes, in a minute
+check: lint  ## Check style, types and imports, and run the tests that find most mistakes, in four minutes
 	$(PYTEST) -m "quick and not thorough"
 
 test: $(VENV)/tested  ## Run the suite; some of it on Triton's kernels compiled, on the executor, and in Triton's interpreter
