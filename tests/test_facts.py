@@ -172,7 +172,17 @@ def test_the_command_line_prints_all_of_it(
 def test_the_page_has_each_section(id: str) -> None:
     text = made_pages()[f"docs/environments/{id}.md"]
     tables = ["Tables"] * find(id).has_tables
-    sections = ["Observation", "Action", "Start", "Reward", "End", "Parameters", *tables, "What PPO learns", "Speed"]
+    sections = [
+        "Observation",
+        "Action",
+        "Start",
+        "Reward",
+        "End",
+        "Parameters",
+        *tables,
+        "What PPO learns",
+        "Speed on a CPU",
+    ]
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == sections
     assert LEVELS[id].said in text
     picture = f"![{id}, played by a trained policy](../images/{id.lower()}.gif)"
