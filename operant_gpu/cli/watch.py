@@ -13,7 +13,7 @@ from operant_gpu.cli.common import say
 from operant_gpu.errors import InvalidConfig
 from operant_gpu.monitor.curve import draw_curve, png
 from operant_gpu.monitor.reader import latest_run, runs_in
-from operant_gpu.monitor.watch import Watcher, are_running, watch
+from operant_gpu.monitor.watch import Watcher, watch
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Monitor:
         folders = [latest_run(Path("runs"))] if self.latest else list(self.runs)
         curve = None if self.curve is None else png("curve", self.curve)
         watcher = Watcher(lambda: [runs_in(folder) for folder in folders])
-        views = watch(watcher, console, lambda groups: not self.once and are_running(groups))
+        views = watch(watcher, console, self.once)
         if curve is not None:
             try:
                 draw_curve(views, curve)

@@ -43,22 +43,22 @@ class Watcher:
         return self._readers[folder]
 
 
-def watch(watcher: Watcher, console: Console, goes_on: Callable[[Groups], bool]) -> Groups:
-    """Show runs while they go on, or until the user interrupts; return them as they stood last.
+def watch(watcher: Watcher, console: Console, once: bool = False) -> Groups:
+    """Show runs until all are over or the user interrupts; return them as they stood last.
 
     Args:
         watcher: What follows the runs.
         console: Where to draw; one picture only where it is no terminal.
-        goes_on: Tells whether there is more to see.
+        once: Whether to draw one picture only.
 
     Raises:
         InvalidConfig: If one is no run's directory.
     """
     groups = watcher.refresh()
-    if is_lively(console) and goes_on(groups):
+    if not once and is_lively(console) and _are_running(groups):
         # On a screen apart, which a resize of the window leaves without traces.
         with Live(console=console, screen=True, auto_refresh=False) as live:
-            while goes_on(groups):
+            while _are_running(groups):
                 live.update(picture(groups, console.width), refresh=True)
                 time.sleep(_PAUSE)
                 groups = watcher.refresh()
@@ -66,8 +66,7 @@ def watch(watcher: Watcher, console: Console, goes_on: Callable[[Groups], bool])
     return groups
 
 
-def are_running(groups: Groups) -> bool:
-    """Tell whether one of the runs goes on."""
+def _are_running(groups: Groups) -> bool:
     return any(view.state == "running" for group in groups for view in group)
 
 
